@@ -1,0 +1,291 @@
+/*
+ * The processor: its architectural state, and how one makes and runs it.
+ *
+ * One struct cpu is one logical processor. The bare machine has one that guests
+ * run on directly (native) or under a hypervisor (VMX). A hypervisor may make a
+ * second, private one as its instruction emulator: see cpu_emulate_one().
+ *
+ * What the outside may do with a processor that runs a hypervisor's guest is in
+ * cpu/vmx.h, the narrow door.
+ */
+#ifndef GNOMON_CPU_CPU_H
+#define GNOMON_CPU_CPU_H
+
+#include "arch/addr.h"
+#include "arch/x86.h"
+#include "base/error.h"
+#include "base/util.h"
+#include "cpu/features.h"
+#include "cpu/lapic.h"
+#include "cpu/uop.h"
+#include "mem/machmem.h"
+#include "mmu/mmu.h"
+
+/* A segment register, or LDTR / TR. */
+struct seg {
+	uint16_t sel;
+	uint32_t attr;  /* SEG_AR_*, the VMCS access-rights format */
+	uint32_t limit; /* in bytes, granularity applied */
+	uint64_t base;
+};
+
+struct dtable { /* GDTR, IDTR */
+	uint64_t base;
+	uint16_t limit;
+};
+
+/* The FXSAVE64 image is the x87, MMX and SSE state (SDM "FXSAVE"). */
+struct fpu {
+	_Alignas(64) uint8_t fx[512];
+};
+#define FX_FCW   0
+#define FX_FSW   2
+#define FX_FTW   4 /* abridged: 1 bit a register, 1 = not empty */
+#define FX_FOP   6
+#define FX_FIP   8
+#define FX_FDP   16
+#define FX_MXCSR 24
+#define FX_ST(n) (32 + 16 * (n))  /* by stack position; MMn by physical number when TOP is 0 */
+#define FX_XMM(n) (160 + 16 * (n))
+
+/* Why an instruction was abandoned or the run loop must act (cpu->stop.kind). */
+enum stop_kind {
+	STOP_NONE,
+	STOP_EXCEPTION, /* vector, error: to be delivered through the IDT (or intercepted) */
+	STOP_VMEXIT,    /* non-root operation: the VM exit prepared in cpu->vmx.exit */
+	STOP_BUS,       /* a port or device access that the platform has to answer: cpu->bus */
+	STOP_SHUTDOWN,  /* triple fault outside VMX non-root operation */
+	STOP_VMX_INSN,  /* a VMX instruction on the bare machine */
+};
+
+/* Kinds of exception, for DR6, RFLAGS.RF and VMX event fields. */
+enum exc_kind { EXC_KIND_FAULT, EXC_KIND_TRAP, EXC_KIND_SOFT /* INT n, INT3, INTO */, EXC_KIND_PRIV_SOFT /* INT1 */ };
+
+struct stop {
+	enum stop_kind kind;
+	uint8_t vector;
+	bool has_error;
+	uint32_t error;
+	enum exc_kind exc;
+	uint64_t payload; /* #PF: address for CR2; #DB: bits for DR6 */
+};
+
+/*
+ * A port or device-memory access on its way to the platform. The processor stops
+ * with STOP_BUS before an access that reads; the platform puts the value into
+ * data and the instruction is executed again, which then finds it. Writes are
+ * posted: the instruction completes and the run ends with the write in here.
+ */
+struct bus_access {
+	bool pio;        /* port; otherwise memory */
+	bool write;
+	uint8_t size;    /* bytes: 1, 2, 4, 8 */
+	uint64_t addr;   /* port number, or hpa */
+	uint64_t data;
+	bool answered;   /* the platform has filled in data for this read */
+};
+#define BUS_QUEUE_MAX 16 /* accesses of one instruction (a split, read-modify-write, 16-byte one) */
+struct bus {
+	struct bus_access done[BUS_QUEUE_MAX]; /* reads answered so far for the instruction being executed */
+	unsigned done_count;
+	unsigned replay;                       /* how many of them this execution has consumed */
+	struct bus_access post[BUS_QUEUE_MAX]; /* writes to be performed once the instruction is complete */
+	unsigned post_count;
+	struct bus_access want;                /* STOP_BUS: the read to answer */
+};
+
+struct blocks;       /* cpu/block.h: the decoded-block cache */
+struct host_stubs;   /* cpu/stub.h: host code for SSE, MMX, x87 */
+
+#include "cpu/vmx_state.h"
+
+/* Counters the processor keeps of itself. */
+struct cpu_stats {
+	uint64_t blocks_decoded, insns_decoded, blocks_invalidated;
+	uint64_t interrupts, exceptions;
+	uint64_t halts;
+};
+
+struct cpu_config {
+	bool feature[CPUF_COUNT];
+	unsigned maxphyaddr;    /* 36..52 */
+	bool mitigations;       /* report the processor as affected: software then mitigates */
+	uint64_t seed;          /* RDRAND / RDSEED */
+	uint32_t apic_id;
+	bool fast_path;         /* default on */
+};
+
+struct cpu {
+	/* -- hot: touched by every instruction -- */
+	uint64_t gpr[REG_SLOTS];   /* by slot; gpr[REG_RIP] is the start of the running block */
+	uint16_t cc;               /* arithmetic flags as LAHF;SETO leave AX: see cpu/flags.h */
+	uint16_t code_bits;        /* 16, 32 or 64: how code is decoded */
+	uint8_t cpl;
+	uint8_t mode;              /* enum access_mode of ordinary data accesses */
+	bool long_mode;            /* EFER.LMA and CS.L: 64-bit mode */
+	uint64_t rflags;           /* everything but the arithmetic flags (those are in cc) */
+	uint64_t seg_base_eff[SEG_NONE + 1]; /* bases that apply in this mode; [SEG_NONE] is 0 */
+	uint64_t insns;            /* instructions completed: retired guest instructions */
+	struct mmu mmu;
+
+	/* -- why the run loop was entered -- */
+	struct stop stop;
+	struct bus bus;
+
+	/* -- architectural state -- */
+	struct seg seg[SEG_COUNT], ldtr, tr;
+	struct dtable gdtr, idtr;
+	uint64_t cr0, cr2, cr3, cr4, xcr0;
+	uint64_t efer;
+	uint32_t pkru;
+	uint64_t dr[4], dr6, dr7;
+	uint64_t pdpte[4];
+	struct fpu fpu;
+	struct {
+		uint64_t star, lstar, cstar, fmask, kernel_gs_base;
+		uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+		uint64_t pat, tsc_aux, misc_enable, xss, feature_control, spec_ctrl;
+		uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
+		uint64_t tsc_adjust, mcg_status;
+	} msr;
+	struct lapic lapic;
+
+	/* -- time: TSC = insns + tsc_base (1 GHz: one instruction is one nanosecond) -- */
+	uint64_t tsc_base;         /* idle time skipped, WRMSR TSC */
+	uint64_t deadline;         /* insns value at which the run loop must look up */
+
+	/* -- between instructions -- */
+	bool shadow_sti, shadow_movss; /* interrupts blocked for one instruction */
+	bool nmi_blocked;
+	bool nmi_pending, init_pending;
+	bool halted;               /* HLT activity state */
+	bool shutdown;
+	uint64_t db_pending;       /* trap-class #DB bits (DR6 form) waiting for the instruction to end */
+	volatile int kick;         /* set asynchronously: leave the run loop at the next block */
+	bool interrupt_check;      /* something changed that may make an interrupt deliverable */
+	bool extint;               /* the platform's interrupt controller (INTR line) is asking */
+	bool extint_ack;           /* ...and the processor waits for the vector: cpu_give_extint() */
+	bool careful;              /* TF, breakpoints, ...: one instruction at a time */
+
+	struct vmx_state vmx;
+
+	struct cpu_config cfg;
+	struct blocks *blocks;
+	struct host_stubs *stubs;
+	struct cpu_stats stats;
+	uint64_t rng;
+
+	/* -- emulator role: see cpu_emulate_one() -- */
+	const struct cpu_emul_ops *emul_ops;
+	void *emul_ctx;
+};
+
+/* ---- making and running (cpu/cpu.c, cpu/run.c) ---- */
+
+/* Every feature on that is implemented, 46 address bits, no mitigations. */
+void cpu_config_default(struct cpu_config *cfg);
+/* Parses "-f,+f,...". -EINVAL with @err naming the word; cfg unchanged on error. */
+int cpu_config_parse(struct cpu_config *cfg, const char *spec, struct error *err);
+
+/* A processor in its state after RESET. -ENOMEM, -EINVAL. */
+int cpu_create(struct cpu **out, struct machmem *mem, const struct cpu_config *cfg, struct error *err);
+void cpu_destroy(struct cpu *cpu);
+void cpu_reset(struct cpu *cpu);
+
+enum cpu_run_status {
+	CPU_RUN_DEADLINE,   /* @until instructions/ticks reached */
+	CPU_RUN_BUS,        /* perform cpu->bus.post[], or answer cpu->bus.want and run again */
+	CPU_RUN_HALTED,     /* HLT and nothing deliverable: lapic_next_deadline() says how long */
+	CPU_RUN_EXTINT,     /* give the vector of the external interrupt controller */
+	CPU_RUN_VMEXIT,     /* VMX: the processor is in root operation again */
+	CPU_RUN_SHUTDOWN,   /* triple fault */
+	CPU_RUN_KICKED,     /* cpu->kick was set (it is cleared) */
+	CPU_RUN_VMX_INSN,   /* reserved */
+};
+
+/*
+ * Runs until something needs the outside.
+ * @until_tsc: stop no later than this TSC value (exactly there unless halted)
+ */
+enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc);
+
+static inline uint64_t cpu_tsc(const struct cpu *cpu) { return cpu->insns + cpu->tsc_base; }
+/* Idle: moves time forward to @tsc (no effect if that is past). */
+void cpu_skip_time(struct cpu *cpu, uint64_t tsc);
+/* Answers CPU_RUN_EXTINT. */
+void cpu_give_extint(struct cpu *cpu, uint8_t vector);
+
+static inline bool cpu_has(const struct cpu *cpu, enum cpu_feature f) { return cpu->cfg.feature[f]; }
+
+/* RFLAGS as software sees it, and loading it. */
+uint64_t cpu_get_rflags(const struct cpu *cpu);
+void cpu_set_rflags(struct cpu *cpu, uint64_t rflags);
+
+/*
+ * Recomputes what is derived from CR0, CR3, CR4, EFER, CS, SS, CPL, RFLAGS.AC, PKRU, segment
+ * bases, DR7: call after changing any of them. Ends no block by itself: the
+ * caller's execute function must return EXEC_LEAVE.
+ */
+void cpu_update_mode(struct cpu *cpu);
+
+/* ---- raising exceptions: all return EXEC_STOP (cpu/exception.c) ---- */
+int raise_exc(struct cpu *cpu, uint8_t vector);                    /* no error code */
+int raise_exc_err(struct cpu *cpu, uint8_t vector, uint32_t error);
+int raise_pf(struct cpu *cpu, uint64_t addr, uint32_t error);
+static inline int raise_ud(struct cpu *cpu) { return raise_exc(cpu, EXC_UD); }
+static inline int raise_nm(struct cpu *cpu) { return raise_exc(cpu, EXC_NM); }
+static inline int raise_gp0(struct cpu *cpu) { return raise_exc_err(cpu, EXC_GP, 0); }
+
+/*
+ * Delivers an event through the IDT (SDM "Exception and Interrupt Handling",
+ * double and triple faults included). gpr[REG_RIP] is the RIP to save.
+ * Returns EXEC_NEXT when the handler's first instruction is next, or EXEC_STOP
+ * with cpu->stop telling why not (VM exit, shutdown, bus).
+ */
+struct event {
+	uint8_t vector;
+	uint8_t type;      /* enum event_type */
+	bool has_error;
+	uint32_t error;
+	uint64_t payload;  /* CR2 / DR6 */
+	uint8_t insn_len;  /* software interrupts: RIP is advanced by this before it is saved */
+};
+enum event_type { /* VMX interruption types */
+	EVENT_EXTERNAL = 0, EVENT_NMI = 2, EVENT_HW_EXCEPTION = 3, EVENT_SOFT_INT = 4,
+	EVENT_PRIV_SOFT_EXCEPTION = 5, EVENT_SOFT_EXCEPTION = 6,
+};
+int cpu_deliver_event(struct cpu *cpu, const struct event *ev);
+
+/* ---- the emulator role ----
+ *
+ * A hypervisor's instruction emulator is a processor of its own whose memory is
+ * whatever the hypervisor says: every access is translated by emul_ops, nothing
+ * is cached, and the instruction is executed exactly as the machine would.
+ */
+struct cpu_emul_ops {
+	/* As mmu_translate(); the returned page is machine memory, or a device page if is_ram is false. */
+	enum xlate_event (*translate)(void *ctx, struct cpu *cpu, uint64_t lin, enum access_kind kind,
+				      enum access_mode mode, struct xlate *out, bool *is_ram, uint64_t *gpa);
+	/* A write of @bytes at guest-physical @gpa to RAM is complete. */
+	void (*wrote)(void *ctx, uint64_t gpa, unsigned bytes);
+};
+
+enum cpu_emul_result {
+	EMUL_DONE,      /* the instruction is complete; gpr[REG_RIP] is the next one's */
+	EMUL_PARTIAL,   /* REP: @max_iterations done, RIP stays */
+	EMUL_EXCEPTION, /* cpu->stop describes it; state as the manual has it for the fault */
+	EMUL_BUS,       /* answer cpu->bus.want and call again */
+	EMUL_NESTED,    /* translate() reported an EPT event: only if the caller's tables can */
+};
+
+/*
+ * Executes the one instruction at CS:gpr[REG_RIP] on a processor with emul_ops.
+ * After EMUL_DONE or EMUL_PARTIAL, bus.post[] holds writes to devices (address =
+ * what translate() gave as gpa) for the caller to perform. Never counts time.
+ * @counted: set if the instruction (or REP stretch) counts as one completed instruction
+ */
+enum cpu_emul_result cpu_emulate_one(struct cpu *cpu, unsigned max_iterations, bool *counted);
+/* Forgets answered bus reads: before the first cpu_emulate_one() of another instruction. */
+void cpu_emul_begin(struct cpu *cpu);
+
+#endif

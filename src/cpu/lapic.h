@@ -1,0 +1,70 @@
+/*
+ * Local APIC: xAPIC and x2APIC register interfaces, timer (one-shot, periodic,
+ * TSC deadline), interrupt acceptance. A value, driven by whoever owns it: the
+ * processor of the bare machine, or a hypervisor for its guest. Time is given in
+ * TSC ticks (ns). Source: SDM volume 3, "Advanced Programmable Interrupt
+ * Controller (APIC)".
+ */
+#ifndef GNOMON_CPU_LAPIC_H
+#define GNOMON_CPU_LAPIC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define LAPIC_DEFAULT_BASE 0xfee00000ull
+#define APIC_BASE_BSP      (1ull << 8)
+#define APIC_BASE_EXTD     (1ull << 10)
+#define APIC_BASE_EN       (1ull << 11)
+
+struct lapic {
+	uint64_t base;          /* IA32_APIC_BASE */
+	uint32_t id;            /* initial APIC ID */
+	uint32_t reg_id;        /* xAPIC ID register (bits 31:24 hold it) */
+	bool has_x2apic, has_tsc_deadline;
+	unsigned maxphyaddr;
+	uint32_t irr[8], isr[8], tmr[8];
+	uint32_t tpr, ldr, dfr, svr, esr, esr_pending;
+	uint32_t icr_lo, icr_hi;
+	uint32_t lvt[6];        /* timer, thermal, performance, LINT0, LINT1, error */
+	uint32_t timer_init, timer_div;
+	uint64_t timer_start;   /* TSC when the initial count was written / the period began */
+	uint64_t tsc_deadline;  /* 0 = disarmed */
+	bool nmi, init, sipi;   /* delivered to the processor core; the owner clears them */
+	uint8_t sipi_vector;
+	uint64_t eoi_pending[4]; /* vectors with level trigger whose EOI is to be broadcast: bitmap */
+};
+
+void lapic_reset(struct lapic *l, uint32_t id); /* RESET; keeps has_*, maxphyaddr */
+void lapic_init_reset(struct lapic *l);         /* INIT: keeps base and ID */
+
+/* Registers. Offsets are bytes from the APIC page. @now in TSC ticks. 32-bit accesses. */
+uint32_t lapic_read(struct lapic *l, unsigned offset, uint64_t now);
+void lapic_write(struct lapic *l, unsigned offset, uint32_t v, uint64_t now);
+
+/* MSR interface: APIC_BASE, 0x800-0x8ff, TSC_DEADLINE. Returns 0, or -1: #GP(0). */
+int lapic_rdmsr(struct lapic *l, uint32_t msr, uint64_t now, uint64_t *v);
+int lapic_wrmsr(struct lapic *l, uint32_t msr, uint64_t v, uint64_t now);
+
+/* CR8 <-> TPR */
+static inline uint8_t lapic_cr8(const struct lapic *l) { return (uint8_t)(l->tpr >> 4 & 15); }
+void lapic_set_cr8(struct lapic *l, uint8_t v);
+
+/* A message on the APIC bus (MSI address and data, or an IOAPIC entry in that form). True if accepted. */
+bool lapic_msi(struct lapic *l, uint64_t address, uint32_t data);
+/* LINT pins. LINT0 in ExtINT mode passes the external controller through. */
+bool lapic_accepts_extint(const struct lapic *l);
+void lapic_set_lint(struct lapic *l, unsigned pin, bool level);
+
+/* Fires the timer if it is due. */
+void lapic_advance(struct lapic *l, uint64_t now);
+/* TSC tick of the next timer event, UINT64_MAX if none. */
+uint64_t lapic_next_deadline(const struct lapic *l);
+
+/* Highest-priority vector that could be delivered now (above PPR), or -1. */
+int lapic_pending(const struct lapic *l);
+/* Accepts it: IRR to ISR. */
+uint8_t lapic_ack(struct lapic *l);
+/* Takes one level-triggered vector whose EOI must be broadcast to the IOAPIC, or -1. */
+int lapic_take_eoi(struct lapic *l);
+
+#endif

@@ -1,0 +1,128 @@
+/*
+ * The seam between a VM and what executes it, in the terms of the KVM API:
+ * a VM has memory slots and vCPUs; a vCPU runs until it exits with a reason;
+ * the caller (vm/, dev/) emulates devices and runs it again. Local APICs live
+ * behind the seam; PIC, IOAPIC and timers in front of it (KVM's "split irqchip").
+ *
+ * Differences from <linux/kvm.h>, each for a reason:
+ *  - guest memory is machine memory, handed out frame by frame, so slots name
+ *    sizes and contents are reached through engine_mem_read() / _write();
+ *  - time is virtual: engine_run() takes the time of the caller's next event and
+ *    stops exactly there, and an idle vCPU is moved forward by engine_advance();
+ *  - failures carry a struct error.
+ *
+ * Two kinds stand behind it: the bare machine (native), and a hypervisor that
+ * runs the guest in VMX non-root operation with one of its MMU backends.
+ */
+#ifndef GNOMON_ENGINE_ENGINE_H
+#define GNOMON_ENGINE_ENGINE_H
+
+#include "arch/addr.h"
+#include "base/error.h"
+#include "base/obs.h"
+#include "base/util.h"
+#include "cpu/cpu.h" /* struct cpu_config: the processor the user describes */
+
+enum engine_mmu { ENGINE_NATIVE, ENGINE_BRUTE, ENGINE_SHADOW, ENGINE_EPT, ENGINE_MMU_COUNT };
+extern const char *const engine_mmu_name[ENGINE_MMU_COUNT];
+
+enum host_pages { HOST_PAGES_4K, HOST_PAGES_2M, HOST_PAGES_1G };
+
+struct engine_config {
+	enum engine_mmu mmu;
+	struct cpu_config cpu;
+	uint64_t memory;            /* guest RAM in bytes, page multiple; laid out by engine_ram_layout() */
+	/* hypervisor options; ignored by native */
+	enum host_pages host_pages; /* largest EPT (and p2m) mapping */
+	bool shadow_sync_always;    /* no out-of-sync leaf tables */
+	uint64_t shadow_memory;     /* limit of shadow tables in bytes, 0 = default */
+	bool audit;                 /* check the backend's tables after exits: slow */
+};
+
+/* RAM of a PC with @memory bytes: below the device hole at 3 GiB, the rest from 4 GiB. Returns the number of ranges. */
+unsigned engine_ram_layout(uint64_t memory, struct machmem_range range[2]);
+
+struct engine_vm; /* one VM with one vCPU */
+
+int engine_create(struct engine_vm **out, const struct engine_config *cfg, struct error *err);
+void engine_destroy(struct engine_vm *vm);
+
+/* Guest-physical memory. -EFAULT if any byte is no RAM (what lies before it may have been copied). */
+int engine_mem_read(struct engine_vm *vm, gpa_t a, void *buf, uint64_t bytes);
+int engine_mem_write(struct engine_vm *vm, gpa_t a, const void *buf, uint64_t bytes);
+
+struct engine_regs { /* struct kvm_regs */
+	uint64_t gpr[16];
+	uint64_t rip, rflags;
+};
+struct engine_sregs { /* struct kvm_sregs */
+	struct seg seg[SEG_COUNT], tr, ldt;
+	struct dtable gdt, idt;
+	uint64_t cr0, cr2, cr3, cr4, cr8, efer, apic_base;
+};
+void engine_get_regs(struct engine_vm *vm, struct engine_regs *r);
+void engine_set_regs(struct engine_vm *vm, const struct engine_regs *r);
+void engine_get_sregs(struct engine_vm *vm, struct engine_sregs *s);
+void engine_set_sregs(struct engine_vm *vm, const struct engine_sregs *s);
+void engine_get_fpu(struct engine_vm *vm, struct fpu *fpu);
+
+enum engine_exit {
+	ENGINE_EXIT_IO,          /* port access: io; a read is answered in io.data before the next run */
+	ENGINE_EXIT_MMIO,        /* likewise for device memory */
+	ENGINE_EXIT_HLT,         /* halted; hlt.wake_ns: the local APIC timer, UINT64_MAX if none */
+	ENGINE_EXIT_IRQ_WINDOW,  /* an external (PIC) interrupt can be taken: engine_interrupt() */
+	ENGINE_EXIT_IOAPIC_EOI,  /* eoi.vector */
+	ENGINE_EXIT_DEADLINE,    /* deadline_ns reached */
+	ENGINE_EXIT_LIMIT,       /* insn_limit reached */
+	ENGINE_EXIT_INTR,        /* engine_kick() */
+	ENGINE_EXIT_SHUTDOWN,    /* triple fault */
+	ENGINE_EXIT_FAIL,        /* VM entry failed or the hypervisor gave up: fail.text */
+};
+
+struct engine_run {
+	/* in */
+	uint64_t deadline_ns;    /* stop at this virtual time */
+	uint64_t insn_limit;     /* stop at this count of instructions, UINT64_MAX for none */
+	bool request_irq_window; /* the PIC's output is high */
+	/* out */
+	enum engine_exit exit;
+	union {
+		struct { bool write; uint8_t size; uint64_t addr; uint64_t data; } io; /* IO and MMIO */
+		struct { uint64_t wake_ns; } hlt;
+		struct { uint8_t vector; } eoi;
+		struct { char text[256]; } fail;
+	};
+};
+
+/* Runs until an exit. */
+void engine_run(struct engine_vm *vm, struct engine_run *run);
+/* Makes engine_run() return soon; async-signal-safe. */
+void engine_kick(struct engine_vm *vm);
+
+uint64_t engine_now(const struct engine_vm *vm);             /* virtual time in ns (= TSC ticks) */
+void engine_advance(struct engine_vm *vm, uint64_t to_ns);   /* idle: moves virtual time forward */
+uint64_t engine_insns(const struct engine_vm *vm);           /* guest instructions completed */
+
+void engine_signal_msi(struct engine_vm *vm, uint64_t address, uint32_t data);
+bool engine_accepts_extint(const struct engine_vm *vm);      /* LINT0 is programmed for the PIC */
+void engine_interrupt(struct engine_vm *vm, uint8_t vector); /* after ENGINE_EXIT_IRQ_WINDOW */
+void engine_nmi(struct engine_vm *vm);
+
+/* Everything counted so far. */
+void engine_observe(const struct engine_vm *vm, struct obs *obs);
+
+/*
+ * Hashes of the guest's registers and memory, 128 bits each. The second leaves
+ * out bit 5 of every aligned quadword of memory, where page tables have their
+ * accessed flag: the one thing a guest that does not flush may see differ.
+ */
+struct engine_hash { uint64_t all[2], no_accessed[2]; };
+void engine_state_hash(struct engine_vm *vm, struct engine_hash *h);
+
+/* A few lines on the state of the vCPU (and, under a hypervisor, of the last exit), for messages. */
+void engine_describe(struct engine_vm *vm, char *buf, size_t bytes);
+
+/* The guest's own translation of a linear address, without side effects: true if mapped to RAM or a device. */
+bool engine_translate(struct engine_vm *vm, gva_t a, gpa_t *out);
+
+#endif

@@ -1,0 +1,147 @@
+/*
+ * The hypervisor: host C code in the role of VMX root software. It reaches the
+ * processor only through cpu/vmx.h (vmread, vmwrite, VM entry, INVEPT, INVVPID,
+ * the registers that are live after an exit) and through tables it writes into
+ * machine memory. It never looks at the guest's struct cpu or the TLB.
+ *
+ * This header is what the parts of the hypervisor know of each other: the VM,
+ * its p2m, the guest-table walker, the emulator, and the MMU-backend interface.
+ */
+#ifndef GNOMON_HV_HV_H
+#define GNOMON_HV_HV_H
+
+#include "base/obs.h"
+#include "cpu/vmx.h"
+#include "engine/engine.h"
+
+struct hv_vm;
+
+/* What a backend decides about an exit. */
+enum hv_verdict {
+	HV_RESUME,   /* handled: enter the guest again */
+	HV_EMULATE,  /* emulate the instruction at RIP with hv_emulate() */
+	HV_REFLECT,  /* true fault: inject #PF with the error code and address in vm->fault */
+	HV_FAIL,     /* give up: vm->fail_text says why */
+};
+
+/* How software asked to forget translations. */
+enum hv_flush { HV_FLUSH_PCID, HV_FLUSH_NONGLOBAL, HV_FLUSH_ALL };
+
+/*
+ * What the hypervisor does about guest page tables: one implementation per
+ * scheme, in hv/mmu_<x>.c and the list hv_mmu_backends[]. Every function may be
+ * called with the guest in any paging mode (none, 32-bit, PAE, 4 and 5 levels).
+ */
+struct hv_mmu_ops {
+	const char *name;
+	int (*init)(struct hv_vm *vm, struct error *err);
+	void (*destroy)(struct hv_vm *vm);
+	/* Sets the VMCS controls the backend needs (EPT, exception bitmap, CR3 and INVLPG exiting ...). */
+	void (*setup_vmcs)(struct hv_vm *vm);
+	/* Intercepted #PF: gva in the exit qualification, hardware error code given. */
+	enum hv_verdict (*page_fault)(struct hv_vm *vm, uint64_t lin, uint32_t error);
+	enum hv_verdict (*ept_violation)(struct hv_vm *vm, uint64_t gpa, uint64_t qualification);
+	/*
+	 * Guest CR0, CR3, CR4 or EFER changed in a way that concerns paging: vm->guest
+	 * holds the new values. @cr3_load: a CR3 load; @flush: it drops translations
+	 * (CR3 bit 63 clear). Sets GUEST_CR0/3/4 in the VMCS as the backend runs them.
+	 */
+	void (*mode_changed)(struct hv_vm *vm);
+	void (*load_cr3)(struct hv_vm *vm, bool flush);
+	void (*invlpg)(struct hv_vm *vm, uint64_t lin);
+	void (*flush)(struct hv_vm *vm, enum hv_flush kind, uint16_t pcid);
+	/* The hypervisor or a device is about to write / has written guest RAM: tables made from it are stale. */
+	void (*guest_wrote)(struct hv_vm *vm, uint64_t gpa, unsigned bytes);
+	/* The emulator is going to access guest RAM: lets the backend count. */
+	void (*emulated_access)(struct hv_vm *vm, uint64_t gpa, unsigned bytes, bool write);
+	/* gfn got, lost or changed its frame. */
+	void (*p2m_changed)(struct hv_vm *vm, gfn_t first, uint64_t frames);
+	/* Are the backend's tables equal to GPT o p2m (where they say anything)? On failure a line in @buf and false. */
+	bool (*audit)(struct hv_vm *vm, char *buf, size_t bytes);
+	void (*observe)(const struct hv_vm *vm, struct obs *obs);
+};
+extern const struct hv_mmu_ops hv_mmu_brute, hv_mmu_shadow, hv_mmu_ept;
+extern const struct hv_mmu_ops *const hv_mmu_backends[ENGINE_MMU_COUNT]; /* NULL for native */
+
+/* Paging-related guest state as the guest believes it to be. */
+struct hv_guest_regs {
+	uint64_t cr0, cr3, cr4, efer;
+	uint64_t pdpte[4]; /* PAE: as loaded */
+};
+
+/* The guest's physical map: gfn -> mfn, allocated on first use. */
+struct p2m;
+
+struct hv_vm {
+	struct engine_config cfg;
+	struct machmem *mem;
+	struct cpu *cpu;          /* the physical processor: through cpu/vmx.h only */
+	hpa_t vmxon, vmcs;
+	uint16_t owner;           /* frame owner number */
+	uint16_t vpid;
+	const struct hv_mmu_ops *mmu;
+	void *mmu_state;
+	struct p2m *p2m;
+	struct hv_guest_regs guest;
+	struct lapic lapic;       /* the guest's local APIC */
+	struct cpu *emul;         /* the emulator's processor */
+	struct { uint64_t address; uint32_t error; } fault; /* for HV_REFLECT */
+	char fail_text[256];
+	struct obs obs;           /* exits, faults; the rest is filled in by observe */
+	uint64_t emulated_insns;  /* guest instructions completed by the hypervisor */
+	void *priv;               /* hv/hv.c's own */
+};
+
+/* ---- VMCS access that cannot fail (fields are known to exist) ---- */
+uint64_t hv_read(struct hv_vm *vm, enum vmcs_field f);
+void hv_write(struct hv_vm *vm, enum vmcs_field f, uint64_t v);
+
+/* ---- p2m (hv/p2m.c) ---- */
+int p2m_init(struct hv_vm *vm, struct error *err);
+void p2m_destroy(struct hv_vm *vm);
+/* Is gpa guest RAM (allocated yet or not)? */
+bool p2m_is_ram(const struct hv_vm *vm, uint64_t gpa);
+/*
+ * Machine frame of guest RAM; allocates (zeroed) if there is none yet.
+ * @order: receives 0, 9 or 18: the largest naturally aligned run around gfn that is contiguous in machine memory
+ * -EFAULT: no RAM there; -ENOMEM.
+ */
+int p2m_get(struct hv_vm *vm, gfn_t g, mfn_t *m, unsigned *order);
+/* The same without allocating: -ENOENT if there is no frame yet. */
+int p2m_peek(const struct hv_vm *vm, gfn_t g, mfn_t *m, unsigned *order);
+/* Host pointer to guest RAM (one page at most), NULL if it is none; allocates. */
+void *p2m_ptr(struct hv_vm *vm, uint64_t gpa);
+
+/* ---- the guest's own tables, walked by software (hv/guest_walk.c) ---- */
+#define GUEST_LEVELS_MAX 5
+struct guest_walk {
+	unsigned levels;                     /* of the mode: 2, 3 (PAE, top from pdpte[]), 4, 5; 0 without paging */
+	unsigned leaf_level;                 /* 1 = 4 KiB, 2 = 2 or 4 MiB, 3 = 1 GiB; where the walk ended */
+	uint64_t table_gpa[GUEST_LEVELS_MAX + 1]; /* [level]: gpa of the table at that level */
+	uint64_t entry_gpa[GUEST_LEVELS_MAX + 1];
+	uint64_t entry[GUEST_LEVELS_MAX + 1];
+	uint64_t gpa;                        /* translation of the address */
+	bool writable, user, nx, global, dirty; /* combined rights; dirty of the leaf */
+	uint8_t pkey;
+	bool ok;
+	uint32_t error;                      /* page-fault error code if not ok */
+};
+/*
+ * Walks the guest's tables for one access exactly as the processor would: same
+ * faults, same error codes, same accessed and dirty updates.
+ * @set_ad: set accessed (and for writes dirty) flags as hardware would
+ */
+void guest_walk(struct hv_vm *vm, uint64_t lin, enum access_kind kind, enum access_mode mode, bool set_ad,
+		struct guest_walk *w);
+/* The access mode of the guest's current privilege (CPL, AC) for data. */
+enum access_mode hv_access_mode(struct hv_vm *vm);
+
+/* ---- emulation (hv/emulate.c) ---- */
+/*
+ * Emulates the guest's instruction at RIP, with all effects (exceptions are
+ * injected, device accesses leave through the engine, time counts it).
+ * @max_iterations: for REP string instructions
+ */
+enum hv_verdict hv_emulate(struct hv_vm *vm, unsigned max_iterations);
+
+#endif

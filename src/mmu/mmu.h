@@ -1,0 +1,185 @@
+/*
+ * The translation hardware: page walks, TLBs and what software can do to them.
+ *
+ * A translation is a value: mmu_translate() either gives a host-physical page
+ * with the rights it was entered with, or says which architectural event the
+ * access causes (page fault, EPT violation, EPT misconfiguration). Nothing here
+ * raises anything; the processor does.
+ *
+ * The TLB model is real: a translation that is in it is used, whatever the
+ * tables say by now. In front of it stands a host-side lookup (struct fast_tlb)
+ * that holds only translations whose hit would not change the model's state:
+ * the most recently used way of its set.
+ *
+ * Sources: SDM volume 3, "Paging", "Caching Translation Information" and
+ * "VMX Support for Address Translation".
+ */
+#ifndef GNOMON_MMU_MMU_H
+#define GNOMON_MMU_MMU_H
+
+#include "arch/addr.h"
+#include "base/util.h"
+#include "mem/machmem.h"
+
+/* How an access reaches memory. */
+enum access_kind { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
+
+/*
+ * On whose behalf. The first three are the index of the fast lookup; IMPLICIT is
+ * a supervisor access that ignores CPL (descriptor tables, TSS, exception stacks).
+ */
+enum access_mode {
+	MODE_SUPER,    /* CPL 0-2, SMAP in force where it is enabled */
+	MODE_SUPER_AC, /* CPL 0-2 with EFLAGS.AC set: SMAP suspended */
+	MODE_USER,     /* CPL 3 */
+	MODE_COUNT,
+	MODE_IMPLICIT = MODE_COUNT,
+};
+
+/* The registers that translation depends on. The processor keeps them current through mmu_set_regs(). */
+struct mmu_regs {
+	uint64_t cr0, cr3, cr4, efer;
+	uint32_t pkru;
+	uint16_t vpid;     /* 0 outside VMX non-root operation or without VPID */
+	bool nested;       /* EPT in force */
+	uint64_t eptp;
+	uint64_t pdpte[4]; /* PAE paging: loaded by MOV CR3 / VM entry, not walked */
+};
+
+enum xlate_event { XLATE_OK, XLATE_PAGE_FAULT, XLATE_EPT_VIOLATION, XLATE_EPT_MISCONFIG };
+
+/* What a translation or its failure is. */
+struct xlate {
+	hpa_t page;           /* 4 KiB page of machine memory (or of a device); valid if XLATE_OK */
+	uint32_t error_code;  /* XLATE_PAGE_FAULT */
+	uint64_t qualification; /* XLATE_EPT_VIOLATION */
+	gpa_t gpa;            /* EPT events: the guest-physical address being accessed */
+};
+
+/* Walk statistics: one for every completed or faulting hardware walk. */
+#define WALK_REFS_MAX 64
+struct mmu_stats {
+	uint64_t walks;
+	uint64_t refs;
+	uint64_t by_refs[WALK_REFS_MAX + 1]; /* walks that made this many references */
+	uint64_t refs_max;
+	uint64_t l1d_lookups, l1d_misses; /* lookups that left the fast path; of them missed L1 */
+	uint64_t l1i_lookups, l1i_misses;
+	uint64_t l2_hits, l2_misses;
+};
+
+/* ---- TLB model ---------------------------------------------------------- */
+
+/* Rights and attributes of a cached translation. */
+#define TLB_W      0x01u /* writable (guest paging and EPT) */
+#define TLB_U      0x02u /* user page */
+#define TLB_NX     0x04u /* not executable */
+#define TLB_D      0x08u /* dirty flags are already set: a store needs no walk */
+#define TLB_G      0x10u /* global */
+#define TLB_MMIO   0x20u /* no RAM behind it */
+#define TLB_EPT_X  0x40u /* reserved for execute-only EPT mappings: not readable */
+#define TLB_EPT_W  0x80u /* EPT allows writing */
+
+struct tlb_entry {
+	uint64_t tag;   /* (linear page number >> size shift), or TLB_INVALID */
+	uint64_t page;  /* hpa of the whole page (4 KiB, 2 MiB or 1 GiB) */
+	uint32_t asid;  /* vpid << 12 | pcid */
+	uint32_t ep4ta_tag; /* which EPT root it was made under; 0 without EPT */
+	uint64_t stamp; /* for LRU: larger is more recent */
+	uint8_t rights; /* TLB_* */
+	uint8_t shift;  /* 12, 21, 30 */
+	uint8_t pkey;
+};
+#define TLB_INVALID (~0ull)
+
+struct tlb_array {
+	struct tlb_entry *entry; /* [sets * ways] */
+	uint32_t sets;           /* power of two */
+	uint32_t ways;
+	uint32_t *mru;           /* [sets]: index of the most recently used way */
+};
+
+/* Host-side lookup in front of an L1 TLB. */
+#define FAST_SLOTS 256
+struct fast_entry {
+	uint64_t rtag; /* linear page address a read may match, or FAST_INVALID */
+	uint64_t wtag; /* the same for writes: writable, dirty, no code in the page */
+	uint64_t addend; /* host address minus linear address */
+};
+#define FAST_INVALID 1ull /* never equals a page address */
+
+struct fast_tlb {
+	struct fast_entry slot[MODE_COUNT][FAST_SLOTS];
+	uint64_t used[MODE_COUNT][FAST_SLOTS / 64]; /* slots that may be valid */
+};
+
+struct l1_tlb {
+	struct tlb_array small; /* 4 KiB */
+	struct tlb_array large; /* 2 MiB */
+	struct tlb_array huge;  /* 1 GiB */
+	struct fast_tlb fast;
+};
+
+struct mmu {
+	struct machmem *mem;
+	struct mmu_regs regs;
+	unsigned maxphyaddr;
+	bool fast_path;      /* off: every access goes through the model */
+	bool data_watch;     /* data breakpoints armed: no fast lookups for data */
+	bool walk_loads_ad;  /* reserved */
+	bool pages_1g;       /* the processor has 1 GiB pages */
+	struct l1_tlb l1d, l1i;
+	struct tlb_array l2;      /* 4 KiB and 2 MiB */
+	struct tlb_array l2_huge; /* 1 GiB */
+	uint64_t clock;      /* LRU stamps */
+	struct mmu_stats stats;
+};
+
+int mmu_init(struct mmu *mmu, struct machmem *mem, struct error *err);
+void mmu_destroy(struct mmu *mmu);
+
+/*
+ * Tells the MMU the registers that translation depends on. Drops the host-side
+ * lookups, never the model: architectural invalidations are the calls below.
+ */
+void mmu_set_regs(struct mmu *mmu, const struct mmu_regs *regs);
+
+/*
+ * Translates the page that holds @addr for one access.
+ * Sets accessed and dirty flags as the hardware does. Returns XLATE_OK and
+ * out->page, or the event with its details in @out.
+ * @rights: receives TLB_* of the translation used
+ */
+enum xlate_event mmu_translate(struct mmu *mmu, gva_t addr, enum access_kind kind, enum access_mode mode,
+			       struct xlate *out, uint8_t *rights);
+
+/* Is paging in force (CR0.PG)? */
+static inline bool mmu_paging(const struct mmu *m) { return m->regs.cr0 >> 31 & 1; }
+
+/* Guest-physical address to host-physical, for accesses that the processor makes by physical address
+ * (PDPTE loads). EPT events as in mmu_translate(). */
+enum xlate_event mmu_translate_gpa(struct mmu *mmu, gpa_t a, enum access_kind kind, struct xlate *out);
+
+/* ---- architectural invalidations (SDM "Operations that Invalidate TLBs and Paging-Structure Caches") ---- */
+
+void mmu_flush_page(struct mmu *mmu, gva_t addr);         /* INVLPG in the current VPID */
+void mmu_flush_pcid_page(struct mmu *mmu, uint16_t pcid, gva_t addr); /* INVPCID type 0 */
+void mmu_flush_pcid(struct mmu *mmu, uint16_t pcid);      /* non-global, one PCID, current VPID: MOV CR3, INVPCID 1 */
+void mmu_flush_nonglobal(struct mmu *mmu);                /* INVPCID 3 */
+void mmu_flush_vpid_all(struct mmu *mmu, uint16_t vpid);  /* globals too: CR4.PGE, INVPCID 2, INVVPID 1, transitions without VPID */
+void mmu_flush_vpid_keep_globals(struct mmu *mmu, uint16_t vpid); /* INVVPID 3 */
+void mmu_flush_vpid_page(struct mmu *mmu, uint16_t vpid, gva_t addr); /* INVVPID 0 */
+void mmu_flush_all_vpids(struct mmu *mmu);                /* INVVPID 2 */
+void mmu_flush_ept(struct mmu *mmu, uint64_t eptp, bool all); /* INVEPT 1 (of eptp) / 2 */
+/* An EPT violation drops the combined mappings of the address that caused it. */
+void mmu_flush_ept_gva(struct mmu *mmu, gva_t addr);
+
+/* Host-side lookups only: after something they depend on (code pages, watchpoints) changed. */
+void mmu_fast_flush(struct mmu *mmu);
+void mmu_fast_flush_host_page(struct mmu *mmu, hpa_t page);
+
+/* ---- inline fast path ---------------------------------------------------- */
+
+static ALWAYS_INLINE unsigned fast_slot(uint64_t lin) { return (lin >> PAGE_SHIFT) & (FAST_SLOTS - 1); }
+
+#endif
