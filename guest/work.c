@@ -1,0 +1,342 @@
+/*
+ * The guest's workloads, one program: gnomon-work NAME [N [M]]. Each strains one
+ * thing that MMU schemes pay differently for. They use no clock and no random
+ * source, so that every run executes the same instructions; each checks its own
+ * result and prints a sum of it.
+ */
+#include <errno.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { PAGE = 4096, KIB = 1024, MIB = 1024 * 1024 };
+
+struct work {
+	const char *name;
+	bool (*run)(uint64_t n, uint64_t m, uint64_t *sum);
+	uint64_t n, m; /* defaults */
+	const char *help;
+};
+
+static uint64_t next_random(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+/* Anonymous memory of @bytes that stays in 4 KiB pages; NULL if there is none. */
+static void *map_small_pages(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	madvise(p, bytes, MADV_NOHUGEPAGE); /* fails where the kernel has no huge pages: as well */
+	return p;
+}
+
+/* Forks a child that runs @body and waits for it; its exit status, or -1. */
+static int fork_and_wait(int (*body)(void *), void *arg)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(body(arg));
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return -1;
+	return WEXITSTATUS(status);
+}
+
+static int exit_with(void *arg)
+{
+	return *(int *)arg;
+}
+
+/* Fork, exit, wait: page-table work with almost nothing between. */
+static bool work_forkwait(uint64_t n, uint64_t m, uint64_t *sum)
+{
+	(void)m;
+	for (uint64_t i = 0; i < n; i++) {
+		int code = (int)(i & 0x7f);
+
+		if (fork_and_wait(exit_with, &code) != code)
+			return false;
+		*sum += (uint64_t)code;
+	}
+	return true;
+}
+
+/* Updates at random places of a table far larger than the TLB's reach: one walk each. */
+static bool work_gups(uint64_t n, uint64_t mib, uint64_t *sum)
+{
+	uint64_t words = mib * MIB / sizeof(uint64_t), random = 0x9e3779b97f4a7c15;
+	uint64_t *table = map_small_pages(mib * MIB);
+
+	if (!table || !words)
+		return false;
+	for (uint64_t i = 0; i < words; i += PAGE / sizeof(uint64_t))
+		table[i] = i;
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t r = next_random(&random);
+
+		table[r % words] ^= r;
+	}
+	for (uint64_t i = 0; i < words; i += PAGE / sizeof(uint64_t))
+		*sum += table[i];
+	return !munmap(table, mib * MIB);
+}
+
+/* Maps, touches every page, unmaps: faults that fill tables and flushes that empty them. */
+static bool work_pftouch(uint64_t n, uint64_t pages, uint64_t *sum)
+{
+	for (uint64_t i = 0; i < n; i++) {
+		volatile uint8_t *p = map_small_pages(pages * PAGE);
+
+		if (!p)
+			return false;
+		for (uint64_t j = 0; j < pages; j++) {
+			*sum += p[j * PAGE];
+			p[j * PAGE] = (uint8_t)(i + j);
+			*sum += p[j * PAGE];
+		}
+		if (munmap((void *)(uintptr_t)p, pages * PAGE))
+			return false;
+	}
+	return true;
+}
+
+struct cow_area { uint8_t *base; uint64_t pages; };
+
+static int write_every_page(void *arg)
+{
+	struct cow_area *a = arg;
+
+	for (uint64_t j = 0; j < a->pages; j++)
+		a->base[j * PAGE]++;
+	return 0;
+}
+
+/* Takes write permission away and gives it back; shares the pages with a child, and both write. */
+static bool work_cow(uint64_t n, uint64_t pages, uint64_t *sum)
+{
+	struct cow_area a = { map_small_pages(pages * PAGE), pages };
+
+	if (!a.base)
+		return false;
+	write_every_page(&a);
+	for (uint64_t i = 0; i < n; i++) {
+		if (mprotect(a.base, pages * PAGE, PROT_READ) ||
+		    mprotect(a.base, pages * PAGE, PROT_READ | PROT_WRITE))
+			return false;
+		write_every_page(&a);
+		if (i % 4 == 0 && fork_and_wait(write_every_page, &a))
+			return false;
+		write_every_page(&a);
+	}
+	for (uint64_t j = 0; j < pages; j++) {
+		if (a.base[j * PAGE] != (uint8_t)(1 + 2 * n))
+			return false;
+		*sum += a.base[j * PAGE];
+	}
+	return true;
+}
+
+static bool work_syscall(uint64_t n, uint64_t m, uint64_t *sum)
+{
+	long parent = syscall(SYS_getppid);
+
+	(void)m;
+	for (uint64_t i = 0; i < n; i++)
+		if (syscall(SYS_getppid) != parent)
+			return false;
+	*sum = n;
+	return true;
+}
+
+struct pipes { int to_child[2], to_parent[2]; uint64_t n; };
+
+static int echo_bytes(void *arg)
+{
+	struct pipes *p = arg;
+	uint8_t b;
+
+	for (uint64_t i = 0; i < p->n; i++) {
+		if (read(p->to_child[0], &b, 1) != 1)
+			return 1;
+		b++;
+		if (write(p->to_parent[1], &b, 1) != 1)
+			return 1;
+	}
+	return 0;
+}
+
+/* One byte there and back through two pipes: two switches of address space a turn. */
+static bool work_ctxsw(uint64_t n, uint64_t m, uint64_t *sum)
+{
+	struct pipes p = { .n = n };
+	uint8_t b = 0;
+	int status;
+	pid_t pid;
+
+	(void)m;
+	if (pipe(p.to_child) || pipe(p.to_parent))
+		return false;
+	pid = fork();
+	if (pid == 0)
+		_exit(echo_bytes(&p));
+	if (pid < 0)
+		return false;
+	for (uint64_t i = 0; i < n; i++) {
+		if (write(p.to_child[1], &b, 1) != 1 || read(p.to_parent[0], &b, 1) != 1)
+			return false;
+		*sum += b;
+	}
+	return waitpid(pid, &status, 0) == pid && status == 0 && b == (uint8_t)n;
+}
+
+/* Integer arithmetic that touches no memory: what every scheme should do at the same cost. */
+static bool work_intloop(uint64_t n, uint64_t m, uint64_t *sum)
+{
+	uint64_t a = 1, b = 0x9e3779b97f4a7c15;
+
+	(void)m;
+	if (!n)
+		return true;
+	__asm__ volatile("1:\n\t"
+			 "add %[b], %[a]\n\t"
+			 "rol $7, %[a]\n\t"
+			 "xor %[n], %[a]\n\t"
+			 "lea 3(%[a], %[b], 2), %[b]\n\t"
+			 "dec %[n]\n\t"
+			 "jnz 1b"
+			 : [a] "+r"(a), [b] "+r"(b), [n] "+r"(n)
+			 :
+			 : "cc");
+	*sum = a ^ b;
+	return true;
+}
+
+static int compare_words(const void *x, const void *y)
+{
+	const uint32_t *a = x, *b = y;
+
+	return *a < *b ? -1 : *a > *b;
+}
+
+static uint64_t collatz_steps(uint64_t x)
+{
+	uint64_t steps = 0;
+
+	for (; x > 1; steps++)
+		x = x & 1 ? 3 * x + 1 : x / 2;
+	return steps;
+}
+
+/* Ordinary user code: sorts @n words and follows @n Collatz sequences. */
+static bool work_mixed(uint64_t n, uint64_t m, uint64_t *sum)
+{
+	uint32_t *v = malloc(n * sizeof(*v) + 1);
+	uint64_t random = 88172645463325252;
+
+	(void)m;
+	if (!v)
+		return false;
+	for (uint64_t i = 0; i < n; i++)
+		v[i] = (uint32_t)next_random(&random);
+	qsort(v, n, sizeof(*v), compare_words);
+	for (uint64_t i = 0; i < n; i++) {
+		if (i && v[i - 1] > v[i])
+			return false;
+		*sum += v[i] * (i + 1) + collatz_steps(i + 1);
+	}
+	free(v);
+	return true;
+}
+
+/* Copies @kib KiB to and fro with the string instruction, @n times. */
+static bool work_memcpy(uint64_t n, uint64_t kib, uint64_t *sum)
+{
+	size_t bytes = kib * KIB;
+	uint8_t *from = map_small_pages(bytes), *to = map_small_pages(bytes);
+
+	if (!from || !to)
+		return false;
+	for (size_t i = 0; i < bytes; i++)
+		from[i] = (uint8_t)(i * 7);
+	for (uint64_t i = 0; i < n; i++) {
+		uint8_t *s = i & 1 ? to : from, *d = i & 1 ? from : to;
+		size_t left = bytes;
+
+		__asm__ volatile("rep movsb" : "+S"(s), "+D"(d), "+c"(left) : : "memory");
+	}
+	*sum = from[bytes - 1] + to[bytes / 2];
+	return n == 0 || !memcmp(from, to, bytes);
+}
+
+static const struct work works[] = {
+	{ "forkwait", work_forkwait, 40, 0, "fork, exit, wait: N processes" },
+	{ "gups", work_gups, 100000, 64, "N random updates of a table of M MiB" },
+	{ "pftouch", work_pftouch, 50, 64, "N times: map M pages, touch, unmap" },
+	{ "cow", work_cow, 20, 64, "N times: mprotect and copy-on-write of M pages" },
+	{ "syscall", work_syscall, 20000, 0, "N system calls" },
+	{ "ctxsw", work_ctxsw, 500, 0, "N turns of two processes over pipes" },
+	{ "intloop", work_intloop, 1000000, 0, "N turns of an integer loop" },
+	{ "mixed", work_mixed, 10000, 0, "sort N words, follow N Collatz sequences" },
+	{ "memcpy", work_memcpy, 20, 1024, "N copies of M KiB" },
+};
+
+static int usage(void)
+{
+	printf("usage: gnomon-work NAME [N [M]]\n");
+	for (size_t i = 0; i < sizeof(works) / sizeof(works[0]); i++)
+		printf("  %-9s %s (default %llu, %llu)\n", works[i].name, works[i].help,
+		       (unsigned long long)works[i].n, (unsigned long long)works[i].m);
+	return 2;
+}
+
+static const struct work *find_work(const char *name)
+{
+	for (size_t i = 0; i < sizeof(works) / sizeof(works[0]); i++)
+		if (!strcmp(name, works[i].name))
+			return &works[i];
+	return NULL;
+}
+
+/* A count from the command line, or @fallback if there is none; false if it is no number. */
+static bool count(const char *text, uint64_t fallback, uint64_t *out)
+{
+	char *end;
+
+	*out = fallback;
+	if (!text)
+		return true;
+	errno = 0;
+	*out = strtoull(text, &end, 0);
+	return !errno && *text && !*end;
+}
+
+int main(int argc, char **argv)
+{
+	const struct work *w = argc > 1 ? find_work(argv[1]) : NULL;
+	uint64_t n, m, sum = 0;
+
+	if (!w || argc > 4)
+		return usage();
+	if (!count(argv[2], w->n, &n) || !count(argc > 3 ? argv[3] : NULL, w->m, &m))
+		return usage();
+	if (!w->run(n, m, &sum)) {
+		printf("%s: wrong result or no resources\n", w->name);
+		return 1;
+	}
+	printf("%s %llu: sum %016llx\n", w->name, (unsigned long long)n, (unsigned long long)sum);
+	return 0;
+}
