@@ -1,0 +1,85 @@
+# Gnomon, from a fresh machine to a table: a thin layer over Meson (in build/).
+#   make        build build/gnomon            make test   all tests
+#   make run    boot Debian four times,       make bench  speed beside QEMU
+#               print the comparison          make help   the rest
+
+BUILD := build
+ASAN  := build-asan
+GUEST := $(BUILD)/guest
+
+# What `make run` runs; each can be given on the command line.
+MMU    ?= native,brute,shadow,ept
+WORK   ?= forkwait:40,gups:100000
+MEMORY ?= 256M
+APPEND ?= console=ttyS0 panic=-1 cryptomgr.notests
+ARGS   ?=
+
+.PHONY: all run shell test bench guest guest-generic sanitize debug clean distclean help FORCE
+.DELETE_ON_ERROR:
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) gnomon
+
+$(BUILD)/build.ninja:
+	@scripts/setup.sh --check build
+	@meson setup $(BUILD)
+
+# ASan and UBSan, with the backends' audits compiled for debugging.
+$(ASAN)/build.ninja:
+	@scripts/setup.sh --check build test
+	@meson setup $(ASAN) --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false -Dtests=enabled
+
+sanitize debug: $(ASAN)/build.ninja
+	@ninja -C $(ASAN)
+
+guest:
+	@scripts/setup.sh --check guest
+	@scripts/fetch-kernel.sh cloud $(GUEST)
+	@scripts/make-initramfs.sh $(GUEST)
+
+guest-generic: guest
+	@scripts/fetch-kernel.sh generic $(GUEST)
+
+run:
+	@scripts/setup.sh build guest
+	@$(MAKE) --no-print-directory all guest
+	@$(BUILD)/gnomon compare --mmu $(MMU) --kernel $(GUEST)/vmlinux-cloud --initrd $(GUEST)/initramfs.cpio \
+		--memory $(MEMORY) --append "$(APPEND) gnomon.work=$(WORK)" $(ARGS)
+
+# One guest with a shell on this terminal: make shell MMU=shadow
+shell: MMU := $(if $(filter command line environment,$(origin MMU)),$(MMU),ept)
+shell:
+	@scripts/setup.sh build guest
+	@$(MAKE) --no-print-directory all guest
+	@$(BUILD)/gnomon run --mmu $(MMU) --kernel $(GUEST)/vmlinux-cloud --initrd $(GUEST)/initramfs.cpio \
+		--memory $(MEMORY) --append "$(APPEND) quiet" $(ARGS)
+
+test:
+	@scripts/setup.sh build guest test
+	@$(MAKE) --no-print-directory all guest-generic $(ASAN)/build.ninja
+	@scripts/run-tests.sh $(BUILD) $(ASAN)
+
+bench:
+	@scripts/setup.sh build guest bench
+	@$(MAKE) --no-print-directory all guest
+	@bench/boot.sh $(BUILD)/gnomon $(GUEST)
+
+# Keeps the downloaded kernels and configured build directories; distclean does not.
+clean:
+	@for d in $(BUILD) $(ASAN); do [ ! -e $$d/build.ninja ] || ninja -C $$d -t clean; done
+
+distclean:
+	rm -rf $(BUILD) $(ASAN)
+
+help:
+	@echo "make            build build/gnomon"
+	@echo "make run        boot the same Debian kernel under each scheme and print the comparison"
+	@echo "                WORK=$(WORK)  MMU=$(MMU)"
+	@echo "                MEMORY=$(MEMORY)  APPEND='$(APPEND)'  ARGS='--json ...'"
+	@echo "make shell      boot one guest to a shell on this terminal (MMU=ept)"
+	@echo "make test       all tests"
+	@echo "make bench      CPU time of a boot, beside QEMU's translator"
+	@echo "make guest      fetch the kernel and build the initramfs in build/guest"
+	@echo "make sanitize   build build-asan with AddressSanitizer and UBSan (also: make debug)"
+	@echo "make clean      remove what was built; distclean: and what was downloaded"
+	@echo "As root on Debian 12, run, test and bench install the packages they need."
