@@ -1,0 +1,276 @@
+/*
+ * The seam's common part: choosing an engine, guest memory in pieces of a page,
+ * and the guest's own translation for debuggers and messages. What differs
+ * between the bare machine and the hypervisor is behind struct engine_ops.
+ */
+#include "engine/engine_impl.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {
+	[ENGINE_NATIVE] = "native",
+	[ENGINE_BRUTE] = "brute",
+	[ENGINE_SHADOW] = "shadow",
+	[ENGINE_EPT] = "ept",
+};
+
+#define HOLE_START (3 * SIZE_1G)
+#define HOLE_END   (4 * SIZE_1G)
+
+unsigned engine_ram_layout(uint64_t memory, struct machmem_range range[2])
+{
+	range[0] = (struct machmem_range){0, min_u64(memory, HOLE_START)};
+	range[1] = (struct machmem_range){HOLE_END, memory - range[0].bytes};
+	return range[1].bytes ? 2 : 1;
+}
+
+/*
+ * Makes a VM with one vCPU after RESET.
+ * -EINVAL: bad size or options; -ENOMEM. Nothing is left behind on error.
+ */
+int engine_create(struct engine_vm **out, const struct engine_config *cfg, struct error *err)
+{
+	struct engine_vm *vm;
+	int r;
+
+	if (cfg->mmu >= ENGINE_MMU_COUNT)
+		return error_set(err, -EINVAL, "engine: no MMU scheme number %d", (int)cfg->mmu);
+	if (!cfg->memory || cfg->memory & ~PAGE_MASK || cfg->memory > MACHMEM_SPAN_MAX / 2)
+		return error_set(err, -EINVAL, "engine: %llu bytes of guest memory: not possible",
+				 (unsigned long long)cfg->memory);
+	vm = aligned_alloc(64, (sizeof(*vm) + 63) & ~(size_t)63);
+	if (!vm)
+		return error_set(err, -ENOMEM, "engine: out of memory");
+	memset(vm, 0, sizeof(*vm));
+	vm->cfg = *cfg;
+	vm->rams = engine_ram_layout(cfg->memory, vm->ram);
+	vm->ops = cfg->mmu == ENGINE_NATIVE ? &engine_native_ops : &engine_hv_ops;
+	r = vm->ops->create(vm, err);
+	if (r) {
+		free(vm);
+		return r;
+	}
+	*out = vm;
+	return 0;
+}
+
+void engine_destroy(struct engine_vm *vm)
+{
+	if (!vm)
+		return;
+	vm->ops->destroy(vm);
+	free(vm);
+}
+
+static bool is_guest_ram(const struct engine_vm *vm, uint64_t a)
+{
+	for (unsigned i = 0; i < vm->rams; i++)
+		if (a - vm->ram[i].base < vm->ram[i].bytes)
+			return true;
+	return false;
+}
+
+/* Bytes from @a to the end of its page, at most @left. */
+static unsigned piece_of(uint64_t a, uint64_t left)
+{
+	return (unsigned)min_u64(left, PAGE_SIZE - (a & ~PAGE_MASK));
+}
+
+int engine_mem_read(struct engine_vm *vm, gpa_t a, void *buf, uint64_t bytes)
+{
+	uint8_t *to = buf;
+
+	while (bytes) {
+		unsigned n = piece_of(a.v, bytes);
+		const uint8_t *page;
+
+		if (!is_guest_ram(vm, a.v))
+			return -EFAULT;
+		page = vm->ops->page(vm, a.v >> PAGE_SHIFT, false);
+		if (page)
+			memcpy(to, page + (a.v & ~PAGE_MASK), n);
+		else
+			memset(to, 0, n);
+		a.v += n;
+		to += n;
+		bytes -= n;
+	}
+	return 0;
+}
+
+int engine_mem_write(struct engine_vm *vm, gpa_t a, const void *buf, uint64_t bytes)
+{
+	const uint8_t *from = buf;
+
+	while (bytes) {
+		unsigned n = piece_of(a.v, bytes);
+		uint8_t *page;
+
+		if (!is_guest_ram(vm, a.v))
+			return -EFAULT;
+		page = vm->ops->page(vm, a.v >> PAGE_SHIFT, true);
+		if (!page)
+			return -ENOMEM;
+		memcpy(page + (a.v & ~PAGE_MASK), from, n);
+		vm->ops->wrote(vm, a.v, n);
+		a.v += n;
+		from += n;
+		bytes -= n;
+	}
+	return 0;
+}
+
+/* ---- what only dispatches ---- */
+
+void engine_get_regs(struct engine_vm *vm, struct engine_regs *r) { vm->ops->get_regs(vm, r); }
+void engine_set_regs(struct engine_vm *vm, const struct engine_regs *r) { vm->ops->set_regs(vm, r); }
+void engine_get_sregs(struct engine_vm *vm, struct engine_sregs *s) { vm->ops->get_sregs(vm, s); }
+void engine_set_sregs(struct engine_vm *vm, const struct engine_sregs *s) { vm->ops->set_sregs(vm, s); }
+void engine_get_fpu(struct engine_vm *vm, struct fpu *fpu) { vm->ops->get_fpu(vm, fpu); }
+void engine_run(struct engine_vm *vm, struct engine_run *run) { vm->ops->run(vm, run); }
+void engine_kick(struct engine_vm *vm) { vm->ops->kick(vm); }
+uint64_t engine_now(const struct engine_vm *vm) { return vm->ops->now(vm); }
+void engine_advance(struct engine_vm *vm, uint64_t to_ns) { vm->ops->advance(vm, to_ns); }
+uint64_t engine_insns(const struct engine_vm *vm) { return vm->ops->insns(vm); }
+bool engine_accepts_extint(const struct engine_vm *vm) { return vm->ops->accepts_extint(vm); }
+void engine_interrupt(struct engine_vm *vm, uint8_t vector) { vm->ops->interrupt(vm, vector); }
+void engine_nmi(struct engine_vm *vm) { vm->ops->nmi(vm); }
+void engine_describe(struct engine_vm *vm, char *buf, size_t bytes) { vm->ops->describe(vm, buf, bytes); }
+
+void engine_signal_msi(struct engine_vm *vm, uint64_t address, uint32_t data)
+{
+	vm->ops->signal_msi(vm, address, data);
+}
+
+void engine_observe(const struct engine_vm *vm, struct obs *obs)
+{
+	*obs = (struct obs){0};
+	vm->ops->observe(vm, obs);
+}
+
+void engine_observe_cpu(const struct cpu *cpu, struct obs *obs)
+{
+	const struct mmu_stats *s = &cpu->mmu.stats;
+
+	static_assert(OBS_REFS_MAX == WALK_REFS_MAX, "one bucket each");
+	obs->translation.walks = s->walks;
+	obs->translation.refs = s->refs;
+	obs->translation.refs_max = s->refs_max;
+	memcpy(obs->translation.by_refs, s->by_refs, sizeof(s->by_refs));
+	obs->translation.l1d_lookups = s->l1d_lookups;
+	obs->translation.l1d_misses = s->l1d_misses;
+	obs->translation.l1i_lookups = s->l1i_lookups;
+	obs->translation.l1i_misses = s->l1i_misses;
+	obs->translation.l2_hits = s->l2_hits;
+	obs->translation.l2_misses = s->l2_misses;
+	obs->cpu.blocks_decoded = cpu->stats.blocks_decoded;
+	obs->cpu.insns_decoded = cpu->stats.insns_decoded;
+	obs->cpu.blocks_invalidated = cpu->stats.blocks_invalidated;
+	obs->cpu.interrupts = cpu->stats.interrupts;
+	obs->cpu.exceptions = cpu->stats.exceptions;
+}
+
+/* Appends to the text in @buf; what does not fit is cut off. */
+static void append(char *buf, size_t bytes, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void append(char *buf, size_t bytes, const char *fmt, ...)
+{
+	size_t used = strlen(buf);
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(buf + used, bytes - used, fmt, ap);
+	va_end(ap);
+}
+
+void engine_describe_regs(struct engine_vm *vm, char *buf, size_t bytes)
+{
+	static const char *const gpr_name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+						 "r8 ", "r9 ", "r10", "r11", "r12", "r13", "r14", "r15"};
+	static const char *const seg_name[SEG_COUNT] = {"es", "cs", "ss", "ds", "fs", "gs"};
+	struct engine_regs r;
+	struct engine_sregs s;
+
+	if (!bytes)
+		return;
+	buf[0] = 0;
+	engine_get_regs(vm, &r);
+	engine_get_sregs(vm, &s);
+	append(buf, bytes, "rip %016llx rflags %08llx  instructions %llu\n", (unsigned long long)r.rip,
+	       (unsigned long long)r.rflags, (unsigned long long)engine_insns(vm));
+	for (unsigned i = 0; i < 16; i++)
+		append(buf, bytes, "%s %016llx%s", gpr_name[i], (unsigned long long)r.gpr[i], i % 4 == 3 ? "\n" : " ");
+	for (unsigned i = 0; i < SEG_COUNT; i++)
+		append(buf, bytes, "%s %04x:%llx%s", seg_name[i], s.seg[i].sel, (unsigned long long)s.seg[i].base,
+		       i == SEG_COUNT - 1 ? "\n" : " ");
+	append(buf, bytes, "cr0 %08llx cr2 %016llx cr3 %016llx cr4 %08llx efer %04llx\n", (unsigned long long)s.cr0,
+	       (unsigned long long)s.cr2, (unsigned long long)s.cr3, (unsigned long long)s.cr4,
+	       (unsigned long long)s.efer);
+	append(buf, bytes, "gdt %016llx+%x idt %016llx+%x tr %04x ldt %04x\n", (unsigned long long)s.gdt.base,
+	       s.gdt.limit, (unsigned long long)s.idt.base, s.idt.limit, s.tr.sel, s.ldt.sel);
+}
+
+/* ---- the guest's own translation, without side effects ---- */
+
+static bool read_entry(struct engine_vm *vm, uint64_t a, unsigned size, uint64_t *e)
+{
+	*e = 0;
+	return !engine_mem_read(vm, gpa(a), e, size) && *e & PTE_P;
+}
+
+static bool translate_32bit(struct engine_vm *vm, const struct engine_sregs *s, uint64_t lin, uint64_t *out)
+{
+	uint64_t e;
+
+	lin &= 0xffffffff;
+	if (!read_entry(vm, (s->cr3 & 0xfffff000) + (lin >> 22) * 4, 4, &e))
+		return false;
+	if (e & PTE_PS && s->cr4 & CR4_PSE) {
+		*out = (e & 0xffc00000) | bits(e, 20, 13) << 32 | (lin & 0x3fffff);
+		return true;
+	}
+	if (!read_entry(vm, (e & 0xfffff000) + bits(lin, 21, 12) * 4, 4, &e))
+		return false;
+	*out = (e & 0xfffff000) | (lin & ~PAGE_MASK);
+	return true;
+}
+
+static bool translate_radix(struct engine_vm *vm, const struct engine_sregs *s, uint64_t lin, uint64_t *out)
+{
+	bool lma = s->efer & EFER_LMA;
+	unsigned level = !lma ? 3 : s->cr4 & CR4_LA57 ? 5 : 4;
+	uint64_t table = s->cr3 & (lma ? PTE_ADDR_MASK : 0xffffffe0), e;
+
+	if (!lma)
+		lin &= 0xffffffff;
+	for (;; level--) {
+		unsigned shift = PAGE_SHIFT + 9 * (level - 1);
+
+		if (!read_entry(vm, table + (lin >> shift & 0x1ff) * 8, 8, &e))
+			return false;
+		table = e & PTE_ADDR_MASK;
+		if (level == 1 || (level <= (lma ? 3u : 2u) && e & PTE_PS)) {
+			uint64_t offset = ~(~0ull << shift);
+
+			*out = (table & ~offset) | (lin & offset);
+			return true;
+		}
+	}
+}
+
+bool engine_translate(struct engine_vm *vm, gva_t a, gpa_t *out)
+{
+	struct engine_sregs s;
+
+	engine_get_sregs(vm, &s);
+	if (!(s.cr0 & CR0_PG)) {
+		*out = gpa(a.v & 0xffffffff);
+		return true;
+	}
+	if (s.cr4 & CR4_PAE)
+		return translate_radix(vm, &s, a.v, &out->v);
+	return translate_32bit(vm, &s, a.v, &out->v);
+}

@@ -1,0 +1,104 @@
+/*
+ * The state hash: one number for everything the guest can know of itself. Two
+ * runs that did the same work have equal hashes, whatever executed them, so
+ * nothing in here may depend on the engine: only registers and memory contents.
+ * Left out: host-side state, device models (their owner's), the local APIC's timers.
+ */
+#include "engine/engine_impl.h"
+
+#define XXH_STATIC_LINKING_ONLY /* the state on the stack: nothing to allocate, nothing to fail */
+#include <xxhash.h>
+
+/* x87 and SSE registers; what follows in the FXSAVE image is reserved. */
+#define FX_ARCHITECTURAL FX_XMM(16)
+
+static void hash_seg(XXH3_state_t *h, const struct seg *s)
+{
+	/* Member by member: padding has no defined value. An unusable segment has only a selector. */
+	uint64_t v[4] = {s->sel, s->attr & SEG_AR_UNUSABLE, 0, 0};
+
+	if (!(s->attr & SEG_AR_UNUSABLE)) {
+		v[1] = s->attr;
+		v[2] = s->limit;
+		v[3] = s->base;
+	}
+	XXH3_128bits_update(h, v, sizeof(v));
+}
+
+static void hash_registers(struct engine_vm *vm, XXH3_state_t *h)
+{
+	struct engine_regs r;
+	struct engine_sregs s;
+	struct engine_msrs m;
+	struct fpu fpu;
+
+	engine_get_regs(vm, &r);
+	engine_get_sregs(vm, &s);
+	engine_get_fpu(vm, &fpu);
+	vm->ops->get_msrs(vm, &m);
+	XXH3_128bits_update(h, &r, sizeof(r));
+	for (unsigned i = 0; i < SEG_COUNT; i++)
+		hash_seg(h, &s.seg[i]);
+	hash_seg(h, &s.tr);
+	hash_seg(h, &s.ldt);
+	uint64_t v[] = {s.gdt.base, s.gdt.limit, s.idt.base, s.idt.limit, s.cr0, s.cr2, s.cr3, s.cr4, s.cr8,
+			s.efer, s.apic_base};
+	XXH3_128bits_update(h, v, sizeof(v));
+	XXH3_128bits_update(h, &m, sizeof(m));
+	XXH3_128bits_update(h, fpu.fx, FX_ARCHITECTURAL);
+}
+
+static bool is_zero(const uint64_t *page)
+{
+	for (unsigned i = 0; i < PAGE_SIZE / 8; i += 4)
+		if (page[i] | page[i + 1] | page[i + 2] | page[i + 3])
+			return false;
+	return true;
+}
+
+/* Zero pages are left out, so that a page without a frame equals one that was only read. */
+static void hash_page(XXH3_state_t *h, uint64_t gfn_no, const uint64_t *page)
+{
+	if (is_zero(page))
+		return;
+	XXH3_128bits_update(h, &gfn_no, sizeof(gfn_no));
+	XXH3_128bits_update(h, page, PAGE_SIZE);
+}
+
+static void hash_memory(struct engine_vm *vm, XXH3_state_t *all, XXH3_state_t *no_accessed)
+{
+	uint64_t masked[PAGE_SIZE / 8];
+
+	for (unsigned i = 0; i < vm->rams; i++) {
+		uint64_t first = vm->ram[i].base >> PAGE_SHIFT;
+
+		for (uint64_t g = first; g < first + (vm->ram[i].bytes >> PAGE_SHIFT); g++) {
+			const uint64_t *page = (const uint64_t *)vm->ops->page(vm, g, false);
+
+			if (!page || is_zero(page))
+				continue;
+			hash_page(all, g, page);
+			for (unsigned w = 0; w < PAGE_SIZE / 8; w++)
+				masked[w] = page[w] & ~PTE_A;
+			hash_page(no_accessed, g, masked);
+		}
+	}
+}
+
+void engine_state_hash(struct engine_vm *vm, struct engine_hash *h)
+{
+	XXH3_state_t all, no_accessed;
+	XXH128_hash_t d;
+
+	XXH3_128bits_reset(&all);
+	XXH3_128bits_reset(&no_accessed);
+	hash_registers(vm, &all);
+	hash_registers(vm, &no_accessed);
+	hash_memory(vm, &all, &no_accessed);
+	d = XXH3_128bits_digest(&all);
+	h->all[0] = d.low64;
+	h->all[1] = d.high64;
+	d = XXH3_128bits_digest(&no_accessed);
+	h->no_accessed[0] = d.low64;
+	h->no_accessed[1] = d.high64;
+}

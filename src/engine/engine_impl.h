@@ -1,0 +1,65 @@
+/* What the engines and the code they share know of each other. Nothing outside engine/ includes this. */
+#ifndef GNOMON_ENGINE_ENGINE_IMPL_H
+#define GNOMON_ENGINE_ENGINE_IMPL_H
+
+#include "engine/engine.h"
+
+/* Registers beyond engine_regs and engine_sregs that the state hash covers. */
+struct engine_msrs {
+	uint64_t star, lstar, cstar, fmask, kernel_gs_base;
+	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+	uint64_t pat, tsc_aux, xcr0, pkru;
+	uint64_t dr[4], dr6, dr7;
+};
+
+struct hv_vm;
+
+struct engine_vm {
+	struct engine_config cfg;
+	const struct engine_ops *ops;
+	struct machmem_range ram[2]; /* guest-physical */
+	unsigned rams;
+	struct machmem mem;          /* the machine's memory: under native also the guest's */
+	struct cpu *cpu;             /* native: the processor; otherwise NULL, the hypervisor has it */
+	struct hv_vm *hv;
+	/* native */
+	uint64_t skipped;            /* ns of idle time: virtual time is cpu->insns + skipped */
+	unsigned post_next;          /* next of cpu->bus.post[] to hand out */
+	bool want_read;              /* the last exit was a read: its answer is in the caller's run->io.data */
+};
+
+/* One way to execute a VM. Each function is the engine_<name>() of engine.h. */
+struct engine_ops {
+	int (*create)(struct engine_vm *vm, struct error *err);
+	void (*destroy)(struct engine_vm *vm);
+	/* Host address of one page of guest RAM; NULL if it was never touched and @touch is not set, or -ENOMEM. */
+	uint8_t *(*page)(struct engine_vm *vm, uint64_t gfn, bool touch);
+	/* The page is about to be / was written from outside. */
+	void (*wrote)(struct engine_vm *vm, uint64_t gpa, unsigned bytes);
+	void (*get_regs)(struct engine_vm *vm, struct engine_regs *r);
+	void (*set_regs)(struct engine_vm *vm, const struct engine_regs *r);
+	void (*get_sregs)(struct engine_vm *vm, struct engine_sregs *s);
+	void (*set_sregs)(struct engine_vm *vm, const struct engine_sregs *s);
+	void (*get_fpu)(struct engine_vm *vm, struct fpu *fpu);
+	void (*get_msrs)(struct engine_vm *vm, struct engine_msrs *m);
+	void (*run)(struct engine_vm *vm, struct engine_run *run);
+	void (*kick)(struct engine_vm *vm);
+	uint64_t (*now)(const struct engine_vm *vm);
+	void (*advance)(struct engine_vm *vm, uint64_t to_ns);
+	uint64_t (*insns)(const struct engine_vm *vm);
+	void (*signal_msi)(struct engine_vm *vm, uint64_t address, uint32_t data);
+	bool (*accepts_extint)(const struct engine_vm *vm);
+	void (*interrupt)(struct engine_vm *vm, uint8_t vector);
+	void (*nmi)(struct engine_vm *vm);
+	void (*observe)(const struct engine_vm *vm, struct obs *obs);
+	void (*describe)(struct engine_vm *vm, char *buf, size_t bytes);
+};
+extern const struct engine_ops engine_native_ops, engine_hv_ops;
+
+/* What the processor counted, into the parts of @obs that are its own. */
+void engine_observe_cpu(const struct cpu *cpu, struct obs *obs);
+
+/* The registers, in a few lines. */
+void engine_describe_regs(struct engine_vm *vm, char *buf, size_t bytes);
+
+#endif

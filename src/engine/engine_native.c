@@ -1,0 +1,304 @@
+/*
+ * The bare machine: the guest runs directly on the processor, guest-physical
+ * addresses are machine addresses, and no hypervisor is there. What the other
+ * schemes are compared with.
+ *
+ * Virtual time is the processor's instruction count plus idle time. It is kept
+ * here and not read from the TSC, which the guest may write.
+ */
+#include "engine/engine_impl.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static uint64_t native_now(const struct engine_vm *vm) { return vm->cpu->insns + vm->skipped; }
+static uint64_t native_insns(const struct engine_vm *vm) { return vm->cpu->insns; }
+
+static int native_create(struct engine_vm *vm, struct error *err)
+{
+	int r = machmem_init(&vm->mem, vm->ram, vm->rams, err);
+
+	if (r)
+		return r;
+	r = cpu_create(&vm->cpu, &vm->mem, &vm->cfg.cpu, err);
+	if (r)
+		machmem_destroy(&vm->mem);
+	return r;
+}
+
+static void native_destroy(struct engine_vm *vm)
+{
+	cpu_destroy(vm->cpu);
+	machmem_destroy(&vm->mem);
+}
+
+static uint8_t *native_page(struct engine_vm *vm, uint64_t gfn_no, bool touch)
+{
+	(void)touch; /* reading a page the host never gave out maps its shared zero page */
+	return machmem_ptr(&vm->mem, hpa(gfn_no << PAGE_SHIFT));
+}
+
+static void native_wrote(struct engine_vm *vm, uint64_t a, unsigned bytes)
+{
+	(void)vm, (void)a, (void)bytes;
+}
+
+/* ---- registers ---- */
+
+static void native_get_regs(struct engine_vm *vm, struct engine_regs *r)
+{
+	memcpy(r->gpr, vm->cpu->gpr, sizeof(r->gpr));
+	r->rip = vm->cpu->gpr[REG_RIP];
+	r->rflags = cpu_get_rflags(vm->cpu);
+}
+
+static void native_set_regs(struct engine_vm *vm, const struct engine_regs *r)
+{
+	memcpy(vm->cpu->gpr, r->gpr, sizeof(r->gpr));
+	vm->cpu->gpr[REG_RIP] = r->rip;
+	cpu_set_rflags(vm->cpu, r->rflags);
+	cpu_update_mode(vm->cpu);
+}
+
+static void native_get_sregs(struct engine_vm *vm, struct engine_sregs *s)
+{
+	const struct cpu *c = vm->cpu;
+
+	memcpy(s->seg, c->seg, sizeof(s->seg));
+	s->tr = c->tr;
+	s->ldt = c->ldtr;
+	s->gdt = c->gdtr;
+	s->idt = c->idtr;
+	s->cr0 = c->cr0;
+	s->cr2 = c->cr2;
+	s->cr3 = c->cr3;
+	s->cr4 = c->cr4;
+	s->cr8 = lapic_cr8(&c->lapic);
+	s->efer = c->efer;
+	s->apic_base = c->lapic.base;
+}
+
+static void native_set_sregs(struct engine_vm *vm, const struct engine_sregs *s)
+{
+	struct cpu *c = vm->cpu;
+
+	memcpy(c->seg, s->seg, sizeof(c->seg));
+	c->tr = s->tr;
+	c->ldtr = s->ldt;
+	c->gdtr = s->gdt;
+	c->idtr = s->idt;
+	c->cr0 = s->cr0;
+	c->cr2 = s->cr2;
+	c->cr3 = s->cr3;
+	c->cr4 = s->cr4;
+	c->efer = s->efer;
+	c->lapic.base = s->apic_base;
+	lapic_set_cr8(&c->lapic, (uint8_t)s->cr8);
+	c->cpl = (uint8_t)((s->seg[SEG_SS].attr & SEG_AR_DPL) >> SEG_AR_DPL_SHIFT);
+	if (s->cr0 & CR0_PG && s->cr4 & CR4_PAE && !(s->efer & EFER_LMA))
+		for (unsigned i = 0; i < 4; i++)
+			c->pdpte[i] = machmem_read64(&vm->mem, hpa((s->cr3 & 0xffffffe0) + 8 * i));
+	cpu_update_mode(c);
+	mmu_flush_all_vpids(&c->mmu);
+}
+
+static void native_get_fpu(struct engine_vm *vm, struct fpu *fpu) { *fpu = vm->cpu->fpu; }
+
+static void native_get_msrs(struct engine_vm *vm, struct engine_msrs *m)
+{
+	const struct cpu *c = vm->cpu;
+
+	*m = (struct engine_msrs){
+		.star = c->msr.star, .lstar = c->msr.lstar, .cstar = c->msr.cstar, .fmask = c->msr.fmask,
+		.kernel_gs_base = c->msr.kernel_gs_base, .sysenter_cs = c->msr.sysenter_cs,
+		.sysenter_esp = c->msr.sysenter_esp, .sysenter_eip = c->msr.sysenter_eip, .pat = c->msr.pat,
+		.tsc_aux = c->msr.tsc_aux, .xcr0 = c->xcr0, .pkru = c->pkru, .dr6 = c->dr6, .dr7 = c->dr7,
+	};
+	memcpy(m->dr, c->dr, sizeof(m->dr));
+}
+
+/* ---- running ---- */
+
+/* Fills in the exit for one access; what @b->data holds is meaningful for writes only. */
+static void exit_bus(struct engine_run *run, const struct bus_access *b)
+{
+	run->exit = b->pio ? ENGINE_EXIT_IO : ENGINE_EXIT_MMIO;
+	run->io.write = b->write;
+	run->io.size = b->size;
+	run->io.addr = b->addr;
+	run->io.data = b->write ? b->data : 0;
+}
+
+/* The next posted write, if there is one. */
+static bool give_post(struct engine_vm *vm, struct engine_run *run)
+{
+	struct bus *bus = &vm->cpu->bus;
+
+	if (vm->post_next < bus->post_count) {
+		exit_bus(run, &bus->post[vm->post_next++]);
+		return true;
+	}
+	bus->post_count = 0;
+	vm->post_next = 0;
+	return false;
+}
+
+/* The caller has put the answer to the last read into run->io.data. */
+static void take_answer(struct engine_vm *vm, const struct engine_run *run)
+{
+	struct bus *bus = &vm->cpu->bus;
+
+	if (!vm->want_read)
+		return;
+	vm->want_read = false;
+	assert(bus->done_count < BUS_QUEUE_MAX);
+	bus->want.data = run->io.data;
+	bus->want.answered = true;
+	bus->done[bus->done_count++] = bus->want;
+}
+
+static void exit_halted(struct engine_vm *vm, struct engine_run *run)
+{
+	uint64_t tick = lapic_next_deadline(&vm->cpu->lapic), tsc = cpu_tsc(vm->cpu);
+
+	run->exit = ENGINE_EXIT_HLT;
+	run->hlt.wake_ns = tick == UINT64_MAX ? UINT64_MAX : native_now(vm) + (tick > tsc ? tick - tsc : 0);
+}
+
+static bool give_eoi(struct engine_vm *vm, struct engine_run *run)
+{
+	int vector = lapic_take_eoi(&vm->cpu->lapic);
+
+	if (vector < 0)
+		return false;
+	run->exit = ENGINE_EXIT_IOAPIC_EOI;
+	run->eoi.vector = (uint8_t)vector;
+	return true;
+}
+
+static bool limit_reached(struct engine_vm *vm, struct engine_run *run)
+{
+	if (native_insns(vm) >= run->insn_limit)
+		run->exit = ENGINE_EXIT_LIMIT;
+	else if (native_now(vm) >= run->deadline_ns)
+		run->exit = ENGINE_EXIT_DEADLINE;
+	else
+		return false;
+	return true;
+}
+
+/* Translates the processor's reason to return. False: run on. */
+static bool exit_from_status(struct engine_vm *vm, struct engine_run *run, enum cpu_run_status status)
+{
+	struct cpu *c = vm->cpu;
+
+	switch (status) {
+	case CPU_RUN_BUS:
+		if (give_post(vm, run))
+			return true;
+		vm->want_read = true;
+		exit_bus(run, &c->bus.want);
+		return true;
+	case CPU_RUN_HALTED:
+		exit_halted(vm, run);
+		return true;
+	case CPU_RUN_EXTINT:
+		run->exit = ENGINE_EXIT_IRQ_WINDOW;
+		return true;
+	case CPU_RUN_SHUTDOWN:
+		run->exit = ENGINE_EXIT_SHUTDOWN;
+		return true;
+	case CPU_RUN_KICKED:
+		run->exit = ENGINE_EXIT_INTR;
+		return true;
+	case CPU_RUN_VMEXIT:
+	case CPU_RUN_VMX_INSN:
+		run->exit = ENGINE_EXIT_FAIL;
+		snprintf(run->fail.text, sizeof(run->fail.text), "the guest entered VMX operation: not supported");
+		return true;
+	case CPU_RUN_DEADLINE:
+		break;
+	}
+	return false;
+}
+
+static void native_run(struct engine_vm *vm, struct engine_run *run)
+{
+	struct cpu *c = vm->cpu;
+
+	take_answer(vm, run);
+	c->extint = run->request_irq_window;
+	c->interrupt_check = true; /* messages and lines may have changed since the last run */
+	for (;;) {
+		uint64_t left;
+		enum cpu_run_status status;
+
+		if (give_post(vm, run) || give_eoi(vm, run) || limit_reached(vm, run))
+			return;
+		left = min_u64(run->deadline_ns - native_now(vm), run->insn_limit - native_insns(vm));
+		left = min_u64(left, INT64_MAX - 1);
+		status = cpu_run(c, cpu_tsc(c) + left);
+		if (exit_from_status(vm, run, status))
+			return;
+	}
+}
+
+static void native_kick(struct engine_vm *vm) { vm->cpu->kick = 1; }
+
+static void native_advance(struct engine_vm *vm, uint64_t to_ns)
+{
+	uint64_t now = native_now(vm);
+
+	if (to_ns <= now)
+		return;
+	cpu_skip_time(vm->cpu, cpu_tsc(vm->cpu) + (to_ns - now));
+	vm->skipped += to_ns - now;
+}
+
+static void native_signal_msi(struct engine_vm *vm, uint64_t address, uint32_t data)
+{
+	lapic_msi(&vm->cpu->lapic, address, data);
+	vm->cpu->interrupt_check = true;
+}
+
+static bool native_accepts_extint(const struct engine_vm *vm) { return lapic_accepts_extint(&vm->cpu->lapic); }
+static void native_interrupt(struct engine_vm *vm, uint8_t vector) { cpu_give_extint(vm->cpu, vector); }
+
+static void native_nmi(struct engine_vm *vm)
+{
+	vm->cpu->nmi_pending = true;
+	vm->cpu->interrupt_check = true;
+}
+
+static void native_observe(const struct engine_vm *vm, struct obs *obs) { engine_observe_cpu(vm->cpu, obs); }
+
+static void native_describe(struct engine_vm *vm, char *buf, size_t bytes)
+{
+	engine_describe_regs(vm, buf, bytes);
+}
+
+const struct engine_ops engine_native_ops = {
+	.create = native_create,
+	.destroy = native_destroy,
+	.page = native_page,
+	.wrote = native_wrote,
+	.get_regs = native_get_regs,
+	.set_regs = native_set_regs,
+	.get_sregs = native_get_sregs,
+	.set_sregs = native_set_sregs,
+	.get_fpu = native_get_fpu,
+	.get_msrs = native_get_msrs,
+	.run = native_run,
+	.kick = native_kick,
+	.now = native_now,
+	.advance = native_advance,
+	.insns = native_insns,
+	.signal_msi = native_signal_msi,
+	.accepts_extint = native_accepts_extint,
+	.interrupt = native_interrupt,
+	.nmi = native_nmi,
+	.observe = native_observe,
+	.describe = native_describe,
+};
