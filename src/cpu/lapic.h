@@ -16,6 +16,12 @@
 #define APIC_BASE_EXTD     (1ull << 10)
 #define APIC_BASE_EN       (1ull << 11)
 
+/*
+ * TSC ticks (ns) per tick of the timer's input clock before the divider: the core
+ * crystal that CPUID leaf 15H reports, 25 MHz under a 1 GHz TSC.
+ */
+#define LAPIC_TSC_PER_CRYSTAL 40u
+
 struct lapic {
 	uint64_t base;          /* IA32_APIC_BASE */
 	uint32_t id;            /* initial APIC ID */
@@ -27,17 +33,31 @@ struct lapic {
 	uint32_t icr_lo, icr_hi;
 	uint32_t lvt[6];        /* timer, thermal, performance, LINT0, LINT1, error */
 	uint32_t timer_init, timer_div;
-	uint64_t timer_start;   /* TSC when the initial count was written / the period began */
+	bool timer_running;     /* one-shot or periodic count in progress */
+	uint32_t timer_count;   /* count at timer_start */
+	uint64_t timer_start;   /* TSC when the count was written / the period began */
 	uint64_t tsc_deadline;  /* 0 = disarmed */
 	bool nmi, init, sipi;   /* delivered to the processor core; the owner clears them */
 	uint8_t sipi_vector;
+	uint8_t lint_level;     /* levels of the LINT pins: bits 0, 1 */
 	uint64_t eoi_pending[4]; /* vectors with level trigger whose EOI is to be broadcast: bitmap */
 };
 
 void lapic_reset(struct lapic *l, uint32_t id); /* RESET; keeps has_*, maxphyaddr */
 void lapic_init_reset(struct lapic *l);         /* INIT: keeps base and ID */
+/*
+ * What firmware leaves behind on a PC ("virtual wire"): software-enabled, LINT0 passes
+ * the external controller (ExtINT), LINT1 is NMI. For a VM that starts without firmware.
+ */
+void lapic_virtual_wire(struct lapic *l);
+/* The TSC was moved by @delta ticks (WRMSR): the count-down timer does not notice, the deadline does. */
+void lapic_shift_tsc(struct lapic *l, uint64_t delta);
 
-/* Registers. Offsets are bytes from the APIC page. @now in TSC ticks. 32-bit accesses. */
+/*
+ * Registers. Offsets are bytes from the APIC page. @now in TSC ticks. 32-bit accesses:
+ * what lies between the registers (offsets that are no multiple of 16) reads 0, ignores writes.
+ * The caller decides whether the page is decoded at all: EN set, EXTD clear in base.
+ */
 uint32_t lapic_read(struct lapic *l, unsigned offset, uint64_t now);
 void lapic_write(struct lapic *l, unsigned offset, uint32_t v, uint64_t now);
 
@@ -62,7 +82,7 @@ uint64_t lapic_next_deadline(const struct lapic *l);
 
 /* Highest-priority vector that could be delivered now (above PPR), or -1. */
 int lapic_pending(const struct lapic *l);
-/* Accepts it: IRR to ISR. */
+/* Accepts it: IRR to ISR. If nothing can be delivered any more, the spurious vector. */
 uint8_t lapic_ack(struct lapic *l);
 /* Takes one level-triggered vector whose EOI must be broadcast to the IOAPIC, or -1. */
 int lapic_take_eoi(struct lapic *l);
