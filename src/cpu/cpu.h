@@ -72,26 +72,23 @@ struct stop {
 
 /*
  * A port or device-memory access on its way to the platform. The processor stops
- * with STOP_BUS before an access that reads; the platform puts the value into
- * data and the instruction is executed again, which then finds it. Writes are
- * posted: the instruction completes and the run ends with the write in here.
+ * with STOP_BUS before the access, read or write; the platform performs it, appends
+ * it to done[] (for a read with its data), and the instruction is executed again:
+ * it finds the access done and goes on. No event is taken in between.
  */
 struct bus_access {
 	bool pio;        /* port; otherwise memory */
 	bool write;
 	uint8_t size;    /* bytes: 1, 2, 4, 8 */
-	uint64_t addr;   /* port number, or hpa */
+	uint64_t addr;   /* port number, or hpa (in the emulator role: gpa) */
 	uint64_t data;
-	bool answered;   /* the platform has filled in data for this read */
 };
-#define BUS_QUEUE_MAX 16 /* accesses of one instruction (a split, read-modify-write, 16-byte one) */
+#define BUS_QUEUE_MAX 16 /* accesses of one instruction (a split, read-modify-write, 64-byte one) */
 struct bus {
-	struct bus_access done[BUS_QUEUE_MAX]; /* reads answered so far for the instruction being executed */
+	struct bus_access want;                /* STOP_BUS: what to perform */
+	struct bus_access done[BUS_QUEUE_MAX]; /* performed for the instruction being executed */
 	unsigned done_count;
 	unsigned replay;                       /* how many of them this execution has consumed */
-	struct bus_access post[BUS_QUEUE_MAX]; /* writes to be performed once the instruction is complete */
-	unsigned post_count;
-	struct bus_access want;                /* STOP_BUS: the read to answer */
 };
 
 struct blocks;       /* cpu/block.h: the decoded-block cache */
@@ -166,6 +163,12 @@ struct cpu {
 	bool extint;               /* the platform's interrupt controller (INTR line) is asking */
 	bool extint_ack;           /* ...and the processor waits for the vector: cpu_give_extint() */
 	bool careful;              /* TF, breakpoints, ...: one instruction at a time */
+	unsigned rep_limit;        /* iterations a REP instruction may do at a time, 0 = no limit (emulator) */
+	bool rep_counts;           /* the REP stretch that returned EXEC_REPEAT counts as an instruction */
+
+	/* -- instruction fetch: the page executed from last; a hit in it changes no TLB state -- */
+	uint64_t fetch_page;       /* linear page address, or FAST_INVALID */
+	uint64_t fetch_hpa;
 
 	struct vmx_state vmx;
 
@@ -194,7 +197,7 @@ void cpu_reset(struct cpu *cpu);
 
 enum cpu_run_status {
 	CPU_RUN_DEADLINE,   /* @until instructions/ticks reached */
-	CPU_RUN_BUS,        /* perform cpu->bus.post[], or answer cpu->bus.want and run again */
+	CPU_RUN_BUS,        /* perform cpu->bus.want, cpu_bus_done(), and run again */
 	CPU_RUN_HALTED,     /* HLT and nothing deliverable: lapic_next_deadline() says how long */
 	CPU_RUN_EXTINT,     /* give the vector of the external interrupt controller */
 	CPU_RUN_VMEXIT,     /* VMX: the processor is in root operation again */
@@ -212,6 +215,8 @@ enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc);
 static inline uint64_t cpu_tsc(const struct cpu *cpu) { return cpu->insns + cpu->tsc_base; }
 /* Idle: moves time forward to @tsc (no effect if that is past). */
 void cpu_skip_time(struct cpu *cpu, uint64_t tsc);
+/* Answers CPU_RUN_BUS and EMUL_BUS: the access is performed; @data is what a read gave. */
+void cpu_bus_done(struct cpu *cpu, uint64_t data);
 /* Answers CPU_RUN_EXTINT. */
 void cpu_give_extint(struct cpu *cpu, uint8_t vector);
 
@@ -274,14 +279,13 @@ enum cpu_emul_result {
 	EMUL_DONE,      /* the instruction is complete; gpr[REG_RIP] is the next one's */
 	EMUL_PARTIAL,   /* REP: @max_iterations done, RIP stays */
 	EMUL_EXCEPTION, /* cpu->stop describes it; state as the manual has it for the fault */
-	EMUL_BUS,       /* answer cpu->bus.want and call again */
+	EMUL_BUS,       /* perform cpu->bus.want, cpu_bus_done() and call again */
 	EMUL_NESTED,    /* translate() reported an EPT event: only if the caller's tables can */
 };
 
 /*
  * Executes the one instruction at CS:gpr[REG_RIP] on a processor with emul_ops.
- * After EMUL_DONE or EMUL_PARTIAL, bus.post[] holds writes to devices (address =
- * what translate() gave as gpa) for the caller to perform. Never counts time.
+ * Device accesses have as address what translate() gave as gpa. Never counts time.
  * @counted: set if the instruction (or REP stretch) counts as one completed instruction
  */
 enum cpu_emul_result cpu_emulate_one(struct cpu *cpu, unsigned max_iterations, bool *counted);

@@ -32,9 +32,12 @@ enum access_mode {
 	MODE_SUPER,    /* CPL 0-2, SMAP in force where it is enabled */
 	MODE_SUPER_AC, /* CPL 0-2 with EFLAGS.AC set: SMAP suspended */
 	MODE_USER,     /* CPL 3 */
+	MODE_USER_ALIGN, /* CPL 3 with alignment checking (CR0.AM, EFLAGS.AC): never in the fast lookup */
 	MODE_COUNT,
 	MODE_IMPLICIT = MODE_COUNT,
 };
+
+static inline bool mode_is_user(enum access_mode m) { return m == MODE_USER || m == MODE_USER_ALIGN; }
 
 /* The registers that translation depends on. The processor keeps them current through mmu_set_regs(). */
 struct mmu_regs {
@@ -71,36 +74,42 @@ struct mmu_stats {
 /* ---- TLB model ---------------------------------------------------------- */
 
 /* Rights and attributes of a cached translation. */
-#define TLB_W      0x01u /* writable (guest paging and EPT) */
-#define TLB_U      0x02u /* user page */
-#define TLB_NX     0x04u /* not executable */
-#define TLB_D      0x08u /* dirty flags are already set: a store needs no walk */
-#define TLB_G      0x10u /* global */
-#define TLB_MMIO   0x20u /* no RAM behind it */
-#define TLB_EPT_X  0x40u /* reserved for execute-only EPT mappings: not readable */
-#define TLB_EPT_W  0x80u /* EPT allows writing */
+#define TLB_W     0x001u /* guest paging allows writing */
+#define TLB_U     0x002u /* user page */
+#define TLB_NX    0x004u /* guest paging forbids execution */
+#define TLB_D     0x008u /* dirty flags are already set: a store needs no walk */
+#define TLB_G     0x010u /* global */
+#define TLB_MMIO  0x020u /* no RAM behind it */
+#define TLB_EPT_R 0x100u /* EPT allows reading; without EPT these three are set */
+#define TLB_EPT_W 0x200u
+#define TLB_EPT_X 0x400u
+#define TLB_EPT_RWX (TLB_EPT_R | TLB_EPT_W | TLB_EPT_X)
 
 struct tlb_entry {
 	uint64_t tag;   /* (linear page number >> size shift), or TLB_INVALID */
 	uint64_t page;  /* hpa of the whole page (4 KiB, 2 MiB or 1 GiB) */
 	uint32_t asid;  /* vpid << 12 | pcid */
-	uint32_t ep4ta_tag; /* which EPT root it was made under; 0 without EPT */
+	uint64_t ep4ta; /* the EPT root it was made under; 0 without EPT */
 	uint64_t stamp; /* for LRU: larger is more recent */
-	uint8_t rights; /* TLB_* */
+	uint16_t rights; /* TLB_* */
 	uint8_t shift;  /* 12, 21, 30 */
 	uint8_t pkey;
 };
 #define TLB_INVALID (~0ull)
 
+#define FAST_SLOTS 256
+#define FAST_WORDS (FAST_SLOTS / 64)
+
 struct tlb_array {
 	struct tlb_entry *entry; /* [sets * ways] */
 	uint32_t sets;           /* power of two */
 	uint32_t ways;
-	uint32_t *mru;           /* [sets]: index of the most recently used way */
+	unsigned shift;          /* page size of a lookup in it (log2); an array may hold several */
+	uint32_t *mru;           /* [sets]: the most recently used way */
+	uint64_t *slots;         /* L1 only: [sets][FAST_SLOTS / 64], fast slots that the MRU way stands in */
 };
 
 /* Host-side lookup in front of an L1 TLB. */
-#define FAST_SLOTS 256
 struct fast_entry {
 	uint64_t rtag; /* linear page address a read may match, or FAST_INVALID */
 	uint64_t wtag; /* the same for writes: writable, dirty, no code in the page */
@@ -110,7 +119,7 @@ struct fast_entry {
 
 struct fast_tlb {
 	struct fast_entry slot[MODE_COUNT][FAST_SLOTS];
-	uint64_t used[MODE_COUNT][FAST_SLOTS / 64]; /* slots that may be valid */
+	uint64_t used[MODE_COUNT][FAST_WORDS]; /* slots that may be valid */
 };
 
 struct l1_tlb {
@@ -126,15 +135,20 @@ struct mmu {
 	unsigned maxphyaddr;
 	bool fast_path;      /* off: every access goes through the model */
 	bool data_watch;     /* data breakpoints armed: no fast lookups for data */
-	bool walk_loads_ad;  /* reserved */
 	bool pages_1g;       /* the processor has 1 GiB pages */
 	struct l1_tlb l1d, l1i;
 	struct tlb_array l2;      /* 4 KiB and 2 MiB */
+	/*
+	 * Where the walker last set an accessed or dirty flag in a frame that code was
+	 * decoded from, plus 1; 0 if it did not. The owner of the blocks clears it.
+	 */
+	uint64_t code_written;
 	struct tlb_array l2_huge; /* 1 GiB */
 	uint64_t clock;      /* LRU stamps */
 	struct mmu_stats stats;
 };
 
+/* Skylake's TLBs, empty. -ENOMEM. */
 int mmu_init(struct mmu *mmu, struct machmem *mem, struct error *err);
 void mmu_destroy(struct mmu *mmu);
 
@@ -151,7 +165,7 @@ void mmu_set_regs(struct mmu *mmu, const struct mmu_regs *regs);
  * @rights: receives TLB_* of the translation used
  */
 enum xlate_event mmu_translate(struct mmu *mmu, gva_t addr, enum access_kind kind, enum access_mode mode,
-			       struct xlate *out, uint8_t *rights);
+			       struct xlate *out, uint16_t *rights);
 
 /* Is paging in force (CR0.PG)? */
 static inline bool mmu_paging(const struct mmu *m) { return m->regs.cr0 >> 31 & 1; }

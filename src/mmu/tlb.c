@@ -1,0 +1,139 @@
+#include "mmu/tlb.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+int tlb_array_init(struct tlb_array *a, uint32_t sets, uint32_t ways, bool fast)
+{
+	*a = (struct tlb_array){.sets = sets, .ways = ways};
+	a->entry = calloc((size_t)sets * ways, sizeof(*a->entry));
+	a->mru = calloc(sets, sizeof(*a->mru));
+	a->slots = fast ? calloc((size_t)sets * FAST_WORDS, sizeof(*a->slots)) : NULL;
+	if (!a->entry || !a->mru || (fast && !a->slots))
+		return -ENOMEM;
+	for (uint32_t i = 0; i < sets * ways; i++)
+		a->entry[i].tag = TLB_INVALID;
+	return 0;
+}
+
+void tlb_array_destroy(struct tlb_array *a)
+{
+	free(a->entry);
+	free(a->mru);
+	free(a->slots);
+	*a = (struct tlb_array){0};
+}
+
+static uint32_t set_of(const struct tlb_array *a, uint64_t tag) { return (uint32_t)tag & (a->sets - 1); }
+
+static bool tags_match(const struct tlb_entry *e, struct tlb_tags t)
+{
+	if (e->ep4ta != t.ep4ta)
+		return false;
+	return e->asid == t.asid || ((e->rights & TLB_G) && e->asid >> 12 == t.asid >> 12);
+}
+
+struct tlb_entry *tlb_find(const struct tlb_array *a, uint64_t lin, unsigned shift, struct tlb_tags t)
+{
+	uint64_t tag = lin >> shift;
+	struct tlb_entry *e = &a->entry[(size_t)set_of(a, tag) * a->ways];
+
+	for (uint32_t w = 0; w < a->ways; w++)
+		if (e[w].tag == tag && e[w].shift == shift && tags_match(&e[w], t))
+			return &e[w];
+	return NULL;
+}
+
+static void fast_clear_slot(struct fast_tlb *f, unsigned slot)
+{
+	for (unsigned m = 0; m < MODE_COUNT; m++) {
+		f->slot[m][slot].rtag = FAST_INVALID;
+		f->slot[m][slot].wtag = FAST_INVALID;
+	}
+}
+
+/* The MRU way of the set is about to be another one: its pages leave the fast lookup. */
+static void fast_clear_set(struct l1_tlb *l1, struct tlb_array *a, uint32_t set)
+{
+	uint64_t *word = &a->slots[(size_t)set * FAST_WORDS];
+
+	for (unsigned w = 0; w < FAST_WORDS; w++) {
+		for (uint64_t left = word[w]; left; left &= left - 1)
+			fast_clear_slot(&l1->fast, w * 64 + (unsigned)__builtin_ctzll(left));
+		word[w] = 0;
+	}
+}
+
+void tlb_touch(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e)
+{
+	uint32_t set = set_of(a, e->tag);
+	uint32_t way = (uint32_t)(e - &a->entry[(size_t)set * a->ways]);
+
+	if (a->mru[set] == way)
+		return;
+	if (l1)
+		fast_clear_set(l1, a, set);
+	a->mru[set] = way;
+	e->stamp = ++mmu->clock;
+}
+
+static uint32_t victim_way(const struct tlb_entry *set, uint32_t ways)
+{
+	uint32_t victim = 0;
+
+	for (uint32_t w = 0; w < ways; w++) {
+		if (set[w].tag == TLB_INVALID)
+			return w;
+		if (set[w].stamp < set[victim].stamp)
+			victim = w;
+	}
+	return victim;
+}
+
+struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e)
+{
+	uint32_t set = set_of(a, e->tag);
+	struct tlb_entry *ways = &a->entry[(size_t)set * a->ways];
+	uint32_t way = victim_way(ways, a->ways);
+
+	if (l1)
+		fast_clear_set(l1, a, set);
+	ways[way] = *e;
+	ways[way].stamp = ++mmu->clock;
+	a->mru[set] = way;
+	return &ways[way];
+}
+
+void tlb_drop(struct mmu *mmu, struct tlb_array *a, struct tlb_entry *e)
+{
+	(void)a;
+	e->tag = TLB_INVALID;
+	e->stamp = 0;
+	mmu_fast_flush(mmu);
+}
+
+void fast_fill(struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e, uint64_t lin,
+	       const struct fast_entry *f, enum access_mode mode)
+{
+	unsigned slot = fast_slot(lin);
+
+	l1->fast.slot[mode][slot] = *f;
+	l1->fast.used[mode][slot / 64] |= 1ull << (slot % 64);
+	if (a)
+		a->slots[(size_t)set_of(a, e->tag) * FAST_WORDS + slot / 64] |= 1ull << (slot % 64);
+}
+
+void fast_flush(struct l1_tlb *l1)
+{
+	for (unsigned m = 0; m < MODE_COUNT; m++) {
+		for (unsigned w = 0; w < FAST_WORDS; w++) {
+			for (uint64_t left = l1->fast.used[m][w]; left; left &= left - 1) {
+				struct fast_entry *f = &l1->fast.slot[m][w * 64 + (unsigned)__builtin_ctzll(left)];
+
+				f->rtag = FAST_INVALID;
+				f->wtag = FAST_INVALID;
+			}
+			l1->fast.used[m][w] = 0;
+		}
+	}
+}
