@@ -24,8 +24,7 @@ struct engine_vm {
 	struct hv_vm *hv;
 	/* native */
 	uint64_t skipped;            /* ns of idle time: virtual time is cpu->insns + skipped */
-	unsigned post_next;          /* next of cpu->bus.post[] to hand out */
-	bool want_read;              /* the last exit was a read: its answer is in the caller's run->io.data */
+	bool bus_pending;            /* the last exit was a device access, not yet told to the processor */
 };
 
 /* One way to execute a VM. Each function is the engine_<name>() of engine.h. */

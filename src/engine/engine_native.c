@@ -6,10 +6,9 @@
  * Virtual time is the processor's instruction count plus idle time. It is kept
  * here and not read from the TSC, which the guest may write.
  */
+#include "cpu/block.h"
 #include "engine/engine_impl.h"
 
-#include <assert.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -42,7 +41,7 @@ static uint8_t *native_page(struct engine_vm *vm, uint64_t gfn_no, bool touch)
 
 static void native_wrote(struct engine_vm *vm, uint64_t a, unsigned bytes)
 {
-	(void)vm, (void)a, (void)bytes;
+	blocks_note_write(vm->cpu, a, bytes);
 }
 
 /* ---- registers ---- */
@@ -121,42 +120,24 @@ static void native_get_msrs(struct engine_vm *vm, struct engine_msrs *m)
 
 /* ---- running ---- */
 
-/* Fills in the exit for one access; what @b->data holds is meaningful for writes only. */
-static void exit_bus(struct engine_run *run, const struct bus_access *b)
+/* A device access: the caller performs it, a read's value comes back in run->io.data. */
+static void exit_bus(struct engine_vm *vm, struct engine_run *run)
 {
+	const struct bus_access *b = &vm->cpu->bus.want;
+
 	run->exit = b->pio ? ENGINE_EXIT_IO : ENGINE_EXIT_MMIO;
 	run->io.write = b->write;
 	run->io.size = b->size;
 	run->io.addr = b->addr;
 	run->io.data = b->write ? b->data : 0;
+	vm->bus_pending = true;
 }
 
-/* The next posted write, if there is one. */
-static bool give_post(struct engine_vm *vm, struct engine_run *run)
+static void finish_bus(struct engine_vm *vm, const struct engine_run *run)
 {
-	struct bus *bus = &vm->cpu->bus;
-
-	if (vm->post_next < bus->post_count) {
-		exit_bus(run, &bus->post[vm->post_next++]);
-		return true;
-	}
-	bus->post_count = 0;
-	vm->post_next = 0;
-	return false;
-}
-
-/* The caller has put the answer to the last read into run->io.data. */
-static void take_answer(struct engine_vm *vm, const struct engine_run *run)
-{
-	struct bus *bus = &vm->cpu->bus;
-
-	if (!vm->want_read)
-		return;
-	vm->want_read = false;
-	assert(bus->done_count < BUS_QUEUE_MAX);
-	bus->want.data = run->io.data;
-	bus->want.answered = true;
-	bus->done[bus->done_count++] = bus->want;
+	if (vm->bus_pending)
+		cpu_bus_done(vm->cpu, run->io.data);
+	vm->bus_pending = false;
 }
 
 static void exit_halted(struct engine_vm *vm, struct engine_run *run)
@@ -192,14 +173,9 @@ static bool limit_reached(struct engine_vm *vm, struct engine_run *run)
 /* Translates the processor's reason to return. False: run on. */
 static bool exit_from_status(struct engine_vm *vm, struct engine_run *run, enum cpu_run_status status)
 {
-	struct cpu *c = vm->cpu;
-
 	switch (status) {
 	case CPU_RUN_BUS:
-		if (give_post(vm, run))
-			return true;
-		vm->want_read = true;
-		exit_bus(run, &c->bus.want);
+		exit_bus(vm, run);
 		return true;
 	case CPU_RUN_HALTED:
 		exit_halted(vm, run);
@@ -228,14 +204,14 @@ static void native_run(struct engine_vm *vm, struct engine_run *run)
 {
 	struct cpu *c = vm->cpu;
 
-	take_answer(vm, run);
+	finish_bus(vm, run);
 	c->extint = run->request_irq_window;
 	c->interrupt_check = true; /* messages and lines may have changed since the last run */
 	for (;;) {
 		uint64_t left;
 		enum cpu_run_status status;
 
-		if (give_post(vm, run) || give_eoi(vm, run) || limit_reached(vm, run))
+		if (give_eoi(vm, run) || limit_reached(vm, run))
 			return;
 		left = min_u64(run->deadline_ns - native_now(vm), run->insn_limit - native_insns(vm));
 		left = min_u64(left, INT64_MAX - 1);
