@@ -230,6 +230,14 @@ enum vmx_exit_reason {
 };
 #define EXIT_REASON_ENTRY_FAILURE 0x80000000u
 
+/* Exit qualification of an entry that failed on guest state (SDM "VM-Entry Failures During or After Loading Guest State") */
+enum {
+	ENTRY_FAIL_DEFAULT = 0, ENTRY_FAIL_PDPTE = 2, ENTRY_FAIL_NMI_STI = 3, ENTRY_FAIL_LINK_POINTER = 4,
+};
+
+/* VMX-abort indicator (SDM "VMX Aborts") */
+enum { VMX_ABORT_SAVE_MSR = 1, VMX_ABORT_HOST_PDPTE = 2, VMX_ABORT_LOAD_MSR = 4 };
+
 /* Pin-based controls */
 #define PIN_EXTERNAL_INTERRUPT (1u << 0)
 #define PIN_NMI                (1u << 3)
@@ -294,6 +302,54 @@ enum vmx_exit_reason {
 #define INTR_INFO_NMI_UNBLOCK (1u << 12)
 #define INTR_INFO_VALID       (1u << 31)
 
+/* Type 7 of the VM-entry interruption information: not an event but a pending MTF exit (vector 0). */
+#define INTR_TYPE_OTHER 7u
+
+/* Exit qualification of control-register accesses */
+enum { CR_QUAL_MOV_TO = 0, CR_QUAL_MOV_FROM = 1, CR_QUAL_CLTS = 2, CR_QUAL_LMSW = 3 };
+#define CR_QUAL_TYPE_SHIFT   4
+#define CR_QUAL_LMSW_MEM     (1ull << 6)
+#define CR_QUAL_GPR_SHIFT    8
+#define CR_QUAL_SOURCE_SHIFT 16 /* LMSW source data */
+
+/* Exit qualification of MOV DR */
+#define DR_QUAL_FROM      (1ull << 4)
+#define DR_QUAL_GPR_SHIFT 8
+
+/* Exit qualification of I/O instructions */
+#define IO_QUAL_SIZE       7ull /* bytes - 1 */
+#define IO_QUAL_IN         (1ull << 3)
+#define IO_QUAL_STRING     (1ull << 4)
+#define IO_QUAL_REP        (1ull << 5)
+#define IO_QUAL_IMM        (1ull << 6)
+#define IO_QUAL_PORT_SHIFT 16
+
+/* Exit qualification of task switches: bits 31:30 */
+enum { TASK_QUAL_CALL = 0, TASK_QUAL_IRET = 1, TASK_QUAL_JMP = 2, TASK_QUAL_GATE = 3 };
+#define TASK_QUAL_SOURCE_SHIFT 30
+
+/* VM-exit instruction information (SDM "Information for VM Exits Due to Instruction Execution") */
+#define INSN_INFO_SCALE_SHIFT   0
+#define INSN_INFO_REG1_SHIFT    3
+#define INSN_INFO_ADDR_SHIFT    7          /* 0: 16 bits, 1: 32, 2: 64 */
+#define INSN_INFO_REG_FORM      (1u << 10) /* the operand is a register, REG1 */
+#define INSN_INFO_OPSIZE32      (1u << 11) /* LGDT, LIDT, SGDT, SIDT */
+#define INSN_INFO_OPSIZE_SHIFT  11         /* RDRAND, RDSEED: 0: 16 bits, 1: 32, 2: 64 */
+#define INSN_INFO_SEG_SHIFT     15
+#define INSN_INFO_INDEX_SHIFT   18
+#define INSN_INFO_INDEX_INVALID (1u << 22)
+#define INSN_INFO_BASE_SHIFT    23
+#define INSN_INFO_BASE_INVALID  (1u << 27)
+#define INSN_INFO_REG2_SHIFT    28         /* VMREAD, VMWRITE, INVEPT, INVVPID, INVPCID */
+#define INSN_INFO_IDENTITY_SHIFT 28
+enum { INSN_ID_SGDT = 0, INSN_ID_SIDT = 1, INSN_ID_LGDT = 2, INSN_ID_LIDT = 3 };
+enum { INSN_ID_SLDT = 0, INSN_ID_STR = 1, INSN_ID_LLDT = 2, INSN_ID_LTR = 3 };
+
+/* Guest pending debug exceptions */
+#define PENDING_DEBUG_B       0xfull
+#define PENDING_DEBUG_ENABLED (1ull << 12) /* a breakpoint that DR7 enables was met */
+#define PENDING_DEBUG_BS      (1ull << 14)
+
 /* Interruptibility and activity states */
 #define INTERRUPTIBILITY_STI    1u
 #define INTERRUPTIBILITY_MOVSS  2u
@@ -306,10 +362,14 @@ enum { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT_SIPI };
 #define EPT_W        (1ull << 1)
 #define EPT_X        (1ull << 2)
 #define EPT_MT_SHIFT 3
+#define EPT_MT_UC    0ull
 #define EPT_MT_WB    6ull
 #define EPT_PS       (1ull << 7)
 #define EPT_A        (1ull << 8)
 #define EPT_D        (1ull << 9)
+#define EPTP_MT      7ull       /* memory type of the tables */
+#define EPTP_WALK_SHIFT 3       /* bits 5:3: levels - 1 */
+#define EPTP_WALK_4  (3ull << EPTP_WALK_SHIFT)
 #define EPTP_AD      (1ull << 6)
 #define EPT_ADDR_MASK 0x000ffffffffff000ull
 
@@ -330,6 +390,75 @@ enum {
 	VMXERR_VMPTRLD_REVISION = 11, VMXERR_VMREADWRITE_FIELD = 12, VMXERR_VMWRITE_READONLY = 13,
 	VMXERR_VMXON_IN_ROOT = 15, VMXERR_ENTRY_MOVSS = 26, VMXERR_INV_OPERAND = 28,
 };
+
+/* Operand of INVEPT and INVVPID */
+enum { INVEPT_SINGLE = 1, INVEPT_ALL = 2 };
+enum { INVVPID_ADDRESS = 0, INVVPID_SINGLE = 1, INVVPID_ALL = 2, INVVPID_SINGLE_KEEP_GLOBALS = 3 };
+
+/* Capability MSRs; MSR_VMX_BASIC is the first */
+#define MSR_VMX_PINBASED_CTLS       0x481u
+#define MSR_VMX_PROCBASED_CTLS      0x482u
+#define MSR_VMX_EXIT_CTLS           0x483u
+#define MSR_VMX_ENTRY_CTLS          0x484u
+#define MSR_VMX_MISC                0x485u
+#define MSR_VMX_CR0_FIXED0          0x486u
+#define MSR_VMX_CR0_FIXED1          0x487u
+#define MSR_VMX_CR4_FIXED0          0x488u
+#define MSR_VMX_CR4_FIXED1          0x489u
+#define MSR_VMX_VMCS_ENUM           0x48au
+#define MSR_VMX_PROCBASED_CTLS2     0x48bu
+#define MSR_VMX_EPT_VPID_CAP        0x48cu
+#define MSR_VMX_TRUE_PINBASED_CTLS  0x48du
+#define MSR_VMX_TRUE_PROCBASED_CTLS 0x48eu
+#define MSR_VMX_TRUE_EXIT_CTLS      0x48fu
+#define MSR_VMX_TRUE_ENTRY_CTLS     0x490u
+
+/*
+ * Control bits that must be 1 (the "default1 class"), as the TRUE MSRs report
+ * them, and those that only the older MSRs report so.
+ */
+#define PIN_DEFAULT1        0x00000016u
+#define PROC_DEFAULT1       0x04006172u
+#define PROC_DEFAULT1_OLD   0x0401e172u
+#define EXIT_DEFAULT1       0x00036dfbu
+#define EXIT_DEFAULT1_OLD   0x00036dffu
+#define ENTRY_DEFAULT1      0x000011fbu
+#define ENTRY_DEFAULT1_OLD  0x000011ffu
+
+/* IA32_VMX_BASIC */
+#define VMX_BASIC_SIZE_SHIFT   32
+#define VMX_BASIC_MEMTYPE_WB   (6ull << 50)
+#define VMX_BASIC_INOUT_INFO   (1ull << 54)
+#define VMX_BASIC_TRUE_CTLS    (1ull << 55)
+
+/* IA32_VMX_MISC */
+#define VMX_MISC_STORE_LMA        (1ull << 5)
+#define VMX_MISC_ACTIVITY_HLT     (1ull << 6)
+#define VMX_MISC_CR3_TARGET_SHIFT 16
+#define VMX_MISC_ZERO_LEN         (1ull << 30) /* software events may be injected with length 0 */
+
+/* IA32_VMX_EPT_VPID_CAP */
+#define EPT_CAP_EXEC_ONLY         (1ull << 0)
+#define EPT_CAP_WALK_4            (1ull << 6)
+#define EPT_CAP_UC                (1ull << 8)
+#define EPT_CAP_WB                (1ull << 14)
+#define EPT_CAP_2M                (1ull << 16)
+#define EPT_CAP_1G                (1ull << 17)
+#define EPT_CAP_INVEPT            (1ull << 20)
+#define EPT_CAP_AD                (1ull << 21)
+#define EPT_CAP_INVEPT_SINGLE     (1ull << 25)
+#define EPT_CAP_INVEPT_ALL        (1ull << 26)
+#define VPID_CAP_INVVPID          (1ull << 32)
+#define VPID_CAP_ADDRESS          (1ull << 40)
+#define VPID_CAP_SINGLE           (1ull << 41)
+#define VPID_CAP_ALL              (1ull << 42)
+#define VPID_CAP_SINGLE_GLOBALS   (1ull << 43)
+
+/* IA32_FEATURE_CONTROL and IA32_DEBUGCTL, as far as VMX operation looks at them */
+#define FEATURE_CONTROL_LOCK  (1ull << 0)
+#define FEATURE_CONTROL_VMXON (1ull << 2) /* outside SMX */
+#define DEBUGCTL_BTF          (1ull << 1)
+#define DEBUGCTL_VALID        0xdfc3ull
 
 #define VMCS_REVISION 0x474e4d31u /* arbitrary, bit 31 clear */
 

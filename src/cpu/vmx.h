@@ -19,27 +19,62 @@
 /* RFLAGS outcome of a VMX instruction (SDM "Conventions", VMsucceed / VMfail). */
 enum vmx_result { VMX_SUCCEED, VMX_FAIL_INVALID, VMX_FAIL_VALID /* error number in VMCS_VM_INSTRUCTION_ERROR */ };
 
+/*
+ * What a boot loader does before VMXON: puts the processor into 64-bit mode at CPL 0 with
+ * flat segments, a TSS selector, interrupts off, VMX allowed in IA32_FEATURE_CONTROL and CR4.VMXE
+ * set, so that VMXON and the host-state checks of VM entry can succeed.
+ * @cr3: host-physical address of a PML4 table (never walked if the software in root operation is host C)
+ * Leaves general-purpose, FPU and debug-address registers, other MSRs and the local APIC alone.
+ */
+void vmx_setup_root(struct cpu *cpu, hpa_t cr3);
+/* Selectors that vmx_setup_root() loads: good values for the host-state area. */
+#define VMX_ROOT_CS 0x08
+#define VMX_ROOT_DS 0x10
+#define VMX_ROOT_TR 0x18
+
+/* The exception that VMXON raises in the present state (EXC_UD, EXC_GP), or -1. In VMX operation too. */
+int vmx_vmxon_fault(const struct cpu *cpu);
+/*
+ * VMXON. Where the instruction would fault (vmx_vmxon_fault()) this is VMX_FAIL_INVALID.
+ * @region: 4 KiB of machine memory that begin with the revision identifier of IA32_VMX_BASIC
+ */
 enum vmx_result vmx_vmxon(struct cpu *cpu, hpa_t region);
 enum vmx_result vmx_vmxoff(struct cpu *cpu);
+/* VMCLEAR, VMPTRLD, VMPTRST of a VMCS region: 4 KiB of machine memory. */
 enum vmx_result vmx_vmclear(struct cpu *cpu, hpa_t region);
 enum vmx_result vmx_vmptrld(struct cpu *cpu, hpa_t region);
+static inline uint64_t vmx_vmptrst(const struct cpu *cpu) { return cpu->vmx.current.v; }
+/*
+ * VMREAD, VMWRITE of the current VMCS. @field: an encoding, "high" halves of 64-bit fields included.
+ * On failure *v and the VMCS are unchanged (but for the VM-instruction error).
+ */
 enum vmx_result vmx_vmread(struct cpu *cpu, uint32_t field, uint64_t *v);
 enum vmx_result vmx_vmwrite(struct cpu *cpu, uint32_t field, uint64_t v);
+/* INVEPT and INVVPID with the parts of their descriptors (whose reserved bits the caller has checked). */
 enum vmx_result vmx_invept(struct cpu *cpu, uint64_t type, uint64_t eptp);
 enum vmx_result vmx_invvpid(struct cpu *cpu, uint64_t type, uint16_t vpid, gva_t addr);
 
 /*
  * VMLAUNCH / VMRESUME. On VMX_SUCCEED the processor is in non-root operation and
  * cpu_run() executes the guest, or the entry itself ended in a VM exit (invalid
- * guest state: *exited is set and the exit fields say so).
+ * guest state, or an event whose injection exits): *exited is set, the exit fields
+ * say so, and the processor is in root operation again.
  */
 enum vmx_result vmx_enter(struct cpu *cpu, bool launch, bool *exited);
 
-/* What is live in registers in root operation after an exit: software must save it itself. */
-static inline uint64_t *vmx_gprs(struct cpu *cpu) { return cpu->gpr; } /* RSP and RIP are in the VMCS */
+/*
+ * What VM entry and exit do not switch stays live in the processor's registers in
+ * root operation: software saves and loads it itself. (RSP, RIP, CR0, CR3, CR4 are in the VMCS.)
+ */
+static inline uint64_t *vmx_gprs(struct cpu *cpu) { return cpu->gpr; }
 static inline struct fpu *vmx_fpu(struct cpu *cpu) { return &cpu->fpu; }
+static inline uint64_t *vmx_cr2(struct cpu *cpu) { return &cpu->cr2; }
+static inline uint64_t *vmx_xcr0(struct cpu *cpu) { return &cpu->xcr0; } /* valid values only: XSETBV's checks */
+static inline uint32_t *vmx_pkru(struct cpu *cpu) { return &cpu->pkru; }
+static inline uint64_t *vmx_dr(struct cpu *cpu, unsigned n) { return &cpu->dr[n]; } /* 0-3 */
+static inline uint64_t *vmx_dr6(struct cpu *cpu) { return &cpu->dr6; }
 
-/* RDMSR of a capability MSR 0x480-0x491. Returns 0, or -1: no such MSR. */
+/* RDMSR of a capability MSR 0x480-0x490. Returns 0, or -1: no such MSR. */
 int vmx_read_capability(const struct cpu *cpu, uint32_t msr, uint64_t *v);
 
 /* ---- for the processor itself ---- */
@@ -50,7 +85,10 @@ int vmx_read_capability(const struct cpu *cpu, uint32_t msr, uint64_t *v);
  * outside non-root operation; call them where the manual orders them between
  * the instruction's other checks (SDM "Relative Priority of Faults and VM Exits").
  */
-/* Instructions that exit always or under one control bit; @qualification as defined for it. */
+/*
+ * Instructions that exit always or under one control bit (found from the reason; INVPCID exits under
+ * "INVLPG exiting", RDTSCP under "RDTSC exiting"); @qualification as defined for it.
+ */
 int vmx_intercept(struct cpu *cpu, const struct uop *u, uint32_t reason, uint64_t qualification);
 int vmx_intercept_insn_info(struct cpu *cpu, const struct uop *u, uint32_t reason, uint64_t qualification,
 			    uint32_t insn_info);
@@ -63,6 +101,13 @@ int vmx_intercept_io(struct cpu *cpu, const struct uop *u, uint16_t port, unsign
 		     bool rep, bool imm, uint64_t lin);
 int vmx_intercept_rdmsr(struct cpu *cpu, const struct uop *u, uint32_t msr);
 int vmx_intercept_wrmsr(struct cpu *cpu, const struct uop *u, uint32_t msr);
+/*
+ * Instruction-information field of an instruction with a memory operand: address size, segment, index,
+ * base, scale. Or in registers, identity and operand size yourself (INSN_INFO_*).
+ */
+uint32_t vmx_insn_info_mem(const struct uop *u);
+/* The displacement, as the exit qualification of such instructions has it (for RIP-relative: the address). */
+uint64_t vmx_insn_displacement(const struct cpu *cpu, const struct uop *u);
 /* CR0/CR4 as a MOV from CR in non-root operation reads them (mask and shadow). */
 uint64_t vmx_cr_read_value(const struct cpu *cpu, unsigned cr, uint64_t real);
 /* Value that reaches the register when software writes @value (host-owned bits keep). */
@@ -70,23 +115,60 @@ uint64_t vmx_cr_write_value(const struct cpu *cpu, unsigned cr, uint64_t old, ui
 /* Bits of CR0 / CR4 that VMX operation fixes: a MOV to CR that violates them is #GP. */
 bool vmx_cr_fixed_ok(const struct cpu *cpu, unsigned cr, uint64_t value);
 
-/* Events. Called before delivery through the IDT. */
+/*
+ * Events. Called before delivery through the IDT, before the event has changed CR2, DR6 or DR7.
+ * The event that VM entry injects is let through, and so is an INT n.
+ */
 int vmx_intercept_exception(struct cpu *cpu, const struct event *ev);
-int vmx_intercept_external(struct cpu *cpu);      /* external interrupt pending and deliverable */
+/*
+ * An external interrupt is pending: exits if such are intercepted (RFLAGS.IF does not matter then), takes
+ * the vector from the local APIC if the exit acknowledges it. Sets cpu->extint_ack and returns 0 if the
+ * vector must come from the external controller first: then vmx_exit_external().
+ */
+int vmx_intercept_external(struct cpu *cpu);
+int vmx_exit_external(struct cpu *cpu, uint8_t vector);
 int vmx_intercept_nmi(struct cpu *cpu);
 int vmx_exit_triple_fault(struct cpu *cpu);
 int vmx_exit_task_switch(struct cpu *cpu, uint64_t qualification, unsigned insn_len);
 int vmx_exit_ept(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin, bool lin_valid);
-/* Exits that the run loop asks for between instructions: windows, preemption timer, monitor trap. 0 or EXEC_STOP. */
+/*
+ * Exits that come between instructions. To be called in non-root operation whenever cpu->interrupt_check
+ * is set or preemption_deadline is reached, when halted too. Order: INIT, monitor trap, (pending debug
+ * trap: returns 0, deliver it), preemption timer, NMI window, NMI, interrupt window, external interrupt.
+ * Returns 0 or EXEC_STOP.
+ */
 int vmx_check_windows(struct cpu *cpu);
+
+/* Delivery of @ev begins / is complete: what an exit in between reports as IDT-vectoring information. */
+static inline void vmx_vectoring_begin(struct cpu *cpu, const struct event *ev)
+{
+	cpu->vmx.vectoring = true;
+	cpu->vmx.vectoring_info = INTR_INFO_VALID | (uint32_t)ev->type << INTR_INFO_TYPE_SHIFT | ev->vector |
+				  (ev->has_error ? INTR_INFO_ERROR : 0);
+	cpu->vmx.vectoring_error = ev->has_error ? ev->error : 0;
+	cpu->vmx.vectoring_insn_len = ev->type >= EVENT_SOFT_INT ? ev->insn_len : 0;
+}
+static inline void vmx_vectoring_end(struct cpu *cpu) { cpu->vmx.vectoring = false; }
+
+/* Does IRET end blocking by NMI (virtual or not)? With NMI exiting alone it does not. */
+static inline bool vmx_iret_unblocks_nmi(const struct cpu *c)
+{
+	return !c->vmx.nonroot || (c->vmx.pin & (PIN_NMI | PIN_VIRTUAL_NMI)) != PIN_NMI;
+}
 
 /*
  * Performs the exit in cpu->vmx.exit: saves guest state, loads host state.
- * gpr[REG_RIP] is the RIP to save (of the instruction for fault-like exits).
+ * gpr[REG_RIP] is the RIP to save (of the instruction for fault-like exits, of
+ * the next for exits between instructions). After a VMX abort cpu->shutdown is set.
  */
 void vmx_do_exit(struct cpu *cpu);
 /* Is control @bit of the primary / secondary processor-based controls in force (in non-root operation)? */
 static inline bool vmx_proc(const struct cpu *c, uint32_t bit) { return c->vmx.nonroot && (c->vmx.proc & bit); }
 static inline bool vmx_proc2(const struct cpu *c, uint32_t bit) { return c->vmx.nonroot && (c->vmx.proc2 & bit); }
+/* RDTSCP and INVPCID are undefined in non-root operation unless their control enables them. */
+static inline bool vmx_insn_enabled(const struct cpu *c, uint32_t bit)
+{
+	return !c->vmx.nonroot || (c->vmx.proc2 & bit);
+}
 
 #endif

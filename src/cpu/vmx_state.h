@@ -6,37 +6,54 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* What becomes of RFLAGS.RF in the saved state (SDM "Saving RIP, RSP, RFLAGS, and SSP"). */
+enum vmx_rf { VMX_RF_KEEP, VMX_RF_CLEAR, VMX_RF_SET };
+
 /* An exit being prepared by an instruction or event; vmx_do_exit() writes it to the VMCS. */
 struct vmx_exit {
 	uint32_t reason;        /* basic reason */
+	enum vmx_rf rf;
 	uint64_t qualification;
 	uint64_t guest_linear;
 	uint64_t guest_physical;
 	uint32_t intr_info, intr_error;
 	uint32_t insn_len;
 	uint32_t insn_info;
-	bool trap_like;         /* the instruction is complete: save the next RIP */
 };
+
+/* Groups of fields written since the last entry that passed the checks on them. */
+#define VMX_DIRTY_CONTROLS 1u
+#define VMX_DIRTY_HOST     2u
 
 struct vmx_state {
 	bool on;                /* VMXON executed */
 	bool nonroot;           /* in VMX non-root operation */
+	uint8_t dirty;          /* VMX_DIRTY_* */
 	hpa_t vmxon;            /* VMXON region */
 	hpa_t current;          /* current VMCS, or VMCS_NONE */
-	/* Controls, loaded at VM entry from the current VMCS. */
+	/*
+	 * Controls, loaded from the current VMCS by the first VM entry after they were
+	 * written. In force in non-root operation only, except that vpid and eptp
+	 * are 0 whenever their controls are off.
+	 */
 	uint32_t pin, proc, proc2, exit_ctl, entry_ctl;
 	uint32_t exception_bitmap, pf_mask, pf_match;
 	uint64_t io_bitmap_a, io_bitmap_b, msr_bitmap;
 	uint64_t cr0_mask, cr0_shadow, cr4_mask, cr4_shadow;
 	uint64_t cr3_target[4];
 	uint32_t cr3_target_count;
-	uint64_t tsc_offset;
+	uint64_t tsc_offset;    /* 0 if the control is off */
 	uint64_t eptp;
 	uint16_t vpid;
-	uint64_t preemption_deadline; /* TSC value at which the preemption timer expires */
+	uint64_t preemption_deadline; /* TSC value at which the preemption timer expires; UINT64_MAX if it is off */
 	bool mtf_pending;
-	/* Event being delivered, for IDT-vectoring information. */
+	uint64_t debugctl;      /* IA32_DEBUGCTL: loaded, saved and cleared; its functions are not modelled */
+	/*
+	 * Event being delivered, for IDT-vectoring information: set by
+	 * vmx_vectoring_begin(), cleared by vmx_vectoring_end() or the exit.
+	 */
 	bool vectoring;
+	bool injecting;               /* VM entry injects it: not intercepted, RFLAGS.RF is pushed as it is, CR2 and DR6 keep */
 	uint32_t vectoring_info, vectoring_error;
 	uint32_t vectoring_insn_len;
 	bool nmi_unblocking_iret;     /* the fault was caused by an IRET that unblocked NMIs */
