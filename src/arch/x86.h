@@ -137,6 +137,7 @@ enum {
 #define MSR_SPEC_CTRL          0x48u
 #define MSR_PRED_CMD           0x49u
 #define MSR_BIOS_SIGN_ID       0x8bu
+#define MSR_PLATFORM_INFO      0xceu
 #define MSR_MPERF              0xe7u
 #define MSR_APERF              0xe8u
 #define MSR_MTRRCAP            0xfeu
@@ -148,6 +149,7 @@ enum {
 #define MSR_MCG_CAP            0x179u
 #define MSR_MCG_STATUS         0x17au
 #define MSR_MISC_ENABLE        0x1a0u
+#define MSR_DEBUGCTL           0x1d9u
 #define MSR_MTRR_PHYSBASE0     0x200u
 #define MSR_MTRR_FIX64K_00000  0x250u
 #define MSR_MTRR_FIX16K_80000  0x258u

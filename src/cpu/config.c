@@ -1,0 +1,115 @@
+/*
+ * The processor's configuration: which features it shows, how wide its physical
+ * addresses are. A feature that is hidden takes with it those that make no sense
+ * without it, so that CPUID is never a contradiction.
+ */
+#include "cpu/cpu.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define SPEC_WORD_MAX 32
+
+static const char *const feature_name[] = {
+#define X(sym, name, leaf, sub, reg, bit) [CPUF_##sym] = name,
+	CPU_FEATURES(X)
+#undef X
+};
+
+/* {feature, what it needs} */
+static const uint8_t needs[][2] = {
+	{CPUF_PSE36, CPUF_PSE}, {CPUF_MMX, CPUF_FPU}, {CPUF_FXSR, CPUF_FPU}, {CPUF_SSE, CPUF_FXSR},
+	{CPUF_SSE2, CPUF_SSE}, {CPUF_SSE3, CPUF_SSE2}, {CPUF_SSSE3, CPUF_SSE3}, {CPUF_SSE4_1, CPUF_SSSE3},
+	{CPUF_SSE4_2, CPUF_SSE4_1}, {CPUF_XSAVE, CPUF_FXSR}, {CPUF_APIC, CPUF_MSR}, {CPUF_SEP, CPUF_MSR},
+	{CPUF_MTRR, CPUF_MSR}, {CPUF_PAT, CPUF_MSR}, {CPUF_MCA, CPUF_MSR}, {CPUF_MCA, CPUF_MCE},
+	{CPUF_X2APIC, CPUF_APIC}, {CPUF_TSC_DEADLINE, CPUF_APIC}, {CPUF_TSC_DEADLINE, CPUF_TSC},
+	{CPUF_ARAT, CPUF_APIC}, {CPUF_TSC_ADJUST, CPUF_TSC}, {CPUF_TSC_ADJUST, CPUF_MSR}, {CPUF_RDTSCP, CPUF_TSC},
+	{CPUF_RDTSCP, CPUF_MSR}, {CPUF_RDPID, CPUF_MSR}, {CPUF_INVARIANT_TSC, CPUF_TSC}, {CPUF_NX, CPUF_PAE},
+	{CPUF_NX, CPUF_MSR}, {CPUF_LM, CPUF_PAE}, {CPUF_LM, CPUF_MSR}, {CPUF_SYSCALL, CPUF_LM},
+	{CPUF_CX16, CPUF_LM}, {CPUF_CX16, CPUF_CX8}, {CPUF_PCID, CPUF_LM}, {CPUF_FSGSBASE, CPUF_LM},
+	{CPUF_PDPE1GB, CPUF_LM}, {CPUF_LAHF_LM, CPUF_LM}, {CPUF_LA57, CPUF_LM}, {CPUF_PKU, CPUF_LM},
+	{CPUF_PKU, CPUF_XSAVE}, {CPUF_ARCH_CAP, CPUF_MSR},
+};
+
+void cpu_config_default(struct cpu_config *cfg)
+{
+	*cfg = (struct cpu_config){.maxphyaddr = 46, .fast_path = true};
+	for (unsigned i = 0; i < CPUF_COUNT; i++)
+		cfg->feature[i] = true;
+	/* Software that finds 5-level paging uses it: to be asked for. */
+	cfg->feature[CPUF_LA57] = false;
+}
+
+static void hide_dependants(struct cpu_config *cfg)
+{
+	bool changed;
+
+	do {
+		changed = false;
+		for (unsigned i = 0; i < ARRAY_SIZE(needs); i++) {
+			if (cfg->feature[needs[i][0]] && !cfg->feature[needs[i][1]]) {
+				cfg->feature[needs[i][0]] = false;
+				changed = true;
+			}
+		}
+	} while (changed);
+}
+
+static int find_feature(const char *name)
+{
+	for (unsigned i = 0; i < CPUF_COUNT; i++)
+		if (strcmp(feature_name[i], name) == 0)
+			return (int)i;
+	return -1;
+}
+
+static int parse_maxphyaddr(struct cpu_config *cfg, const char *text, struct error *err)
+{
+	char *end;
+	unsigned long v = strtoul(text, &end, 10);
+
+	if (*text < '0' || *text > '9' || *end || v < 36 || v > 52)
+		return error_set(err, -EINVAL, "maxphyaddr=%s: must be a number from 36 to 52", text);
+	cfg->maxphyaddr = (unsigned)v;
+	return 0;
+}
+
+static int parse_word(struct cpu_config *cfg, const char *word, struct error *err)
+{
+	bool sign = *word == '+' || *word == '-';
+	int f;
+
+	if (strncmp(word, "maxphyaddr=", 11) == 0)
+		return parse_maxphyaddr(cfg, word + 11, err);
+	f = find_feature(word + sign);
+	if (f < 0)
+		return error_set(err, -EINVAL, "unknown processor feature '%s'", word + sign);
+	if (!sign)
+		return error_set(err, -EINVAL, "processor feature '%s' needs + or - before it", word);
+	cfg->feature[f] = *word == '+';
+	return 0;
+}
+
+int cpu_config_parse(struct cpu_config *cfg, const char *spec, struct error *err)
+{
+	struct cpu_config c = *cfg;
+	char word[SPEC_WORD_MAX];
+
+	while (*spec) {
+		size_t n = strcspn(spec, ",");
+
+		if (n >= sizeof(word))
+			return error_set(err, -EINVAL, "unknown processor feature '%.*s...'", SPEC_WORD_MAX, spec);
+		memcpy(word, spec, n);
+		word[n] = 0;
+		if (n == 0)
+			return error_set(err, -EINVAL, "empty word in the list of processor features");
+		if (parse_word(&c, word, err))
+			return -EINVAL;
+		spec += n + (spec[n] == ',');
+	}
+	hide_dependants(&c);
+	*cfg = c;
+	return 0;
+}
