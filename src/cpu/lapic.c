@@ -58,7 +58,7 @@ static const uint8_t reg_access[R_COUNT] = {
 
 enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
 
-#define VERSION            (0x15u | (LVT_COUNT - 1) << 16 | 1u << 24) /* EOI-broadcast suppression supported */
+#define VERSION            (0x15u | (LVT_COUNT - 1) << 16 | 1u << 24) /* can suppress EOI broadcast */
 #define SVR_ENABLED        (1u << 8)
 #define SVR_NO_EOI_BCAST   (1u << 12)
 #define SVR_WRITABLE       0x13ffu
@@ -293,7 +293,9 @@ static void sample_lint0(struct lapic *l)
 {
 	uint32_t lvt = l->lvt[LVT_LINT0];
 
-	if ((l->lint_level & 1) && (lvt & LVT_LEVEL) && (lvt >> 8 & 7) == MODE_FIXED && !(lvt & LVT_REMOTE_IRR))
+	if (!(l->lint_level & 1) || (lvt & LVT_REMOTE_IRR))
+		return;
+	if ((lvt & LVT_LEVEL) && (lvt >> 8 & 7) == MODE_FIXED)
 		fire_lvt(l, LVT_LINT0);
 }
 
@@ -489,7 +491,8 @@ static uint32_t lvt_bits(const struct lapic *l, unsigned n)
 {
 	switch (n) {
 	case LVT_TIMER:
-		return 0xff | LVT_STATUS | LVT_MASKED | TIMER_PERIODIC | (l->has_tsc_deadline ? TIMER_DEADLINE : 0);
+		return 0xff | LVT_STATUS | LVT_MASKED | TIMER_PERIODIC |
+		       (l->has_tsc_deadline ? TIMER_DEADLINE : 0);
 	case LVT_THERMAL:
 	case LVT_PERF:
 		return 0x7ff | LVT_STATUS | LVT_MASKED;

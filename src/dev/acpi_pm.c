@@ -30,8 +30,9 @@ static uint64_t timer_ticks(uint64_t now_ns)
 /* The first nanosecond at which the timer shows @tick. */
 static uint64_t tick_time(uint64_t tick)
 {
-	unsigned __int128 ns = ((unsigned __int128)tick * 1000000000u + ACPI_PM_TIMER_HZ - 1) / ACPI_PM_TIMER_HZ;
+	unsigned __int128 ns = (unsigned __int128)tick * 1000000000u;
 
+	ns = (ns + ACPI_PM_TIMER_HZ - 1) / ACPI_PM_TIMER_HZ;
 	return ns > UINT64_MAX ? UINT64_MAX : (uint64_t)ns;
 }
 

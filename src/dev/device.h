@@ -37,7 +37,10 @@ struct device {
 	bool byte_wide;
 	uint64_t (*read)(void *state, uint64_t addr, unsigned bytes, uint64_t now_ns);
 	void (*write)(void *state, uint64_t addr, unsigned bytes, uint64_t v, uint64_t now_ns);
-	/* Brings the device to @now_ns; returns the time of its next event, UINT64_MAX if none. May be NULL. */
+	/*
+	 * Brings the device to @now_ns. Returns the time of its next event, later than @now_ns;
+	 * UINT64_MAX if none. May be NULL.
+	 */
 	uint64_t (*advance)(void *state, uint64_t now_ns);
 	/*
 	 * Interrupt outputs, a bit a line: the levels as of the last access or advance. A

@@ -7,7 +7,8 @@
  * counter was loaded, and count, output and the next edge follow from that. A
  * tick is one period of the 1.193182 MHz input.
  *
- * Left out: a count of 1 in modes 2 and 3 (illegal; taken as 2), the sound.
+ * Left out: a count of 1 in modes 2 and 3 (illegal; taken as 2), the sound. A new
+ * count in mode 3 waits for the end of the cycle, not of the half cycle.
  * Source: the 82C54 data sheet; port 0x61 from the ICH data sheets.
  */
 #include "dev/pit.h"
@@ -38,13 +39,13 @@ static uint64_t time_of(uint64_t tick)
 static bool periodic(const struct pit_channel *c) { return c->mode == 2 || c->mode == 3; }
 static bool triggered(const struct pit_channel *c) { return c->mode == 1 || c->mode == 5; }
 
-/* Ticks since the counter was loaded; how long it has counted if the gate stops it. Negative: not loaded yet. */
+/* Ticks for which the counter has counted since it was loaded. Negative: not loaded yet. */
 static int64_t elapsed(const struct pit_channel *c, uint64_t tick)
 {
 	return (int64_t)((c->stopped ? c->stop_tick : tick) - c->start);
 }
 
-/* Takes over a count that was waiting for the end of the (half) cycle. */
+/* Takes over a count that was waiting for the end of the cycle. */
 static void settle(struct pit_channel *c, uint64_t tick)
 {
 	if (c->null_count && c->armed && !c->has_next && elapsed(c, tick) >= 0)
@@ -178,8 +179,6 @@ static void write_count(struct pit_channel *c, uint16_t v, uint64_t tick)
 	c->next = n;
 	c->has_next = true;
 	c->switch_at = tick - (uint64_t)(e % c->count) + c->count;
-	if (c->mode == 3 && output(c, tick))
-		c->switch_at -= c->count / 2;
 }
 
 static void write_byte(struct pit_channel *c, uint8_t v, uint64_t tick)
@@ -262,7 +261,8 @@ static void latch_status(struct pit_channel *c, uint64_t tick)
 	if (c->status_latched)
 		return;
 	c->status_latched = true;
-	c->status = (uint8_t)(output(c, tick) << 7 | c->null_count << 6 | c->access << 4 | c->mode << 1 | c->bcd);
+	c->status = (uint8_t)(output(c, tick) << 7 | c->null_count << 6 | c->access << 4 | c->mode << 1 |
+			      c->bcd);
 }
 
 static uint8_t read_byte(struct pit_channel *c, uint64_t tick)
@@ -363,8 +363,14 @@ static void write_control(struct pit *p, uint8_t v, uint64_t tick)
 
 static uint8_t read_port61(struct pit *p, uint64_t tick, uint64_t now)
 {
+	uint8_t v = p->port61;
+
 	settle(&p->channel[2], tick);
-	return p->port61 | (now / REFRESH_NS & 1 ? P61_REFRESH : 0) | (output(&p->channel[2], tick) ? P61_OUT2 : 0);
+	if (now / REFRESH_NS & 1)
+		v |= P61_REFRESH;
+	if (output(&p->channel[2], tick))
+		v |= P61_OUT2;
+	return v;
 }
 
 static uint64_t pit_read(void *state, uint64_t addr, unsigned bytes, uint64_t now)
@@ -405,5 +411,6 @@ struct device pit_device(struct pit *p)
 	static const struct device_range ranges[] = { { true, 0x40, 4 }, { true, 0x61, 1 }, { false, 0, 0 } };
 
 	return (struct device){ .name = "pit", .state = p, .ranges = ranges, .byte_wide = true,
-				.read = pit_read, .write = pit_write, .advance = pit_advance, .irq = pit_irq };
+				.read = pit_read, .write = pit_write, .advance = pit_advance,
+				.irq = pit_irq };
 }

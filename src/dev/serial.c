@@ -93,7 +93,7 @@ static void receive(struct serial *s, uint8_t b)
 	s->lsr |= LSR_READY;
 }
 
-/* Lets the receiver have what is on the line; it never overruns, the sender waits. Loopback disconnects it. */
+/* Lets the receiver have what is on the line. The sender waits while there is no room, and during loopback. */
 static void refill(struct serial *s)
 {
 	uint8_t b;

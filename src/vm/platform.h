@@ -31,8 +31,9 @@
 
 #define PLATFORM_DEVICES 11
 
-/* IOAPIC input of the interval timer, as on every PC; the ACPI tables say so (acpi.c). */
-#define PLATFORM_PIT_PIN 2
+/* What the ACPI tables (acpi.c) say about the wiring. The timer's input is that of every PC. */
+#define PLATFORM_PIT_PIN   2
+#define PLATFORM_IOAPIC_ID 1
 
 struct platform {
 	struct serial serial;

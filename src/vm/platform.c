@@ -1,0 +1,260 @@
+/*
+ * The machine's buses and interrupt wiring: see platform.h.
+ *
+ * An access that lies within one range goes to that range's device, byte by byte if
+ * the device is 8 bits wide; one that touches a range only in part is split into
+ * bytes that find their own way; where nothing answers, reads give all ones.
+ *
+ * Interrupt lines of all devices are wired together by number, then to the PIC
+ * (IRQ 0-15) and to the IOAPIC input of the same number, but for the interval timer
+ * (IRQ 0), which is at input 2: input 0 is where a PC has the PIC's output, not
+ * wired here.
+ */
+#include "vm/platform.h"
+
+#include "base/util.h"
+
+/* The list of devices. */
+static void list_devices(struct platform *p)
+{
+	const struct device list[PLATFORM_DEVICES] = {
+		serial_device(&p->serial),
+		pic_device(&p->pic),
+		ioapic_device(&p->ioapic),
+		pit_device(&p->pit),
+		acpi_pm_device(&p->acpi_pm),
+		rtc_device(&p->rtc),
+		i8042_device(&p->i8042),
+		reset_device(&p->reset),
+		debug_exit_device(&p->debug_exit),
+		fw_cfg_device(&p->fw_cfg),
+		testdev_device(&p->testdev),
+	};
+
+	memcpy(p->device, list, sizeof(list));
+}
+
+/* ---- interrupts ---- */
+
+static void drive_line(struct platform *p, unsigned irq, bool level)
+{
+	pic_set_irq(&p->pic, irq, level);
+	ioapic_set_pin(&p->ioapic, irq == PIT_IRQ ? PLATFORM_PIT_PIN : irq, level);
+}
+
+/* Tells the controllers what changed; a pulse on a line that stays high is a low and a high. */
+static void drive_lines(struct platform *p, uint32_t pulses)
+{
+	uint32_t lines = 0, changed;
+
+	for (unsigned i = 0; i < PLATFORM_DEVICES; i++)
+		lines |= p->levels[i];
+	for (changed = lines ^ p->lines; changed; changed &= changed - 1) {
+		unsigned irq = (unsigned)__builtin_ctz(changed);
+
+		drive_line(p, irq, lines >> irq & 1);
+	}
+	for (pulses &= lines & p->lines; pulses; pulses &= pulses - 1) {
+		unsigned irq = (unsigned)__builtin_ctz(pulses);
+
+		drive_line(p, irq, false);
+		drive_line(p, irq, true);
+	}
+	p->lines = lines;
+}
+
+/* Brings a device to the present and gathers its next event and its interrupt outputs. */
+static void refresh_device(struct platform *p, unsigned i)
+{
+	const struct device *d = &p->device[i];
+	uint32_t pulses = 0, levels = p->levels[i];
+
+	if (d->advance)
+		p->next[i] = d->advance(d->state, p->now);
+	if (d->irq)
+		levels = d->irq(d->state, &pulses);
+	if (levels == p->levels[i] && !pulses)
+		return;
+	p->levels[i] = levels;
+	drive_lines(p, pulses);
+}
+
+static void find_next_event(struct platform *p)
+{
+	p->next_event = UINT64_MAX;
+	for (unsigned i = 0; i < PLATFORM_DEVICES; i++)
+		p->next_event = min_u64(p->next_event, p->next[i]);
+}
+
+uint64_t platform_advance(struct platform *p, uint64_t now)
+{
+	if (now > p->now)
+		p->now = now;
+	if (p->now < p->next_event)
+		return p->next_event;
+	for (unsigned i = 0; i < PLATFORM_DEVICES; i++)
+		if (p->next[i] <= p->now)
+			refresh_device(p, i);
+	find_next_event(p);
+	return p->next_event;
+}
+
+bool platform_take_msi(struct platform *p, uint64_t *addr, uint32_t *data)
+{
+	return ioapic_take_message(&p->ioapic, addr, data);
+}
+
+bool platform_pic_intr(const struct platform *p)
+{
+	return pic_intr(&p->pic);
+}
+
+uint8_t platform_pic_ack(struct platform *p)
+{
+	return pic_ack(&p->pic);
+}
+
+void platform_eoi(struct platform *p, uint8_t vector)
+{
+	ioapic_eoi(&p->ioapic, vector);
+}
+
+/* ---- the bus ---- */
+
+/* The device whose range the whole access lies in, or -1; @partly: the access touches some range. */
+static int find_device(const struct platform *p, bool pio, uint64_t addr, unsigned bytes, bool *partly)
+{
+	*partly = false;
+	for (unsigned i = 0; i < PLATFORM_DEVICES; i++) {
+		for (const struct device_range *r = p->device[i].ranges; r->bytes; r++) {
+			if (r->pio != pio)
+				continue;
+			if (addr - r->base < r->bytes && r->bytes - (addr - r->base) >= bytes)
+				return (int)i;
+			if (addr - r->base < r->bytes || r->base - addr < bytes)
+				*partly = true;
+		}
+	}
+	return -1;
+}
+
+static uint64_t low_bytes(uint64_t v, unsigned bytes)
+{
+	return bytes < 8 ? v & ((1ull << 8 * bytes) - 1) : v;
+}
+
+/* One access to one device, or to nothing (-1). */
+static void access_device(struct platform *p, int i, bool write, uint64_t addr, unsigned bytes,
+			  uint64_t *data)
+{
+	const struct device *d = i < 0 ? NULL : &p->device[i];
+
+	if (!d)
+		*data = write ? *data : low_bytes(~0ull, bytes);
+	else if (write)
+		d->write(d->state, addr, bytes, low_bytes(*data, bytes), p->now);
+	else
+		*data = low_bytes(d->read(d->state, addr, bytes, p->now), bytes);
+}
+
+static void access_bytes(struct platform *p, bool pio, bool write, uint64_t addr, unsigned bytes,
+			 uint64_t *data)
+{
+	uint64_t whole = 0, one;
+	bool partly;
+
+	for (unsigned n = 0; n < bytes; n++) {
+		int i = find_device(p, pio, addr + n, 1, &partly);
+
+		one = *data >> 8 * n & 0xff;
+		access_device(p, i, write, addr + n, 1, &one);
+		whole |= one << 8 * n;
+		if (i >= 0)
+			refresh_device(p, (unsigned)i);
+	}
+	if (!write)
+		*data = whole;
+}
+
+void platform_io(struct platform *p, bool pio, bool write, uint64_t addr, unsigned bytes, uint64_t *data,
+		 uint64_t now)
+{
+	bool partly;
+	int i;
+
+	platform_advance(p, now);
+	i = find_device(p, pio, addr, bytes, &partly);
+	if (i >= 0 ? p->device[i].byte_wide : partly) {
+		access_bytes(p, pio, write, addr, bytes, data);
+	} else {
+		access_device(p, i, write, addr, bytes, data);
+		if (i >= 0)
+			refresh_device(p, (unsigned)i);
+	}
+	find_next_event(p);
+}
+
+/* ---- the rest ---- */
+
+enum platform_request platform_request(const struct platform *p)
+{
+	if (p->debug_exit.request != PLATFORM_RUN)
+		return p->debug_exit.request;
+	if (p->acpi_pm.request != PLATFORM_RUN)
+		return p->acpi_pm.request;
+	return p->i8042.request != PLATFORM_RUN ? p->i8042.request : p->reset.request;
+}
+
+uint32_t platform_debug_code(const struct platform *p)
+{
+	return p->debug_exit.code;
+}
+
+size_t platform_take_output(struct platform *p, uint8_t *buf, size_t bytes)
+{
+	return serial_take_output(&p->serial, buf, bytes);
+}
+
+static void refresh_state(struct platform *p, const void *state)
+{
+	for (unsigned i = 0; i < PLATFORM_DEVICES; i++)
+		if (p->device[i].state == state)
+			refresh_device(p, i);
+	find_next_event(p);
+}
+
+size_t platform_put_input(struct platform *p, const uint8_t *buf, size_t bytes)
+{
+	size_t n = serial_put_input(&p->serial, buf, bytes);
+
+	refresh_state(p, &p->serial);
+	return n;
+}
+
+void platform_power_button(struct platform *p)
+{
+	acpi_pm_power_button(&p->acpi_pm);
+	refresh_state(p, &p->acpi_pm);
+}
+
+void platform_init(struct platform *p, uint64_t memory, int64_t epoch)
+{
+	memset(p, 0, sizeof(*p));
+	serial_init(&p->serial, SERIAL_COM1_PORT, SERIAL_COM1_IRQ);
+	pic_init(&p->pic);
+	pit_init(&p->pit);
+	ioapic_init(&p->ioapic, PLATFORM_IOAPIC_ID);
+	rtc_init(&p->rtc, memory, epoch);
+	acpi_pm_init(&p->acpi_pm);
+	i8042_init(&p->i8042);
+	reset_init(&p->reset);
+	debug_exit_init(&p->debug_exit);
+	fw_cfg_init(&p->fw_cfg, memory);
+	testdev_init(&p->testdev);
+	list_devices(p);
+	for (unsigned i = 0; i < PLATFORM_DEVICES; i++) {
+		p->next[i] = UINT64_MAX;
+		refresh_device(p, i);
+	}
+	find_next_event(p);
+}
