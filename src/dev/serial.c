@@ -93,7 +93,7 @@ static void receive(struct serial *s, uint8_t b)
 	s->lsr |= LSR_READY;
 }
 
-/* Lets the receiver have what is on the line. The sender waits while there is no room, and during loopback. */
+/* Lets the receiver have what is on the line. The sender waits for room, and for the end of loopback. */
 static void refill(struct serial *s)
 {
 	uint8_t b;

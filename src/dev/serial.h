@@ -32,7 +32,7 @@ struct serial {
 void serial_init(struct serial *s, uint16_t port, uint8_t irq);
 struct device serial_device(struct serial *s);
 
-/* Takes up to @bytes transmitted bytes; returns how many. What finds the ring full is lost: drain it often. */
+/* Takes up to @bytes transmitted bytes; returns how many. A byte that finds the ring full is lost. */
 size_t serial_take_output(struct serial *s, uint8_t *buf, size_t bytes);
 /* Puts bytes on the receive line; returns how many there was room for. */
 size_t serial_put_input(struct serial *s, const uint8_t *buf, size_t bytes);
