@@ -68,6 +68,8 @@ struct stop {
 	uint32_t error;
 	enum exc_kind exc;
 	uint64_t payload; /* #PF: address for CR2; #DB: bits for DR6 */
+	bool code_breakpoint; /* #DB: a fault before the instruction */
+	bool noncanonical; /* #GP for a non-canonical address: #SS if the reference is to the stack segment */
 };
 
 /*
@@ -161,7 +163,8 @@ struct cpu {
 	volatile int kick;         /* set asynchronously: leave the run loop at the next block */
 	bool interrupt_check;      /* something changed that may make an interrupt deliverable */
 	bool extint;               /* the platform's interrupt controller (INTR line) is asking */
-	bool extint_ack;           /* ...and the processor waits for the vector: cpu_give_extint() */
+	bool extint_ack;           /* ...and has given its vector: cpu_give_extint() */
+	uint8_t extint_vector;
 	bool careful;              /* TF, breakpoints, ...: one instruction at a time */
 	unsigned rep_limit;        /* iterations a REP instruction may do at a time, 0 = no limit (emulator) */
 	bool rep_counts;           /* the REP stretch that returned EXEC_REPEAT counts as an instruction */

@@ -1,0 +1,392 @@
+/*
+ * Memory and port accesses that the inline lookup does not serve: TLB model,
+ * page crossings, devices, breakpoints, alignment checks, writes to pages that
+ * code was decoded from; and effective addresses outside 64-bit mode.
+ */
+#include "cpu/access.h"
+
+#include "cpu/block.h"
+#include "cpu/vmx.h"
+
+/* ---- the platform's answers ---- */
+
+/*
+ * One device access: done already in this execution of the instruction, or the
+ * reason to stop.
+ */
+static int bus_access(struct cpu *cpu, const struct bus_access *a, uint64_t *data)
+{
+	struct bus *b = &cpu->bus;
+
+	if (b->replay < b->done_count) {
+		const struct bus_access *d = &b->done[b->replay++];
+
+		*data = d->data;
+		return 0;
+	}
+	if (b->done_count == BUS_QUEUE_MAX) {
+		/* No instruction makes so many; a defined end all the same. */
+		*data = ~0ull;
+		return 0;
+	}
+	b->want = *a;
+	cpu->stop.kind = STOP_BUS;
+	return EXEC_STOP;
+}
+
+void cpu_bus_done(struct cpu *cpu, uint64_t data)
+{
+	struct bus *b = &cpu->bus;
+
+	if (b->done_count < BUS_QUEUE_MAX) {
+		b->done[b->done_count] = b->want;
+		b->done[b->done_count++].data = data;
+	}
+}
+
+int port_read(struct cpu *cpu, uint16_t port, unsigned bytes, uint32_t *out)
+{
+	struct bus_access a = {.pio = true, .size = (uint8_t)bytes, .addr = port};
+	uint64_t v = 0;
+	int r = bus_access(cpu, &a, &v);
+
+	*out = (uint32_t)v;
+	return r;
+}
+
+int port_write(struct cpu *cpu, uint16_t port, unsigned bytes, uint32_t v)
+{
+	struct bus_access a = {.pio = true, .write = true, .size = (uint8_t)bytes, .addr = port, .data = v};
+	uint64_t ignored;
+
+	return bus_access(cpu, &a, &ignored);
+}
+
+/* ---- device memory ---- */
+
+static bool is_lapic_page(const struct cpu *cpu, uint64_t addr)
+{
+	uint64_t base = cpu->lapic.base;
+
+	return !cpu->emul_ops && (base & (APIC_BASE_EN | APIC_BASE_EXTD)) == APIC_BASE_EN &&
+	       ((base ^ addr) & PAGE_MASK) == 0;
+}
+
+/* The local APIC's registers are 32 bits wide at 16-byte steps; other accesses read as their aligned part. */
+static uint64_t lapic_page_read(struct cpu *cpu, uint64_t addr, unsigned bytes)
+{
+	unsigned off = (unsigned)(addr & ~PAGE_MASK);
+	uint64_t v = lapic_read(&cpu->lapic, off & ~15u, cpu_tsc(cpu));
+
+	(void)bytes;
+	return (off & 15) < 4 ? v >> (8 * (off & 3)) : 0;
+}
+
+static void lapic_page_write(struct cpu *cpu, uint64_t addr, unsigned bytes, uint64_t v)
+{
+	unsigned off = (unsigned)(addr & ~PAGE_MASK);
+
+	if (bytes == 4 && (off & 15) == 0)
+		lapic_write(&cpu->lapic, off, (uint32_t)v, cpu_tsc(cpu));
+	cpu->interrupt_check = true;
+	cpu->deadline = 0;
+}
+
+static unsigned chunk_size(uint64_t addr, unsigned left)
+{
+	unsigned n = 8;
+
+	while (n > left || (addr & (n - 1)))
+		n /= 2;
+	return n;
+}
+
+static int device_read(struct cpu *cpu, uint64_t addr, uint8_t *buf, unsigned bytes)
+{
+	while (bytes) {
+		unsigned n = chunk_size(addr, bytes);
+		struct bus_access a = {.size = (uint8_t)n, .addr = addr};
+		uint64_t v;
+
+		if (is_lapic_page(cpu, addr))
+			v = lapic_page_read(cpu, addr, n);
+		else if (bus_access(cpu, &a, &v))
+			return EXEC_STOP;
+		memcpy(buf, &v, n);
+		addr += n;
+		buf += n;
+		bytes -= n;
+	}
+	return 0;
+}
+
+static int device_write(struct cpu *cpu, uint64_t addr, const uint8_t *buf, unsigned bytes)
+{
+	while (bytes) {
+		unsigned n = chunk_size(addr, bytes);
+		struct bus_access a = {.write = true, .size = (uint8_t)n, .addr = addr};
+		uint64_t ignored;
+
+		memcpy(&a.data, buf, n);
+		if (is_lapic_page(cpu, addr))
+			lapic_page_write(cpu, addr, n, a.data);
+		else if (bus_access(cpu, &a, &ignored))
+			return EXEC_STOP;
+		addr += n;
+		buf += n;
+		bytes -= n;
+	}
+	return 0;
+}
+
+/* ---- translation of one access within a page ---- */
+
+struct part {
+	uint64_t hpa;   /* machine address, or device address */
+	uint64_t gpa;   /* emulator role: what the owner calls it */
+	unsigned bytes;
+	bool ram;
+};
+
+static bool canonical(const struct cpu *cpu, uint64_t lin)
+{
+	unsigned width = cpu->cr4 & CR4_LA57 ? 57 : 48;
+
+	return (uint64_t)((int64_t)(lin << (64 - width)) >> (64 - width)) == lin;
+}
+
+static int translation_failed(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin)
+{
+	if (ev == XLATE_PAGE_FAULT)
+		return raise_pf(cpu, lin, x->error_code);
+	return vmx_exit_ept(cpu, ev, x, lin, true);
+}
+
+static int translate_emulated(struct cpu *cpu, uint64_t lin, enum access_kind kind, enum access_mode mode,
+			      struct part *p)
+{
+	struct xlate x = {0};
+	enum xlate_event ev = cpu->emul_ops->translate(cpu->emul_ctx, cpu, lin, kind, mode, &x, &p->ram, &p->gpa);
+
+	if (ev)
+		return translation_failed(cpu, ev, &x, lin);
+	p->hpa = x.page.v + (lin & ~PAGE_MASK);
+	if (!p->ram)
+		p->hpa = p->gpa;
+	return 0;
+}
+
+static int translate_part(struct cpu *cpu, uint64_t lin, enum access_kind kind, enum access_mode mode, struct part *p)
+{
+	struct xlate x = {0};
+	uint16_t rights = 0;
+	enum xlate_event ev;
+
+	if (cpu->emul_ops)
+		return translate_emulated(cpu, lin, kind, mode, p);
+	ev = mmu_translate(&cpu->mmu, gva(lin), kind, mode, &x, &rights);
+	if (unlikely(cpu->mmu.code_written)) {
+		uint64_t at = cpu->mmu.code_written - 1;
+
+		cpu->mmu.code_written = 0;
+		blocks_note_write(cpu, at, 1);
+	}
+	if (unlikely(ev))
+		return translation_failed(cpu, ev, &x, lin);
+	p->ram = !(rights & TLB_MMIO);
+	p->hpa = x.page.v + (lin & ~PAGE_MASK);
+	return 0;
+}
+
+/* Splits the access at the page boundary, translates both parts. Returns the number of parts, or -1: stopped. */
+static int translate_access(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_kind kind,
+			    enum access_mode mode, struct part part[2])
+{
+	unsigned first = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK));
+
+	if (cpu->efer & EFER_LMA && (!canonical(cpu, lin) || !canonical(cpu, lin + bytes - 1))) {
+		raise_gp0(cpu);
+		cpu->stop.noncanonical = true;
+		return -1;
+	}
+	if (!(cpu->efer & EFER_LMA))
+		lin = (uint32_t)lin;
+	part[0].bytes = bytes <= first ? bytes : first;
+	if (translate_part(cpu, lin, kind, mode, &part[0]))
+		return -1;
+	if (bytes <= first)
+		return 1;
+	part[1].bytes = bytes - first;
+	lin += first;
+	if (!cpu->long_mode)
+		lin = (uint32_t)lin;
+	return translate_part(cpu, lin, kind, mode, &part[1]) ? -1 : 2;
+}
+
+/* #AC: CPL 3, CR0.AM, EFLAGS.AC (SDM "Interrupt 17"); operands of up to 8 bytes, and 16 as one of 16. */
+static bool misaligned(uint64_t lin, unsigned bytes, enum access_mode mode)
+{
+	return mode == MODE_USER_ALIGN && bytes <= 8 && (bytes & (bytes - 1)) == 0 && (lin & (bytes - 1));
+}
+
+/* ---- data breakpoints ---- */
+
+static void check_watch(struct cpu *cpu, uint64_t lin, unsigned bytes, bool write)
+{
+	static const uint8_t length[] = {1, 2, 8, 4};
+
+	for (unsigned n = 0; n < 4; n++) {
+		unsigned rw = (unsigned)(cpu->dr7 >> (16 + 4 * n) & 3), len = length[cpu->dr7 >> (18 + 4 * n) & 3];
+		uint64_t at = cpu->dr[n] & ~(uint64_t)(len - 1);
+
+		if (!(cpu->dr7 >> (2 * n) & 3) || !(rw == 3 || (rw == 1 && write)))
+			continue;
+		if (lin < at + len && at < lin + bytes)
+			cpu->db_pending |= DR6_B0 << n;
+	}
+}
+
+/* ---- slow paths ---- */
+
+int mem_read_slow(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes, enum access_mode mode)
+{
+	struct part part[2];
+	uint8_t *to = buf;
+	int parts;
+
+	parts = translate_access(cpu, lin, bytes, ACCESS_READ, mode, part);
+	if (parts < 0)
+		return EXEC_STOP;
+	if (unlikely(misaligned(lin, bytes, mode)))
+		return raise_exc_err(cpu, EXC_AC, 0);
+	for (int i = 0; i < parts; i++) {
+		if (part[i].ram)
+			memcpy(to, machmem_ptr(cpu->mmu.mem, hpa(part[i].hpa)), part[i].bytes);
+		else if (device_read(cpu, part[i].hpa, to, part[i].bytes))
+			return EXEC_STOP;
+		to += part[i].bytes;
+	}
+	if (unlikely(cpu->mmu.data_watch))
+		check_watch(cpu, lin, bytes, false);
+	return 0;
+}
+
+static int store_part(struct cpu *cpu, const struct part *p, const uint8_t *from)
+{
+	if (!p->ram)
+		return device_write(cpu, p->hpa, from, p->bytes);
+	if (cpu->mmu.mem->code_map[p->hpa >> PAGE_SHIFT])
+		blocks_note_write(cpu, p->hpa, p->bytes);
+	memcpy(machmem_ptr(cpu->mmu.mem, hpa(p->hpa)), from, p->bytes);
+	return 0;
+}
+
+int mem_write_slow(struct cpu *cpu, uint64_t lin, const void *buf, unsigned bytes, enum access_mode mode)
+{
+	struct part part[2];
+	const uint8_t *from = buf;
+	int parts;
+
+	parts = translate_access(cpu, lin, bytes, ACCESS_WRITE, mode, part);
+	if (parts < 0)
+		return EXEC_STOP;
+	if (unlikely(misaligned(lin, bytes, mode)))
+		return raise_exc_err(cpu, EXC_AC, 0);
+	for (int i = 0; i < parts; i++) {
+		if (store_part(cpu, &part[i], from))
+			return EXEC_STOP;
+		from += part[i].bytes;
+	}
+	for (int i = 0; cpu->emul_ops && i < parts; i++)
+		if (part[i].ram)
+			cpu->emul_ops->wrote(cpu->emul_ctx, part[i].gpa, part[i].bytes);
+	if (unlikely(cpu->mmu.data_watch))
+		check_watch(cpu, lin, bytes, true);
+	return 0;
+}
+
+int mem_rmw_slow(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes, enum access_mode mode)
+{
+	struct part part[2];
+	uint8_t *to = buf;
+	int parts;
+
+	parts = translate_access(cpu, lin, bytes, ACCESS_WRITE, mode, part);
+	if (parts < 0)
+		return EXEC_STOP;
+	if (unlikely(misaligned(lin, bytes, mode)))
+		return raise_exc_err(cpu, EXC_AC, 0);
+	for (int i = 0; i < parts; i++) {
+		if (part[i].ram)
+			memcpy(to, machmem_ptr(cpu->mmu.mem, hpa(part[i].hpa)), part[i].bytes);
+		else if (device_read(cpu, part[i].hpa, to, part[i].bytes))
+			return EXEC_STOP;
+		to += part[i].bytes;
+	}
+	return 0;
+}
+
+int mem_probe_write(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_mode mode)
+{
+	struct part part[2];
+
+	return translate_access(cpu, lin, bytes, ACCESS_WRITE, mode, part) < 0 ? EXEC_STOP : 0;
+}
+
+int sys_read(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes)
+{
+	return mem_read_slow(cpu, lin, buf, bytes, MODE_IMPLICIT);
+}
+
+int sys_write(struct cpu *cpu, uint64_t lin, const void *buf, unsigned bytes)
+{
+	return mem_write_slow(cpu, lin, buf, bytes, MODE_IMPLICIT);
+}
+
+/* ---- segmentation ---- */
+
+static int segment_violation(struct cpu *cpu, unsigned seg)
+{
+	return raise_exc_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
+}
+
+/* Is [off, off+bytes) inside the segment (SDM "Limit Checking")? */
+static bool within_limit(const struct seg *s, uint64_t off, unsigned bytes)
+{
+	uint64_t last = off + bytes - 1;
+
+	if ((s->attr & (SEG_AR_S | SEG_AR_CODE | SEG_AR_CE)) == (SEG_AR_S | SEG_AR_CE)) {
+		uint64_t top = s->attr & SEG_AR_DB ? 0xffffffff : 0xffff;
+
+		return off > s->limit && last <= top;
+	}
+	return last <= s->limit;
+}
+
+static bool type_allows(const struct cpu *cpu, const struct seg *s, enum access_kind kind)
+{
+	if (!(cpu->cr0 & CR0_PE) || (cpu->rflags & RF_VM))
+		return true;
+	if (s->attr & SEG_AR_UNUSABLE)
+		return false;
+	if (kind == ACCESS_WRITE)
+		return (s->attr & (SEG_AR_CODE | SEG_AR_RW)) == SEG_AR_RW;
+	return !(s->attr & SEG_AR_CODE) || (s->attr & SEG_AR_RW);
+}
+
+int seg_lin(struct cpu *cpu, unsigned seg, uint64_t off, unsigned bytes, enum access_kind kind, uint64_t *lin)
+{
+	if (cpu->long_mode) {
+		*lin = off + (seg == SEG_FS || seg == SEG_GS ? cpu->seg[seg].base : 0);
+		return 0;
+	}
+	if (!type_allows(cpu, &cpu->seg[seg], kind) || !within_limit(&cpu->seg[seg], (uint32_t)off, bytes))
+		return segment_violation(cpu, seg);
+	*lin = (uint32_t)(cpu->seg[seg].base + off);
+	return 0;
+}
+
+int ea_slow(struct cpu *cpu, const struct uop *u, unsigned bytes, enum access_kind kind, uint64_t *lin)
+{
+	return seg_lin(cpu, u->seg, ea_offset(cpu, u), bytes, kind, lin);
+}

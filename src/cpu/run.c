@@ -1,0 +1,473 @@
+/*
+ * The run loop: finds blocks, executes their uops, keeps RIP, the instruction
+ * count and the boundaries between instructions, where events are taken.
+ *
+ * Inside a block nothing is checked but each uop's status. Whatever may need
+ * attention at the next boundary either ends the block (EXEC_LEAVE) or lies at a
+ * known instruction count (the deadline), so that interrupts come after exactly
+ * the same instruction in every run and under every scheme.
+ */
+#include "cpu/access.h"
+#include "cpu/block.h"
+#include "cpu/cpu.h"
+#include "cpu/segment.h"
+#include "cpu/vmx.h"
+
+/* ---- where the next block is ---- */
+
+static uint64_t code_lin(const struct cpu *cpu)
+{
+	uint64_t rip = cpu->gpr[REG_RIP];
+
+	return cpu->code_bits == 64 ? rip : (uint32_t)(cpu->seg[SEG_CS].base + rip);
+}
+
+static int fetch_fault(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin)
+{
+	return ev == XLATE_PAGE_FAULT ? raise_pf(cpu, lin, x->error_code) : vmx_exit_ept(cpu, ev, x, lin, true);
+}
+
+static bool canonical(const struct cpu *cpu, uint64_t lin)
+{
+	unsigned width = cpu->cr4 & CR4_LA57 ? 57 : 48;
+
+	return (uint64_t)((int64_t)(lin << (64 - width)) >> (64 - width)) == lin;
+}
+
+/* Machine page of the code at linear page @page. 0 or EXEC_STOP. */
+static int fetch_page(struct cpu *cpu, uint64_t lin, uint64_t *page)
+{
+	struct xlate x = {0};
+	uint16_t rights;
+	enum xlate_event ev;
+
+	if (cpu->code_bits == 64 && !canonical(cpu, lin))
+		return raise_gp0(cpu);
+	ev = mmu_translate(&cpu->mmu, gva(lin), ACCESS_FETCH, (enum access_mode)cpu->mode, &x, &rights);
+	if (unlikely(cpu->mmu.code_written)) {
+		uint64_t at = cpu->mmu.code_written - 1;
+
+		cpu->mmu.code_written = 0;
+		blocks_note_write(cpu, at, 1);
+	}
+	if (ev)
+		return fetch_fault(cpu, ev, &x, lin);
+	/* No device of this machine holds code. */
+	if (rights & TLB_MMIO)
+		return raise_ud(cpu);
+	*page = x.page.v;
+	return 0;
+}
+
+/* The same through the host-side lookup. */
+static ALWAYS_INLINE int code_page(struct cpu *cpu, uint64_t lin, uint64_t *page)
+{
+	const struct fast_entry *e = &cpu->mmu.l1i.fast.slot[cpu->mode][fast_slot(lin)];
+
+	if (likely(e->rtag == (lin & PAGE_MASK))) {
+		*page = (lin & PAGE_MASK) + e->addend - (uint64_t)(uintptr_t)cpu->mmu.mem->host;
+		return 0;
+	}
+	return fetch_page(cpu, lin, page);
+}
+
+/* The block that begins within 14 bytes of its page's end and may need the next page. */
+static int find_crossing(struct cpu *cpu, uint64_t lin, uint64_t at, struct block **out)
+{
+	struct block *b = blocks_find(cpu->blocks, at, cpu->code_bits);
+	uint64_t next = (lin & PAGE_MASK) + PAGE_SIZE, page2;
+
+	if (!b) {
+		b = blocks_decode(cpu, at, BLOCK_NO_HPA, cpu->code_bits);
+		if (b) {
+			*out = b;
+			return 0;
+		}
+	} else if (b->hpa2 == BLOCK_NO_HPA) {
+		*out = b;
+		return 0;
+	}
+	if (cpu->code_bits != 64)
+		next = (uint32_t)next;
+	if (code_page(cpu, next, &page2))
+		return EXEC_STOP;
+	if (!b || b->hpa2 != page2) {
+		if (b)
+			blocks_note_write(cpu, at, 1);
+		b = blocks_decode(cpu, at, page2, cpu->code_bits);
+	}
+	*out = b;
+	return 0;
+}
+
+/* The block at RIP, by way of what ran after @prev last time. 0 or EXEC_STOP. */
+static ALWAYS_INLINE int next_block(struct cpu *cpu, struct block *prev, struct block **out)
+{
+	uint64_t lin = code_lin(cpu), at;
+	struct block **link = NULL, *b;
+
+	if (likely((lin & PAGE_MASK) == cpu->fetch_page)) {
+		at = cpu->fetch_hpa | (lin & ~PAGE_MASK);
+	} else {
+		uint64_t page;
+
+		if (code_page(cpu, lin, &page))
+			return EXEC_STOP;
+		cpu->fetch_page = lin & PAGE_MASK;
+		cpu->fetch_hpa = page;
+		at = page | (lin & ~PAGE_MASK);
+	}
+	if (unlikely((at & ~PAGE_MASK) > PAGE_SIZE - 15)) {
+		/* The second page of the instruction may become the last one fetched from. */
+		cpu->fetch_page = FAST_INVALID;
+		return find_crossing(cpu, lin, at, out);
+	}
+	if (prev) {
+		link = &prev->link[(at >> 1 ^ at >> 4) & (BLOCK_LINKS - 1)];
+		b = *link;
+		if (likely(b && b->hpa == at && b->bits == cpu->code_bits)) {
+			*out = b;
+			return 0;
+		}
+	}
+	b = blocks_find(cpu->blocks, at, cpu->code_bits);
+	if (b) {
+		if (link)
+			*link = b;
+	} else {
+		b = blocks_decode(cpu, at, BLOCK_NO_HPA, cpu->code_bits);
+	}
+	*out = b;
+	return 0;
+}
+
+/* ---- executing ---- */
+
+/* Executes uops until one reports something or @end is reached; *at is the one that did (or @end). */
+static ALWAYS_INLINE int run_uops(struct cpu *cpu, const struct uop *u, const struct uop *end, const struct uop **at)
+{
+	int st;
+
+	do {
+		st = u->exec(cpu, u);
+		if (unlikely(st))
+			break;
+		u++;
+	} while (u != end);
+	*at = u;
+	return st;
+}
+
+static void fold_rip(struct cpu *cpu, uint64_t off)
+{
+	uint64_t rip = cpu->gpr[REG_RIP] + off;
+
+	cpu->gpr[REG_RIP] = cpu->code_bits == 64 ? rip : (uint32_t)rip;
+}
+
+/*
+ * Executes at most @most instructions of @b and accounts for them. Returns the
+ * status: EXEC_NEXT if all went through, with RIP at the next instruction.
+ */
+static ALWAYS_INLINE int run_block(struct cpu *cpu, struct block *b, uint64_t most)
+{
+	const struct uop *at;
+	bool whole = most >= b->insns;
+	int st = run_uops(cpu, b->uop, b->uop + (whole ? b->uops : most), &at);
+
+	if (likely(st == EXEC_NEXT)) {
+		if (likely(whole)) {
+			cpu->insns += b->insns;
+		} else {
+			cpu->insns += most;
+			if (!(at[-1].flags & UOP_SETS_RIP))
+				fold_rip(cpu, at[-1].off + at[-1].len);
+		}
+		return EXEC_NEXT;
+	}
+	cpu->insns += (uint64_t)(at - b->uop);
+	switch (st) {
+	case EXEC_LEAVE:
+		cpu->insns++;
+		if (!(at->flags & UOP_SETS_RIP))
+			fold_rip(cpu, at->off + at->len);
+		break;
+	case EXEC_REPEAT:
+		cpu->insns += cpu->rep_counts;
+		fold_rip(cpu, at->off);
+		break;
+	case EXEC_STOP:
+		/* A non-canonical reference to the stack segment is #SS (SDM "Canonical Addressing"). */
+		if (cpu->stop.noncanonical && (at->flags & UOP_SEG_STACK))
+			cpu->stop.vector = EXC_SS;
+		fold_rip(cpu, at->off);
+		break;
+	default: /* EXEC_STALE */
+		fold_rip(cpu, at->off);
+		break;
+	}
+	return st;
+}
+
+/* ---- what stopped an instruction ---- */
+
+static const int run_on = -1;
+
+/* Acts on cpu->stop. Returns run_on, or the status to leave the run loop with. */
+static int handle_stop(struct cpu *cpu)
+{
+	struct stop s = cpu->stop;
+
+	cpu->stop = (struct stop){0};
+	if (s.kind == STOP_EXCEPTION) {
+		struct event ev = {.vector = s.vector, .type = EVENT_HW_EXCEPTION, .has_error = s.has_error,
+				   .error = s.error, .payload = s.payload};
+
+		if (cpu_deliver_event(cpu, &ev) == EXEC_NEXT)
+			return run_on;
+		s = cpu->stop;
+		cpu->stop = (struct stop){0};
+	}
+	switch (s.kind) {
+	case STOP_VMEXIT:
+		vmx_do_exit(cpu);
+		return CPU_RUN_VMEXIT;
+	case STOP_BUS:
+		return CPU_RUN_BUS;
+	default:
+		cpu->shutdown = true;
+		return CPU_RUN_SHUTDOWN;
+	}
+}
+
+static int deliver(struct cpu *cpu, const struct event *ev)
+{
+	return cpu_deliver_event(cpu, ev) == EXEC_NEXT ? run_on : handle_stop(cpu);
+}
+
+/* ---- between instructions ---- */
+
+static int take_debug_trap(struct cpu *cpu)
+{
+	struct event ev = {.vector = EXC_DB, .type = EVENT_HW_EXCEPTION, .payload = cpu->db_pending};
+
+	cpu->db_pending = 0;
+	return deliver(cpu, &ev);
+}
+
+static int take_nmi(struct cpu *cpu)
+{
+	struct event ev = {.vector = EXC_NMI, .type = EVENT_NMI};
+
+	cpu->nmi_pending = false;
+	return deliver(cpu, &ev);
+}
+
+static int take_interrupt(struct cpu *cpu)
+{
+	struct event ev = {.vector = lapic_ack(&cpu->lapic), .type = EVENT_EXTERNAL};
+
+	return deliver(cpu, &ev);
+}
+
+void cpu_give_extint(struct cpu *cpu, uint8_t vector)
+{
+	cpu->extint_ack = true;
+	cpu->extint_vector = vector;
+}
+
+static void poll_lapic(struct cpu *cpu)
+{
+	if (cpu->vmx.nonroot)
+		return;
+	lapic_advance(&cpu->lapic, cpu_tsc(cpu));
+	if (cpu->lapic.nmi) {
+		cpu->lapic.nmi = false;
+		cpu->nmi_pending = true;
+	}
+}
+
+static bool interrupts_open(const struct cpu *cpu)
+{
+	return (cpu->rflags & RF_IF) && !cpu->shadow_sti && !cpu->shadow_movss;
+}
+
+/*
+ * Takes what is due at this boundary, in the order of the SDM's "Priority Among
+ * Concurrent Events". Returns run_on to look again or go on, or the status to leave with;
+ * *took says whether something was taken.
+ */
+static int take_events(struct cpu *cpu, bool *took)
+{
+	*took = true;
+	if (vmx_check_windows(cpu))
+		return handle_stop(cpu);
+	if (cpu->db_pending && !cpu->shadow_movss)
+		return take_debug_trap(cpu);
+	if (cpu->nmi_pending && !cpu->nmi_blocked && !cpu->shadow_movss && !cpu->shadow_sti)
+		return take_nmi(cpu);
+	if (cpu->extint_ack) {
+		struct event ev = {.vector = cpu->extint_vector, .type = EVENT_EXTERNAL};
+
+		cpu->extint_ack = false;
+		return deliver(cpu, &ev);
+	}
+	if (!cpu->vmx.nonroot && interrupts_open(cpu)) {
+		if (cpu->extint && lapic_accepts_extint(&cpu->lapic))
+			return CPU_RUN_EXTINT;
+		if (lapic_pending(&cpu->lapic) >= 0)
+			return take_interrupt(cpu);
+	}
+	*took = false;
+	return run_on;
+}
+
+/* The instruction count at which the loop must look up again. */
+static uint64_t next_deadline(const struct cpu *cpu, uint64_t until_tsc)
+{
+	uint64_t tsc = cpu_tsc(cpu), at = until_tsc;
+
+	if (!cpu->vmx.nonroot)
+		at = min_u64(at, lapic_next_deadline(&cpu->lapic));
+	else if (cpu->vmx.pin & PIN_PREEMPTION_TIMER)
+		at = min_u64(at, cpu->vmx.preemption_deadline);
+	return at <= tsc ? cpu->insns : at - tsc > UINT64_MAX - cpu->insns ? UINT64_MAX : cpu->insns + (at - tsc);
+}
+
+/* ---- one instruction, with everything that can happen around it ---- */
+
+static bool needs_single(const struct cpu *cpu)
+{
+	return cpu->careful || cpu->mmu.data_watch || cpu->shadow_sti || cpu->shadow_movss || cpu->bus.done_count ||
+	       (cpu->rflags & (RF_RF | RF_TF)) || vmx_proc(cpu, PROC_MTF);
+}
+
+static uint64_t code_breakpoints(const struct cpu *cpu)
+{
+	uint64_t hit = 0, lin = code_lin(cpu);
+
+	for (unsigned n = 0; n < 4; n++)
+		if ((cpu->dr7 >> (2 * n) & 3) && (cpu->dr7 >> (16 + 4 * n) & 3) == 0 && cpu->dr[n] == lin)
+			hit |= DR6_B0 << n;
+	return hit;
+}
+
+struct boundary {
+	bool sti, movss, rf, tf;
+};
+
+/* Blocking by STI and MOV SS, and RF, last for one instruction: take them away before it runs. */
+static struct boundary boundary_enter(struct cpu *cpu)
+{
+	struct boundary b = {cpu->shadow_sti, cpu->shadow_movss, cpu->rflags & RF_RF, cpu->rflags & RF_TF};
+
+	cpu->shadow_sti = cpu->shadow_movss = false;
+	cpu->rflags &= ~RF_RF;
+	return b;
+}
+
+/* The instruction was not completed: they are still in force. */
+static void boundary_restore(struct cpu *cpu, struct boundary b)
+{
+	cpu->shadow_sti = b.sti;
+	cpu->shadow_movss = b.movss;
+	if (b.rf)
+		cpu->rflags |= RF_RF;
+}
+
+static int step(struct cpu *cpu)
+{
+	struct boundary was;
+	struct block *b;
+	uint64_t hit, insns = cpu->insns;
+	int st;
+
+	if ((cpu->dr7 & 0xff) && !(cpu->rflags & RF_RF) && !cpu->bus.done_count) {
+		hit = code_breakpoints(cpu);
+		if (hit) {
+			/* A fault: the pushed image has RF set, so that the instruction runs when it is returned to. */
+			raise_exc(cpu, EXC_DB);
+			cpu->stop.payload = hit;
+			cpu->stop.code_breakpoint = true;
+			return handle_stop(cpu);
+		}
+	}
+	cpu->bus.replay = 0;
+	if (next_block(cpu, NULL, &b))
+		return handle_stop(cpu);
+	was = boundary_enter(cpu);
+	st = run_block(cpu, b, 1);
+	if (st == EXEC_STOP || st == EXEC_STALE) {
+		boundary_restore(cpu, was);
+		if (st == EXEC_STALE)
+			return run_on;
+		if (cpu->stop.kind != STOP_BUS)
+			cpu->bus.done_count = 0;
+		if (cpu->stop.kind == STOP_EXCEPTION)
+			cpu->db_pending = 0;
+		return handle_stop(cpu);
+	}
+	cpu->bus.done_count = 0;
+	if (was.tf && (cpu->insns != insns || st == EXEC_REPEAT))
+		cpu->db_pending |= DR6_BS;
+	if (vmx_proc(cpu, PROC_MTF))
+		cpu->vmx.mtf_pending = true;
+	cpu_update_careful(cpu);
+	return run_on;
+}
+
+/* ---- blocks, until something needs looking at ---- */
+
+static int run_blocks(struct cpu *cpu)
+{
+	struct block *b = NULL;
+	int st;
+
+	cpu->fetch_page = FAST_INVALID;
+	do {
+		struct block *prev = b;
+
+		if (unlikely(next_block(cpu, prev, &b)))
+			return handle_stop(cpu);
+		if (unlikely(b->insns > cpu->deadline - cpu->insns)) {
+			st = run_block(cpu, b, cpu->deadline - cpu->insns);
+			if (st == EXEC_NEXT)
+				return run_on;
+		} else {
+			st = run_block(cpu, b, UINT64_MAX);
+		}
+	} while (likely(st == EXEC_NEXT && cpu->insns != cpu->deadline && !cpu->kick));
+	return st == EXEC_STOP ? handle_stop(cpu) : run_on;
+}
+
+enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
+{
+	int r;
+
+	cpu->deadline = 0;
+	while (!cpu->shutdown) {
+		bool took = false;
+
+		if (cpu->kick) {
+			cpu->kick = 0;
+			return CPU_RUN_KICKED;
+		}
+		if (!cpu->bus.done_count) {
+			if (cpu_tsc(cpu) >= until_tsc)
+				return CPU_RUN_DEADLINE;
+			poll_lapic(cpu);
+			r = take_events(cpu, &took);
+			if (r != run_on)
+				return (enum cpu_run_status)r;
+			if (took)
+				continue;
+			if (cpu->halted)
+				return CPU_RUN_HALTED;
+		}
+		cpu->deadline = next_deadline(cpu, until_tsc);
+		r = needs_single(cpu) ? step(cpu) : run_blocks(cpu);
+		if (r != run_on)
+			return (enum cpu_run_status)r;
+	}
+	return CPU_RUN_SHUTDOWN;
+}
