@@ -1,11 +1,136 @@
-/* A VM under the hypervisor. */
+/*
+ * A VM under the hypervisor: a machine with memory for the guest and for the
+ * hypervisor's tables, one processor in VMX operation, one VM on it.
+ */
 #include "engine/engine_impl.h"
+#include "hv/hv.h"
 
-#include <errno.h>
 
 static int hv_engine_create(struct engine_vm *vm, struct error *err)
 {
-	return error_set(err, -ENOSYS, "engine: %s is not available yet", engine_mmu_name[vm->cfg.mmu]);
+	struct machmem_range ram[2];
+	unsigned ranges = engine_ram_layout(hv_machine_memory(&vm->cfg), ram);
+	int r = machmem_init(&vm->mem, ram, ranges, err);
+
+	if (r)
+		return r;
+	r = cpu_create(&vm->cpu, &vm->mem, &vm->cfg.cpu, err);
+	if (r)
+		goto no_cpu;
+	r = hv_create(&vm->hv, &vm->cfg, &vm->mem, vm->cpu, err);
+	if (!r)
+		return 0;
+	cpu_destroy(vm->cpu);
+no_cpu:
+	machmem_destroy(&vm->mem);
+	return r;
 }
 
-const struct engine_ops engine_hv_ops = {.create = hv_engine_create};
+static void hv_engine_destroy(struct engine_vm *vm)
+{
+	hv_destroy(vm->hv);
+	cpu_destroy(vm->cpu);
+	machmem_destroy(&vm->mem);
+}
+
+static uint8_t *hv_engine_page(struct engine_vm *vm, uint64_t gfn_no, bool touch)
+{
+	mfn_t m;
+
+	if (!touch && p2m_peek(vm->hv, gfn(gfn_no), &m, NULL))
+		return NULL;
+	return p2m_ptr(vm->hv, gfn_no << PAGE_SHIFT);
+}
+
+static void hv_engine_wrote(struct engine_vm *vm, uint64_t a, unsigned bytes) { hv_ram_written(vm->hv, a, bytes); }
+
+/* ---- registers ---- */
+
+static void hv_engine_get_regs(struct engine_vm *vm, struct engine_regs *r)
+{
+	engine_cpu_get_regs(hv_get_state(vm->hv), r);
+}
+
+static void hv_engine_set_regs(struct engine_vm *vm, const struct engine_regs *r)
+{
+	engine_cpu_set_regs(hv_get_state(vm->hv), r);
+	hv_put_state(vm->hv);
+}
+
+static void hv_engine_get_sregs(struct engine_vm *vm, struct engine_sregs *s)
+{
+	engine_cpu_get_sregs(hv_get_state(vm->hv), s);
+}
+
+static void hv_engine_set_sregs(struct engine_vm *vm, const struct engine_sregs *s)
+{
+	engine_cpu_set_sregs(hv_get_state(vm->hv), s);
+	hv_put_state(vm->hv);
+}
+
+static void hv_engine_get_fpu(struct engine_vm *vm, struct fpu *fpu) { *fpu = hv_get_state(vm->hv)->fpu; }
+
+static void hv_engine_get_msrs(struct engine_vm *vm, struct engine_msrs *m)
+{
+	engine_cpu_get_msrs(hv_get_state(vm->hv), m);
+}
+
+/* ---- running ---- */
+
+static void hv_engine_run(struct engine_vm *vm, struct engine_run *run) { hv_run(vm->hv, run); }
+static void hv_engine_kick(struct engine_vm *vm) { vm->cpu->kick = 1; }
+static uint64_t hv_engine_now(const struct engine_vm *vm) { return hv_now(vm->hv); }
+static void hv_engine_advance(struct engine_vm *vm, uint64_t to_ns) { hv_advance(vm->hv, to_ns); }
+static uint64_t hv_engine_insns(const struct engine_vm *vm) { return hv_insns(vm->hv); }
+
+static void hv_engine_signal_msi(struct engine_vm *vm, uint64_t address, uint32_t data)
+{
+	lapic_msi(&vm->hv->emul->lapic, address, data);
+}
+
+static bool hv_engine_accepts_extint(const struct engine_vm *vm)
+{
+	return lapic_accepts_extint(&vm->hv->emul->lapic);
+}
+
+static void hv_engine_interrupt(struct engine_vm *vm, uint8_t vector) { hv_interrupt(vm->hv, vector); }
+static void hv_engine_nmi(struct engine_vm *vm) { hv_nmi(vm->hv); }
+
+static void hv_engine_observe(const struct engine_vm *vm, struct obs *obs)
+{
+	engine_observe_cpu(vm->cpu, obs);
+	hv_observe(vm->hv, obs);
+}
+
+static void hv_engine_describe(struct engine_vm *vm, char *buf, size_t bytes)
+{
+	size_t used;
+
+	engine_describe_regs(vm, buf, bytes);
+	used = strlen(buf);
+	hv_describe(vm->hv, buf + used, bytes - used);
+}
+
+const struct engine_ops engine_hv_ops = {
+	.create = hv_engine_create,
+	.destroy = hv_engine_destroy,
+	.page = hv_engine_page,
+	.wrote = hv_engine_wrote,
+	.get_regs = hv_engine_get_regs,
+	.set_regs = hv_engine_set_regs,
+	.get_sregs = hv_engine_get_sregs,
+	.set_sregs = hv_engine_set_sregs,
+	.get_fpu = hv_engine_get_fpu,
+	.get_msrs = hv_engine_get_msrs,
+	.run = hv_engine_run,
+	.kick = hv_engine_kick,
+	.now = hv_engine_now,
+	.advance = hv_engine_advance,
+	.insns = hv_engine_insns,
+	.signal_msi = hv_engine_signal_msi,
+	.accepts_extint = hv_engine_accepts_extint,
+	.interrupt = hv_engine_interrupt,
+	.nmi = hv_engine_nmi,
+	.observe = hv_engine_observe,
+	.describe = hv_engine_describe,
+};

@@ -20,7 +20,7 @@ struct engine_vm {
 	struct machmem_range ram[2]; /* guest-physical */
 	unsigned rams;
 	struct machmem mem;          /* the machine's memory: under native also the guest's */
-	struct cpu *cpu;             /* native: the processor; otherwise NULL, the hypervisor has it */
+	struct cpu *cpu;             /* the (physical) processor */
 	struct hv_vm *hv;
 	/* native */
 	uint64_t skipped;            /* ns of idle time: virtual time is cpu->insns + skipped */
@@ -58,6 +58,11 @@ extern const struct engine_ops engine_native_ops, engine_hv_ops;
 /* What the processor counted, into the parts of @obs that are its own. */
 void engine_observe_cpu(const struct cpu *cpu, struct obs *obs);
 
+void engine_cpu_get_regs(const struct cpu *c, struct engine_regs *r);
+void engine_cpu_set_regs(struct cpu *c, const struct engine_regs *r);
+void engine_cpu_get_sregs(const struct cpu *c, struct engine_sregs *s);
+void engine_cpu_set_sregs(struct cpu *c, const struct engine_sregs *s); /* PDPTEs and TLBs are the caller's */
+void engine_cpu_get_msrs(const struct cpu *c, struct engine_msrs *m);
 /* The registers, in a few lines. */
 void engine_describe_regs(struct engine_vm *vm, char *buf, size_t bytes);
 

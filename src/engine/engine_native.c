@@ -46,76 +46,21 @@ static void native_wrote(struct engine_vm *vm, uint64_t a, unsigned bytes)
 
 /* ---- registers ---- */
 
-static void native_get_regs(struct engine_vm *vm, struct engine_regs *r)
-{
-	memcpy(r->gpr, vm->cpu->gpr, sizeof(r->gpr));
-	r->rip = vm->cpu->gpr[REG_RIP];
-	r->rflags = cpu_get_rflags(vm->cpu);
-}
-
-static void native_set_regs(struct engine_vm *vm, const struct engine_regs *r)
-{
-	memcpy(vm->cpu->gpr, r->gpr, sizeof(r->gpr));
-	vm->cpu->gpr[REG_RIP] = r->rip;
-	cpu_set_rflags(vm->cpu, r->rflags);
-	cpu_update_mode(vm->cpu);
-}
-
-static void native_get_sregs(struct engine_vm *vm, struct engine_sregs *s)
-{
-	const struct cpu *c = vm->cpu;
-
-	memcpy(s->seg, c->seg, sizeof(s->seg));
-	s->tr = c->tr;
-	s->ldt = c->ldtr;
-	s->gdt = c->gdtr;
-	s->idt = c->idtr;
-	s->cr0 = c->cr0;
-	s->cr2 = c->cr2;
-	s->cr3 = c->cr3;
-	s->cr4 = c->cr4;
-	s->cr8 = lapic_cr8(&c->lapic);
-	s->efer = c->efer;
-	s->apic_base = c->lapic.base;
-}
+static void native_get_regs(struct engine_vm *vm, struct engine_regs *r) { engine_cpu_get_regs(vm->cpu, r); }
+static void native_set_regs(struct engine_vm *vm, const struct engine_regs *r) { engine_cpu_set_regs(vm->cpu, r); }
+static void native_get_sregs(struct engine_vm *vm, struct engine_sregs *s) { engine_cpu_get_sregs(vm->cpu, s); }
+static void native_get_fpu(struct engine_vm *vm, struct fpu *fpu) { *fpu = vm->cpu->fpu; }
+static void native_get_msrs(struct engine_vm *vm, struct engine_msrs *m) { engine_cpu_get_msrs(vm->cpu, m); }
 
 static void native_set_sregs(struct engine_vm *vm, const struct engine_sregs *s)
 {
 	struct cpu *c = vm->cpu;
 
-	memcpy(c->seg, s->seg, sizeof(c->seg));
-	c->tr = s->tr;
-	c->ldtr = s->ldt;
-	c->gdtr = s->gdt;
-	c->idtr = s->idt;
-	c->cr0 = s->cr0;
-	c->cr2 = s->cr2;
-	c->cr3 = s->cr3;
-	c->cr4 = s->cr4;
-	c->efer = s->efer;
-	c->lapic.base = s->apic_base;
-	lapic_set_cr8(&c->lapic, (uint8_t)s->cr8);
-	c->cpl = (uint8_t)((s->seg[SEG_SS].attr & SEG_AR_DPL) >> SEG_AR_DPL_SHIFT);
 	if (s->cr0 & CR0_PG && s->cr4 & CR4_PAE && !(s->efer & EFER_LMA))
 		for (unsigned i = 0; i < 4; i++)
 			c->pdpte[i] = machmem_read64(&vm->mem, hpa((s->cr3 & 0xffffffe0) + 8 * i));
-	cpu_update_mode(c);
+	engine_cpu_set_sregs(c, s);
 	mmu_flush_all_vpids(&c->mmu);
-}
-
-static void native_get_fpu(struct engine_vm *vm, struct fpu *fpu) { *fpu = vm->cpu->fpu; }
-
-static void native_get_msrs(struct engine_vm *vm, struct engine_msrs *m)
-{
-	const struct cpu *c = vm->cpu;
-
-	*m = (struct engine_msrs){
-		.star = c->msr.star, .lstar = c->msr.lstar, .cstar = c->msr.cstar, .fmask = c->msr.fmask,
-		.kernel_gs_base = c->msr.kernel_gs_base, .sysenter_cs = c->msr.sysenter_cs,
-		.sysenter_esp = c->msr.sysenter_esp, .sysenter_eip = c->msr.sysenter_eip, .pat = c->msr.pat,
-		.tsc_aux = c->msr.tsc_aux, .xcr0 = c->xcr0, .pkru = c->pkru, .dr6 = c->dr6, .dr7 = c->dr7,
-	};
-	memcpy(m->dr, c->dr, sizeof(m->dr));
 }
 
 /* ---- running ---- */

@@ -83,14 +83,43 @@ struct hv_vm {
 	void *mmu_state;
 	struct p2m *p2m;
 	struct hv_guest_regs guest;
-	struct lapic lapic;       /* the guest's local APIC */
-	struct cpu *emul;         /* the emulator's processor */
+	/*
+	 * The emulator's processor. Between instructions it also holds what the
+	 * hypervisor keeps of the guest itself: its local APIC (emul->lapic) and
+	 * the MSRs that VMX does not switch.
+	 */
+	struct cpu *emul;
 	struct { uint64_t address; uint32_t error; } fault; /* for HV_REFLECT */
 	char fail_text[256];
 	struct obs obs;           /* exits, faults; the rest is filled in by observe */
 	uint64_t emulated_insns;  /* guest instructions completed by the hypervisor */
 	void *priv;               /* hv/hv.c's own */
 };
+
+/* ---- the VM, for the engine (hv/hv.c) ---- */
+/* RAM that a machine needs to run such a VM: the guest's, and room for tables. */
+uint64_t hv_machine_memory(const struct engine_config *cfg);
+/*
+ * Turns the processor into a hypervisor's and makes a VM with one vCPU in its
+ * RESET state. @mem: with hv_machine_memory() bytes of RAM. -ENOMEM, -EINVAL.
+ */
+int hv_create(struct hv_vm **out, const struct engine_config *cfg, struct machmem *mem, struct cpu *cpu,
+	      struct error *err);
+void hv_destroy(struct hv_vm *vm);
+/* engine_run() and its companions. */
+void hv_run(struct hv_vm *vm, struct engine_run *run);
+void hv_interrupt(struct hv_vm *vm, uint8_t vector);
+void hv_nmi(struct hv_vm *vm);
+uint64_t hv_now(const struct hv_vm *vm);
+uint64_t hv_insns(const struct hv_vm *vm);
+void hv_advance(struct hv_vm *vm, uint64_t to_ns);
+/* The vCPU's state is in the returned processor; after changing it call hv_put_state(). */
+struct cpu *hv_get_state(struct hv_vm *vm);
+void hv_put_state(struct hv_vm *vm);
+/* Something other than the vCPU wrote guest RAM; within one page. */
+void hv_ram_written(struct hv_vm *vm, uint64_t gpa, unsigned bytes);
+void hv_observe(const struct hv_vm *vm, struct obs *obs);
+void hv_describe(struct hv_vm *vm, char *buf, size_t bytes);
 
 /* ---- VMCS access that cannot fail (fields are known to exist) ---- */
 uint64_t hv_read(struct hv_vm *vm, enum vmcs_field f);

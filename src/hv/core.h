@@ -1,0 +1,146 @@
+/*
+ * The hypervisor's private state and what its own files call in each other.
+ * MMU backends need hv/hv.h only.
+ */
+#ifndef GNOMON_HV_CORE_H
+#define GNOMON_HV_CORE_H
+
+#include "hv/hv.h"
+
+/* An event to inject at the next VM entry, in the format of the VM-entry interruption information. */
+struct hv_event {
+	uint32_t info; /* 0: none */
+	uint32_t error;
+	uint32_t insn_len;
+};
+
+/* What the guest's device access, once the platform has answered it, completes. */
+enum hv_continuation { CONTINUE_NONE, CONTINUE_IO, CONTINUE_EMULATION };
+
+struct hv_core {
+	hpa_t io_bitmap_a, io_bitmap_b, msr_bitmap;
+	bool launched;
+	bool halted;              /* the guest executed HLT and nothing has woken it */
+	bool shutdown;            /* triple fault */
+	bool kicked;              /* engine_kick() ended the last stretch of guest execution */
+	bool sync_cr3, sync_efer; /* the guest changes these without an exit: read them from the VMCS */
+	uint32_t proc;            /* primary controls as they stand in the VMCS */
+	uint32_t entry_ctl;
+	/* Time: virtual time is the physical TSC plus vm->emulated_insns. */
+	int64_t guest_tsc_base;   /* guest TSC minus virtual time: what the guest wrote */
+	uint64_t tsc_offset;      /* as it stands in the VMCS */
+	/* Events */
+	struct hv_event inject;
+	bool nmi_pending;
+	bool extint;              /* the platform's interrupt controller is asking */
+	bool extint_given;
+	uint8_t extint_vector;
+	/* A device access on its way out */
+	bool asking;              /* want is to be given to the caller */
+	bool asked;               /* it was: the answer comes with the next run */
+	struct bus_access want;
+	enum hv_continuation continuation;
+	unsigned max_iterations;  /* of the emulation that is being continued */
+	bool completed;           /* the last emulated instruction is complete */
+	bool cr3_written;         /* it loads CR3: the backend is to know even if the value is the same */
+	bool paging_changed;      /* likewise for all registers that concern paging */
+	/* The exit being handled */
+	uint32_t exit_reason;     /* as in the VMCS */
+	uint64_t qualification;
+	struct hv_event vectoring; /* event that was being delivered */
+	/* Emulator: what was loaded, to write back only what changed */
+	struct seg loaded_seg[SEG_COUNT], loaded_tr, loaded_ldtr;
+	struct dtable loaded_gdtr, loaded_idtr;
+	uint64_t exits_to_audit;
+};
+
+static inline struct hv_core *hv_core(const struct hv_vm *vm) { return vm->priv; }
+
+/* ---- what root software reaches with ordinary instructions: state that VMX does not switch ---- */
+
+static inline uint32_t hv_guest_pkru(const struct hv_vm *vm) { return *vmx_pkru(vm->cpu); }
+/* RDTSC: the machine's own time. */
+static inline uint64_t hv_machine_tsc(const struct hv_vm *vm) { return cpu_tsc(vm->cpu); }
+/* The performance counter of retired instructions. */
+static inline uint64_t hv_machine_insns(const struct hv_vm *vm) { return vm->cpu->insns; }
+
+/* ---- hv/hv.c ---- */
+static inline uint64_t hv_virtual_now(const struct hv_vm *vm) { return hv_machine_tsc(vm) + vm->emulated_insns; }
+static inline uint64_t hv_guest_tsc(const struct hv_vm *vm)
+{
+	return hv_virtual_now(vm) + (uint64_t)hv_core(vm)->guest_tsc_base;
+}
+/* Records why the hypervisor gives up. Returns HV_FAIL. */
+enum hv_verdict hv_fail(struct hv_vm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The hypervisor wrote guest RAM at @gpa: the processor's caches of code see it. Within one page. */
+void hv_snoop(struct hv_vm *vm, uint64_t gpa, unsigned bytes);
+/* Brings vm->guest up to date with what the guest changed without an exit. */
+void hv_sync_guest(struct hv_vm *vm);
+/* A guest instruction was completed by the hypervisor: time goes on by one, blocking by STI or MOV SS ends. */
+void hv_count_insn(struct hv_vm *vm);
+/* Completes the instruction that caused the exit: RIP goes to the next one. */
+void hv_skip_insn(struct hv_vm *vm);
+/* Primary controls: sets and clears bits. */
+void hv_update_proc(struct hv_vm *vm, uint32_t set, uint32_t clear);
+/* Handles what a backend or handler decided. */
+enum hv_verdict hv_settle(struct hv_vm *vm, enum hv_verdict v);
+/* Has the platform perform the access; @next says how the instruction goes on after that. */
+enum hv_verdict hv_ask(struct hv_vm *vm, const struct bus_access *a, enum hv_continuation next);
+
+/* ---- hv/exit_event.c ---- */
+void hv_inject_exception(struct hv_vm *vm, uint8_t vector, bool has_error, uint32_t error);
+/* #PF for the guest, with CR2. */
+void hv_inject_page_fault(struct hv_vm *vm, uint64_t address, uint32_t error);
+static inline void hv_inject_gp0(struct hv_vm *vm) { hv_inject_exception(vm, EXC_GP, true, 0); }
+static inline void hv_inject_ud(struct hv_vm *vm) { hv_inject_exception(vm, EXC_UD, false, 0); }
+/* Takes over what the exit interrupted (IDT-vectoring information), to be injected again. */
+void hv_take_vectoring(struct hv_vm *vm);
+/*
+ * Chooses what to inject at the next entry and which windows to ask for.
+ * Returns true if the platform has to give the vector of an external interrupt first.
+ */
+bool hv_prepare_events(struct hv_vm *vm);
+/* Would an interrupt or NMI wake the halted guest? */
+bool hv_wakes(struct hv_vm *vm);
+
+/* ---- hv/exit_*.c: handlers, and the list of them ---- */
+typedef enum hv_verdict hv_exit_handler(struct hv_vm *vm);
+extern hv_exit_handler *const hv_exit_handlers[OBS_EXIT_REASONS];
+const char *hv_exit_name(uint32_t reason);
+
+hv_exit_handler exit_exception, exit_external_interrupt, exit_triple_fault, exit_window, exit_task_switch;
+hv_exit_handler exit_preemption_timer, exit_ept_violation, exit_ept_misconfig;
+hv_exit_handler exit_cpuid, exit_hlt, exit_invd, exit_emulated, exit_undefined;
+hv_exit_handler exit_invlpg, exit_invpcid;
+hv_exit_handler exit_cr, exit_rdmsr, exit_wrmsr, exit_io;
+/* Second half of exit_io(), once the platform has answered. */
+enum hv_verdict exit_io_finish(struct hv_vm *vm);
+
+/* Bits of pending #DB, from the processor's form (DR6) to the VMCS field's. */
+static inline uint64_t hv_pending_debug(uint64_t dr6_bits)
+{
+	return (dr6_bits & (PENDING_DEBUG_B | PENDING_DEBUG_BS)) | (dr6_bits & PENDING_DEBUG_B ? PENDING_DEBUG_ENABLED : 0);
+}
+
+/* ---- hv/emulate.c ---- */
+int hv_emulator_create(struct hv_vm *vm, struct error *err);
+void hv_emulator_destroy(struct hv_vm *vm);
+/* The vCPU's whole state, from VMCS and live registers into vm->emul; back is hv_put_state(). */
+void hv_load_state(struct hv_vm *vm);
+/* Iterations of a REP instruction that are emulated at a time. */
+#define HV_EMULATE_ITERATIONS 4096
+/* Continues after the platform's answer in core->want. */
+enum hv_verdict hv_emulate_continue(struct hv_vm *vm);
+/* Delivers the event that the exit interrupted by emulation: when delivery itself needs a device or a traced page. */
+enum hv_verdict hv_emulate_delivery(struct hv_vm *vm);
+/*
+ * Paging-related registers in vm->emul differ from vm->guest after the guest's
+ * instruction was completed: takes them over and tells the backend.
+ */
+void hv_commit_paging(struct hv_vm *vm);
+/* Reads guest RAM at a linear address as the guest would, without effects; false if it may not or it is no RAM. */
+bool hv_read_linear(struct hv_vm *vm, uint64_t lin, void *buf, unsigned bytes);
+
+uint64_t p2m_bytes(const struct hv_vm *vm);
+
+#endif

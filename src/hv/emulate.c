@@ -1,0 +1,452 @@
+/*
+ * The instruction emulator: a second, private processor that executes one
+ * instruction of the guest on memory as the guest sees it. It is the same code as
+ * the machine's processor, so an emulated instruction cannot differ from a real
+ * one; what is here is only loading and storing the vCPU's state, and what the
+ * emulator's memory is: the guest's tables (guest_walk) and the p2m.
+ *
+ * Loading is the price of every emulated instruction, so nothing is derived that
+ * did not change, and only what an instruction can have changed is written back.
+ */
+#include "hv/core.h"
+
+#include <assert.h>
+#include <errno.h>
+
+/* ---- the emulator's memory ---- */
+
+static enum xlate_event translate(void *ctx, struct cpu *cpu, uint64_t lin, enum access_kind kind,
+				  enum access_mode mode, struct xlate *out, bool *is_ram, uint64_t *a)
+{
+	struct hv_vm *vm = ctx;
+	struct guest_walk w;
+	mfn_t m = mfn(0);
+	int r;
+
+	(void)cpu;
+	guest_walk(vm, lin, kind, mode, true, &w);
+	if (!w.ok) {
+		out->error_code = w.error;
+		return XLATE_PAGE_FAULT;
+	}
+	*a = w.gpa;
+	r = p2m_get(vm, gfn(w.gpa >> PAGE_SHIFT), &m, NULL);
+	*is_ram = r == 0;
+	if (r == -ENOMEM) {
+		hv_fail(vm, "no machine memory for guest-physical %llx", (unsigned long long)w.gpa);
+		out->gpa = gpa(w.gpa);
+		return XLATE_EPT_VIOLATION;
+	}
+	out->page = mfn_to_hpa(m);
+	if (r == 0 && kind != ACCESS_FETCH)
+		vm->mmu->emulated_access(vm, w.gpa, 1, kind == ACCESS_WRITE);
+	return XLATE_OK;
+}
+
+static void wrote(void *ctx, uint64_t a, unsigned bytes)
+{
+	struct hv_vm *vm = ctx;
+
+	hv_ram_written(vm, a, bytes);
+}
+
+static const struct cpu_emul_ops ops = {.translate = translate, .wrote = wrote};
+
+int hv_emulator_create(struct hv_vm *vm, struct error *err)
+{
+	int r = cpu_create(&vm->emul, vm->mem, &vm->cfg.cpu, err);
+
+	if (r)
+		return r;
+	vm->emul->emul_ops = &ops;
+	vm->emul->emul_ctx = vm;
+	return 0;
+}
+
+void hv_emulator_destroy(struct hv_vm *vm)
+{
+	if (vm->emul)
+		cpu_destroy(vm->emul);
+}
+
+bool hv_read_linear(struct hv_vm *vm, uint64_t lin, void *buf, unsigned bytes)
+{
+	enum access_mode mode = hv_access_mode(vm);
+	uint8_t *to = buf;
+
+	while (bytes) {
+		unsigned n = (unsigned)min_u64(bytes, PAGE_SIZE - (lin & ~PAGE_MASK));
+		struct guest_walk w;
+		const void *p;
+
+		guest_walk(vm, lin, ACCESS_READ, mode, false, &w);
+		p = w.ok ? p2m_ptr(vm, w.gpa) : NULL;
+		if (!p)
+			return false;
+		memcpy(to, p, n);
+		lin += n;
+		to += n;
+		bytes -= n;
+	}
+	return true;
+}
+
+/* ---- state: VMCS and live registers, to the emulator's processor ---- */
+
+/* The VMCS fields of a segment register, in the order of SEG_*, LDTR, TR: all groups are laid out alike. */
+#define SEG_LDTR 6
+#define SEG_TR   7
+#define FIELD_OF(first, n) ((enum vmcs_field)((first) + 2 * (n)))
+static_assert(VMCS_GUEST_TR_SEL == VMCS_GUEST_ES_SEL + 2 * SEG_TR, "selectors in a row");
+static_assert(VMCS_GUEST_TR_LIMIT == VMCS_GUEST_ES_LIMIT + 2 * SEG_TR, "limits in a row");
+static_assert(VMCS_GUEST_TR_AR == VMCS_GUEST_ES_AR + 2 * SEG_TR, "rights in a row");
+static_assert(VMCS_GUEST_TR_BASE == VMCS_GUEST_ES_BASE + 2 * SEG_TR, "bases in a row");
+
+static void load_seg(struct hv_vm *vm, unsigned n, struct seg *s)
+{
+	s->sel = (uint16_t)hv_read(vm, FIELD_OF(VMCS_GUEST_ES_SEL, n));
+	s->limit = (uint32_t)hv_read(vm, FIELD_OF(VMCS_GUEST_ES_LIMIT, n));
+	s->attr = (uint32_t)hv_read(vm, FIELD_OF(VMCS_GUEST_ES_AR, n));
+	s->base = hv_read(vm, FIELD_OF(VMCS_GUEST_ES_BASE, n));
+}
+
+static void store_seg(struct hv_vm *vm, unsigned n, const struct seg *s)
+{
+	hv_write(vm, FIELD_OF(VMCS_GUEST_ES_SEL, n), s->sel);
+	hv_write(vm, FIELD_OF(VMCS_GUEST_ES_LIMIT, n), s->limit);
+	hv_write(vm, FIELD_OF(VMCS_GUEST_ES_AR, n), s->attr);
+	hv_write(vm, FIELD_OF(VMCS_GUEST_ES_BASE, n), s->base);
+}
+
+static bool seg_equal(const struct seg *a, const struct seg *b)
+{
+	return a->sel == b->sel && a->attr == b->attr && a->limit == b->limit && a->base == b->base;
+}
+
+static void load_tables(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	struct cpu *e = vm->emul;
+
+	for (unsigned i = 0; i < SEG_COUNT; i++)
+		load_seg(vm, i, &e->seg[i]);
+	load_seg(vm, SEG_LDTR, &e->ldtr);
+	load_seg(vm, SEG_TR, &e->tr);
+	e->gdtr.base = hv_read(vm, VMCS_GUEST_GDTR_BASE);
+	e->gdtr.limit = (uint16_t)hv_read(vm, VMCS_GUEST_GDTR_LIMIT);
+	e->idtr.base = hv_read(vm, VMCS_GUEST_IDTR_BASE);
+	e->idtr.limit = (uint16_t)hv_read(vm, VMCS_GUEST_IDTR_LIMIT);
+	memcpy(core->loaded_seg, e->seg, sizeof(e->seg));
+	core->loaded_ldtr = e->ldtr;
+	core->loaded_tr = e->tr;
+	core->loaded_gdtr = e->gdtr;
+	core->loaded_idtr = e->idtr;
+}
+
+static void store_table(struct hv_vm *vm, enum vmcs_field base, enum vmcs_field limit, const struct dtable *t,
+			const struct dtable *loaded, bool all)
+{
+	if (!all && t->base == loaded->base && t->limit == loaded->limit)
+		return;
+	hv_write(vm, base, t->base);
+	hv_write(vm, limit, t->limit);
+}
+
+static void store_tables(struct hv_vm *vm, bool all)
+{
+	struct hv_core *core = hv_core(vm);
+	const struct cpu *e = vm->emul;
+
+	for (unsigned i = 0; i < SEG_COUNT; i++)
+		if (all || !seg_equal(&e->seg[i], &core->loaded_seg[i]))
+			store_seg(vm, i, &e->seg[i]);
+	if (all || !seg_equal(&e->ldtr, &core->loaded_ldtr))
+		store_seg(vm, SEG_LDTR, &e->ldtr);
+	if (all || !seg_equal(&e->tr, &core->loaded_tr))
+		store_seg(vm, SEG_TR, &e->tr);
+	store_table(vm, VMCS_GUEST_GDTR_BASE, VMCS_GUEST_GDTR_LIMIT, &e->gdtr, &core->loaded_gdtr, all);
+	store_table(vm, VMCS_GUEST_IDTR_BASE, VMCS_GUEST_IDTR_LIMIT, &e->idtr, &core->loaded_idtr, all);
+}
+
+/* MSRs that the guest has to itself: VMX switches the SYSENTER ones, the others are live in the processor. */
+static void load_msrs(struct hv_vm *vm)
+{
+	struct cpu *e = vm->emul;
+	const struct cpu *c = vm->cpu;
+
+	e->msr.star = c->msr.star;
+	e->msr.lstar = c->msr.lstar;
+	e->msr.cstar = c->msr.cstar;
+	e->msr.fmask = c->msr.fmask;
+	e->msr.kernel_gs_base = c->msr.kernel_gs_base;
+	e->msr.tsc_aux = c->msr.tsc_aux;
+	e->msr.sysenter_cs = hv_read(vm, VMCS_GUEST_SYSENTER_CS);
+	e->msr.sysenter_esp = hv_read(vm, VMCS_GUEST_SYSENTER_ESP);
+	e->msr.sysenter_eip = hv_read(vm, VMCS_GUEST_SYSENTER_EIP);
+}
+
+static void store_msrs(struct hv_vm *vm, bool all)
+{
+	const struct cpu *e = vm->emul;
+	struct cpu *c = vm->cpu;
+
+	c->msr.kernel_gs_base = e->msr.kernel_gs_base; /* SWAPGS; the others no emulated instruction writes */
+	if (!all)
+		return;
+	c->msr.star = e->msr.star;
+	c->msr.lstar = e->msr.lstar;
+	c->msr.cstar = e->msr.cstar;
+	c->msr.fmask = e->msr.fmask;
+	c->msr.tsc_aux = e->msr.tsc_aux;
+	hv_write(vm, VMCS_GUEST_SYSENTER_CS, e->msr.sysenter_cs);
+	hv_write(vm, VMCS_GUEST_SYSENTER_ESP, e->msr.sysenter_esp);
+	hv_write(vm, VMCS_GUEST_SYSENTER_EIP, e->msr.sysenter_eip);
+	hv_write(vm, VMCS_GUEST_PAT, e->msr.pat);
+}
+
+/* Registers that VMX leaves in the processor. */
+static void load_live(struct hv_vm *vm)
+{
+	struct cpu *e = vm->emul;
+
+	memcpy(e->gpr, vmx_gprs(vm->cpu), 16 * sizeof(e->gpr[0]));
+	e->fpu = *vmx_fpu(vm->cpu);
+	e->cr2 = *vmx_cr2(vm->cpu);
+	e->xcr0 = *vmx_xcr0(vm->cpu);
+	e->pkru = *vmx_pkru(vm->cpu);
+	for (unsigned i = 0; i < 4; i++)
+		e->dr[i] = *vmx_dr(vm->cpu, i);
+	e->dr6 = *vmx_dr6(vm->cpu);
+}
+
+static void store_live(struct hv_vm *vm)
+{
+	const struct cpu *e = vm->emul;
+
+	memcpy(vmx_gprs(vm->cpu), e->gpr, 16 * sizeof(e->gpr[0]));
+	*vmx_fpu(vm->cpu) = e->fpu;
+	*vmx_cr2(vm->cpu) = e->cr2;
+	*vmx_xcr0(vm->cpu) = e->xcr0;
+	*vmx_pkru(vm->cpu) = e->pkru;
+	for (unsigned i = 0; i < 4; i++)
+		*vmx_dr(vm->cpu, i) = e->dr[i];
+	*vmx_dr6(vm->cpu) = e->dr6;
+}
+
+static void load_control(struct hv_vm *vm)
+{
+	struct cpu *e = vm->emul;
+	uint64_t blocking = hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY);
+
+	hv_sync_guest(vm);
+	e->cr0 = vm->guest.cr0;
+	e->cr3 = vm->guest.cr3;
+	e->cr4 = vm->guest.cr4;
+	e->efer = vm->guest.efer;
+	memcpy(e->pdpte, vm->guest.pdpte, sizeof(e->pdpte));
+	e->dr7 = hv_read(vm, VMCS_GUEST_DR7);
+	e->gpr[RSP] = hv_read(vm, VMCS_GUEST_RSP);
+	e->gpr[REG_RIP] = hv_read(vm, VMCS_GUEST_RIP);
+	e->shadow_sti = blocking & INTERRUPTIBILITY_STI;
+	e->shadow_movss = blocking & INTERRUPTIBILITY_MOVSS;
+	e->nmi_blocked = blocking & INTERRUPTIBILITY_NMI;
+	e->db_pending = 0;
+	e->tsc_base = hv_guest_tsc(vm) - e->insns;
+}
+
+void hv_load_state(struct hv_vm *vm)
+{
+	struct cpu *e = vm->emul;
+
+	load_live(vm);
+	load_tables(vm);
+	load_msrs(vm);
+	load_control(vm);
+	e->stop = (struct stop){0};
+	cpu_update_mode(e);
+	cpu_set_rflags(e, hv_read(vm, VMCS_GUEST_RFLAGS));
+}
+
+static void store_control(struct hv_vm *vm)
+{
+	const struct cpu *e = vm->emul;
+
+	hv_write(vm, VMCS_GUEST_RSP, e->gpr[RSP]);
+	hv_write(vm, VMCS_GUEST_RIP, e->gpr[REG_RIP]);
+	hv_write(vm, VMCS_GUEST_RFLAGS, cpu_get_rflags(e));
+	hv_write(vm, VMCS_GUEST_DR7, e->dr7);
+	hv_write(vm, VMCS_GUEST_INTERRUPTIBILITY,
+		 (e->shadow_sti ? INTERRUPTIBILITY_STI : 0) | (e->shadow_movss ? INTERRUPTIBILITY_MOVSS : 0) |
+			 (e->nmi_blocked ? INTERRUPTIBILITY_NMI : 0));
+	if (e->db_pending)
+		hv_write(vm, VMCS_GUEST_PENDING_DEBUG, hv_pending_debug(e->db_pending));
+}
+
+static void store_state(struct hv_vm *vm, bool all)
+{
+	store_live(vm);
+	store_tables(vm, all);
+	store_msrs(vm, all);
+	store_control(vm);
+}
+
+void hv_put_state(struct hv_vm *vm)
+{
+	struct cpu *e = vm->emul;
+
+	store_state(vm, true);
+	hv_write(vm, VMCS_GUEST_ACTIVITY, ACTIVITY_ACTIVE);
+	hv_write(vm, VMCS_GUEST_PENDING_DEBUG, 0);
+	hv_core(vm)->paging_changed = true;
+	if (e->cr0 & CR0_PG && e->cr4 & CR4_PAE && !(e->efer & EFER_LMA))
+		for (unsigned i = 0; i < 4; i++) {
+			const void *p = p2m_ptr(vm, (e->cr3 & 0xffffffe0) + 8 * i);
+
+			e->pdpte[i] = p ? get_u64(p) : 0;
+		}
+	hv_commit_paging(vm);
+}
+
+/* ---- paging registers ---- */
+
+void hv_commit_paging(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	struct hv_guest_regs *g = &vm->guest;
+	const struct cpu *e = vm->emul;
+	bool mode = core->paging_changed || g->cr0 != e->cr0 || g->cr4 != e->cr4 || g->efer != e->efer;
+	bool cr3 = core->cr3_written || g->cr3 != e->cr3;
+	uint32_t entry = (core->entry_ctl & ~ENTRY_IA32E) | (e->efer & EFER_LMA ? ENTRY_IA32E : 0);
+
+	core->paging_changed = core->cr3_written = false;
+	if (!mode && !cr3)
+		return;
+	*g = (struct hv_guest_regs){.cr0 = e->cr0, .cr3 = e->cr3, .cr4 = e->cr4, .efer = e->efer};
+	memcpy(g->pdpte, e->pdpte, sizeof(g->pdpte));
+	if (entry != core->entry_ctl) {
+		core->entry_ctl = entry;
+		hv_write(vm, VMCS_ENTRY_CTL, entry);
+	}
+	if (mode) {
+		hv_write(vm, VMCS_GUEST_EFER, g->efer); /* the backend may want more bits */
+		vm->mmu->mode_changed(vm);
+	} else {
+		vm->mmu->load_cr3(vm, true);
+	}
+}
+
+/* ---- running it ---- */
+
+/* The emulator stopped at an exception: the state is as the manual has it for the fault. */
+static enum hv_verdict emulated_exception(struct hv_vm *vm)
+{
+	const struct stop *s = &vm->emul->stop;
+
+	store_state(vm, false);
+	if (s->vector == EXC_PF) {
+		hv_inject_page_fault(vm, s->payload, s->error);
+		return HV_RESUME;
+	}
+	if (s->vector == EXC_DB) {
+		*vmx_dr6(vm->cpu) = (*vmx_dr6(vm->cpu) & ~0xfull) | s->payload | DR6_FIXED;
+		hv_write(vm, VMCS_GUEST_DR7, vm->emul->dr7 & ~DR7_GD);
+	}
+	hv_inject_exception(vm, s->vector, s->has_error, s->error);
+	return HV_RESUME;
+}
+
+/* A device access: the local APIC answers at once, others go out to the platform. True if answered. */
+static bool answered_by_lapic(struct hv_vm *vm, const struct bus_access *a)
+{
+	struct lapic *l = &vm->emul->lapic;
+	unsigned offset = (unsigned)(a->addr & ~PAGE_MASK);
+	uint64_t data = 0;
+
+	if (a->pio || (l->base & (APIC_BASE_EN | APIC_BASE_EXTD)) != APIC_BASE_EN || (l->base ^ a->addr) & PAGE_MASK)
+		return false;
+	if (a->write && a->size == 4 && !(offset & 15))
+		lapic_write(l, offset, (uint32_t)a->data, hv_guest_tsc(vm));
+	else if (!a->write && (offset & 15) < 4)
+		data = lapic_read(l, offset & ~15u, hv_guest_tsc(vm)) >> 8 * (offset & 3);
+	cpu_bus_done(vm->emul, data);
+	return true;
+}
+
+static enum hv_verdict emulate(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	bool counted = false;
+	enum cpu_emul_result r;
+
+	do
+		r = cpu_emulate_one(vm->emul, core->max_iterations, &counted);
+	while (r == EMUL_BUS && answered_by_lapic(vm, &vm->emul->bus.want));
+
+	switch (r) {
+	case EMUL_DONE:
+	case EMUL_PARTIAL:
+		store_state(vm, false);
+		core->completed = r == EMUL_DONE;
+		if (counted)
+			vm->emulated_insns++;
+		hv_commit_paging(vm);
+		return HV_RESUME;
+	case EMUL_EXCEPTION:
+		return emulated_exception(vm);
+	case EMUL_BUS:
+		return hv_ask(vm, &vm->emul->bus.want, CONTINUE_EMULATION);
+	case EMUL_NESTED:
+		break;
+	}
+	return HV_FAIL;
+}
+
+enum hv_verdict hv_emulate(struct hv_vm *vm, unsigned max_iterations)
+{
+	struct hv_core *core = hv_core(vm);
+
+	vm->obs.shadow.emulated++;
+	core->completed = false;
+	core->max_iterations = max_iterations;
+	hv_load_state(vm);
+	cpu_emul_begin(vm->emul);
+	return emulate(vm);
+}
+
+enum hv_verdict hv_emulate_continue(struct hv_vm *vm)
+{
+	cpu_bus_done(vm->emul, hv_core(vm)->want.data);
+	return emulate(vm);
+}
+
+enum hv_verdict hv_emulate_delivery(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	uint32_t info = core->vectoring.info;
+	struct event ev = {
+		.vector = (uint8_t)info,
+		.type = (uint8_t)((info & INTR_INFO_TYPE) >> INTR_INFO_TYPE_SHIFT),
+		.has_error = info & INTR_INFO_ERROR,
+		.error = core->vectoring.error,
+		.insn_len = (uint8_t)core->vectoring.insn_len,
+	};
+	uint64_t insns = vm->emul->insns;
+
+	vm->obs.shadow.emulated++;
+	core->inject = (struct hv_event){0};
+	hv_load_state(vm);
+	cpu_emul_begin(vm->emul);
+	/* Its effects on CR2 and DR6 came about when it was delivered for the first time. */
+	vm->emul->vmx.injecting = true;
+	if (cpu_deliver_event(vm->emul, &ev) == EXEC_NEXT) {
+		store_state(vm, false);
+		vm->emulated_insns += vm->emul->insns - insns;
+		hv_commit_paging(vm);
+		return HV_RESUME;
+	}
+	vm->emul->vmx.injecting = false;
+	if (vm->emul->stop.kind != STOP_SHUTDOWN)
+		return hv_fail(vm, "event %u cannot be delivered by emulation", ev.vector);
+	core->shutdown = true;
+	return HV_RESUME;
+}

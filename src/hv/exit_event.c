@@ -1,0 +1,276 @@
+/*
+ * Events: exceptions the guest raised and the hypervisor intercepted, what the
+ * hypervisor injects, interrupt and NMI windows, events whose delivery an exit
+ * interrupted.
+ *
+ * What is taken at an instruction boundary, and in which order, is what the bare
+ * machine does (SDM "Prioritization of Concurrent Events"): debug traps, NMI,
+ * then external interrupts; otherwise the two could not execute the same stream.
+ */
+#include "hv/core.h"
+
+#define VALID_EVENT(type, vector) (INTR_INFO_VALID | (uint32_t)(type) << INTR_INFO_TYPE_SHIFT | (vector))
+#define BLOCKS_INTERRUPTS         (INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOVSS)
+
+static unsigned event_type(uint32_t info) { return (info & INTR_INFO_TYPE) >> INTR_INFO_TYPE_SHIFT; }
+
+static void set_nmi_blocking(struct hv_vm *vm, bool blocked)
+{
+	uint64_t v = hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY) & ~(uint64_t)INTERRUPTIBILITY_NMI;
+
+	hv_write(vm, VMCS_GUEST_INTERRUPTIBILITY, v | (blocked ? INTERRUPTIBILITY_NMI : 0));
+}
+
+/* ---- what an exit interrupted ---- */
+
+void hv_take_vectoring(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	uint32_t info = (uint32_t)hv_read(vm, VMCS_IDT_VECTORING_INFO);
+
+	core->vectoring = (struct hv_event){0};
+	if (!(info & INTR_INFO_VALID))
+		return;
+	core->vectoring.info = info & (INTR_INFO_VALID | INTR_INFO_ERROR | INTR_INFO_TYPE | INTR_INFO_VECTOR);
+	if (info & INTR_INFO_ERROR)
+		core->vectoring.error = (uint32_t)hv_read(vm, VMCS_IDT_VECTORING_ERROR);
+	if (event_type(info) >= EVENT_SOFT_INT)
+		core->vectoring.insn_len = (uint32_t)hv_read(vm, VMCS_EXIT_INSN_LEN);
+	core->inject = core->vectoring;
+	if (event_type(info) == EVENT_NMI)
+		set_nmi_blocking(vm, false); /* injecting it will block again */
+}
+
+/* ---- exceptions ---- */
+
+enum exc_class { BENIGN, CONTRIBUTORY, PAGE_FAULT, DOUBLE_FAULT };
+
+static enum exc_class classify(uint32_t info)
+{
+	if (event_type(info) != EVENT_HW_EXCEPTION)
+		return BENIGN;
+	switch (info & INTR_INFO_VECTOR) {
+	case EXC_DE: case EXC_TS: case EXC_NP: case EXC_SS: case EXC_GP:
+		return CONTRIBUTORY;
+	case EXC_PF:
+		return PAGE_FAULT;
+	case EXC_DF:
+		return DOUBLE_FAULT;
+	default:
+		return BENIGN;
+	}
+}
+
+/* SDM "Interrupt 8—Double Fault Exception": what comes of a fault during the delivery of another event. */
+static void combine(struct hv_vm *vm, struct hv_event *second)
+{
+	struct hv_core *core = hv_core(vm);
+	enum exc_class a = classify(core->inject.info), b = classify(second->info);
+
+	if (event_type(core->inject.info) == EVENT_NMI)
+		set_nmi_blocking(vm, true); /* the NMI itself is gone, its blocking is not */
+	if (a == BENIGN || b == BENIGN || (a == CONTRIBUTORY && b == PAGE_FAULT))
+		return;
+	if (a == DOUBLE_FAULT) {
+		core->shutdown = true;
+		*second = (struct hv_event){0};
+		return;
+	}
+	*second = (struct hv_event){.info = VALID_EVENT(EVENT_HW_EXCEPTION, EXC_DF) | INTR_INFO_ERROR};
+}
+
+void hv_inject_exception(struct hv_vm *vm, uint8_t vector, bool has_error, uint32_t error)
+{
+	struct hv_core *core = hv_core(vm);
+	struct hv_event ev = {.info = VALID_EVENT(EVENT_HW_EXCEPTION, vector), .error = error};
+	uint64_t rflags = hv_read(vm, VMCS_GUEST_RFLAGS);
+
+	/* Real mode pushes no error codes, and VM entry insists on that. */
+	if (has_error && hv_read(vm, VMCS_GUEST_CR0) & CR0_PE)
+		ev.info |= INTR_INFO_ERROR;
+	if (core->inject.info)
+		combine(vm, &ev);
+	core->inject = ev;
+	/* A fault pushes RF set; VM entry pushes what it finds. */
+	if (!(rflags & RF_RF) && vector != EXC_DF)
+		hv_write(vm, VMCS_GUEST_RFLAGS, rflags | RF_RF);
+}
+
+void hv_inject_page_fault(struct hv_vm *vm, uint64_t address, uint32_t error)
+{
+	*vmx_cr2(vm->cpu) = address; /* injection leaves CR2 alone */
+	vm->obs.faults.guest++;
+	hv_inject_exception(vm, EXC_PF, true, error);
+}
+
+/* An IRET that unblocked NMIs faulted: it will be executed again, and NMIs are blocked until then. */
+static void reblock_nmi(struct hv_vm *vm, bool unblocked_by_iret)
+{
+	if (unblocked_by_iret && !hv_core(vm)->vectoring.info)
+		set_nmi_blocking(vm, true);
+}
+
+enum hv_verdict exit_exception(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	uint32_t info = (uint32_t)hv_read(vm, VMCS_EXIT_INTR_INFO);
+	uint32_t error = info & INTR_INFO_ERROR ? (uint32_t)hv_read(vm, VMCS_EXIT_INTR_ERROR) : 0;
+
+	reblock_nmi(vm, info & INTR_INFO_NMI_UNBLOCK);
+	if (event_type(info) == EVENT_NMI)
+		return HV_RESUME; /* the machine has nobody to send one */
+	if (event_type(info) == EVENT_HW_EXCEPTION && (info & INTR_INFO_VECTOR) == EXC_PF)
+		return vm->mmu->page_fault(vm, core->qualification, error);
+	return hv_fail(vm, "exception %u was intercepted", info & INTR_INFO_VECTOR);
+}
+
+enum hv_verdict exit_ept_violation(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+
+	vm->obs.faults.ept_violations++;
+	reblock_nmi(vm, core->qualification & EPT_VIOL_NMI_UNBLOCK);
+	return vm->mmu->ept_violation(vm, hv_read(vm, VMCS_GUEST_PHYSICAL), core->qualification);
+}
+
+enum hv_verdict exit_ept_misconfig(struct hv_vm *vm)
+{
+	return hv_fail(vm, "EPT misconfiguration at guest-physical %llx",
+		       (unsigned long long)hv_read(vm, VMCS_GUEST_PHYSICAL));
+}
+
+enum hv_verdict exit_triple_fault(struct hv_vm *vm)
+{
+	hv_core(vm)->shutdown = true;
+	return HV_RESUME;
+}
+
+enum hv_verdict exit_external_interrupt(struct hv_vm *vm)
+{
+	vm->cpu->extint = false; /* hv_run() looks at core->kicked */
+	return HV_RESUME;
+}
+
+/* The guest can take what it could not before, or time is up: hv_run() looks at both before the next entry. */
+enum hv_verdict exit_window(struct hv_vm *vm)
+{
+	hv_update_proc(vm, 0, PROC_INTERRUPT_WINDOW | PROC_NMI_WINDOW);
+	return HV_RESUME;
+}
+
+enum hv_verdict exit_preemption_timer(struct hv_vm *vm)
+{
+	(void)vm;
+	return HV_RESUME;
+}
+
+/* VMX does not switch tasks: the emulator does, for the instruction or the event that asked for it. */
+enum hv_verdict exit_task_switch(struct hv_vm *vm)
+{
+	(void)vm;
+	return HV_EMULATE;
+}
+
+/* ---- injection ---- */
+
+static bool wants_extint(const struct hv_vm *vm)
+{
+	const struct hv_core *core = hv_core(vm);
+
+	return core->extint_given || (core->extint && lapic_accepts_extint(&vm->emul->lapic));
+}
+
+static bool wants_nmi(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+
+	if (vm->emul->lapic.nmi) {
+		vm->emul->lapic.nmi = false;
+		core->nmi_pending = true;
+	}
+	return core->nmi_pending;
+}
+
+static void write_event(struct hv_vm *vm, const struct hv_event *ev)
+{
+	hv_write(vm, VMCS_ENTRY_INTR_INFO, ev->info);
+	if (ev->info & INTR_INFO_ERROR)
+		hv_write(vm, VMCS_ENTRY_EXCEPTION_ERROR, ev->error);
+	if (event_type(ev->info) >= EVENT_SOFT_INT)
+		hv_write(vm, VMCS_ENTRY_INSN_LEN, ev->insn_len);
+}
+
+static void inject_interrupt(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	uint8_t vector = core->extint_given ? core->extint_vector : lapic_ack(&vm->emul->lapic);
+	struct hv_event ev = {.info = VALID_EVENT(EVENT_EXTERNAL, vector)};
+
+	core->extint_given = false;
+	write_event(vm, &ev);
+}
+
+static void inject_nmi(struct hv_vm *vm)
+{
+	struct hv_event ev = {.info = VALID_EVENT(EVENT_NMI, EXC_NMI)};
+
+	hv_core(vm)->nmi_pending = false;
+	write_event(vm, &ev);
+}
+
+bool hv_wakes(struct hv_vm *vm)
+{
+	if (wants_nmi(vm) && !(hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY) & INTERRUPTIBILITY_NMI))
+		return true;
+	return (wants_extint(vm) || lapic_pending(&vm->emul->lapic) >= 0) &&
+	       hv_read(vm, VMCS_GUEST_RFLAGS) & RF_IF;
+}
+
+/* May an interrupt be injected at this boundary? */
+static bool interruptible(struct hv_vm *vm, uint64_t blocking)
+{
+	return !(blocking & BLOCKS_INTERRUPTS) && hv_read(vm, VMCS_GUEST_RFLAGS) & RF_IF;
+}
+
+/*
+ * Injects what is first in order of NMI, interrupt, if nothing else is being
+ * injected (@available) and the guest allows; asks for windows for the rest.
+ */
+static bool choose(struct hv_vm *vm, bool nmi, bool irq, bool available)
+{
+	struct hv_core *core = hv_core(vm);
+	uint64_t blocking = hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY);
+
+	if (hv_read(vm, VMCS_GUEST_PENDING_DEBUG) & (PENDING_DEBUG_BS | PENDING_DEBUG_ENABLED))
+		available = false; /* the debug trap comes first */
+	if (nmi && available && !(blocking & (BLOCKS_INTERRUPTS | INTERRUPTIBILITY_NMI))) {
+		inject_nmi(vm);
+		nmi = available = false;
+	}
+	if (irq && available && interruptible(vm, blocking)) {
+		if (!core->extint_given && wants_extint(vm))
+			return true;
+		inject_interrupt(vm);
+		irq = wants_extint(vm) || lapic_pending(&vm->emul->lapic) >= 0;
+	}
+	hv_update_proc(vm, (nmi ? PROC_NMI_WINDOW : 0) | (irq ? PROC_INTERRUPT_WINDOW : 0),
+		       (nmi ? 0 : PROC_NMI_WINDOW) | (irq ? 0 : PROC_INTERRUPT_WINDOW));
+	return false;
+}
+
+bool hv_prepare_events(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	bool nmi = wants_nmi(vm), irq = wants_extint(vm) || lapic_pending(&vm->emul->lapic) >= 0;
+	bool available = !core->inject.info;
+
+	if (!available) {
+		write_event(vm, &core->inject);
+		core->inject = (struct hv_event){0};
+	}
+	if (!nmi && !irq) {
+		hv_update_proc(vm, 0, PROC_NMI_WINDOW | PROC_INTERRUPT_WINDOW);
+		return false;
+	}
+	return choose(vm, nmi, irq, available);
+}

@@ -1,0 +1,714 @@
+/*
+ * The hypervisor's core: takes the processor into VMX operation, makes a VM,
+ * and runs its vCPU: enter the guest, find out why it exited, handle that, again.
+ * Handlers are in exit_<group>.c, in the list at the end of this file; paging is
+ * the backend's.
+ *
+ * Time. Every guest instruction counts once, whoever executes it. The machine's
+ * TSC counts those that the guest executed; emulated_insns those that the
+ * hypervisor completed for it; TSC_OFFSET adds the latter, so that the guest sees
+ * the sum. The VMX-preemption timer ends guest execution exactly at the next event.
+ */
+#include "hv/core.h"
+
+#include "cpu/block.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+const struct hv_mmu_ops *const hv_mmu_backends[ENGINE_MMU_COUNT] = {
+	[ENGINE_BRUTE] = &hv_mmu_brute,
+	[ENGINE_SHADOW] = &hv_mmu_shadow,
+	[ENGINE_EPT] = &hv_mmu_ept,
+};
+
+/* Audits are made after each of the first exits, then after every so many. */
+#define AUDIT_ALL   256
+#define AUDIT_EVERY 256
+
+enum hv_verdict hv_fail(struct hv_vm *vm, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(vm->fail_text, sizeof(vm->fail_text), fmt, ap);
+	va_end(ap);
+	return HV_FAIL;
+}
+
+/* ---- VMCS fields ---- */
+
+uint64_t hv_read(struct hv_vm *vm, enum vmcs_field f)
+{
+	uint64_t v = 0;
+	enum vmx_result r = vmx_vmread(vm->cpu, f, &v);
+
+	assert(r == VMX_SUCCEED);
+	(void)r;
+	return v;
+}
+
+void hv_write(struct hv_vm *vm, enum vmcs_field f, uint64_t v)
+{
+	enum vmx_result r = vmx_vmwrite(vm->cpu, f, v);
+
+	assert(r == VMX_SUCCEED);
+	(void)r;
+}
+
+void hv_update_proc(struct hv_vm *vm, uint32_t set, uint32_t clear)
+{
+	struct hv_core *core = hv_core(vm);
+	uint32_t proc = (core->proc | set) & ~clear;
+
+	if (proc == core->proc)
+		return;
+	core->proc = proc;
+	hv_write(vm, VMCS_PROC_CTL, proc);
+}
+
+/* ---- machine memory ---- */
+
+#define ROOM_FIXED ((uint64_t)128 << 20)
+
+uint64_t hv_machine_memory(const struct engine_config *cfg)
+{
+	/* EPT or shadow tables, and what is lost to aligning runs of frames. */
+	uint64_t room = ROOM_FIXED + cfg->memory / 64 + cfg->shadow_memory;
+
+	if (cfg->host_pages == HOST_PAGES_1G)
+		room += 2 * SIZE_1G;
+	return (cfg->memory + room + SIZE_2M - 1) & ~(SIZE_2M - 1);
+}
+
+void hv_snoop(struct hv_vm *vm, uint64_t a, unsigned bytes)
+{
+	mfn_t m;
+
+	if (p2m_peek(vm, gfn(a >> PAGE_SHIFT), &m, NULL) == 0)
+		blocks_note_write(vm->cpu, m.v << PAGE_SHIFT | (a & ~PAGE_MASK), bytes);
+}
+
+void hv_ram_written(struct hv_vm *vm, uint64_t a, unsigned bytes)
+{
+	hv_snoop(vm, a, bytes);
+	vm->mmu->guest_wrote(vm, a, bytes);
+}
+
+/* ---- making a VM ---- */
+
+static int alloc_frame(struct hv_vm *vm, hpa_t *out)
+{
+	mfn_t m;
+	int r = machmem_alloc(vm->mem, 0, OWNER_HYPERVISOR, &m);
+
+	if (!r)
+		*out = mfn_to_hpa(m);
+	return r;
+}
+
+static int enter_vmx_operation(struct hv_vm *vm, struct error *err)
+{
+	struct hv_core *core = hv_core(vm);
+	hpa_t pml4;
+
+	if (alloc_frame(vm, &pml4) || alloc_frame(vm, &vm->vmxon) || alloc_frame(vm, &vm->vmcs) ||
+	    alloc_frame(vm, &core->io_bitmap_a) || alloc_frame(vm, &core->io_bitmap_b) ||
+	    alloc_frame(vm, &core->msr_bitmap))
+		return error_set(err, -ENOMEM, "hypervisor: no machine memory for the VMCS");
+	put_u32(machmem_ptr(vm->mem, vm->vmxon), VMCS_REVISION);
+	put_u32(machmem_ptr(vm->mem, vm->vmcs), VMCS_REVISION);
+	vmx_setup_root(vm->cpu, pml4);
+	if (vmx_vmxon(vm->cpu, vm->vmxon) || vmx_vmclear(vm->cpu, vm->vmcs) || vmx_vmptrld(vm->cpu, vm->vmcs))
+		return error_set(err, -ENODEV, "hypervisor: the processor refuses VMX operation");
+	return 0;
+}
+
+/* Control bits that are wanted with those that must be; false if the processor has not all of them. */
+static bool adjust_controls(struct hv_vm *vm, uint32_t capability, uint32_t want, uint32_t *out)
+{
+	uint64_t cap;
+
+	if (vmx_read_capability(vm->cpu, capability, &cap))
+		return false;
+	*out = (want | (uint32_t)cap) & (uint32_t)(cap >> 32);
+	return (*out & want) == want;
+}
+
+static int setup_controls(struct hv_vm *vm, struct error *err)
+{
+	struct hv_core *core = hv_core(vm);
+	uint32_t pin, proc2, exit;
+
+	if (!adjust_controls(vm, MSR_VMX_TRUE_PINBASED_CTLS,
+			     PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMI | PIN_PREEMPTION_TIMER, &pin) ||
+	    !adjust_controls(vm, MSR_VMX_TRUE_PROCBASED_CTLS,
+			     PROC_TSC_OFFSETTING | PROC_HLT | PROC_CR8_LOAD | PROC_CR8_STORE | PROC_IO_BITMAPS |
+				     PROC_MSR_BITMAPS | PROC_SECONDARY,
+			     &core->proc) ||
+	    !adjust_controls(vm, MSR_VMX_PROCBASED_CTLS2,
+			     PROC2_VPID | (vm->cfg.cpu.feature[CPUF_RDTSCP] ? PROC2_RDTSCP : 0) |
+				     (vm->cfg.cpu.feature[CPUF_INVPCID] ? PROC2_INVPCID : 0),
+			     &proc2) ||
+	    !adjust_controls(vm, MSR_VMX_TRUE_EXIT_CTLS,
+			     EXIT_SAVE_DEBUG | EXIT_HOST_64 | EXIT_ACK_INTERRUPT | EXIT_LOAD_PAT | EXIT_SAVE_EFER |
+				     EXIT_LOAD_EFER,
+			     &exit) ||
+	    !adjust_controls(vm, MSR_VMX_TRUE_ENTRY_CTLS, ENTRY_LOAD_DEBUG | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER,
+			     &core->entry_ctl))
+		return error_set(err, -ENODEV, "hypervisor: the processor lacks a VMX control");
+	exit &= ~EXIT_ACK_INTERRUPT; /* an external interrupt only means that somebody wants the processor back */
+	hv_write(vm, VMCS_PIN_CTL, pin);
+	hv_write(vm, VMCS_PROC_CTL, core->proc);
+	hv_write(vm, VMCS_PROC_CTL2, proc2);
+	hv_write(vm, VMCS_EXIT_CTL, exit);
+	hv_write(vm, VMCS_ENTRY_CTL, core->entry_ctl);
+	return 0;
+}
+
+/* The host-state area: where exits arrive. Host C takes over there, so only its validity counts. */
+static void setup_host_state(struct hv_vm *vm)
+{
+	static const struct { enum vmcs_field field; uint64_t v; } fixed[] = {
+		{VMCS_HOST_CS_SEL, VMX_ROOT_CS}, {VMCS_HOST_SS_SEL, VMX_ROOT_DS}, {VMCS_HOST_DS_SEL, VMX_ROOT_DS},
+		{VMCS_HOST_ES_SEL, VMX_ROOT_DS}, {VMCS_HOST_FS_SEL, VMX_ROOT_DS}, {VMCS_HOST_GS_SEL, VMX_ROOT_DS},
+		{VMCS_HOST_TR_SEL, VMX_ROOT_TR}, {VMCS_HOST_FS_BASE, 0}, {VMCS_HOST_GS_BASE, 0},
+		{VMCS_HOST_TR_BASE, 0}, {VMCS_HOST_GDTR_BASE, 0}, {VMCS_HOST_IDTR_BASE, 0},
+		{VMCS_HOST_SYSENTER_CS, 0}, {VMCS_HOST_SYSENTER_ESP, 0}, {VMCS_HOST_SYSENTER_EIP, 0},
+		{VMCS_HOST_RSP, 0}, {VMCS_HOST_RIP, 0},
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(fixed); i++)
+		hv_write(vm, fixed[i].field, fixed[i].v);
+	/* As MOV from CR and RDMSR give them in root operation. */
+	hv_write(vm, VMCS_HOST_CR0, vm->cpu->cr0);
+	hv_write(vm, VMCS_HOST_CR3, vm->cpu->cr3);
+	hv_write(vm, VMCS_HOST_CR4, vm->cpu->cr4);
+	hv_write(vm, VMCS_HOST_EFER, vm->cpu->efer);
+	hv_write(vm, VMCS_HOST_PAT, vm->cpu->msr.pat);
+}
+
+/* MSRs that the guest reads and writes without an exit: VMX switches them, or nobody else uses them. */
+static const uint32_t free_msrs[] = {
+	MSR_SYSENTER_CS, MSR_SYSENTER_ESP, MSR_SYSENTER_EIP, MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_FMASK,
+	MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, MSR_TSC_AUX,
+};
+
+static void setup_bitmaps(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	uint8_t *msr = machmem_ptr(vm->mem, core->msr_bitmap);
+
+	memset(machmem_ptr(vm->mem, core->io_bitmap_a), 0xff, PAGE_SIZE);
+	memset(machmem_ptr(vm->mem, core->io_bitmap_b), 0xff, PAGE_SIZE);
+	memset(msr, 0xff, PAGE_SIZE);
+	for (unsigned i = 0; i < ARRAY_SIZE(free_msrs); i++) {
+		/* Four bitmaps of 1 KiB: reads of low and high MSRs, then writes. */
+		unsigned n = free_msrs[i] & 0x1fff, at = (free_msrs[i] >= 0xc0000000 ? 0x400 : 0) + n / 8;
+
+		msr[at] &= (uint8_t)~(1u << n % 8);
+		msr[at + 0x800] &= (uint8_t)~(1u << n % 8);
+	}
+	hv_write(vm, VMCS_IO_BITMAP_A, core->io_bitmap_a.v);
+	hv_write(vm, VMCS_IO_BITMAP_B, core->io_bitmap_b.v);
+	hv_write(vm, VMCS_MSR_BITMAP, core->msr_bitmap.v);
+}
+
+static int setup_vmcs(struct hv_vm *vm, struct error *err)
+{
+	struct hv_core *core = hv_core(vm);
+	int r = setup_controls(vm, err);
+
+	if (r)
+		return r;
+	setup_host_state(vm);
+	setup_bitmaps(vm);
+	hv_write(vm, VMCS_VPID, vm->vpid);
+	hv_write(vm, VMCS_GUEST_VMCS_LINK, ~0ull);
+	hv_write(vm, VMCS_CR0_MASK, 0);
+	hv_write(vm, VMCS_CR4_MASK, 0);
+	vm->mmu->setup_vmcs(vm);
+	core->proc = (uint32_t)hv_read(vm, VMCS_PROC_CTL);
+	core->sync_cr3 = !(core->proc & PROC_CR3_LOAD);
+	core->sync_efer = hv_read(vm, VMCS_PROC_CTL2) & PROC2_UNRESTRICTED;
+	return 0;
+}
+
+static int create_parts(struct hv_vm *vm, struct error *err)
+{
+	uint64_t misc = 0;
+	int r = enter_vmx_operation(vm, err);
+
+	if (r)
+		return r;
+	vmx_read_capability(vm->cpu, MSR_VMX_MISC, &misc);
+	if (misc & 0x1f)
+		return error_set(err, -ENODEV, "hypervisor: the VMX-preemption timer is too coarse");
+	if ((r = p2m_init(vm, err)) || (r = hv_emulator_create(vm, err)) || (r = vm->mmu->init(vm, err)) ||
+	    (r = setup_vmcs(vm, err)))
+		return r;
+	hv_put_state(vm); /* the emulator's processor was created in RESET state: that is the guest's */
+	return 0;
+}
+
+int hv_create(struct hv_vm **out, const struct engine_config *cfg, struct machmem *mem, struct cpu *cpu,
+	      struct error *err)
+{
+	struct hv_vm *vm = calloc(1, sizeof(*vm));
+	struct hv_core *core = calloc(1, sizeof(*core));
+	int r = -ENOMEM;
+
+	if (!vm || !core) {
+		free(vm);
+		free(core);
+		return error_set(err, -ENOMEM, "hypervisor: out of memory");
+	}
+	vm->cfg = *cfg;
+	vm->mem = mem;
+	vm->cpu = cpu;
+	vm->owner = OWNER_VM;
+	vm->vpid = 1;
+	vm->mmu = hv_mmu_backends[cfg->mmu];
+	vm->priv = core;
+	r = vm->mmu ? create_parts(vm, err) : error_set(err, -EINVAL, "hypervisor: not an MMU backend");
+	if (r) {
+		hv_destroy(vm);
+		return r;
+	}
+	*out = vm;
+	return 0;
+}
+
+void hv_destroy(struct hv_vm *vm)
+{
+	if (vm->mmu_state)
+		vm->mmu->destroy(vm);
+	hv_emulator_destroy(vm);
+	p2m_destroy(vm);
+	vmx_vmclear(vm->cpu, vm->vmcs);
+	vmx_vmxoff(vm->cpu);
+	free(vm->priv);
+	free(vm);
+}
+
+/* ---- state that the guest changes by itself ---- */
+
+void hv_sync_guest(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	uint64_t mask0 = hv_read(vm, VMCS_CR0_MASK), mask4 = hv_read(vm, VMCS_CR4_MASK);
+
+	vm->guest.cr0 = (hv_read(vm, VMCS_GUEST_CR0) & ~mask0) | (hv_read(vm, VMCS_CR0_SHADOW) & mask0);
+	vm->guest.cr4 = (hv_read(vm, VMCS_GUEST_CR4) & ~mask4) | (hv_read(vm, VMCS_CR4_SHADOW) & mask4);
+	if (core->sync_efer)
+		vm->guest.efer = hv_read(vm, VMCS_GUEST_EFER);
+	if (!core->sync_cr3)
+		return;
+	vm->guest.cr3 = hv_read(vm, VMCS_GUEST_CR3);
+	vm->guest.pdpte[0] = hv_read(vm, VMCS_GUEST_PDPTE0);
+	vm->guest.pdpte[1] = hv_read(vm, VMCS_GUEST_PDPTE1);
+	vm->guest.pdpte[2] = hv_read(vm, VMCS_GUEST_PDPTE2);
+	vm->guest.pdpte[3] = hv_read(vm, VMCS_GUEST_PDPTE3);
+}
+
+enum access_mode hv_access_mode(struct hv_vm *vm)
+{
+	uint64_t rflags = hv_read(vm, VMCS_GUEST_RFLAGS);
+
+	if ((hv_read(vm, VMCS_GUEST_SS_AR) & SEG_AR_DPL) == SEG_AR_DPL)
+		return MODE_USER;
+	return rflags & RF_AC ? MODE_SUPER_AC : MODE_SUPER;
+}
+
+/* ---- completing instructions ---- */
+
+void hv_count_insn(struct hv_vm *vm)
+{
+	uint64_t blocking = hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY);
+
+	vm->emulated_insns++;
+	if (blocking & (INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOVSS))
+		hv_write(vm, VMCS_GUEST_INTERRUPTIBILITY,
+			 blocking & ~(uint64_t)(INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOVSS));
+}
+
+void hv_skip_insn(struct hv_vm *vm)
+{
+	uint64_t rip = hv_read(vm, VMCS_GUEST_RIP) + hv_read(vm, VMCS_EXIT_INSN_LEN);
+	uint64_t rflags = hv_read(vm, VMCS_GUEST_RFLAGS);
+	bool code64 = hv_read(vm, VMCS_GUEST_CS_AR) & SEG_AR_L && hv_core(vm)->entry_ctl & ENTRY_IA32E;
+
+	hv_write(vm, VMCS_GUEST_RIP, code64 ? rip : (uint32_t)rip);
+	if (rflags & RF_RF)
+		hv_write(vm, VMCS_GUEST_RFLAGS, rflags & ~RF_RF);
+	hv_count_insn(vm);
+	if (rflags & RF_TF)
+		hv_write(vm, VMCS_GUEST_PENDING_DEBUG, hv_read(vm, VMCS_GUEST_PENDING_DEBUG) | PENDING_DEBUG_BS);
+}
+
+/* ---- time ---- */
+
+uint64_t hv_now(const struct hv_vm *vm) { return hv_virtual_now(vm); }
+uint64_t hv_insns(const struct hv_vm *vm) { return hv_machine_insns(vm) + vm->emulated_insns; }
+
+void hv_advance(struct hv_vm *vm, uint64_t to_ns)
+{
+	uint64_t now = hv_virtual_now(vm);
+
+	if (to_ns > now)
+		cpu_skip_time(vm->cpu, hv_machine_tsc(vm) + (to_ns - now));
+}
+
+/* Instructions that the guest may execute before something is due. */
+static uint64_t ticks_left(struct hv_vm *vm, const struct engine_run *run)
+{
+	uint64_t timer = lapic_next_deadline(&vm->emul->lapic), tsc = hv_guest_tsc(vm);
+	uint64_t left = min_u64(run->deadline_ns - hv_virtual_now(vm), run->insn_limit - hv_insns(vm));
+
+	if (timer != UINT64_MAX)
+		left = min_u64(left, timer > tsc ? timer - tsc : 0);
+	return min_u64(left, UINT32_MAX);
+}
+
+/* ---- entry and exit ---- */
+
+static enum hv_verdict entry_failed(struct hv_vm *vm, enum vmx_result r)
+{
+	if (r == VMX_FAIL_VALID)
+		return hv_fail(vm, "VM entry failed: VM-instruction error %u",
+			       (unsigned)hv_read(vm, VMCS_VM_INSTRUCTION_ERROR));
+	return hv_fail(vm, "VM entry failed: no current VMCS");
+}
+
+/* The guest executes until the processor is back in root operation. */
+static enum hv_verdict execute_guest(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+
+	for (;;) {
+		enum cpu_run_status status = cpu_run(vm->cpu, INT64_MAX);
+
+		switch (status) {
+		case CPU_RUN_VMEXIT:
+			return HV_RESUME;
+		case CPU_RUN_KICKED:
+			/* Somebody wants the processor: that is an external interrupt. */
+			core->kicked = true;
+			vm->cpu->extint = true;
+			vm->cpu->interrupt_check = true;
+			break;
+		case CPU_RUN_DEADLINE:
+			break;
+		default:
+			return hv_fail(vm, "the processor stopped in the guest for a reason the guest cannot cause (%d)",
+				       (int)status);
+		}
+	}
+}
+
+static enum hv_verdict enter_guest(struct hv_vm *vm, const struct engine_run *run)
+{
+	struct hv_core *core = hv_core(vm);
+	uint64_t offset = vm->emulated_insns + (uint64_t)core->guest_tsc_base;
+	enum vmx_result r;
+	bool exited = false;
+
+	if (offset != core->tsc_offset) {
+		core->tsc_offset = offset;
+		hv_write(vm, VMCS_TSC_OFFSET, offset);
+	}
+	hv_write(vm, VMCS_GUEST_PREEMPTION_TIMER, ticks_left(vm, run));
+	r = vmx_enter(vm->cpu, !core->launched, &exited);
+	if (r != VMX_SUCCEED)
+		return entry_failed(vm, r);
+	core->launched = true;
+	return exited ? HV_RESUME : execute_guest(vm);
+}
+
+static enum hv_verdict audit(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	char text[160] = "";
+
+	if (!vm->cfg.audit || (vm->obs.exits.total > AUDIT_ALL && core->exits_to_audit-- > 0))
+		return HV_RESUME;
+	core->exits_to_audit = AUDIT_EVERY - 1;
+	hv_sync_guest(vm);
+	if (vm->mmu->audit(vm, text, sizeof(text)))
+		return HV_RESUME;
+	return hv_fail(vm, "audit after exit %llu (%s): %s", (unsigned long long)vm->obs.exits.total,
+		       hv_exit_name(core->exit_reason), text);
+}
+
+static enum hv_verdict handle_exit(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	uint32_t basic;
+
+	core->exit_reason = (uint32_t)hv_read(vm, VMCS_EXIT_REASON);
+	core->qualification = hv_read(vm, VMCS_EXIT_QUALIFICATION);
+	basic = core->exit_reason & 0xffff;
+	vm->obs.exits.total++;
+	if (basic < OBS_EXIT_REASONS)
+		vm->obs.exits.by_reason[basic]++;
+	if (core->exit_reason & EXIT_REASON_ENTRY_FAILURE)
+		return hv_fail(vm, "%s (qualification %llu)", hv_exit_name(core->exit_reason),
+			       (unsigned long long)core->qualification);
+	/* The processor keeps the "IA-32e mode guest" control equal to the guest's EFER.LMA. */
+	if (core->sync_efer)
+		core->entry_ctl = (uint32_t)hv_read(vm, VMCS_ENTRY_CTL);
+	hv_take_vectoring(vm);
+	if (basic >= OBS_EXIT_REASONS || !hv_exit_handlers[basic])
+		return hv_fail(vm, "unexpected VM exit %u", basic);
+	return hv_exit_handlers[basic](vm);
+}
+
+enum hv_verdict hv_ask(struct hv_vm *vm, const struct bus_access *a, enum hv_continuation next)
+{
+	struct hv_core *core = hv_core(vm);
+
+	core->want = *a;
+	core->asking = true;
+	core->continuation = next;
+	return HV_RESUME;
+}
+
+enum hv_verdict hv_settle(struct hv_vm *vm, enum hv_verdict v)
+{
+	switch (v) {
+	case HV_EMULATE:
+		if (hv_core(vm)->vectoring.info)
+			return hv_emulate_delivery(vm);
+		return hv_emulate(vm, HV_EMULATE_ITERATIONS);
+	case HV_REFLECT:
+		hv_inject_page_fault(vm, vm->fault.address, vm->fault.error);
+		return HV_RESUME;
+	case HV_RESUME:
+	case HV_FAIL:
+		break;
+	}
+	return v;
+}
+
+static enum hv_verdict run_once(struct hv_vm *vm, const struct engine_run *run)
+{
+	enum hv_verdict v = enter_guest(vm, run);
+
+	if (v == HV_RESUME)
+		v = hv_settle(vm, handle_exit(vm));
+	return v == HV_RESUME ? audit(vm) : v;
+}
+
+/* What is left to do of an instruction whose device access has been answered. */
+static enum hv_verdict continue_instruction(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	enum hv_continuation what = core->continuation;
+
+	core->continuation = CONTINUE_NONE;
+	return what == CONTINUE_IO ? exit_io_finish(vm) : hv_emulate_continue(vm);
+}
+
+/* ---- engine_run() ---- */
+
+static void take_answer(struct hv_vm *vm, const struct engine_run *run)
+{
+	struct hv_core *core = hv_core(vm);
+
+	if (core->asked && !core->want.write)
+		core->want.data = run->io.data;
+	core->asked = false;
+}
+
+static bool give_access(struct hv_vm *vm, struct engine_run *run)
+{
+	struct hv_core *core = hv_core(vm);
+
+	if (!core->asking)
+		return false;
+	core->asking = false;
+	core->asked = true;
+	run->exit = core->want.pio ? ENGINE_EXIT_IO : ENGINE_EXIT_MMIO;
+	run->io.write = core->want.write;
+	run->io.size = core->want.size;
+	run->io.addr = core->want.addr;
+	run->io.data = core->want.write ? core->want.data : 0;
+	return true;
+}
+
+static bool give_eoi(struct hv_vm *vm, struct engine_run *run)
+{
+	int vector = lapic_take_eoi(&vm->emul->lapic);
+
+	if (vector < 0)
+		return false;
+	run->exit = ENGINE_EXIT_IOAPIC_EOI;
+	run->eoi.vector = (uint8_t)vector;
+	return true;
+}
+
+static bool limit_reached(struct hv_vm *vm, struct engine_run *run)
+{
+	if (hv_insns(vm) >= run->insn_limit)
+		run->exit = ENGINE_EXIT_LIMIT;
+	else if (hv_virtual_now(vm) >= run->deadline_ns)
+		run->exit = ENGINE_EXIT_DEADLINE;
+	else
+		return false;
+	return true;
+}
+
+static bool stays_halted(struct hv_vm *vm, struct engine_run *run)
+{
+	struct hv_core *core = hv_core(vm);
+	uint64_t tick, tsc = hv_guest_tsc(vm);
+
+	if (!core->halted)
+		return false;
+	if (hv_wakes(vm)) {
+		core->halted = false;
+		return false;
+	}
+	tick = lapic_next_deadline(&vm->emul->lapic);
+	run->exit = ENGINE_EXIT_HLT;
+	run->hlt.wake_ns = tick == UINT64_MAX ? UINT64_MAX : hv_virtual_now(vm) + (tick > tsc ? tick - tsc : 0);
+	return true;
+}
+
+/* One stretch. Returns false if the caller has to be told of run->exit. */
+static bool step(struct hv_vm *vm, struct engine_run *run)
+{
+	struct hv_core *core = hv_core(vm);
+	enum hv_verdict v;
+
+	if (core->shutdown) {
+		run->exit = ENGINE_EXIT_SHUTDOWN;
+		return false;
+	}
+	if (core->continuation) {
+		v = continue_instruction(vm);
+	} else {
+		lapic_advance(&vm->emul->lapic, hv_guest_tsc(vm));
+		if (stays_halted(vm, run))
+			return false;
+		if (hv_prepare_events(vm)) {
+			run->exit = ENGINE_EXIT_IRQ_WINDOW;
+			return false;
+		}
+		v = run_once(vm, run);
+	}
+	if (v == HV_FAIL) {
+		run->exit = ENGINE_EXIT_FAIL;
+		snprintf(run->fail.text, sizeof(run->fail.text), "%s", vm->fail_text);
+		return false;
+	}
+	if (core->kicked) {
+		core->kicked = false;
+		run->exit = ENGINE_EXIT_INTR;
+		return false;
+	}
+	return true;
+}
+
+void hv_run(struct hv_vm *vm, struct engine_run *run)
+{
+	hv_core(vm)->extint = run->request_irq_window;
+	take_answer(vm, run);
+	do {
+		if (give_access(vm, run) || give_eoi(vm, run) || limit_reached(vm, run))
+			return;
+	} while (step(vm, run));
+}
+
+void hv_interrupt(struct hv_vm *vm, uint8_t vector)
+{
+	hv_core(vm)->extint_given = true;
+	hv_core(vm)->extint_vector = vector;
+}
+
+void hv_nmi(struct hv_vm *vm) { hv_core(vm)->nmi_pending = true; }
+
+struct cpu *hv_get_state(struct hv_vm *vm)
+{
+	hv_load_state(vm);
+	return vm->emul;
+}
+
+void hv_observe(const struct hv_vm *vm, struct obs *obs)
+{
+	obs->exits.total = vm->obs.exits.total;
+	memcpy(obs->exits.by_reason, vm->obs.exits.by_reason, sizeof(obs->exits.by_reason));
+	obs->faults = vm->obs.faults;
+	obs->tables = vm->obs.tables;
+	obs->shadow = vm->obs.shadow;
+	obs->tables.p2m_bytes = p2m_bytes(vm);
+	vm->mmu->observe(vm, obs);
+}
+
+void hv_describe(struct hv_vm *vm, char *buf, size_t bytes)
+{
+	struct hv_core *core = hv_core(vm);
+
+	snprintf(buf, bytes,
+		 "last VM exit: %s, qualification %llx, guest-physical %llx, linear %llx; %llu exits, %s\n",
+		 vm->obs.exits.total ? hv_exit_name(core->exit_reason) : "none",
+		 (unsigned long long)core->qualification,
+		 (unsigned long long)hv_read(vm, VMCS_GUEST_PHYSICAL),
+		 (unsigned long long)hv_read(vm, VMCS_GUEST_LINEAR), (unsigned long long)vm->obs.exits.total,
+		 core->halted ? "halted" : core->shutdown ? "shut down" : "active");
+}
+
+/* ---- the list of exits ---- */
+
+hv_exit_handler *const hv_exit_handlers[OBS_EXIT_REASONS] = {
+	[EXIT_REASON_EXCEPTION_NMI] = exit_exception,
+	[EXIT_REASON_EXTERNAL_INTERRUPT] = exit_external_interrupt,
+	[EXIT_REASON_TRIPLE_FAULT] = exit_triple_fault,
+	[EXIT_REASON_INTERRUPT_WINDOW] = exit_window,
+	[EXIT_REASON_NMI_WINDOW] = exit_window,
+	[EXIT_REASON_TASK_SWITCH] = exit_task_switch,
+	[EXIT_REASON_CPUID] = exit_cpuid,
+	[EXIT_REASON_GETSEC] = exit_undefined,
+	[EXIT_REASON_HLT] = exit_hlt,
+	[EXIT_REASON_INVD] = exit_invd,
+	[EXIT_REASON_INVLPG] = exit_invlpg,
+	[EXIT_REASON_RDPMC] = exit_emulated,
+	[EXIT_REASON_VMCALL] = exit_undefined,
+	[EXIT_REASON_VMCLEAR] = exit_undefined,
+	[EXIT_REASON_VMLAUNCH] = exit_undefined,
+	[EXIT_REASON_VMPTRLD] = exit_undefined,
+	[EXIT_REASON_VMPTRST] = exit_undefined,
+	[EXIT_REASON_VMREAD] = exit_undefined,
+	[EXIT_REASON_VMRESUME] = exit_undefined,
+	[EXIT_REASON_VMWRITE] = exit_undefined,
+	[EXIT_REASON_VMXOFF] = exit_undefined,
+	[EXIT_REASON_VMXON] = exit_undefined,
+	[EXIT_REASON_CR_ACCESS] = exit_cr,
+	[EXIT_REASON_IO] = exit_io,
+	[EXIT_REASON_RDMSR] = exit_rdmsr,
+	[EXIT_REASON_WRMSR] = exit_wrmsr,
+	[EXIT_REASON_EPT_VIOLATION] = exit_ept_violation,
+	[EXIT_REASON_EPT_MISCONFIG] = exit_ept_misconfig,
+	[EXIT_REASON_INVEPT] = exit_undefined,
+	[EXIT_REASON_PREEMPTION_TIMER] = exit_preemption_timer,
+	[EXIT_REASON_INVVPID] = exit_undefined,
+	[EXIT_REASON_WBINVD] = exit_invd,
+	[EXIT_REASON_XSETBV] = exit_emulated,
+	[EXIT_REASON_INVPCID] = exit_invpcid,
+	[EXIT_REASON_VMFUNC] = exit_undefined,
+};
+
+const char *hv_exit_name(uint32_t reason)
+{
+	switch (reason & 0xffff) {
+#define X(sym, number, name) \
+	case number:         \
+		return name;
+		VMX_EXIT_REASONS(X)
+#undef X
+	}
+	return "unknown";
+}

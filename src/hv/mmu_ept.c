@@ -1,0 +1,301 @@
+/*
+ * Nested paging: the guest has its page tables to itself and the hardware
+ * translates a second time, through EPT, which says what the p2m says. No exit for
+ * anything a guest does to its page tables; an EPT violation the first time it
+ * touches a frame, filled with the largest page that the p2m's run of frames and
+ * --host-pages allow. Accesses outside guest RAM are device accesses: emulated.
+ *
+ * Left out: execute-only mappings, page-modification logging, write protection.
+ * Source: SDM volume 3, "The Extended Page Table Mechanism (EPT)".
+ */
+#include "hv/core.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define EPT_LEVELS 4
+#define EPT_RWX    (EPT_R | EPT_W | EPT_X)
+
+struct ept {
+	mfn_t root;
+	uint64_t tables;
+};
+
+static struct ept *ept_of(const struct hv_vm *vm) { return vm->mmu_state; }
+static unsigned level_shift(unsigned level) { return PAGE_SHIFT + 9 * (level - 1); }
+static unsigned level_order(unsigned level) { return 9 * (level - 1); }
+
+static uint64_t *slot_of(const struct hv_vm *vm, uint64_t table, uint64_t a, unsigned level)
+{
+	uint64_t *t = machmem_ptr(vm->mem, hpa(table));
+
+	return &t[a >> level_shift(level) & 0x1ff];
+}
+
+static bool is_leaf(uint64_t e, unsigned level) { return level == 1 || e & EPT_PS; }
+
+static uint64_t eptp_of(const struct hv_vm *vm)
+{
+	return ept_of(vm)->root.v << PAGE_SHIFT | EPT_MT_WB | EPTP_WALK_4 | EPTP_AD;
+}
+
+static void invept(struct hv_vm *vm)
+{
+	enum vmx_result r = vmx_invept(vm->cpu, INVEPT_SINGLE, eptp_of(vm));
+
+	assert(r == VMX_SUCCEED);
+	(void)r;
+}
+
+static void flush_linear(struct hv_vm *vm)
+{
+	enum vmx_result r = vmx_invvpid(vm->cpu, INVVPID_SINGLE, vm->vpid, gva(0));
+
+	assert(r == VMX_SUCCEED);
+	(void)r;
+}
+
+/* ---- tables ---- */
+
+static int table_alloc(struct hv_vm *vm, mfn_t *m)
+{
+	int r = machmem_alloc(vm->mem, 0, OWNER_HYPERVISOR, m);
+
+	if (!r)
+		ept_of(vm)->tables++;
+	return r;
+}
+
+/* The slot for @a at @level, with the tables on the way to it. NULL: no memory, or a larger page is in the way. */
+static uint64_t *walk_to(struct hv_vm *vm, uint64_t a, unsigned level)
+{
+	uint64_t table = ept_of(vm)->root.v << PAGE_SHIFT;
+
+	for (unsigned l = EPT_LEVELS; l > level; l--) {
+		uint64_t *e = slot_of(vm, table, a, l);
+		mfn_t m;
+
+		if (!(*e & EPT_RWX)) {
+			if (table_alloc(vm, &m))
+				return NULL;
+			*e = m.v << PAGE_SHIFT | EPT_RWX;
+		} else if (is_leaf(*e, l)) {
+			return NULL;
+		}
+		table = *e & EPT_ADDR_MASK;
+	}
+	return slot_of(vm, table, a, level);
+}
+
+/* A hypervisor maps to a VM what it gave to the VM, nothing else. */
+static void check_owner(const struct hv_vm *vm, mfn_t first, unsigned level)
+{
+	assert(machmem_owner(vm->mem, first) == vm->owner);
+	assert(machmem_owner(vm->mem, mfn(first.v + (1ull << level_order(level)) - 1)) == vm->owner);
+	(void)vm, (void)first, (void)level;
+}
+
+static enum hv_verdict map(struct hv_vm *vm, uint64_t a, mfn_t m, unsigned level)
+{
+	uint64_t frames = 1ull << level_order(level), *e;
+	mfn_t first = mfn(m.v & ~(frames - 1));
+
+	check_owner(vm, first, level);
+	e = walk_to(vm, a, level);
+	if (!e)
+		return hv_fail(vm, "EPT: no memory for a table for guest-physical %llx", (unsigned long long)a);
+	if (*e & EPT_RWX)
+		return hv_fail(vm, "EPT violation at guest-physical %llx, which is mapped", (unsigned long long)a);
+	*e = first.v << PAGE_SHIFT | EPT_RWX | EPT_MT_WB << EPT_MT_SHIFT | (level > 1 ? EPT_PS : 0);
+	return HV_RESUME;
+}
+
+static enum hv_verdict ept_violation(struct hv_vm *vm, uint64_t a, uint64_t qualification)
+{
+	unsigned order;
+	mfn_t m;
+	int r = p2m_get(vm, gfn(a >> PAGE_SHIFT), &m, &order);
+
+	(void)qualification;
+	if (r == -EFAULT)
+		return HV_EMULATE;
+	if (r)
+		return hv_fail(vm, "no machine memory for guest-physical %llx", (unsigned long long)a);
+	return map(vm, a, m, order / 9 + 1);
+}
+
+/* ---- the p2m changed ---- */
+
+/* Drops what entries of the table at @level say about frames [first, end) if the p2m says otherwise now. */
+static bool zap(struct hv_vm *vm, uint64_t table, unsigned level, uint64_t base, uint64_t first, uint64_t end)
+{
+	uint64_t step = 1ull << level_order(level);
+	uint64_t from = first > base ? (first - base) >> level_order(level) : 0;
+	bool any = false;
+
+	for (uint64_t i = from; i < 512 && base + i * step < end; i++) {
+		uint64_t *e = slot_of(vm, table, (base + i * step) << PAGE_SHIFT, level), g = base + i * step;
+		mfn_t m;
+
+		if (!(*e & EPT_RWX))
+			continue;
+		if (!is_leaf(*e, level)) {
+			any |= zap(vm, *e & EPT_ADDR_MASK, level - 1, g, first, end);
+		} else if (p2m_peek(vm, gfn(g), &m, NULL) || m.v != (*e & EPT_ADDR_MASK) >> PAGE_SHIFT) {
+			*e = 0;
+			any = true;
+		}
+	}
+	return any;
+}
+
+static void p2m_changed(struct hv_vm *vm, gfn_t first, uint64_t frames)
+{
+	if (ept_of(vm) && zap(vm, ept_of(vm)->root.v << PAGE_SHIFT, EPT_LEVELS, 0, first.v, first.v + frames))
+		invept(vm);
+}
+
+/* ---- registers: all but a few bits of CR0 and CR4 are the guest's own ---- */
+
+#define CR0_HELD CR0_NE   /* VMX operation needs it */
+#define CR4_HELD CR4_VMXE
+
+static void write_registers(struct hv_vm *vm)
+{
+	const struct hv_guest_regs *g = &vm->guest;
+
+	hv_write(vm, VMCS_GUEST_CR0, g->cr0 | CR0_HELD);
+	hv_write(vm, VMCS_CR0_SHADOW, g->cr0);
+	hv_write(vm, VMCS_GUEST_CR4, g->cr4 | CR4_HELD);
+	hv_write(vm, VMCS_CR4_SHADOW, g->cr4);
+	hv_write(vm, VMCS_GUEST_CR3, g->cr3);
+	hv_write(vm, VMCS_GUEST_PDPTE0, g->pdpte[0]);
+	hv_write(vm, VMCS_GUEST_PDPTE1, g->pdpte[1]);
+	hv_write(vm, VMCS_GUEST_PDPTE2, g->pdpte[2]);
+	hv_write(vm, VMCS_GUEST_PDPTE3, g->pdpte[3]);
+}
+
+static void mode_changed(struct hv_vm *vm)
+{
+	write_registers(vm);
+	flush_linear(vm);
+}
+
+static void load_cr3(struct hv_vm *vm, bool flush)
+{
+	write_registers(vm);
+	if (flush)
+		flush_linear(vm);
+}
+
+static void invlpg(struct hv_vm *vm, uint64_t lin) { vmx_invvpid(vm->cpu, INVVPID_ADDRESS, vm->vpid, gva(lin)); }
+
+static void flush(struct hv_vm *vm, enum hv_flush kind, uint16_t pcid)
+{
+	(void)kind, (void)pcid;
+	flush_linear(vm);
+}
+
+static void setup_vmcs(struct hv_vm *vm)
+{
+	hv_write(vm, VMCS_PROC_CTL2, hv_read(vm, VMCS_PROC_CTL2) | PROC2_EPT | PROC2_UNRESTRICTED);
+	hv_write(vm, VMCS_PROC_CTL, hv_read(vm, VMCS_PROC_CTL) & ~(uint64_t)(PROC_CR3_LOAD | PROC_CR3_STORE | PROC_INVLPG));
+	hv_write(vm, VMCS_EPTP, eptp_of(vm));
+	hv_write(vm, VMCS_EXCEPTION_BITMAP, 0);
+	hv_write(vm, VMCS_CR0_MASK, CR0_HELD);
+	hv_write(vm, VMCS_CR4_MASK, CR4_HELD);
+}
+
+/* ---- what EPT has nothing to do with ---- */
+
+static enum hv_verdict page_fault(struct hv_vm *vm, uint64_t lin, uint32_t error)
+{
+	return hv_fail(vm, "page fault at %llx (error %x) intercepted under EPT", (unsigned long long)lin, error);
+}
+
+static void guest_wrote(struct hv_vm *vm, uint64_t a, unsigned bytes) { (void)vm, (void)a, (void)bytes; }
+
+static void emulated_access(struct hv_vm *vm, uint64_t a, unsigned bytes, bool write)
+{
+	(void)vm, (void)a, (void)bytes, (void)write;
+}
+
+/* ---- audit and observation ---- */
+
+/* Does the leaf for frames from @g say what the p2m says of each of them? */
+static bool leaf_is_right(struct hv_vm *vm, uint64_t e, unsigned level, uint64_t g, char *buf, size_t bytes)
+{
+	uint64_t first = (e & EPT_ADDR_MASK) >> PAGE_SHIFT, frames = 1ull << level_order(level);
+
+	for (uint64_t i = 0; i < frames; i++) {
+		mfn_t m;
+
+		if (p2m_peek(vm, gfn(g + i), &m, NULL) == 0 && m.v == first + i &&
+		    machmem_owner(vm->mem, m) == vm->owner)
+			continue;
+		snprintf(buf, bytes, "EPT maps gfn %llx to mfn %llx, the p2m does not", (unsigned long long)(g + i),
+			 (unsigned long long)(first + i));
+		return false;
+	}
+	return true;
+}
+
+static bool audit_table(struct hv_vm *vm, uint64_t table, unsigned level, uint64_t base, char *buf, size_t bytes)
+{
+	for (uint64_t i = 0; i < 512; i++) {
+		uint64_t g = base + (i << level_order(level)), e = *slot_of(vm, table, g << PAGE_SHIFT, level);
+
+		if (!(e & EPT_RWX))
+			continue;
+		if (is_leaf(e, level) ? !leaf_is_right(vm, e, level, g, buf, bytes) :
+					!audit_table(vm, e & EPT_ADDR_MASK, level - 1, g, buf, bytes))
+			return false;
+	}
+	return true;
+}
+
+static bool audit(struct hv_vm *vm, char *buf, size_t bytes)
+{
+	return audit_table(vm, ept_of(vm)->root.v << PAGE_SHIFT, EPT_LEVELS, 0, buf, bytes);
+}
+
+static void observe(const struct hv_vm *vm, struct obs *obs) { obs->tables.ept_bytes = ept_of(vm)->tables << PAGE_SHIFT; }
+
+static int init(struct hv_vm *vm, struct error *err)
+{
+	struct ept *ept = calloc(1, sizeof(*ept));
+
+	if (!ept)
+		return error_set(err, -ENOMEM, "EPT: out of memory");
+	vm->mmu_state = ept;
+	if (table_alloc(vm, &ept->root))
+		return error_set(err, -ENOMEM, "EPT: no machine memory for the root table");
+	return 0;
+}
+
+/* The tables go with the machine's memory. */
+static void destroy(struct hv_vm *vm)
+{
+	free(vm->mmu_state);
+	vm->mmu_state = NULL;
+}
+
+const struct hv_mmu_ops hv_mmu_ept = {
+	.name = "ept",
+	.init = init,
+	.destroy = destroy,
+	.setup_vmcs = setup_vmcs,
+	.page_fault = page_fault,
+	.ept_violation = ept_violation,
+	.mode_changed = mode_changed,
+	.load_cr3 = load_cr3,
+	.invlpg = invlpg,
+	.flush = flush,
+	.guest_wrote = guest_wrote,
+	.emulated_access = emulated_access,
+	.p2m_changed = p2m_changed,
+	.audit = audit,
+	.observe = observe,
+};

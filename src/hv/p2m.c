@@ -1,0 +1,165 @@
+/*
+ * The p2m: which machine frame stands behind a frame of the guest. One word for
+ * every frame of guest RAM, in host memory; a frame is allocated when it is first
+ * used, so an untouched page of the guest costs nothing. With large host pages
+ * allocation happens in naturally aligned runs of 2^9 or 2^18 frames, smaller ones
+ * where the run would reach past the guest's RAM or the machine has none left.
+ *
+ * Left out: sharing, ballooning and paging out. A frame, once given, stays.
+ */
+#include "hv/hv.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+/* A word: mfn, the order of the run it was allocated in, and whether there is one. */
+#define P2M_VALID       0x80000000u
+#define P2M_ORDER_SHIFT 29
+#define P2M_MFN         0x1fffffffu
+static_assert(MACHMEM_SPAN_MAX >> PAGE_SHIFT <= P2M_MFN + 1ull, "every frame number fits");
+
+struct p2m {
+	struct machmem_range ram[2];
+	unsigned rams;
+	uint32_t *word[2];     /* [ram[i].bytes >> PAGE_SHIFT] */
+	uint64_t frames;       /* allocated */
+};
+
+static const unsigned order_of[3] = {0, 9, 18};
+
+int p2m_init(struct hv_vm *vm, struct error *err)
+{
+	struct p2m *p = calloc(1, sizeof(*p));
+
+	if (!p)
+		return error_set(err, -ENOMEM, "p2m: out of memory");
+	vm->p2m = p;
+	p->rams = engine_ram_layout(vm->cfg.memory, p->ram);
+	for (unsigned i = 0; i < p->rams; i++) {
+		p->word[i] = calloc(p->ram[i].bytes >> PAGE_SHIFT, sizeof(*p->word[i]));
+		if (!p->word[i]) {
+			p2m_destroy(vm);
+			return error_set(err, -ENOMEM, "p2m: out of memory");
+		}
+	}
+	return 0;
+}
+
+void p2m_destroy(struct hv_vm *vm)
+{
+	struct p2m *p = vm->p2m;
+
+	if (!p)
+		return;
+	for (unsigned i = 0; i < p->rams; i++)
+		free(p->word[i]);
+	free(p);
+	vm->p2m = NULL;
+}
+
+static uint32_t *word_of(const struct p2m *p, uint64_t g)
+{
+	for (unsigned i = 0; i < p->rams; i++) {
+		uint64_t first = p->ram[i].base >> PAGE_SHIFT;
+
+		if (g - first < p->ram[i].bytes >> PAGE_SHIFT)
+			return &p->word[i][g - first];
+	}
+	return NULL;
+}
+
+bool p2m_is_ram(const struct hv_vm *vm, uint64_t a) { return word_of(vm->p2m, a >> PAGE_SHIFT) != NULL; }
+
+static void read_word(uint32_t w, mfn_t *m, unsigned *order)
+{
+	*m = mfn(w & P2M_MFN);
+	if (order)
+		*order = order_of[w >> P2M_ORDER_SHIFT & 3];
+}
+
+/* Is the aligned run of 2^order frames around @g all guest RAM without frames yet? */
+static bool run_is_empty(const struct p2m *p, uint64_t g, unsigned order)
+{
+	uint64_t first = g >> order << order;
+	uint32_t *w = word_of(p, first), *last = word_of(p, first + (1ull << order) - 1);
+
+	if (!w || !last || last - w != (1ll << order) - 1)
+		return false;
+	while (w <= last)
+		if (*w++ & P2M_VALID)
+			return false;
+	return true;
+}
+
+/* Allocates a run of order number @n (index of order_of) around @g. */
+static int allocate_run(struct hv_vm *vm, uint64_t g, unsigned n)
+{
+	struct p2m *p = vm->p2m;
+	unsigned order = order_of[n];
+	uint64_t frames = 1ull << order;
+	uint32_t *w;
+	mfn_t first;
+	int r;
+
+	if (!run_is_empty(p, g, order))
+		return -ENOMEM;
+	r = machmem_alloc(vm->mem, order, vm->owner, &first);
+	if (r)
+		return r;
+	w = word_of(p, g >> order << order);
+	for (uint64_t i = 0; i < frames; i++)
+		w[i] = P2M_VALID | n << P2M_ORDER_SHIFT | (uint32_t)(first.v + i);
+	p->frames += frames;
+	vm->obs.tables.guest_frames = p->frames;
+	if (vm->mmu->p2m_changed)
+		vm->mmu->p2m_changed(vm, gfn(g >> order << order), frames);
+	return 0;
+}
+
+int p2m_get(struct hv_vm *vm, gfn_t g, mfn_t *m, unsigned *order)
+{
+	uint32_t *w = word_of(vm->p2m, g.v);
+
+	if (!w)
+		return -EFAULT;
+	if (!(*w & P2M_VALID)) {
+		unsigned n = vm->cfg.host_pages == HOST_PAGES_1G ? 2 : vm->cfg.host_pages == HOST_PAGES_2M ? 1 : 0;
+
+		while (allocate_run(vm, g.v, n))
+			if (n-- == 0)
+				return -ENOMEM;
+	}
+	read_word(*w, m, order);
+	return 0;
+}
+
+int p2m_peek(const struct hv_vm *vm, gfn_t g, mfn_t *m, unsigned *order)
+{
+	const uint32_t *w = word_of(vm->p2m, g.v);
+
+	if (!w)
+		return -EFAULT;
+	if (!(*w & P2M_VALID))
+		return -ENOENT;
+	read_word(*w, m, order);
+	return 0;
+}
+
+void *p2m_ptr(struct hv_vm *vm, uint64_t a)
+{
+	mfn_t m;
+
+	if (p2m_get(vm, gfn(a >> PAGE_SHIFT), &m, NULL))
+		return NULL;
+	return machmem_ptr(vm->mem, hpa(m.v << PAGE_SHIFT | (a & ~PAGE_MASK)));
+}
+
+uint64_t p2m_bytes(const struct hv_vm *vm)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < vm->p2m->rams; i++)
+		bytes += (vm->p2m->ram[i].bytes >> PAGE_SHIFT) * sizeof(uint32_t);
+	return bytes;
+}
