@@ -1,0 +1,81 @@
+/*
+ * The command line: one file a command, an explicit list of them, and options
+ * described by tables that drive both the parser and the help pages.
+ */
+#ifndef GNOMON_CLI_CLI_H
+#define GNOMON_CLI_CLI_H
+
+#include "base/error.h"
+#include "vm/vm.h"
+#include <stdio.h>
+
+/*
+ * Process exit statuses. Those of guests that leave through the debug-exit port
+ * are odd, as QEMU makes them; our own are even (but for compare's CLI_DIFFERENT).
+ */
+enum {
+	CLI_OK = 0,
+	CLI_DIFFERENT = 1,     /* compare: runs that should be equal are not */
+	CLI_USAGE = 2,         /* bad option or input: nothing was run */
+	CLI_TRIPLE_FAULT = 4,
+	CLI_HALTED = 6,        /* halted with nothing left that could wake it */
+	CLI_GUEST_FAILED = 8,  /* VM entry failed, or the hypervisor gave up */
+	CLI_HOST_FAILED = 10,  /* out of memory, the report could not be written */
+	CLI_INTERRUPTED = 130,
+};
+
+struct command {
+	const char *name;
+	const char *summary; /* one line */
+	int (*run)(int argc, char **argv); /* argv[0] is the command's name */
+	void (*help)(FILE *out);
+};
+extern const struct command cmd_run, cmd_compare, cmd_help, cmd_version;
+extern const struct command *const commands[]; /* ends with NULL */
+const struct command *command_find(const char *name);
+
+/* ---- options (cli/options.c) ---- */
+
+struct option_desc {
+	const char *name;  /* without "--" */
+	const char *value; /* placeholder, NULL if it takes none */
+	const char *help;  /* lines separated by \n */
+	/* Takes the value; -EINVAL with @err if it makes no sense. */
+	int (*set)(void *ctx, const char *value, struct error *err);
+};
+
+/* A table of options and what their setters are given. Tables end with name == NULL. */
+struct option_group {
+	const char *title;
+	const struct option_desc *table;
+	void *ctx;
+	/* Told of every option of this table that was given, after its setter took it. May be NULL. */
+	int (*given)(void *ctx, const struct option_desc *d, const char *value, struct error *err);
+	void *given_ctx;
+};
+
+enum options_result { OPTIONS_OK, OPTIONS_HELP, OPTIONS_BAD };
+/*
+ * Parses all of argv; --help and -h are understood everywhere. Arguments that are
+ * no options are errors.
+ * @groups: ends with title == NULL
+ */
+enum options_result options_parse(int argc, char **argv, const struct option_group *groups, struct error *err);
+void options_help(FILE *out, const struct option_group *groups);
+
+/* "64", "512K", "2G": a number of bytes; without a suffix MiB. */
+int parse_size(const char *name, const char *text, uint64_t *bytes, struct error *err);
+/* "1000", "0x10", "5k", "20M", "1G": a count, suffixes are powers of ten. */
+int parse_count(const char *name, const char *text, uint64_t *n, struct error *err);
+
+/* ---- what run and compare share (cli/guest_options.c) ---- */
+extern const struct option_desc guest_options[]; /* ctx: struct vm_config */
+/* After parsing: is what is needed there, and does it fit together? */
+int guest_options_check(const struct vm_config *cfg, struct error *err);
+/* Index of a name in engine_mmu_name[]; -EINVAL with @err. */
+int parse_mmu(const char *text, size_t length, enum engine_mmu *mmu, struct error *err);
+
+/* One line on standard error: "gnomon COMMAND: text". */
+void cli_error(const char *command, const char *text);
+
+#endif

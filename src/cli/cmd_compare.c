@@ -1,0 +1,448 @@
+/*
+ * gnomon compare: runs the same guest under several schemes side by side, each a
+ * child process, and prints what each cost in one table.
+ */
+#include <signal.h>
+#undef REG_RIP /* glibc's, of ucontext; ours is a register slot (cpu/uop.h) */
+
+#include "cli/cli.h"
+#include "cli/jobs.h"
+#include "cli/progress.h"
+#include "lab/compare.h"
+#include "lab/report.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define WORKS_MAX    32
+#define SCHEMES_MAX  8
+#define FORWARD_MAX  64
+#define CHILD_ARGS   (FORWARD_MAX + 16)
+
+enum format { FORMAT_TABLE, FORMAT_JSON, FORMAT_CSV };
+
+struct compare {
+	struct vm_config cfg; /* what all runs have in common: for checking, and for --append */
+	enum engine_mmu mmu[SCHEMES_MAX];
+	unsigned schemes;
+	char *work[WORKS_MAX]; /* NULL: none chosen, the guest decides */
+	unsigned works;
+	const char *forward[FORWARD_MAX]; /* options every child is given */
+	unsigned forwards;
+	char *forward_name[FORWARD_MAX];
+	unsigned forward_names;
+	enum format format;
+	const char *logs;
+	uint64_t jobs_at_once;
+	char *temp; /* directory of reports, error output and, without --logs, console logs */
+	struct jobs jobs;
+	struct progress progress;
+};
+
+/* Set by signals, read between intervals. */
+static volatile sig_atomic_t interrupted;
+
+static void on_end_signal(int sig)
+{
+	(void)sig;
+	interrupted = 1;
+}
+
+/* ---- options ---- */
+
+static int set_mmu(void *ctx, const char *v, struct error *err)
+{
+	struct compare *c = ctx;
+
+	c->schemes = 0;
+	for (const char *p = v;; p++) {
+		size_t n = strcspn(p, ",");
+
+		if (c->schemes == SCHEMES_MAX)
+			return error_set(err, -EINVAL, "--mmu: more than %d schemes", SCHEMES_MAX);
+		if (parse_mmu(p, n, &c->mmu[c->schemes], err))
+			return -EINVAL;
+		c->schemes++;
+		p += n;
+		if (!*p)
+			return 0;
+	}
+}
+
+/* NAME, NAME:N, NAME:N:M, NAME=N: becomes a word of the kernel command line and of file names. */
+static char *copy_work(const char *p, size_t n, bool list, struct error *err)
+{
+	const char *allowed = list ? "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-:=,"
+				   : "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-:=";
+	char *w = strndup(p, n);
+
+	if (w && (n == 0 || n > 100 || strspn(w, allowed) != n)) {
+		error_set(err, -EINVAL, "--work '%s': not of the form NAME or NAME:N", w);
+		free(w);
+		return NULL;
+	}
+	for (char *eq = w; eq && (eq = strchr(eq, '='));)
+		*eq = ':';
+	return w;
+}
+
+static int set_work(void *ctx, const char *v, struct error *err)
+{
+	struct compare *c = ctx;
+	const char *separator = strchr(v, ';') ? ";" : ",";
+
+	for (const char *p = v;; p++) {
+		size_t n = strcspn(p, separator);
+
+		if (c->works == WORKS_MAX)
+			return error_set(err, -EINVAL, "--work: more than %d", WORKS_MAX);
+		c->work[c->works] = copy_work(p, n, *separator == ';', err);
+		if (!c->work[c->works])
+			return -EINVAL;
+		c->works++;
+		p += n;
+		if (!*p)
+			return 0;
+	}
+}
+
+static int set_json(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct compare *)ctx)->format = FORMAT_JSON;
+	return 0;
+}
+
+static int set_csv(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct compare *)ctx)->format = FORMAT_CSV;
+	return 0;
+}
+
+static int set_logs(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct compare *)ctx)->logs = v;
+	return 0;
+}
+
+static int set_jobs(void *ctx, const char *v, struct error *err)
+{
+	struct compare *c = ctx;
+	int ret = parse_count("jobs", v, &c->jobs_at_once, err);
+
+	if (ret == 0 && (c->jobs_at_once == 0 || c->jobs_at_once > 256))
+		return error_set(err, -EINVAL, "--jobs '%s': from 1 to 256", v);
+	return ret;
+}
+
+static const struct option_desc compare_options[] = {
+	{"mmu", "LIST", "schemes to compare (default native,brute,shadow,ept)", set_mmu},
+	{"work", "LIST", "run the guest once for each: NAME[:N],...; adds gnomon.work=NAME:N to the\n"
+			 "command line. With ';' between them, one may be a list of its own: a:1,b:2;c",
+	 set_work},
+	{"json", NULL, "print all reports and differences as JSON", set_json},
+	{"csv", NULL, "print a line per run", set_csv},
+	{"logs", "DIR", "keep the guests' serial output, one file a run", set_logs},
+	{"jobs", "N", "runs at a time (default: the processors there are)", set_jobs},
+	{0},
+};
+
+/* Remembers what the children are to be given. */
+static int forward(void *ctx, const struct option_desc *d, const char *value, struct error *err)
+{
+	struct compare *c = ctx;
+	char *name;
+
+	if (strcmp(d->name, "append") == 0)
+		return 0; /* each child gets its own */
+	if (c->forwards + 2 > FORWARD_MAX)
+		return error_set(err, -EINVAL, "too many options");
+	if (asprintf(&name, "--%s", d->name) < 0)
+		return error_set(err, -ENOMEM, "out of memory");
+	c->forward_name[c->forward_names++] = name;
+	c->forward[c->forwards++] = name;
+	if (value)
+		c->forward[c->forwards++] = value;
+	return 0;
+}
+
+static void help(FILE *out)
+{
+	const struct option_group groups[] = {
+		{.title = "Comparison", .table = compare_options},
+		{.title = "Guest and machine", .table = guest_options},
+		{0},
+	};
+
+	fputs("Usage: gnomon compare --kernel FILE [--mmu LIST] [--work LIST] [OPTIONS]\n\n"
+	      "Runs the same guest under each scheme, as many at a time as there are processors, and\n"
+	      "prints what each cost. Equal runs have the same end, instruction count and state hash.\n",
+	      out);
+	options_help(out, groups);
+	fputs("\nExit status: 0 all runs agree, 1 they differ or one has no result, 2 bad options or input\n"
+	      "(nothing was run), 10 failure of the host, 130 interrupted\n",
+	      out);
+}
+
+static int check(const struct compare *c, struct error *err)
+{
+	if (c->cfg.clock == VM_CLOCK_WALL)
+		return error_set(err, -EINVAL, "--clock wall: such runs are never equal");
+	if (guest_options_check(&c->cfg, err))
+		return -EINVAL;
+	if (access(c->cfg.kernel, R_OK))
+		return error_set(err, -errno, "kernel '%s': %s", c->cfg.kernel, strerror(errno));
+	if (c->logs && mkdir(c->logs, 0777) && errno != EEXIST)
+		return error_set(err, -errno, "--logs '%s': %s", c->logs, strerror(errno));
+	if (c->logs && access(c->logs, W_OK | X_OK))
+		return error_set(err, -errno, "--logs '%s': %s", c->logs, strerror(errno));
+	return 0;
+}
+
+/* ---- the jobs ---- */
+
+static char *path_in(const char *dir, const char *work, const char *mmu, const char *suffix)
+{
+	char *p;
+
+	return asprintf(&p, "%s/%s%s%s%s", dir, work ? work : "", work ? "-" : "", mmu, suffix) < 0 ? NULL : p;
+}
+
+/* The arguments of one child. */
+static char **child_arguments(const struct compare *c, const struct job *j, const char *work)
+{
+	char **argv = calloc(CHILD_ARGS, sizeof(*argv)), *append;
+	const char *own[] = {"gnomon", "run", "--mmu", j->mmu, "--report", j->report, "--serial", j->log,
+			     "--progress-fd", "3"};
+	unsigned n = 0;
+
+	if (!argv || asprintf(&append, "%s%s%s%s", c->cfg.append, work && *c->cfg.append ? " " : "",
+			      work ? "gnomon.work=" : "", work ? work : "") < 0) {
+		free(argv);
+		return NULL;
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(own); i++)
+		argv[n++] = strdup(own[i]);
+	for (unsigned i = 0; i < c->forwards; i++)
+		argv[n++] = strdup(c->forward[i]);
+	argv[n++] = strdup("--append");
+	argv[n++] = append;
+	for (unsigned i = 0; i < n; i++)
+		if (!argv[i])
+			return NULL;
+	return argv;
+}
+
+static int make_job(const struct compare *c, struct job *j, const char *work, enum engine_mmu mmu)
+{
+	*j = (struct job){.title = work ? work : "", .mmu = engine_mmu_name[mmu], .progress = -1};
+	j->report = path_in(c->temp, work, j->mmu, ".json");
+	j->errors = path_in(c->temp, work, j->mmu, ".err");
+	j->log = path_in(c->logs ? c->logs : c->temp, work, j->mmu, ".log");
+	if (!j->report || !j->errors || !j->log)
+		return -ENOMEM;
+	j->argv = child_arguments(c, j, work);
+	return j->argv ? 0 : -ENOMEM;
+}
+
+static void job_free(const struct compare *c, struct job *j)
+{
+	for (char **a = j->argv; a && *a; a++)
+		free(*a);
+	free(j->argv);
+	if (j->report)
+		unlink(j->report);
+	if (j->errors)
+		unlink(j->errors);
+	if (j->log && !c->logs)
+		unlink(j->log);
+	free(j->report);
+	free(j->errors);
+	free(j->log);
+}
+
+static unsigned compare_rows(const struct compare *c) { return c->works ? c->works : 1; }
+
+static int make_jobs(struct compare *c, struct error *err)
+{
+	const char *tmp = getenv("TMPDIR");
+
+	if (asprintf(&c->temp, "%s/gnomon-XXXXXX", tmp && *tmp ? tmp : "/tmp") < 0) {
+		c->temp = NULL;
+		return error_set(err, -ENOMEM, "out of memory");
+	}
+	if (!mkdtemp(c->temp)) {
+		error_set(err, -errno, "temporary directory '%s': %s", c->temp, strerror(errno));
+		free(c->temp);
+		c->temp = NULL;
+		return err->code;
+	}
+	c->jobs.limit = c->jobs_at_once ? (unsigned)c->jobs_at_once : jobs_processors();
+	c->jobs.job = calloc((size_t)compare_rows(c) * c->schemes, sizeof(*c->jobs.job));
+	if (!c->jobs.job)
+		return error_set(err, -ENOMEM, "out of memory");
+	for (unsigned w = 0; w < compare_rows(c); w++)
+		for (unsigned s = 0; s < c->schemes; s++)
+			if (make_job(c, &c->jobs.job[c->jobs.count++], c->works ? c->work[w] : NULL, c->mmu[s]))
+				return error_set(err, -ENOMEM, "out of memory");
+	return 0;
+}
+
+static void clean_up(struct compare *c)
+{
+	for (unsigned i = 0; i < c->jobs.count; i++)
+		job_free(c, &c->jobs.job[i]);
+	free(c->jobs.job);
+	for (unsigned i = 0; i < c->works; i++)
+		free(c->work[i]);
+	for (unsigned i = 0; i < c->forward_names; i++)
+		free(c->forward_name[i]);
+	if (c->temp)
+		rmdir(c->temp);
+	free(c->temp);
+}
+
+static void changed(void *ctx, const struct job *j)
+{
+	progress_update(&((struct compare *)ctx)->progress, j);
+}
+
+static bool stop(void *ctx)
+{
+	(void)ctx;
+	return interrupted;
+}
+
+static int run_jobs(struct compare *c, struct error *err)
+{
+	static const int ending[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+	const struct sigaction sa = {.sa_handler = on_end_signal};
+	int ret;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(ending); i++)
+		sigaction(ending[i], &sa, NULL);
+	c->jobs.changed = changed;
+	c->jobs.stop = stop;
+	c->jobs.ctx = c;
+	progress_begin(&c->progress, &c->jobs, stderr);
+	ret = jobs_run(&c->jobs, err);
+	progress_end(&c->progress);
+	return ret;
+}
+
+/* ---- the result ---- */
+
+/* Why a job left no report. */
+static void job_error(const struct job *j, char *text, unsigned bytes)
+{
+	progress_last_line(j->errors, text, bytes);
+	if (*text)
+		return;
+	if (WIFSIGNALED(j->status))
+		snprintf(text, bytes, "killed by signal %d (%s)", WTERMSIG(j->status), strsignal(WTERMSIG(j->status)));
+	else
+		snprintf(text, bytes, "ended with status %d", WEXITSTATUS(j->status));
+}
+
+static void add_work(struct compare *c, json_t *comparison, unsigned w)
+{
+	struct compare_run run[SCHEMES_MAX];
+	char text[SCHEMES_MAX][256];
+
+	for (unsigned s = 0; s < c->schemes; s++) {
+		const struct job *j = &c->jobs.job[w * c->schemes + s];
+
+		run[s] = (struct compare_run){.mmu = j->mmu, .error = text[s]};
+		run[s].report = json_load_file(j->report, 0, NULL);
+		if (!run[s].report)
+			job_error(j, text[s], sizeof(text[s]));
+	}
+	compare_add(comparison, c->works ? c->work[w] : NULL, run, c->schemes);
+	for (unsigned s = 0; s < c->schemes; s++)
+		json_decref(run[s].report);
+}
+
+static int print_result(struct compare *c)
+{
+	json_t *comparison = compare_new();
+	int status;
+
+	for (unsigned w = 0; w < compare_rows(c); w++)
+		add_work(c, comparison, w);
+	if (c->format == FORMAT_JSON) {
+		json_dumpf(comparison, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+		putchar('\n');
+	} else if (c->format == FORMAT_CSV) {
+		compare_print_csv(comparison, stdout);
+	} else {
+		compare_print_table(comparison, stdout);
+	}
+	status = compare_equal(comparison) ? CLI_OK : CLI_DIFFERENT;
+	json_decref(comparison);
+	return fflush(stdout) ? CLI_HOST_FAILED : status;
+}
+
+/* All jobs refused their input: the message of one is the message. */
+static bool all_refused(const struct compare *c, struct error *err)
+{
+	char text[256];
+
+	for (unsigned i = 0; i < c->jobs.count; i++)
+		if (!WIFEXITED(c->jobs.job[i].status) || WEXITSTATUS(c->jobs.job[i].status) != CLI_USAGE)
+			return false;
+	job_error(&c->jobs.job[0], text, sizeof(text));
+	error_set(err, -EINVAL, "%s", strncmp(text, "gnomon run: ", 12) ? text : text + 12);
+	return true;
+}
+
+static int compare(struct compare *c)
+{
+	struct error err = {0};
+	int status = CLI_USAGE;
+
+	if (check(c, &err) == 0 && make_jobs(c, &err) == 0) {
+		int ret = run_jobs(c, &err);
+
+		if (ret == 0 && !all_refused(c, &err))
+			return print_result(c);
+		status = ret == 0 ? CLI_USAGE : ret == -EINTR ? CLI_INTERRUPTED : CLI_HOST_FAILED;
+	}
+	cli_error("compare", err.text);
+	return status;
+}
+
+static int run_command(int argc, char **argv)
+{
+	static struct compare c = {.mmu = {ENGINE_NATIVE, ENGINE_BRUTE, ENGINE_SHADOW, ENGINE_EPT}, .schemes = 4};
+	const struct option_group groups[] = {
+		{.title = "Comparison", .table = compare_options, .ctx = &c},
+		{.title = "Guest and machine", .table = guest_options, .ctx = &c.cfg, .given = forward, .given_ctx = &c},
+		{0},
+	};
+	struct error err = {0};
+	int status = CLI_USAGE;
+
+	vm_config_default(&c.cfg);
+	switch (options_parse(argc, argv, groups, &err)) {
+	case OPTIONS_HELP:
+		help(stdout);
+		status = CLI_OK;
+		break;
+	case OPTIONS_BAD:
+		strncat(err.text, " (see gnomon compare --help)", sizeof(err.text) - strlen(err.text) - 1);
+		cli_error("compare", err.text);
+		break;
+	case OPTIONS_OK:
+		status = compare(&c);
+		break;
+	}
+	clean_up(&c);
+	return status;
+}
+
+const struct command cmd_compare = {"compare", "run the same guest under several schemes and compare them", run_command,
+				    help};

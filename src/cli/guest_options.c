@@ -1,0 +1,168 @@
+/* The options that describe a guest and its machine: the same for run and compare. */
+#include "cli/cli.h"
+#include "vm/memmap.h"
+#include <errno.h>
+
+int parse_mmu(const char *text, size_t length, enum engine_mmu *mmu, struct error *err)
+{
+	for (unsigned i = 0; i < ENGINE_MMU_COUNT; i++)
+		if (strlen(engine_mmu_name[i]) == length && memcmp(engine_mmu_name[i], text, length) == 0) {
+			*mmu = (enum engine_mmu)i;
+			return 0;
+		}
+	return error_set(err, -EINVAL, "--mmu '%.*s': one of native, brute, shadow, ept", (int)length, text);
+}
+
+/* Index of @text in @names; -EINVAL. */
+static int choose(const char *option, const char *text, const char *const *names, unsigned count, struct error *err)
+{
+	char all[64] = "";
+
+	for (unsigned i = 0; i < count; i++) {
+		if (strcmp(names[i], text) == 0)
+			return (int)i;
+		strncat(all, i ? ", " : "", sizeof(all) - strlen(all) - 1);
+		strncat(all, names[i], sizeof(all) - strlen(all) - 1);
+	}
+	return error_set(err, -EINVAL, "--%s '%s': one of %s", option, text, all);
+}
+
+static int set_kernel(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct vm_config *)ctx)->kernel = v;
+	return 0;
+}
+
+static int set_initrd(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct vm_config *)ctx)->initrd = v;
+	return 0;
+}
+
+static int set_append(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct vm_config *)ctx)->append = v;
+	return 0;
+}
+
+static int set_memory(void *ctx, const char *v, struct error *err)
+{
+	return parse_size("memory", v, &((struct vm_config *)ctx)->engine.memory, err);
+}
+
+static int set_features(void *ctx, const char *v, struct error *err)
+{
+	return cpu_config_parse(&((struct vm_config *)ctx)->engine.cpu, v, err);
+}
+
+static int set_maxphyaddr(void *ctx, const char *v, struct error *err)
+{
+	uint64_t n;
+	int ret = parse_count("maxphyaddr", v, &n, err);
+
+	if (ret)
+		return ret;
+	if (n < 36 || n > 52)
+		return error_set(err, -EINVAL, "--maxphyaddr '%s': from 36 to 52", v);
+	((struct vm_config *)ctx)->engine.cpu.maxphyaddr = (unsigned)n;
+	return 0;
+}
+
+static int set_mitigations(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct vm_config *)ctx)->engine.cpu.mitigations = true;
+	return 0;
+}
+
+static int set_seed(void *ctx, const char *v, struct error *err)
+{
+	return parse_count("seed", v, &((struct vm_config *)ctx)->engine.cpu.seed, err);
+}
+
+static int set_clock(void *ctx, const char *v, struct error *err)
+{
+	static const char *const names[] = {[VM_CLOCK_ICOUNT] = "icount", [VM_CLOCK_WALL] = "wall"};
+	int n = choose("clock", v, names, ARRAY_SIZE(names), err);
+
+	if (n < 0)
+		return n;
+	((struct vm_config *)ctx)->clock = (enum vm_clock)n;
+	return 0;
+}
+
+static int set_limit(void *ctx, const char *v, struct error *err)
+{
+	return parse_count("limit-insns", v, &((struct vm_config *)ctx)->limit_insns, err);
+}
+
+static int set_host_pages(void *ctx, const char *v, struct error *err)
+{
+	static const char *const names[] = {[HOST_PAGES_4K] = "4k", [HOST_PAGES_2M] = "2m", [HOST_PAGES_1G] = "1g"};
+	int n = choose("host-pages", v, names, ARRAY_SIZE(names), err);
+
+	if (n < 0)
+		return n;
+	((struct vm_config *)ctx)->engine.host_pages = (enum host_pages)n;
+	return 0;
+}
+
+static int set_shadow_sync(void *ctx, const char *v, struct error *err)
+{
+	static const char *const names[] = {"lazy", "always"};
+	int n = choose("shadow-sync", v, names, ARRAY_SIZE(names), err);
+
+	if (n < 0)
+		return n;
+	((struct vm_config *)ctx)->engine.shadow_sync_always = n;
+	return 0;
+}
+
+static int set_shadow_memory(void *ctx, const char *v, struct error *err)
+{
+	return parse_size("shadow-memory", v, &((struct vm_config *)ctx)->engine.shadow_memory, err);
+}
+
+static int set_audit(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct vm_config *)ctx)->engine.audit = true;
+	return 0;
+}
+
+static int set_no_fast_path(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct vm_config *)ctx)->engine.cpu.fast_path = false;
+	return 0;
+}
+
+const struct option_desc guest_options[] = {
+	{"kernel", "FILE", "Linux bzImage, ELF with a PVH note (vmlinux), or multiboot 1", set_kernel},
+	{"initrd", "FILE", "initial ramdisk; multiboot modules: FILE[ ARGS][,FILE...]", set_initrd},
+	{"append", "TEXT", "kernel command line", set_append},
+	{"memory", "SIZE", "guest RAM, 4M to 64G (default 512M)", set_memory},
+	{"cpu-features", "LIST", "hide or show features: -f,+f,... (-la57,+pcid)", set_features},
+	{"maxphyaddr", "N", "physical-address bits, 36 to 52 (default 46)", set_maxphyaddr},
+	{"mitigations", NULL, "report the processor as affected by speculation flaws", set_mitigations},
+	{"seed", "N", "for RDRAND and RDSEED (default 0)", set_seed},
+	{"clock", "KIND", "icount: time is instructions executed (default)\nwall: and keeps up with the host's clock",
+	 set_clock},
+	{"limit-insns", "N", "end the run after N instructions (k, M, G: powers of ten)", set_limit},
+	{"host-pages", "SIZE", "largest host mapping: 4k, 2m, 1g (default 4k)", set_host_pages},
+	{"shadow-sync", "KIND", "lazy: leaf tables may be out of sync (default); always", set_shadow_sync},
+	{"shadow-memory", "SIZE", "limit of the shadow tables", set_shadow_memory},
+	{"audit", NULL, "check the scheme's tables after exits: slow", set_audit},
+	{"no-fast-path", NULL, "no shortcut past the modelled TLB: slow, same result", set_no_fast_path},
+	{0},
+};
+
+int guest_options_check(const struct vm_config *cfg, struct error *err)
+{
+	if (!cfg->kernel)
+		return error_set(err, -EINVAL, "--kernel FILE is missing");
+	return memmap_check_memory(cfg->engine.memory, cfg->engine.cpu.maxphyaddr, err);
+}

@@ -1,0 +1,40 @@
+/* gnomon: finds the command and runs it. */
+#include "cli/cli.h"
+
+const struct command *const commands[] = {
+	&cmd_run,
+	&cmd_compare,
+	&cmd_help,
+	&cmd_version,
+	NULL,
+};
+
+const struct command *command_find(const char *name)
+{
+	for (unsigned i = 0; commands[i]; i++)
+		if (strcmp(commands[i]->name, name) == 0)
+			return commands[i];
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	const struct command *c;
+	char text[128];
+
+	if (argc < 2) {
+		cmd_help.help(stderr);
+		return CLI_USAGE;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+		return cmd_help.run(1, argv + 1);
+	if (strcmp(argv[1], "--version") == 0)
+		return cmd_version.run(1, argv + 1);
+	c = command_find(argv[1]);
+	if (c)
+		return c->run(argc - 1, argv + 1);
+	snprintf(text, sizeof(text), "unknown %s '%.64s' (see gnomon --help)", argv[1][0] == '-' ? "option" : "command",
+		 argv[1]);
+	cli_error("", text);
+	return CLI_USAGE;
+}

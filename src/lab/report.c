@@ -1,0 +1,304 @@
+/*
+ * Building and writing the JSON report of a run. Reading it back is lab/compare.c.
+ */
+#include "lab/report.h"
+#include "arch/vmx.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+const char *report_exit_reason_name(unsigned reason)
+{
+	switch (reason) {
+#define X(sym, number, name) case number: return name;
+		VMX_EXIT_REASONS(X)
+#undef X
+	}
+	return NULL;
+}
+
+/* jansson's integers are signed; counts that large do not occur. */
+static void put(json_t *o, const char *key, uint64_t v)
+{
+	json_object_set_new(o, key, json_integer((json_int_t)v));
+}
+
+static void put_string(json_t *o, const char *key, const char *s)
+{
+	json_object_set_new(o, key, json_string(s));
+}
+
+static void put_kib(json_t *o, const char *key, uint64_t bytes) { put(o, key, (bytes + 1023) >> 10); }
+
+static void put_hash(json_t *o, const char *key, const uint64_t h[2])
+{
+	char hex[33];
+
+	snprintf(hex, sizeof(hex), "%016" PRIx64 "%016" PRIx64, h[1], h[0]);
+	put_string(o, key, hex);
+}
+
+static json_t *build_features(const struct cpu_config *cpu)
+{
+	static const char *const name[CPUF_COUNT] = {
+#define X(sym, text, leaf, sub, reg, bit) text,
+		CPU_FEATURES(X)
+#undef X
+	};
+	json_t *a = json_array();
+
+	for (unsigned i = 0; i < CPUF_COUNT; i++)
+		if (cpu->feature[i])
+			json_array_append_new(a, json_string(name[i]));
+	return a;
+}
+
+static json_t *build_config(const struct vm_config *cfg)
+{
+	static const char *const pages[] = {[HOST_PAGES_4K] = "4k", [HOST_PAGES_2M] = "2m", [HOST_PAGES_1G] = "1g"};
+	const struct engine_config *e = &cfg->engine;
+	json_t *o = json_object();
+
+	put_string(o, "kernel", cfg->kernel);
+	json_object_set_new(o, "initrd", cfg->initrd ? json_string(cfg->initrd) : json_null());
+	put_string(o, "append", cfg->append);
+	put_kib(o, "memory_kib", e->memory);
+	put_string(o, "clock", cfg->clock == VM_CLOCK_WALL ? "wall" : "icount");
+	json_object_set_new(o, "limit_insns",
+			    cfg->limit_insns == UINT64_MAX ? json_null() : json_integer((json_int_t)cfg->limit_insns));
+	put_string(o, "host_pages", pages[e->host_pages]);
+	put_string(o, "shadow_sync", e->shadow_sync_always ? "always" : "lazy");
+	put_kib(o, "shadow_memory_kib", e->shadow_memory);
+	json_object_set_new(o, "audit", json_boolean(e->audit));
+	put(o, "maxphyaddr", e->cpu.maxphyaddr);
+	json_object_set_new(o, "mitigations", json_boolean(e->cpu.mitigations));
+	put(o, "seed", e->cpu.seed);
+	json_object_set_new(o, "fast_path", json_boolean(e->cpu.fast_path));
+	json_object_set_new(o, "cpu_features", build_features(&e->cpu));
+	return o;
+}
+
+static json_t *build_guest(const struct vm_result *r, const struct report_host *host)
+{
+	json_t *o = json_object();
+
+	put_string(o, "exit", vm_end_name[r->end]);
+	put(o, "exit_code", (uint64_t)host->exit_code);
+	put_string(o, "message", r->message);
+	put(o, "instructions", r->insns);
+	json_object_set_new(o, "virtual_seconds", json_real((double)r->virtual_ns / 1e9));
+	put_hash(o, "state_hash", r->hash.all);
+	put_hash(o, "state_hash_no_accessed", r->hash.no_accessed);
+	return o;
+}
+
+static json_t *build_host(const struct vm_result *r, const struct report_host *host)
+{
+	json_t *o = json_object();
+
+	json_object_set_new(o, "user_seconds", json_real(host->user_seconds));
+	json_object_set_new(o, "wall_seconds", json_real(r->wall_seconds));
+	put(o, "max_rss_kib", host->max_rss_kib);
+	return o;
+}
+
+static json_t *build_exits(const struct obs *obs)
+{
+	json_t *o = json_object(), *by = json_object();
+
+	for (unsigned i = 0; i < OBS_EXIT_REASONS; i++) {
+		const char *name = report_exit_reason_name(i);
+		char number[32];
+
+		if (!obs->exits.by_reason[i])
+			continue;
+		snprintf(number, sizeof(number), "reason %u", i);
+		put(by, name ? name : number, obs->exits.by_reason[i]);
+	}
+	put(o, "total", obs->exits.total);
+	json_object_set_new(o, "by_reason", by);
+	return o;
+}
+
+static json_t *build_faults(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	put(o, "guest", obs->faults.guest);
+	put(o, "true", obs->faults.true_faults);
+	put(o, "hidden", obs->faults.hidden);
+	put(o, "traced_writes", obs->faults.traced_writes);
+	put(o, "traced_reads", obs->faults.traced_reads);
+	put(o, "ept_violations", obs->faults.ept_violations);
+	return o;
+}
+
+static json_t *build_translation(const struct obs *obs)
+{
+	json_t *o = json_object(), *by = json_object();
+
+	for (unsigned i = 0; i <= OBS_REFS_MAX; i++) {
+		char refs[16];
+
+		snprintf(refs, sizeof(refs), "%u", i);
+		if (obs->translation.by_refs[i])
+			put(by, refs, obs->translation.by_refs[i]);
+	}
+	put(o, "walks", obs->translation.walks);
+	put(o, "refs", obs->translation.refs);
+	put(o, "refs_max", obs->translation.refs_max);
+	json_object_set_new(o, "by_refs", by);
+	put(o, "l1d_lookups", obs->translation.l1d_lookups);
+	put(o, "l1d_misses", obs->translation.l1d_misses);
+	put(o, "l1i_lookups", obs->translation.l1i_lookups);
+	put(o, "l1i_misses", obs->translation.l1i_misses);
+	put(o, "l2_hits", obs->translation.l2_hits);
+	put(o, "l2_misses", obs->translation.l2_misses);
+	return o;
+}
+
+static json_t *build_tables(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	put_kib(o, "shadow_kib", obs->tables.shadow_bytes);
+	put_kib(o, "shadow_kib_max", obs->tables.shadow_bytes_max);
+	put_kib(o, "ept_kib", obs->tables.ept_bytes);
+	put_kib(o, "p2m_kib", obs->tables.p2m_bytes);
+	put(o, "guest_frames", obs->tables.guest_frames);
+	return o;
+}
+
+static json_t *build_shadow(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	put(o, "fills", obs->shadow.fills);
+	put(o, "prefetched", obs->shadow.prefetched);
+	put(o, "zapped", obs->shadow.zapped);
+	put(o, "recycled", obs->shadow.recycled);
+	put(o, "unsynced", obs->shadow.unsynced);
+	put(o, "resynced", obs->shadow.resynced);
+	put(o, "flooded", obs->shadow.flooded);
+	put(o, "cr3_hits", obs->shadow.cr3_hits);
+	put(o, "cr3_misses", obs->shadow.cr3_misses);
+	put(o, "emulated", obs->shadow.emulated);
+	return o;
+}
+
+static json_t *build_cpu(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	put(o, "blocks_decoded", obs->cpu.blocks_decoded);
+	put(o, "instructions_decoded", obs->cpu.insns_decoded);
+	put(o, "blocks_invalidated", obs->cpu.blocks_invalidated);
+	put(o, "interrupts", obs->cpu.interrupts);
+	put(o, "exceptions", obs->cpu.exceptions);
+	return o;
+}
+
+json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, const struct report_host *host)
+{
+	json_t *o = json_object();
+
+	put_string(o, "schema", REPORT_SCHEMA);
+	put_string(o, "mmu", engine_mmu_name[cfg->engine.mmu]);
+	json_object_set_new(o, "config", build_config(cfg));
+	json_object_set_new(o, "guest", build_guest(r, host));
+	json_object_set_new(o, "host", build_host(r, host));
+	json_object_set_new(o, "exits", build_exits(&r->obs));
+	json_object_set_new(o, "faults", build_faults(&r->obs));
+	json_object_set_new(o, "translation", build_translation(&r->obs));
+	json_object_set_new(o, "tables", build_tables(&r->obs));
+	json_object_set_new(o, "shadow", build_shadow(&r->obs));
+	json_object_set_new(o, "cpu", build_cpu(&r->obs));
+	return o;
+}
+
+/* ---- the file ---- */
+
+static int file_error(const struct report_file *f, int code, struct error *err)
+{
+	return error_set(err, code, "report '%s': cannot be written: %s", f->path, strerror(-code));
+}
+
+int report_file_open(struct report_file *f, const char *path, struct error *err)
+{
+	struct stat st;
+	mode_t mask;
+
+	*f = (struct report_file){.path = path, .fd = -1};
+	if (stat(path, &st) == 0) {
+		if (S_ISDIR(st.st_mode))
+			return file_error(f, -EISDIR, err);
+		if (!S_ISREG(st.st_mode)) {
+			f->fd = open(path, O_WRONLY | O_CLOEXEC);
+			return f->fd < 0 ? file_error(f, -errno, err) : 0;
+		}
+		if (access(path, W_OK))
+			return file_error(f, -errno, err);
+	}
+	if (asprintf(&f->temp, "%s.XXXXXX", path) < 0) {
+		f->temp = NULL;
+		return file_error(f, -ENOMEM, err);
+	}
+	f->fd = mkostemp(f->temp, O_CLOEXEC);
+	if (f->fd < 0) {
+		int code = -errno;
+
+		free(f->temp);
+		f->temp = NULL;
+		return file_error(f, code, err);
+	}
+	/* mkstemp makes files private; a report is an ordinary file. */
+	mask = umask(0);
+	umask(mask);
+	fchmod(f->fd, 0666 & ~mask);
+	return 0;
+}
+
+void report_file_abandon(struct report_file *f)
+{
+	if (f->fd >= 0)
+		close(f->fd);
+	f->fd = -1;
+	if (f->temp)
+		unlink(f->temp);
+	free(f->temp);
+	f->temp = NULL;
+}
+
+/* fd's contents, closed: so that a full disk is noticed. */
+static int write_json(struct report_file *f, const json_t *json)
+{
+	int ret = 0;
+
+	errno = 0;
+	if (!json || json_dumpfd(json, f->fd, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) || write(f->fd, "\n", 1) != 1)
+		ret = errno ? -errno : -ENOMEM;
+	if (close(f->fd) && ret == 0)
+		ret = -errno;
+	f->fd = -1;
+	return ret;
+}
+
+int report_file_commit(struct report_file *f, const json_t *json, struct error *err)
+{
+	int ret = write_json(f, json);
+
+	if (ret == 0 && f->temp && rename(f->temp, f->path))
+		ret = -errno;
+	if (ret)
+		file_error(f, ret, err);
+	else {
+		free(f->temp);
+		f->temp = NULL;
+	}
+	report_file_abandon(f);
+	return ret;
+}

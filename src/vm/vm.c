@@ -1,0 +1,442 @@
+/*
+ * The run loop of a VM: it gives the engine the processor's time, answers port and
+ * device accesses from the platform, carries interrupts, and decides what happens
+ * when the guest is idle. Whatever it does follows from virtual time only, except
+ * where a person types or the wall clock was asked for.
+ */
+#include "vm/vm.h"
+#include "vm/acpi.h"
+#include "vm/load.h"
+#include "vm/platform.h"
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define NS_PER_SECOND 1000000000ll
+/* How often, in virtual time, input and the host's clock are looked at. */
+#define SLICE_NS ((uint64_t)10000000)
+/* Wake-ups without an instruction in between before a halted guest is given up. */
+#define IDLE_WAKES_MAX        100000u
+#define IDLE_WAKES_MASKED_MAX 16u /* with IF = 0, when only an NMI could help */
+#define KERNEL_BYTES_MAX ((uint64_t)2 << 30)
+#define INPUT_BYTES      64
+
+struct vm {
+	struct vm_config cfg;
+	struct vm_console console;
+	struct engine_vm *engine;
+	struct platform platform;
+	struct engine_run run;
+	enum vm_end end;
+	char message[sizeof(((struct vm_result *)0)->message)];
+	volatile int interrupted;   /* set by vm_interrupt(), perhaps in a signal handler */
+	bool input_open;
+	uint8_t input[INPUT_BYTES]; /* read, but the serial port had no room yet */
+	unsigned input_count;
+	int64_t host_start;         /* host clock at vm_run(), ns */
+	unsigned idle_wakes;
+	uint64_t idle_insns;        /* instruction count at the last of them */
+};
+
+const char *const vm_end_name[VM_END_COUNT] = {
+	[VM_END_NONE] = "running",         [VM_END_POWER_OFF] = "poweroff",
+	[VM_END_RESET] = "reset",          [VM_END_DEBUG_EXIT] = "debug-exit",
+	[VM_END_TRIPLE_FAULT] = "triple-fault", [VM_END_HALTED] = "halted",
+	[VM_END_LIMIT] = "limit",          [VM_END_INTERRUPTED] = "interrupted",
+	[VM_END_FAILED] = "failed",
+};
+
+void vm_config_default(struct vm_config *cfg)
+{
+	*cfg = (struct vm_config){.append = "", .limit_insns = UINT64_MAX};
+	cfg->engine.memory = (uint64_t)512 << 20;
+	cpu_config_default(&cfg->engine.cpu);
+}
+
+/* ---- making it ---- */
+
+/* Multiboot modules: "file args,file args"; a doubled comma stands for one. Anything else has one initrd. */
+#define VM_MODULES_MAX 64
+struct initrds {
+	struct load_module module[VM_MODULES_MAX];
+	unsigned count;
+	char *text; /* the modules' strings point in here */
+	char *name; /* ... and their file names in here */
+};
+
+static void initrds_free(struct initrds *in)
+{
+	for (unsigned i = 0; i < in->count; i++)
+		blob_free(&in->module[i].file);
+	free(in->text);
+	free(in->name);
+}
+
+/* Ends the first element of a comma-separated list; returns the rest, NULL if there is none. */
+static char *cut_element(char *list)
+{
+	char *to = list;
+
+	for (char *from = list; *from; from++) {
+		if (*from == ',' && *++from != ',') {
+			*to = 0;
+			return from;
+		}
+		*to++ = *from;
+	}
+	*to = 0;
+	return NULL;
+}
+
+static int read_modules(struct initrds *in, const char *spec, uint64_t max, struct error *err)
+{
+	char *name;
+
+	in->text = strdup(spec);
+	in->name = name = malloc(strlen(spec) + 1);
+	if (!in->text || !name)
+		return error_set(err, -ENOMEM, "--initrd: out of memory");
+	for (char *item = in->text, *next; item; item = next) {
+		size_t length;
+		int ret;
+
+		next = cut_element(item);
+		if (in->count == VM_MODULES_MAX)
+			return error_set(err, -EINVAL, "--initrd: more than %d modules", VM_MODULES_MAX);
+		length = strcspn(item, " ");
+		memcpy(name, item, length);
+		name[length] = 0;
+		ret = blob_read(&in->module[in->count].file, "initrd", name, max, err);
+		if (ret)
+			return ret;
+		in->module[in->count++].args = item;
+		name += length + 1;
+	}
+	return 0;
+}
+
+static int read_initrds(struct initrds *in, const struct vm_config *cfg, enum load_format format, struct error *err)
+{
+	int ret;
+
+	if (!cfg->initrd)
+		return 0;
+	if (format == LOAD_MULTIBOOT)
+		return read_modules(in, cfg->initrd, cfg->engine.memory, err);
+	ret = blob_read(&in->module[0].file, "initrd", cfg->initrd, cfg->engine.memory, err);
+	in->module[0].args = "";
+	in->count = ret == 0;
+	return ret;
+}
+
+static int vm_load(struct vm *vm, const struct load_request *rq, struct error *err)
+{
+	int ret = engine_create(&vm->engine, &vm->cfg.engine, err);
+	struct load_request full = *rq;
+
+	if (ret)
+		return ret;
+	full.vm = vm->engine;
+	ret = acpi_install(vm->engine, &full.rsdp, err);
+	return ret ? ret : load_kernel(&full, err);
+}
+
+/* Reads the files first: creating a machine costs more than finding out that one is missing. */
+static int vm_boot(struct vm *vm, struct error *err)
+{
+	const struct vm_config *cfg = &vm->cfg;
+	struct initrds in = {.count = 0};
+	struct load_request rq = {.memory = cfg->engine.memory, .cmdline = cfg->append,
+				  .long_mode = cfg->engine.cpu.feature[CPUF_LM]};
+	int ret = blob_read(&rq.kernel, "kernel", cfg->kernel, KERNEL_BYTES_MAX, err);
+
+	if (ret)
+		return ret;
+	ret = read_initrds(&in, cfg, load_detect(&rq.kernel), err);
+	rq.module = in.module;
+	rq.modules = in.count;
+	if (ret == 0)
+		ret = vm_load(vm, &rq, err);
+	initrds_free(&in);
+	blob_free(&rq.kernel);
+	return ret;
+}
+
+int vm_create(struct vm **out, const struct vm_config *cfg, struct error *err)
+{
+	struct vm *vm;
+	int ret = memmap_check_memory(cfg->engine.memory, cfg->engine.cpu.maxphyaddr, err);
+
+	if (ret)
+		return ret;
+	vm = calloc(1, sizeof(*vm));
+	if (!vm)
+		return error_set(err, -ENOMEM, "out of memory");
+	vm->cfg = *cfg;
+	platform_init(&vm->platform, cfg->engine.memory,
+		      cfg->clock == VM_CLOCK_WALL ? (int64_t)time(NULL) : RTC_DEFAULT_EPOCH);
+	ret = vm_boot(vm, err);
+	if (ret) {
+		vm_destroy(vm);
+		return ret;
+	}
+	*out = vm;
+	return 0;
+}
+
+void vm_destroy(struct vm *vm)
+{
+	if (!vm)
+		return;
+	if (vm->engine)
+		engine_destroy(vm->engine);
+	free(vm);
+}
+
+void vm_set_console(struct vm *vm, struct vm_console console)
+{
+	vm->console = console;
+	vm->input_open = console.input;
+}
+
+void vm_interrupt(struct vm *vm)
+{
+	vm->interrupted = 1;
+	engine_kick(vm->engine);
+}
+
+uint64_t vm_insns(const struct vm *vm) { return engine_insns(vm->engine); }
+
+/* ---- the end ---- */
+
+/* Ends the run. @why: NULL for an ordinary end; otherwise the state of the processor is added to it. */
+static void vm_end(struct vm *vm, enum vm_end end, const char *why)
+{
+	int n;
+
+	vm->end = end;
+	if (!why)
+		return;
+	n = snprintf(vm->message, sizeof(vm->message), "%s\n", why);
+	engine_describe(vm->engine, vm->message + n, sizeof(vm->message) - (size_t)n);
+}
+
+static void vm_check_request(struct vm *vm)
+{
+	switch (platform_request(&vm->platform)) {
+	case PLATFORM_RUN:
+		break;
+	case PLATFORM_POWER_OFF:
+		vm_end(vm, VM_END_POWER_OFF, NULL);
+		break;
+	case PLATFORM_RESET:
+		vm_end(vm, VM_END_RESET, NULL);
+		break;
+	case PLATFORM_DEBUG_EXIT:
+		vm_end(vm, VM_END_DEBUG_EXIT, NULL);
+		break;
+	}
+}
+
+/* ---- time ---- */
+
+static int64_t host_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * NS_PER_SECOND + t.tv_nsec;
+}
+
+/* Wall clock: virtual time is never behind the host's. */
+static void vm_follow_host(struct vm *vm)
+{
+	if (vm->cfg.clock == VM_CLOCK_WALL)
+		engine_advance(vm->engine, (uint64_t)(host_ns() - vm->host_start));
+}
+
+/* ---- console ---- */
+
+static void vm_flush_output(struct vm *vm)
+{
+	uint8_t data[256];
+	size_t n;
+
+	while ((n = platform_take_output(&vm->platform, data, sizeof(data))) > 0)
+		if (vm->console.output)
+			vm->console.output(vm->console.ctx, data, n);
+}
+
+/* Brings typed bytes to the serial port, waiting at most @wait_ns for some. True if any arrived. */
+static bool vm_poll_input(struct vm *vm, int64_t wait_ns)
+{
+	size_t taken;
+
+	if (vm->input_count == 0 && vm->input_open) {
+		int n = vm->console.input(vm->console.ctx, vm->input, INPUT_BYTES, wait_ns);
+
+		vm->input_open = n >= 0;
+		vm->input_count = n > 0 ? (unsigned)n : 0;
+		/* A terminal that hangs up or a user who types the quit key ends the run; the end of a file does not. */
+		if (n < 0 && vm->console.live)
+			vm->interrupted = 1;
+	}
+	taken = vm->input_count ? platform_put_input(&vm->platform, vm->input, vm->input_count) : 0;
+	vm->input_count -= (unsigned)taken;
+	memmove(vm->input, vm->input + taken, vm->input_count);
+	return taken > 0;
+}
+
+/* ---- idle ---- */
+
+/* Nothing executes: is there reason to believe that anything ever will? */
+static bool vm_is_stuck(struct vm *vm, bool masked)
+{
+	if (vm->idle_insns != engine_insns(vm->engine)) {
+		vm->idle_insns = engine_insns(vm->engine);
+		vm->idle_wakes = 0;
+	}
+	return ++vm->idle_wakes > (masked ? IDLE_WAKES_MASKED_MAX : IDLE_WAKES_MAX);
+}
+
+/* Lets real time pass until virtual time @next or until something is typed; virtual time goes along. */
+static void vm_sleep(struct vm *vm, uint64_t next)
+{
+	uint64_t now = engine_now(vm->engine);
+	int64_t from = host_ns(), passed;
+	bool typed = vm_poll_input(vm, (int64_t)min_u64(next - now, (uint64_t)NS_PER_SECOND));
+
+	if (!vm->input_open) { /* a wait that nobody ended: the wall clock without a console */
+		const struct timespec t = {.tv_nsec = (int64_t)min_u64(next - now, SLICE_NS)};
+
+		nanosleep(&t, NULL);
+	}
+	passed = host_ns() - from;
+	/* A little late is on time: so that a wait is not followed by many tiny ones. */
+	if (!typed && (uint64_t)passed + 50000 >= next - now)
+		passed = (int64_t)(next - now);
+	engine_advance(vm->engine, min_u64(next, now + (uint64_t)passed));
+}
+
+static void vm_idle(struct vm *vm)
+{
+	uint64_t next = min_u64(vm->run.hlt.wake_ns, platform_next_event(&vm->platform));
+	struct engine_regs r;
+	bool masked;
+
+	engine_get_regs(vm->engine, &r);
+	masked = !(r.rflags & RF_IF);
+	if (!masked && vm_poll_input(vm, 0))
+		return;
+	if (next == UINT64_MAX && vm->input_open && !masked) {
+		vm_sleep(vm, engine_now(vm->engine) + NS_PER_SECOND);
+		return;
+	}
+	if (next == UINT64_MAX || vm_is_stuck(vm, masked)) {
+		vm_end(vm, VM_END_HALTED,
+		       masked ? "the guest halted with interrupts disabled"
+			      : "the guest halted, and no interrupt is going to come");
+		return;
+	}
+	if (next <= engine_now(vm->engine))
+		return;
+	if (vm->console.live || vm->cfg.clock == VM_CLOCK_WALL)
+		vm_sleep(vm, next);
+	else
+		engine_advance(vm->engine, next);
+}
+
+/* ---- running ---- */
+
+static void vm_carry_interrupts(struct vm *vm)
+{
+	uint64_t address;
+	uint32_t data;
+
+	while (platform_take_msi(&vm->platform, &address, &data))
+		engine_signal_msi(vm->engine, address, data);
+	vm->run.request_irq_window = platform_pic_intr(&vm->platform) && engine_accepts_extint(vm->engine);
+}
+
+static void vm_access(struct vm *vm, bool pio)
+{
+	uint64_t data = vm->run.io.data;
+
+	platform_io(&vm->platform, pio, vm->run.io.write, vm->run.io.addr, vm->run.io.size, &data,
+		    engine_now(vm->engine));
+	if (!vm->run.io.write)
+		vm->run.io.data = data;
+	vm_flush_output(vm);
+	vm_check_request(vm);
+}
+
+static void vm_handle_exit(struct vm *vm)
+{
+	switch (vm->run.exit) {
+	case ENGINE_EXIT_IO:
+	case ENGINE_EXIT_MMIO:
+		vm_access(vm, vm->run.exit == ENGINE_EXIT_IO);
+		break;
+	case ENGINE_EXIT_HLT:
+		vm_idle(vm);
+		break;
+	case ENGINE_EXIT_IRQ_WINDOW:
+		engine_interrupt(vm->engine, platform_pic_ack(&vm->platform));
+		break;
+	case ENGINE_EXIT_IOAPIC_EOI:
+		platform_eoi(&vm->platform, vm->run.eoi.vector);
+		break;
+	case ENGINE_EXIT_LIMIT:
+		vm_end(vm, VM_END_LIMIT, NULL);
+		break;
+	case ENGINE_EXIT_SHUTDOWN:
+		vm_end(vm, VM_END_TRIPLE_FAULT, "triple fault: the guest could not deliver a double fault");
+		break;
+	case ENGINE_EXIT_FAIL:
+		vm_end(vm, VM_END_FAILED, vm->run.fail.text);
+		break;
+	case ENGINE_EXIT_DEADLINE:
+		if (vm->input_open || vm->input_count)
+			vm_poll_input(vm, 0);
+		break;
+	case ENGINE_EXIT_INTR:
+		break;
+	}
+}
+
+static void vm_step(struct vm *vm)
+{
+	uint64_t next;
+
+	vm_follow_host(vm);
+	next = platform_advance(&vm->platform, engine_now(vm->engine));
+	vm_carry_interrupts(vm);
+	if (vm->input_open || vm->input_count || vm->cfg.clock == VM_CLOCK_WALL)
+		next = min_u64(next, engine_now(vm->engine) + SLICE_NS);
+	vm->run.deadline_ns = next;
+	vm->run.insn_limit = vm->cfg.limit_insns;
+	engine_run(vm->engine, &vm->run);
+	vm_handle_exit(vm);
+	/* Only at a boundary where nothing is half done: a read that is answered is consumed by the next run. */
+	if (vm->interrupted && vm->end == VM_END_NONE)
+		vm_end(vm, VM_END_INTERRUPTED, NULL);
+}
+
+void vm_run(struct vm *vm, struct vm_result *result)
+{
+	vm->host_start = host_ns();
+	while (vm->end == VM_END_NONE)
+		vm_step(vm);
+	vm_flush_output(vm);
+	memset(result, 0, sizeof(*result));
+	result->end = vm->end;
+	result->debug_exit = (uint8_t)platform_debug_code(&vm->platform);
+	memcpy(result->message, vm->message, sizeof(result->message));
+	result->insns = engine_insns(vm->engine);
+	result->virtual_ns = engine_now(vm->engine);
+	result->wall_seconds = (double)(host_ns() - vm->host_start) / (double)NS_PER_SECOND;
+	engine_state_hash(vm->engine, &result->hash);
+	engine_observe(vm->engine, &result->obs);
+}

@@ -1,0 +1,80 @@
+/*
+ * A virtual machine as its owner sees it: what to boot and how, one run to its
+ * end, and what came out. Everything below is reached through engine/engine.h;
+ * devices are those of vm/platform.h.
+ */
+#ifndef GNOMON_VM_VM_H
+#define GNOMON_VM_VM_H
+
+#include "engine/engine.h"
+
+enum vm_clock {
+	VM_CLOCK_ICOUNT, /* time is instructions executed, and idle time is skipped */
+	VM_CLOCK_WALL,   /* ... but never falls behind the host's time */
+};
+
+/* The other end of the guest's serial line. Functions are called by vm_run() only. */
+struct vm_console {
+	void *ctx;
+	void (*output)(void *ctx, const uint8_t *data, size_t bytes);
+	/*
+	 * Input, NULL if there is none. Waits at most @wait_ns (negative: for ever, 0: not at all) for the
+	 * first byte and returns how many of at most @max were read; -1: no more will ever come.
+	 */
+	int (*input)(void *ctx, uint8_t *data, unsigned max, int64_t wait_ns);
+	bool live; /* somebody sits there: while the guest is idle, time passes as on the host */
+};
+
+struct vm_config {
+	struct engine_config engine;
+	const char *kernel;     /* path */
+	const char *initrd;     /* path; multiboot: "file args,file args,..."; NULL if none */
+	const char *append;     /* kernel command line, "" if none */
+	enum vm_clock clock;
+	uint64_t limit_insns;   /* UINT64_MAX: none */
+};
+void vm_config_default(struct vm_config *cfg);
+
+enum vm_end { /* why a run ended; order of vm_end_name[] */
+	VM_END_NONE, /* it has not */
+	VM_END_POWER_OFF,
+	VM_END_RESET,
+	VM_END_DEBUG_EXIT,
+	VM_END_TRIPLE_FAULT,
+	VM_END_HALTED,
+	VM_END_LIMIT,
+	VM_END_INTERRUPTED,
+	VM_END_FAILED,
+	VM_END_COUNT,
+};
+extern const char *const vm_end_name[VM_END_COUNT];
+
+struct vm_result {
+	enum vm_end end;
+	uint8_t debug_exit;     /* VM_END_DEBUG_EXIT: (value written << 1 | 1) & 0xff, as QEMU exits */
+	char message[2048];     /* for people: why, with registers; "" after an ordinary end */
+	uint64_t insns;         /* guest instructions completed */
+	uint64_t virtual_ns;
+	struct engine_hash hash;
+	struct obs obs;
+	double wall_seconds;    /* from vm_run() to its end */
+};
+
+struct vm;
+
+/*
+ * Makes a VM and loads its kernel.
+ * Errors: those of reading files, of load_kernel(), of engine_create(); -EINVAL for an unusable amount of memory.
+ */
+int vm_create(struct vm **out, const struct vm_config *cfg, struct error *err);
+void vm_destroy(struct vm *vm);
+/* Connects its serial line; without one output is dropped and there is no input. */
+void vm_set_console(struct vm *vm, struct vm_console console);
+/* Runs it to its end. */
+void vm_run(struct vm *vm, struct vm_result *result);
+/* Asks a running vm_run() to end with VM_END_INTERRUPTED. Async-signal-safe. */
+void vm_interrupt(struct vm *vm);
+/* Instructions completed so far. Async-signal-safe; may lag. */
+uint64_t vm_insns(const struct vm *vm);
+
+#endif
