@@ -93,7 +93,7 @@ static bool ept_entry_misconfigured(const struct mmu *m, uint64_t e, unsigned sh
 	if (e & phys_reserved(m))
 		return true;
 	if (!leaf)
-		return e & 0x78 || (shift == 39 && (e & EPT_PS));
+		return e & 0x78 || (shift >= 39 && (e & EPT_PS));
 	return !ept_leaf_type_ok(e) || (e & (((1ull << shift) - 1) & PTE_ADDR_MASK));
 }
 
@@ -120,10 +120,11 @@ static enum xlate_event walk_ept(struct walk *w, uint64_t gpa_v, enum access_kin
 	struct mmu *m = w->mmu;
 	bool ad = m->regs.eptp & EPTP_AD;
 	uint64_t need = ept_access_bits(kind, table, ad), rights = 7, at = m->regs.eptp & EPT_ADDR_MASK;
+	unsigned levels = (unsigned)(m->regs.eptp >> EPTP_WALK_SHIFT & 7) + 1; /* 4 or 5: VM entry checks it */
 
-	if (gpa_v >> 48)
+	if (levels == 4 && gpa_v >> 48)
 		return ept_violation(w, gpa_v, need, 0, table);
-	for (unsigned shift = 39;; shift -= 9) {
+	for (unsigned shift = levels == 5 ? 48 : 39;; shift -= 9) {
 		uint64_t e;
 		bool leaf;
 
