@@ -12,9 +12,8 @@
 #include "cpu/alu.h"
 #include "cpu/decode.h"
 #include "cpu/flags.h"
+#include "cpu/segment.h"
 #include "cpu/vmx.h"
-
-#include "cpu/port.h"
 
 #define REP_STRETCH 4096u
 
@@ -165,7 +164,7 @@ static int iterate_ins(struct cpu *cpu, const struct uop *u)
 	uint64_t to;
 	uint32_t v;
 
-	if (dest_lin(cpu, u, ACCESS_WRITE, &to) || port_check(cpu, port, u->opsize))
+	if (dest_lin(cpu, u, ACCESS_WRITE, &to) || io_check_permission(cpu, port, u->opsize))
 		return EXEC_STOP;
 	if (vmx_intercept_io(cpu, u, port, u->opsize, true, true, u->flags & (UOP_REP | UOP_REPNE), false, to))
 		return EXEC_STOP;
@@ -173,6 +172,7 @@ static int iterate_ins(struct cpu *cpu, const struct uop *u)
 	if (mem_probe_write(cpu, to, u->opsize, (enum access_mode)cpu->mode) || port_read(cpu, port, u->opsize, &v) ||
 	    store(cpu, to, v, u->opsize))
 		return EXEC_STOP;
+	io_check_breakpoints(cpu, port, u->opsize);
 	advance(cpu, u, RDI, 1);
 	return 0;
 }
@@ -182,12 +182,13 @@ static int iterate_outs(struct cpu *cpu, const struct uop *u)
 	uint16_t port = r16(cpu, REG_OFF(RDX));
 	uint64_t from, v;
 
-	if (source_lin(cpu, u, &from) || port_check(cpu, port, u->opsize))
+	if (source_lin(cpu, u, &from) || io_check_permission(cpu, port, u->opsize))
 		return EXEC_STOP;
 	if (vmx_intercept_io(cpu, u, port, u->opsize, false, true, u->flags & (UOP_REP | UOP_REPNE), false, from))
 		return EXEC_STOP;
 	if (load(cpu, from, &v, u->opsize) || port_write(cpu, port, u->opsize, (uint32_t)v))
 		return EXEC_STOP;
+	io_check_breakpoints(cpu, port, u->opsize);
 	advance(cpu, u, RSI, 1);
 	return 0;
 }
