@@ -229,8 +229,8 @@ trap_unexpected:
 
 /*
  * void run_frame(const struct start_frame *f, u64 rdi, u64 rsi, u64 rdx)
- * Starts code by IRET from the five quadwords at f, with the registers given, and
- * returns when anything traps: last_trap says what. FS..GS keep what the code left.
+ * Starts code by IRET from the five quadwords at f, with the registers given (RCX
+ * is the same as RDX), and returns when anything traps: last_trap says what. FS..GS keep what the code left.
  */
 	.global run_frame
 run_frame:

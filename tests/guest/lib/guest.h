@@ -62,7 +62,7 @@ enum { KERNEL = 0, USER = 3 };
 	__asm__(".pushsection .text\n" #name ":\n" text "\n\tint $0x21\n.popsection"); \
 	extern const char name[]
 
-/* Runs @code at privilege @cpl with RFLAGS bits @rflags set, RDI, RSI, RDX as given; the outcome is last_trap. */
+/* Runs @code at privilege @cpl with RFLAGS bits @rflags set, RDI, RSI, RDX (and RCX) as given; the outcome is last_trap. */
 const struct trap *run_code_flags(const void *code, int cpl, u64 rflags, u64 rdi, u64 rsi, u64 rdx);
 const struct trap *run_code(const void *code, int cpl, u64 rdi, u64 rsi);
 u64 user_address(const void *p); /* the user alias of kernel address @p */
