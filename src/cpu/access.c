@@ -88,8 +88,22 @@ static void lapic_page_write(struct cpu *cpu, uint64_t addr, unsigned bytes, uin
 
 	if (bytes == 4 && (off & 15) == 0)
 		lapic_write(&cpu->lapic, off, (uint32_t)v, cpu_tsc(cpu));
-	cpu->interrupt_check = true;
-	cpu->deadline = 0;
+}
+
+/*
+ * A write to the local APIC may make an interrupt deliverable or move the timer,
+ * so events must be looked at right after its instruction: it stops like a device
+ * access and is answered here, which makes the instruction run by itself.
+ */
+bool cpu_bus_internal(struct cpu *cpu)
+{
+	const struct bus_access *a = &cpu->bus.want;
+
+	if (a->pio || !is_lapic_page(cpu, a->addr))
+		return false;
+	lapic_page_write(cpu, a->addr, a->size, a->data);
+	cpu_bus_done(cpu, 0);
+	return true;
 }
 
 static unsigned chunk_size(uint64_t addr, unsigned left)
@@ -128,9 +142,7 @@ static int device_write(struct cpu *cpu, uint64_t addr, const uint8_t *buf, unsi
 		uint64_t ignored;
 
 		memcpy(&a.data, buf, n);
-		if (is_lapic_page(cpu, addr))
-			lapic_page_write(cpu, addr, n, a.data);
-		else if (bus_access(cpu, &a, &ignored))
+		if (bus_access(cpu, &a, &ignored))
 			return EXEC_STOP;
 		addr += n;
 		buf += n;
@@ -275,7 +287,8 @@ static int store_part(struct cpu *cpu, const struct part *p, const uint8_t *from
 {
 	if (!p->ram)
 		return device_write(cpu, p->hpa, from, p->bytes);
-	if (cpu->mmu.mem->code_map[p->hpa >> PAGE_SHIFT])
+	/* The emulator has no blocks; those of the machine's processor are its owner's business. */
+	if (cpu->mmu.mem->code_map[p->hpa >> PAGE_SHIFT] && !cpu->emul_ops)
 		blocks_note_write(cpu, p->hpa, p->bytes);
 	memcpy(machmem_ptr(cpu->mmu.mem, hpa(p->hpa)), from, p->bytes);
 	return 0;

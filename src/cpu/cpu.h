@@ -205,6 +205,7 @@ enum cpu_run_status {
 	CPU_RUN_EXTINT,     /* give the vector of the external interrupt controller */
 	CPU_RUN_VMEXIT,     /* VMX: the processor is in root operation again */
 	CPU_RUN_SHUTDOWN,   /* triple fault */
+	CPU_RUN_EOI,        /* lapic_take_eoi(): a level-triggered interrupt was ended */
 	CPU_RUN_KICKED,     /* cpu->kick was set (it is cleared) */
 	CPU_RUN_VMX_INSN,   /* reserved */
 };
@@ -220,6 +221,8 @@ static inline uint64_t cpu_tsc(const struct cpu *cpu) { return cpu->insns + cpu-
 void cpu_skip_time(struct cpu *cpu, uint64_t tsc);
 /* Answers CPU_RUN_BUS and EMUL_BUS: the access is performed; @data is what a read gave. */
 void cpu_bus_done(struct cpu *cpu, uint64_t data);
+/* cpu->bus.want is to the processor's own local APIC: performs it and returns true. */
+bool cpu_bus_internal(struct cpu *cpu);
 /* Answers CPU_RUN_EXTINT. */
 void cpu_give_extint(struct cpu *cpu, uint8_t vector);
 

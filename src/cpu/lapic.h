@@ -86,5 +86,10 @@ int lapic_pending(const struct lapic *l);
 uint8_t lapic_ack(struct lapic *l);
 /* Takes one level-triggered vector whose EOI must be broadcast to the IOAPIC, or -1. */
 int lapic_take_eoi(struct lapic *l);
+/* Is there one to take? */
+static inline bool lapic_has_eoi(const struct lapic *l)
+{
+	return l->eoi_pending[0] | l->eoi_pending[1] | l->eoi_pending[2] | l->eoi_pending[3];
+}
 
 #endif

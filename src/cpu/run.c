@@ -233,7 +233,7 @@ static int handle_stop(struct cpu *cpu)
 		vmx_do_exit(cpu);
 		return CPU_RUN_VMEXIT;
 	case STOP_BUS:
-		return CPU_RUN_BUS;
+		return cpu_bus_internal(cpu) ? run_on : CPU_RUN_BUS;
 	default:
 		cpu->shutdown = true;
 		return CPU_RUN_SHUTDOWN;
@@ -456,6 +456,8 @@ enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 			if (cpu_tsc(cpu) >= until_tsc)
 				return CPU_RUN_DEADLINE;
 			poll_lapic(cpu);
+			if (lapic_has_eoi(&cpu->lapic))
+				return CPU_RUN_EOI;
 			r = take_events(cpu, &took);
 			if (r != run_on)
 				return (enum cpu_run_status)r;

@@ -139,6 +139,7 @@ static bool exit_from_status(struct engine_vm *vm, struct engine_run *run, enum 
 		run->exit = ENGINE_EXIT_FAIL;
 		snprintf(run->fail.text, sizeof(run->fail.text), "the guest entered VMX operation: not supported");
 		return true;
+	case CPU_RUN_EOI: /* native_run() looks for one before the next stretch */
 	case CPU_RUN_DEADLINE:
 		break;
 	}
