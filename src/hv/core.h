@@ -41,6 +41,7 @@ struct hv_core {
 	struct bus_access want;
 	enum hv_continuation continuation;
 	unsigned max_iterations;  /* of the emulation that is being continued */
+	bool was_sti, was_movss, was_rf, was_tf; /* in force at the instruction being emulated */
 	bool completed;           /* the last emulated instruction is complete */
 	bool cr3_written;         /* it loads CR3: the backend is to know even if the value is the same */
 	bool paging_changed;      /* likewise for all registers that concern paging */

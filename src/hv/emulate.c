@@ -337,12 +337,58 @@ void hv_commit_paging(struct hv_vm *vm)
 
 /* ---- running it ---- */
 
+/*
+ * What is in force until the instruction is complete, as the processor's own
+ * run loop has it: blocking by STI and MOV SS, RF, and the trap that TF makes.
+ */
+static void boundary_enter(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	struct cpu *e = vm->emul;
+	uint64_t rflags = cpu_get_rflags(e);
+
+	core->was_sti = e->shadow_sti;
+	core->was_movss = e->shadow_movss;
+	core->was_rf = rflags & RF_RF;
+	core->was_tf = rflags & RF_TF;
+	e->shadow_sti = e->shadow_movss = false;
+	if (core->was_rf)
+		cpu_set_rflags(e, rflags & ~RF_RF);
+}
+
+static void boundary_restore(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	struct cpu *e = vm->emul;
+
+	e->shadow_sti = core->was_sti;
+	e->shadow_movss = core->was_movss;
+	if (core->was_rf)
+		cpu_set_rflags(e, cpu_get_rflags(e) | RF_RF);
+}
+
+static enum hv_verdict emulated_completely(struct hv_vm *vm, bool complete, bool counted)
+{
+	struct hv_core *core = hv_core(vm);
+
+	if (core->was_tf)
+		vm->emul->db_pending |= DR6_BS;
+	store_state(vm, false);
+	core->completed = complete;
+	vm->emulated_insns += counted;
+	hv_commit_paging(vm);
+	return HV_RESUME;
+}
+
 /* The emulator stopped at an exception: the state is as the manual has it for the fault. */
 static enum hv_verdict emulated_exception(struct hv_vm *vm)
 {
 	const struct stop *s = &vm->emul->stop;
 
+	boundary_restore(vm);
+	vm->emul->db_pending = 0;
 	store_state(vm, false);
+	hv_core(vm)->cr3_written = false;
 	if (s->vector == EXC_PF) {
 		hv_inject_page_fault(vm, s->payload, s->error);
 		return HV_RESUME;
@@ -385,12 +431,7 @@ static enum hv_verdict emulate(struct hv_vm *vm)
 	switch (r) {
 	case EMUL_DONE:
 	case EMUL_PARTIAL:
-		store_state(vm, false);
-		core->completed = r == EMUL_DONE;
-		if (counted)
-			vm->emulated_insns++;
-		hv_commit_paging(vm);
-		return HV_RESUME;
+		return emulated_completely(vm, r == EMUL_DONE, counted);
 	case EMUL_EXCEPTION:
 		return emulated_exception(vm);
 	case EMUL_BUS:
@@ -409,6 +450,7 @@ enum hv_verdict hv_emulate(struct hv_vm *vm, unsigned max_iterations)
 	core->completed = false;
 	core->max_iterations = max_iterations;
 	hv_load_state(vm);
+	boundary_enter(vm);
 	cpu_emul_begin(vm->emul);
 	return emulate(vm);
 }

@@ -122,6 +122,9 @@ static int enter_vmx_operation(struct hv_vm *vm, struct error *err)
 	put_u32(machmem_ptr(vm->mem, vm->vmxon), VMCS_REVISION);
 	put_u32(machmem_ptr(vm->mem, vm->vmcs), VMCS_REVISION);
 	vmx_setup_root(vm->cpu, pml4);
+	/* The machine's local APIC passes external interrupts on to the processor ("virtual wire mode"). */
+	lapic_write(&vm->cpu->lapic, 0xf0, 0x1ff, 0);
+	lapic_write(&vm->cpu->lapic, 0x350, 0x700, 0);
 	if (vmx_vmxon(vm->cpu, vm->vmxon) || vmx_vmclear(vm->cpu, vm->vmcs) || vmx_vmptrld(vm->cpu, vm->vmcs))
 		return error_set(err, -ENODEV, "hypervisor: the processor refuses VMX operation");
 	return 0;
