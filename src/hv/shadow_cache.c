@@ -1,0 +1,489 @@
+/*
+ * The cache of shadow pages: finding and making them, the lists that lead from
+ * anything back to the entries that point at it, recycling under the memory
+ * limit, and the invalidations that changed entries need.
+ *
+ * Finding needs no hash function: guest frames index an array, and the few pages
+ * of one frame are a list. Page numbers, not pointers, keep the lists small.
+ */
+#include "hv/shadow.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+/* ---- making and freeing ---- */
+
+static uint64_t guest_frames(uint64_t memory)
+{
+	struct machmem_range range[2];
+	unsigned n = engine_ram_layout(memory, range);
+
+	return (range[n - 1].base + range[n - 1].bytes) >> PAGE_SHIFT;
+}
+
+int shadow_cache_init(struct shadow *s, struct error *err)
+{
+	struct hv_vm *vm = s->vm;
+
+	s->limit = (uint32_t)min_u64(hwpt_table_limit(vm), SHADOW_PAGES_MAX);
+	s->fresh = 1;
+	s->frames = guest_frames(vm->cfg.memory);
+	s->page = calloc(s->limit + 1ull, sizeof(*s->page));
+	s->unsync = calloc(s->limit, sizeof(*s->unsync));
+	s->frame = calloc(s->frames, sizeof(*s->frame));
+	s->region = calloc(s->frames / HWPT_ENTRIES + 1, sizeof(*s->region));
+	s->page_of_frame = calloc(vm->mem->span >> PAGE_SHIFT, sizeof(*s->page_of_frame));
+	if (!s->page || !s->unsync || !s->frame || !s->region || !s->page_of_frame)
+		return error_set(err, -ENOMEM, "shadow paging: out of memory");
+	return 0;
+}
+
+void shadow_cache_destroy(struct shadow *s)
+{
+	for (uint32_t n = 1; s->page && n <= s->fresh && n <= s->limit; n++) {
+		struct shadow_page *p = &s->page[n];
+
+		if (p->entry)
+			machmem_free(s->vm->mem, p->frame, 1);
+		free(p->link);
+		free(p->snapshot);
+	}
+	free(s->page);
+	free(s->unsync);
+	free(s->frame);
+	free(s->region);
+	free(s->page_of_frame);
+}
+
+/* ---- what the TLB must forget ---- */
+
+void shadow_flush_entry(struct shadow *s, const struct shadow_page *p, unsigned i)
+{
+	struct shadow_flush *f = &s->flush;
+	uint64_t lin = p->base + ((uint64_t)i << hwpt_shift(p->role.level));
+
+	if (f->all)
+		return;
+	/* A link covers many translations, and a page that serves several addresses names none. */
+	if (shadow_is_link(p, p->entry[i]) || !p->based || p->several || f->addresses == SHADOW_FLUSH_MAX) {
+		f->all = true;
+		return;
+	}
+	f->address[f->addresses++] = hwpt_canonical((enum hwpt_format)p->role.format, lin);
+}
+
+static void flush_now(struct shadow *s)
+{
+	struct shadow_flush *f = &s->flush;
+
+	if (f->all) {
+		hwpt_flush_all(s->vm);
+	} else {
+		for (unsigned i = 0; i < f->addresses; i++)
+			hwpt_flush_address(s->vm, f->address[i]);
+		if (f->nonglobal)
+			hwpt_flush_nonglobal(s->vm);
+	}
+	f->all = f->nonglobal = false;
+	f->addresses = 0;
+}
+
+/* ---- who points at what ---- */
+
+static uint32_t *list_head(struct shadow *s, const struct shadow_page *p, uint64_t e, uint64_t owner)
+{
+	if (shadow_is_link(p, e))
+		return &s->page[owner].parents;
+	return p->role.level == 1 ? &s->frame[owner].mapped : &s->region[owner].large;
+}
+
+static struct shadow_link *link_of(const struct shadow *s, entry_ref r)
+{
+	return &s->page[r / HWPT_ENTRIES].link[r % HWPT_ENTRIES];
+}
+
+static void list_add(struct shadow *s, struct shadow_page *p, unsigned i, uint64_t owner)
+{
+	uint32_t *head = list_head(s, p, p->entry[i], owner);
+	entry_ref self = shadow_number(s, p) * HWPT_ENTRIES + i;
+
+	p->link[i] = (struct shadow_link){.next = *head, .prev = LINK_HEAD | (uint32_t)owner};
+	if (*head)
+		link_of(s, *head)->prev = self;
+	*head = self;
+}
+
+static void list_remove(struct shadow *s, struct shadow_page *p, unsigned i)
+{
+	struct shadow_link *l = &p->link[i];
+
+	if (l->next)
+		link_of(s, l->next)->prev = l->prev;
+	if (l->prev & LINK_HEAD)
+		*list_head(s, p, p->entry[i], l->prev & ~LINK_HEAD) = l->next;
+	else
+		link_of(s, l->prev)->next = l->next;
+}
+
+/* ---- entries ---- */
+
+static void note_orphan(struct shadow *s, struct shadow_page *p)
+{
+	if (p->parents || p->root || p->orphaned)
+		return;
+	p->orphaned = true;
+	p->orphan_next = s->orphans;
+	s->orphans = shadow_number(s, p);
+}
+
+void shadow_clear(struct shadow *s, struct shadow_page *p, unsigned i)
+{
+	uint64_t e = p->entry[i];
+
+	if (!e)
+		return;
+	s->changed = true;
+	shadow_flush_entry(s, p, i);
+	list_remove(s, p, i);
+	p->entry[i] = 0;
+	p->present--;
+	if (shadow_is_link(p, e))
+		note_orphan(s, shadow_page_of(s, e));
+}
+
+/* Replaces an entry that points at the same thing; true if it did. */
+static bool replace_rights(struct shadow *s, struct shadow_page *p, unsigned i, uint64_t e)
+{
+	uint64_t old = p->entry[i];
+
+	if (!old || !e || hwpt_frame(old).v != hwpt_frame(e).v || (old ^ e) & PTE_PS)
+		return false;
+	if ((old ^ e) & ~PTE_A) {
+		s->changed = true;
+		if (hwpt_restricts(old, e))
+			shadow_flush_entry(s, p, i);
+		p->entry[i] = e;
+	}
+	return true;
+}
+
+static void add_entry(struct shadow *s, struct shadow_page *p, unsigned i, uint64_t e, uint64_t owner)
+{
+	s->changed = true;
+	p->entry[i] = e;
+	p->present++;
+	list_add(s, p, i, owner);
+}
+
+void shadow_set_leaf(struct shadow *s, struct shadow_page *p, unsigned i, uint64_t e, uint64_t target)
+{
+	if (replace_rights(s, p, i, e))
+		return;
+	shadow_clear(s, p, i);
+	if (!e)
+		return;
+	/* Resource control: whatever the guest's tables say, it gets its own frames only. */
+	assert(machmem_owner(s->vm->mem, hwpt_frame(e)) == s->vm->owner);
+	add_entry(s, p, i, e, target);
+}
+
+/* The page and all below it serve more than one linear address. */
+static void mark_several(struct shadow *s, struct shadow_page *p)
+{
+	if (p->several)
+		return;
+	p->several = true;
+	for (unsigned i = 0; i < HWPT_ENTRIES && p->role.level > 1; i++)
+		if (p->entry[i] && shadow_is_link(p, p->entry[i]))
+			mark_several(s, shadow_page_of(s, p->entry[i]));
+}
+
+/* @p is about to serve @base (too). */
+static void note_base(struct shadow *s, struct shadow_page *p, uint64_t base, bool several)
+{
+	if (!p->based) {
+		p->based = true;
+		p->base = base;
+	}
+	if (several || p->base != base)
+		mark_several(s, p);
+}
+
+void shadow_set_link(struct shadow *s, struct shadow_page *p, unsigned i, struct shadow_page *child,
+		     uint64_t rights)
+{
+	uint64_t e = hwpt_link(child->frame, rights);
+
+	if (replace_rights(s, p, i, e))
+		return;
+	shadow_clear(s, p, i);
+	note_base(s, child, p->base + ((uint64_t)i << hwpt_shift(p->role.level)), p->several);
+	add_entry(s, p, i, e, shadow_number(s, child));
+}
+
+/* ---- least recently used ---- */
+
+static void lru_remove(struct shadow *s, struct shadow_page *p)
+{
+	*(p->lru_prev ? &s->page[p->lru_prev].lru_next : &s->lru_head) = p->lru_next;
+	*(p->lru_next ? &s->page[p->lru_next].lru_prev : &s->lru_tail) = p->lru_prev;
+}
+
+static void lru_add(struct shadow *s, struct shadow_page *p)
+{
+	uint32_t n = shadow_number(s, p);
+
+	p->lru_prev = 0;
+	p->lru_next = s->lru_head;
+	*(s->lru_head ? &s->page[s->lru_head].lru_prev : &s->lru_tail) = n;
+	s->lru_head = n;
+}
+
+void shadow_touch(struct shadow *s, struct shadow_page *p)
+{
+	p->operation = s->operation;
+	p->writes = 0;
+	if (s->lru_head == shadow_number(s, p))
+		return;
+	lru_remove(s, p);
+	lru_add(s, p);
+}
+
+/* ---- pages ---- */
+
+struct shadow_page *shadow_find(struct shadow *s, gfn_t g, union shadow_role role)
+{
+	uint32_t n = role.direct ? s->frame[g.v].directs : s->frame[g.v].tables;
+
+	for (; n; n = s->page[n].same_frame)
+		if (s->page[n].role.key == role.key)
+			return &s->page[n];
+	return NULL;
+}
+
+void shadow_empty_page(struct shadow *s, struct shadow_page *p)
+{
+	for (unsigned i = 0; i < HWPT_ENTRIES && p->present; i++)
+		shadow_clear(s, p, i);
+}
+
+static void leave_frame(struct shadow *s, struct shadow_page *p)
+{
+	struct shadow_frame *f = &s->frame[p->gfn.v];
+	uint32_t *n = p->role.direct ? &f->directs : &f->tables;
+
+	while (*n != shadow_number(s, p))
+		n = &s->page[*n].same_frame;
+	*n = p->same_frame;
+	if (!p->role.direct && !f->tables)
+		s->region[p->gfn.v / HWPT_ENTRIES].tables--;
+}
+
+void shadow_zap_page(struct shadow *s, struct shadow_page *p)
+{
+	assert(p->live && !p->pins);
+	if (p->unsync)
+		shadow_drop_unsync(s, p);
+	shadow_empty_page(s, p);
+	while (p->parents) {
+		entry_ref r = p->parents;
+
+		shadow_clear(s, &s->page[r / HWPT_ENTRIES], r % HWPT_ENTRIES);
+	}
+	leave_frame(s, p);
+	lru_remove(s, p);
+	p->live = false;
+	p->same_frame = s->free;
+	s->free = shadow_number(s, p);
+	s->in_use--;
+	s->count.zapped++;
+	/* A root that is not current has no parent to say so, but the TLB may know what it said. */
+	if (p->root)
+		s->flush.all = true;
+}
+
+/* Removes pages that nothing leads to any more: what the guest unhooked it has probably freed. */
+static void reap_orphans(struct shadow *s)
+{
+	while (s->orphans) {
+		struct shadow_page *p = &s->page[s->orphans];
+
+		s->orphans = p->orphan_next;
+		p->orphaned = false;
+		if (p->live && !p->parents && !p->root)
+			shadow_zap_page(s, p);
+	}
+}
+
+/* Zaps the page that has not been used for longest. False if all are in use. */
+static bool recycle(struct shadow *s)
+{
+	for (uint32_t n = s->lru_tail; n; n = s->page[n].lru_prev) {
+		struct shadow_page *p = &s->page[n];
+
+		if (p->pins || p->operation == s->operation)
+			continue;
+		shadow_zap_page(s, p);
+		s->count.recycled++;
+		return true;
+	}
+	return false;
+}
+
+/* A page number with its frame and links; 0 if there is no memory. */
+static uint32_t prepare_fresh(struct shadow *s)
+{
+	struct shadow_page *p = &s->page[s->fresh];
+
+	if (s->fresh > s->limit)
+		return 0;
+	if (!p->link)
+		p->link = malloc(HWPT_ENTRIES * sizeof(*p->link));
+	if (!p->link || hwpt_alloc_frame(s->vm, &p->frame))
+		return 0;
+	p->entry = machmem_ptr(s->vm->mem, mfn_to_hpa(p->frame));
+	s->page_of_frame[p->frame.v] = s->fresh;
+	return s->fresh++;
+}
+
+static uint32_t take_number(struct shadow *s)
+{
+	uint32_t n;
+
+	if (!s->free) {
+		n = prepare_fresh(s);
+		if (n)
+			return n;
+		if (!recycle(s))
+			return 0;
+	}
+	n = s->free;
+	s->free = s->page[n].same_frame;
+	return n;
+}
+
+static void enter_frame(struct shadow *s, struct shadow_page *p)
+{
+	struct shadow_frame *f = &s->frame[p->gfn.v];
+	uint32_t *head = p->role.direct ? &f->directs : &f->tables;
+
+	if (!p->role.direct && !f->tables)
+		s->region[p->gfn.v / HWPT_ENTRIES].tables++;
+	p->same_frame = *head;
+	*head = shadow_number(s, p);
+}
+
+struct shadow_page *shadow_get(struct shadow *s, gfn_t g, union shadow_role role)
+{
+	struct shadow_page *p = shadow_find(s, g, role);
+	uint32_t n;
+
+	if (p) {
+		shadow_touch(s, p);
+		return p;
+	}
+	n = take_number(s);
+	if (!n)
+		return NULL;
+	/* One more page mirrors the frame, perhaps of a level that may not be out of sync. */
+	if (!role.direct)
+		shadow_resync_frame(s, g);
+	p = &s->page[n];
+	*p = (struct shadow_page){
+		.gfn = g, .role = role, .frame = p->frame, .entry = p->entry, .link = p->link,
+		.snapshot = p->snapshot, .orphaned = p->orphaned, .orphan_next = p->orphan_next,
+		.operation = s->operation, .prefetched = -1, .live = true,
+	};
+	enter_frame(s, p);
+	lru_add(s, p);
+	if (++s->in_use > s->in_use_max)
+		s->in_use_max = s->in_use;
+	if (!role.direct)
+		shadow_write_protect(s, g);
+	return p;
+}
+
+void shadow_set_root(struct shadow *s, unsigned i, struct shadow_page *p, uint64_t base)
+{
+	if (s->root[i]) {
+		struct shadow_page *old = &s->page[s->root[i]];
+
+		old->pins--;
+	}
+	s->root[i] = 0;
+	if (!p)
+		return;
+	p->pins++;
+	p->root = true;
+	note_base(s, p, base, false);
+	s->root[i] = shadow_number(s, p);
+}
+
+/* ---- guest frames ---- */
+
+bool shadow_is_traced(const struct shadow *s, gfn_t g)
+{
+	for (uint32_t n = s->frame[g.v].tables; n; n = s->page[n].same_frame)
+		if (!s->page[n].unsync)
+			return true;
+	return false;
+}
+
+static void clear_large(struct shadow *s, gfn_t g)
+{
+	entry_ref r;
+
+	while ((r = s->region[g.v / HWPT_ENTRIES].large))
+		shadow_clear(s, &s->page[r / HWPT_ENTRIES], r % HWPT_ENTRIES);
+}
+
+void shadow_write_protect(struct shadow *s, gfn_t g)
+{
+	for (entry_ref r = s->frame[g.v].mapped; r; r = link_of(s, r)->next) {
+		struct shadow_page *p = &s->page[r / HWPT_ENTRIES];
+		unsigned i = r % HWPT_ENTRIES;
+
+		if (!(p->entry[i] & PTE_W))
+			continue;
+		shadow_flush_entry(s, p, i);
+		p->entry[i] &= ~PTE_W;
+	}
+	clear_large(s, g);
+}
+
+void shadow_unmap_frame(struct shadow *s, gfn_t g)
+{
+	entry_ref r;
+
+	while ((r = s->frame[g.v].mapped))
+		shadow_clear(s, &s->page[r / HWPT_ENTRIES], r % HWPT_ENTRIES);
+	clear_large(s, g);
+}
+
+void shadow_zap_tables(struct shadow *s, gfn_t g)
+{
+	for (uint32_t n = s->frame[g.v].tables, next; n; n = next) {
+		struct shadow_page *p = &s->page[n];
+
+		next = p->same_frame;
+		if (p->pins)
+			shadow_empty_page(s, p);
+		else
+			shadow_zap_page(s, p);
+	}
+}
+
+/* ---- operations ---- */
+
+void shadow_begin(struct shadow *s)
+{
+	s->operation++;
+	s->changed = false;
+}
+
+void shadow_end(struct shadow *s)
+{
+	reap_orphans(s);
+	flush_now(s);
+}
