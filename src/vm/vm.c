@@ -131,6 +131,15 @@ static int read_initrds(struct initrds *in, const struct vm_config *cfg, enum lo
 	return ret;
 }
 
+static int vm_install_acpi(struct vm *vm, uint64_t *rsdp, struct error *err)
+{
+	uint8_t tables[PAGE_SIZE];
+	size_t n = acpi_build(tables, sizeof(tables), ACPI_LOAD_GPA, rsdp);
+	int ret = n ? engine_mem_write(vm->engine, gpa(ACPI_LOAD_GPA), tables, n) : -ENOSPC;
+
+	return ret ? error_set(err, ret, "the ACPI tables do not fit in guest memory") : 0;
+}
+
 static int vm_load(struct vm *vm, const struct load_request *rq, struct error *err)
 {
 	int ret = engine_create(&vm->engine, &vm->cfg.engine, err);
@@ -139,7 +148,7 @@ static int vm_load(struct vm *vm, const struct load_request *rq, struct error *e
 	if (ret)
 		return ret;
 	full.vm = vm->engine;
-	ret = acpi_install(vm->engine, &full.rsdp, err);
+	ret = vm_install_acpi(vm, &full.rsdp, err);
 	return ret ? ret : load_kernel(&full, err);
 }
 
