@@ -17,7 +17,7 @@ static int hv_engine_create(struct engine_vm *vm, struct error *err)
 	r = cpu_create(&vm->cpu, &vm->mem, &vm->cfg.cpu, err);
 	if (r)
 		goto no_cpu;
-	r = hv_create(&vm->hv, &vm->cfg, &vm->mem, vm->cpu, err);
+	r = hv_create(&vm->hv, &vm->cfg, vm->ram, vm->rams, &vm->mem, vm->cpu, err);
 	if (!r)
 		return 0;
 	cpu_destroy(vm->cpu);

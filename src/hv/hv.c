@@ -257,8 +257,8 @@ static int create_parts(struct hv_vm *vm, struct error *err)
 	return 0;
 }
 
-int hv_create(struct hv_vm **out, const struct engine_config *cfg, struct machmem *mem, struct cpu *cpu,
-	      struct error *err)
+int hv_create(struct hv_vm **out, const struct engine_config *cfg, const struct machmem_range *ram, unsigned rams,
+	      struct machmem *mem, struct cpu *cpu, struct error *err)
 {
 	struct hv_vm *vm = calloc(1, sizeof(*vm));
 	struct hv_core *core = calloc(1, sizeof(*core));
@@ -270,6 +270,8 @@ int hv_create(struct hv_vm **out, const struct engine_config *cfg, struct machme
 		return error_set(err, -ENOMEM, "hypervisor: out of memory");
 	}
 	vm->cfg = *cfg;
+	memcpy(vm->ram, ram, rams * sizeof(*ram));
+	vm->rams = rams;
 	vm->mem = mem;
 	vm->cpu = cpu;
 	vm->owner = OWNER_VM;

@@ -74,6 +74,8 @@ struct p2m;
 
 struct hv_vm {
 	struct engine_config cfg;
+	struct machmem_range ram[2]; /* guest RAM, guest-physical */
+	unsigned rams;
 	struct machmem *mem;
 	struct cpu *cpu;          /* the physical processor: through cpu/vmx.h only */
 	hpa_t vmxon, vmcs;
@@ -101,10 +103,10 @@ struct hv_vm {
 uint64_t hv_machine_memory(const struct engine_config *cfg);
 /*
  * Turns the processor into a hypervisor's and makes a VM with one vCPU in its
- * RESET state. @mem: with hv_machine_memory() bytes of RAM. -ENOMEM, -EINVAL.
+ * RESET state. @ram, @rams: guest RAM. @mem: with hv_machine_memory() bytes of RAM. -ENOMEM, -EINVAL.
  */
-int hv_create(struct hv_vm **out, const struct engine_config *cfg, struct machmem *mem, struct cpu *cpu,
-	      struct error *err);
+int hv_create(struct hv_vm **out, const struct engine_config *cfg, const struct machmem_range *ram, unsigned rams,
+	      struct machmem *mem, struct cpu *cpu, struct error *err);
 void hv_destroy(struct hv_vm *vm);
 /* engine_run() and its companions. */
 void hv_run(struct hv_vm *vm, struct engine_run *run);

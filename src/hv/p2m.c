@@ -20,9 +20,7 @@
 static_assert(MACHMEM_SPAN_MAX >> PAGE_SHIFT <= P2M_MFN + 1ull, "every frame number fits");
 
 struct p2m {
-	struct machmem_range ram[2];
-	unsigned rams;
-	uint32_t *word[2];     /* [ram[i].bytes >> PAGE_SHIFT] */
+	uint32_t *word[2];     /* for each range of guest RAM: [ram[i].bytes >> PAGE_SHIFT] */
 	uint64_t frames;       /* allocated */
 };
 
@@ -35,9 +33,8 @@ int p2m_init(struct hv_vm *vm, struct error *err)
 	if (!p)
 		return error_set(err, -ENOMEM, "p2m: out of memory");
 	vm->p2m = p;
-	p->rams = engine_ram_layout(vm->cfg.memory, p->ram);
-	for (unsigned i = 0; i < p->rams; i++) {
-		p->word[i] = calloc(p->ram[i].bytes >> PAGE_SHIFT, sizeof(*p->word[i]));
+	for (unsigned i = 0; i < vm->rams; i++) {
+		p->word[i] = calloc(vm->ram[i].bytes >> PAGE_SHIFT, sizeof(*p->word[i]));
 		if (!p->word[i]) {
 			p2m_destroy(vm);
 			return error_set(err, -ENOMEM, "p2m: out of memory");
@@ -52,24 +49,24 @@ void p2m_destroy(struct hv_vm *vm)
 
 	if (!p)
 		return;
-	for (unsigned i = 0; i < p->rams; i++)
+	for (unsigned i = 0; i < vm->rams; i++)
 		free(p->word[i]);
 	free(p);
 	vm->p2m = NULL;
 }
 
-static uint32_t *word_of(const struct p2m *p, uint64_t g)
+static uint32_t *word_of(const struct hv_vm *vm, uint64_t g)
 {
-	for (unsigned i = 0; i < p->rams; i++) {
-		uint64_t first = p->ram[i].base >> PAGE_SHIFT;
+	for (unsigned i = 0; i < vm->rams; i++) {
+		uint64_t first = vm->ram[i].base >> PAGE_SHIFT;
 
-		if (g - first < p->ram[i].bytes >> PAGE_SHIFT)
-			return &p->word[i][g - first];
+		if (g - first < vm->ram[i].bytes >> PAGE_SHIFT)
+			return &vm->p2m->word[i][g - first];
 	}
 	return NULL;
 }
 
-bool p2m_is_ram(const struct hv_vm *vm, uint64_t a) { return word_of(vm->p2m, a >> PAGE_SHIFT) != NULL; }
+bool p2m_is_ram(const struct hv_vm *vm, uint64_t a) { return word_of(vm, a >> PAGE_SHIFT) != NULL; }
 
 static void read_word(uint32_t w, mfn_t *m, unsigned *order)
 {
@@ -79,10 +76,10 @@ static void read_word(uint32_t w, mfn_t *m, unsigned *order)
 }
 
 /* Is the aligned run of 2^order frames around @g all guest RAM without frames yet? */
-static bool run_is_empty(const struct p2m *p, uint64_t g, unsigned order)
+static bool run_is_empty(const struct hv_vm *vm, uint64_t g, unsigned order)
 {
 	uint64_t first = g >> order << order;
-	uint32_t *w = word_of(p, first), *last = word_of(p, first + (1ull << order) - 1);
+	uint32_t *w = word_of(vm, first), *last = word_of(vm, first + (1ull << order) - 1);
 
 	if (!w || !last || last - w != (1ll << order) - 1)
 		return false;
@@ -102,12 +99,12 @@ static int allocate_run(struct hv_vm *vm, uint64_t g, unsigned n)
 	mfn_t first;
 	int r;
 
-	if (!run_is_empty(p, g, order))
+	if (!run_is_empty(vm, g, order))
 		return -ENOMEM;
 	r = machmem_alloc(vm->mem, order, vm->owner, &first);
 	if (r)
 		return r;
-	w = word_of(p, g >> order << order);
+	w = word_of(vm, g >> order << order);
 	for (uint64_t i = 0; i < frames; i++)
 		w[i] = P2M_VALID | n << P2M_ORDER_SHIFT | (uint32_t)(first.v + i);
 	p->frames += frames;
@@ -119,7 +116,7 @@ static int allocate_run(struct hv_vm *vm, uint64_t g, unsigned n)
 
 int p2m_get(struct hv_vm *vm, gfn_t g, mfn_t *m, unsigned *order)
 {
-	uint32_t *w = word_of(vm->p2m, g.v);
+	uint32_t *w = word_of(vm, g.v);
 
 	if (!w)
 		return -EFAULT;
@@ -136,7 +133,7 @@ int p2m_get(struct hv_vm *vm, gfn_t g, mfn_t *m, unsigned *order)
 
 int p2m_peek(const struct hv_vm *vm, gfn_t g, mfn_t *m, unsigned *order)
 {
-	const uint32_t *w = word_of(vm->p2m, g.v);
+	const uint32_t *w = word_of(vm, g.v);
 
 	if (!w)
 		return -EFAULT;
@@ -159,7 +156,7 @@ uint64_t p2m_bytes(const struct hv_vm *vm)
 {
 	uint64_t bytes = 0;
 
-	for (unsigned i = 0; i < vm->p2m->rams; i++)
-		bytes += (vm->p2m->ram[i].bytes >> PAGE_SHIFT) * sizeof(uint32_t);
+	for (unsigned i = 0; i < vm->rams; i++)
+		bytes += (vm->ram[i].bytes >> PAGE_SHIFT) * sizeof(uint32_t);
 	return bytes;
 }
