@@ -18,7 +18,8 @@ ARGS   ?=
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/build.ninja
-	@ninja -C $(BUILD) gnomon
+	@ninja -C $(BUILD) src/cli/gnomon
+	@ln -sfn src/cli/gnomon $(BUILD)/gnomon
 
 $(BUILD)/build.ninja:
 	@scripts/setup.sh --check build

@@ -1,0 +1,89 @@
+#!/bin/bash
+# Boots Debian's kernel and checks that the outcome is the same to the bit, or
+# that it ends at all: boot.sh GNOMON KIT CASE
+#   schemes      the four schemes: same instructions, same state
+#   shadow ept la57 ...   variants of a scheme, each against native
+#   generic      Debian's generic kernel under shadow and EPT
+#   bzimage      the compressed kernel through the 64-bit boot protocol
+#   audit        a boot whose tables are checked after exits
+# `gnomon compare` exits with 0 only if all runs agree.
+set -uo pipefail
+
+gnomon=$1 kit=$2 case=$3
+# Nothing that only takes time: no self-tests, no messages, one short workload of each kind.
+append="console=ttyS0 panic=-1 quiet cryptomgr.notests"
+work=forkwait:5,gups:2000:4,pftouch:2:16,cow:2:16,ctxsw:20,memcpy:2:64
+memory=128M
+initrd=$kit/initramfs.cpio
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+
+fail() { echo "boot.sh: $*" >&2; exit 1; }
+
+[ -e "$kit/vmlinux-cloud" ] && [ -e "$initrd" ] || { echo "boot.sh: no guest kit; run 'make guest'" >&2; exit 77; }
+
+# The guest said that it was done: power-off alone could be an early one.
+check_logs() {
+	local log found=0
+	for log in "$1"/*.log; do
+		grep -q '^GNOMON-DONE ok' "$log" || { tail -n 20 "$log" >&2; fail "$log: the guest did not finish its work"; }
+		found=$((found + 1))
+	done
+	[ "$found" -gt 0 ] || fail "no console logs"
+}
+
+compare() { # kernel, schemes, further options
+	local kernel=$1 mmu=$2
+	shift 2
+	rm -rf "$logs/run"
+	"$gnomon" compare --mmu "$mmu" --kernel "$kernel" --initrd "$initrd" --memory "$memory" \
+		--append "$append gnomon.work=$work" --logs "$logs/run" "$@" </dev/null || fail "compare failed: $mmu $*"
+	check_logs "$logs/run"
+}
+
+# Instructions and state of one run, as the report has them.
+outcome() { # options
+	rm -f "$logs/report"
+	"$gnomon" run --kernel "$kit/vmlinux-cloud" --initrd "$initrd" --memory "$memory" \
+		--append "$append gnomon.work=$work" --serial "$logs/serial" --report "$logs/report" "$@" </dev/null 2>"$logs/err" || {
+		cat "$logs/err" >&2
+		fail "run failed: $*"
+	}
+	grep -q '^GNOMON-DONE ok' "$logs/serial" || fail "the guest did not finish its work: $*"
+	grep -o '"\(instructions\|state_hash\)": *"\?[0-9a-fA-Fx]*' "$logs/report" | head -n 2
+}
+
+# Every further argument is a word list of options; all have to come out as native does.
+same_as_native() {
+	local options want got
+	want=$(outcome --mmu native) || exit 1
+	[ "$(echo "$want" | wc -l)" -eq 2 ] || fail "the report lacks instructions or state_hash"
+	for options in "$@"; do
+		got=$(outcome $options) || exit 1
+		[ "$got" = "$want" ] || fail "$options differs from native:" $got "instead of" $want
+		echo "same as native: $options"
+	done
+}
+
+case $case in
+schemes) compare "$kit/vmlinux-cloud" native,brute,shadow,ept ;;
+la57) compare "$kit/vmlinux-cloud" native,brute,shadow,ept --cpu-features +la57 ;;
+no-la57) compare "$kit/vmlinux-cloud" native,shadow,ept --cpu-features -la57 ;;
+shadow) same_as_native "--mmu shadow --shadow-sync always" "--mmu shadow --shadow-sync lazy" \
+	"--mmu shadow --shadow-memory 256K" "--mmu shadow --host-pages 2m" "--mmu shadow --host-pages 1g" ;;
+ept) same_as_native "--mmu ept --host-pages 4k" "--mmu ept --host-pages 2m" "--mmu ept --host-pages 1g" ;;
+generic)
+	[ -e "$kit/vmlinux-generic" ] || { echo "boot.sh: no generic kernel; run 'make guest-generic'" >&2; exit 77; }
+	memory=256M work=forkwait:2
+	compare "$kit/vmlinux-generic" shadow,ept
+	;;
+bzimage)
+	work=forkwait:2
+	compare "$kit/vmlinuz-cloud" native,ept
+	;;
+audit)
+	work=forkwait:2
+	compare "$kit/vmlinux-cloud" native,brute,shadow,ept --audit
+	;;
+*) fail "unknown case $case" ;;
+esac
