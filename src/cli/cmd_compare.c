@@ -188,14 +188,25 @@ static void help(FILE *out)
 	      out);
 }
 
+/* Makes the guest once and throws it away, so that bad input is one message and not one a scheme. */
+static int try_loading(const struct compare *c, struct error *err)
+{
+	struct vm *vm;
+	int ret = vm_create(&vm, &c->cfg, err);
+
+	if (ret == 0)
+		vm_destroy(vm);
+	return ret;
+}
+
 static int check(const struct compare *c, struct error *err)
 {
 	if (c->cfg.clock == VM_CLOCK_WALL)
 		return error_set(err, -EINVAL, "--clock wall: such runs are never equal");
 	if (guest_options_check(&c->cfg, err))
 		return -EINVAL;
-	if (access(c->cfg.kernel, R_OK))
-		return error_set(err, -errno, "kernel '%s': %s", c->cfg.kernel, strerror(errno));
+	if (try_loading(c, err))
+		return err->code;
 	if (c->logs && mkdir(c->logs, 0777) && errno != EEXIST)
 		return error_set(err, -errno, "--logs '%s': %s", c->logs, strerror(errno));
 	if (c->logs && access(c->logs, W_OK | X_OK))

@@ -344,7 +344,9 @@ static const char *const csv_columns[] = {
 
 static void csv_run(const char *work, const json_t *run, FILE *out)
 {
-	fprintf(out, "%s,%s", work ? work : "", json_string_value(json_object_get(run, "mmu")));
+	const char *quote = work && strchr(work, ',') ? "\"" : "";
+
+	fprintf(out, "%s%s%s,%s", quote, work ? work : "", quote, json_string_value(json_object_get(run, "mmu")));
 	for (unsigned i = 0; i < ARRAY_SIZE(csv_columns); i++) {
 		const json_t *v = find(run, csv_columns[i]);
 
