@@ -255,6 +255,12 @@ struct block *blocks_decode(struct cpu *cpu, uint64_t at, uint64_t hpa2, unsigne
 			b->hpa2 = hpa2;
 			ends = true;
 		}
+		/*
+		 * An instruction after which the block is left for another reason than a jump (RDTSC,
+		 * WRMSR, ...) may look at the instruction count, which is only exact where a block begins.
+		 */
+		if (ends && b->insns > 0 && !(u->flags & UOP_SETS_RIP))
+			break;
 		off += (unsigned)len;
 		b->insns++;
 	}
