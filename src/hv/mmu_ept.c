@@ -159,8 +159,10 @@ static void p2m_changed(struct hv_vm *vm, gfn_t first, uint64_t frames)
 
 /* ---- registers: all but a few bits of CR0 and CR4 are the guest's own ---- */
 
-#define CR0_HELD CR0_NE   /* VMX operation needs it */
+#define CR0_HELD CR0_NE   /* VMX operation needs these set */
 #define CR4_HELD CR4_VMXE
+/* VM entry does not load CD and NW: the guest's are kept in the read shadow. */
+#define CR0_MASKED (CR0_HELD | CR0_CD | CR0_NW)
 
 static void write_registers(struct hv_vm *vm)
 {
@@ -204,7 +206,7 @@ static void setup_vmcs(struct hv_vm *vm)
 	hv_write(vm, VMCS_PROC_CTL, hv_read(vm, VMCS_PROC_CTL) & ~(uint64_t)(PROC_CR3_LOAD | PROC_CR3_STORE | PROC_INVLPG));
 	hv_write(vm, VMCS_EPTP, eptp_of(vm));
 	hv_write(vm, VMCS_EXCEPTION_BITMAP, 0);
-	hv_write(vm, VMCS_CR0_MASK, CR0_HELD);
+	hv_write(vm, VMCS_CR0_MASK, CR0_MASKED);
 	hv_write(vm, VMCS_CR4_MASK, CR4_HELD);
 }
 
