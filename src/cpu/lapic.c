@@ -397,13 +397,19 @@ static uint64_t timer_tick(const struct lapic *l)
 	return (uint64_t)LAPIC_TSC_PER_CRYSTAL << ((code + 1) & 7);
 }
 
+/* TSC ticks since the count was set. A caller whose clock is a little behind sees the count not yet begun. */
+static uint64_t timer_passed(const struct lapic *l, uint64_t now)
+{
+	return (int64_t)(now - l->timer_start) < 0 ? 0 : now - l->timer_start;
+}
+
 static uint32_t timer_current(const struct lapic *l, uint64_t now)
 {
 	uint64_t passed;
 
 	if (!l->timer_running)
 		return 0;
-	passed = (now - l->timer_start) / timer_tick(l);
+	passed = timer_passed(l, now) / timer_tick(l);
 	return passed >= l->timer_count ? 0 : l->timer_count - (uint32_t)passed;
 }
 
@@ -415,7 +421,7 @@ void lapic_shift_tsc(struct lapic *l, uint64_t delta)
 /* Several periods that have passed unseen make one interrupt: the IRR holds no more. */
 static void advance_count(struct lapic *l, uint64_t now)
 {
-	uint64_t tick = timer_tick(l), passed = now - l->timer_start, first = l->timer_count * tick;
+	uint64_t tick = timer_tick(l), passed = timer_passed(l, now), first = l->timer_count * tick;
 
 	if (passed < first)
 		return;
