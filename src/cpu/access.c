@@ -73,12 +73,11 @@ static bool is_lapic_page(const struct cpu *cpu, uint64_t addr)
 }
 
 /* The local APIC's registers are 32 bits wide at 16-byte steps; other accesses read as their aligned part. */
-static uint64_t lapic_page_read(struct cpu *cpu, uint64_t addr, unsigned bytes)
+static uint64_t lapic_page_read(struct cpu *cpu, uint64_t addr)
 {
 	unsigned off = (unsigned)(addr & ~PAGE_MASK);
 	uint64_t v = lapic_read(&cpu->lapic, off & ~15u, cpu_tsc(cpu));
 
-	(void)bytes;
 	return (off & 15) < 4 ? v >> (8 * (off & 3)) : 0;
 }
 
@@ -92,17 +91,22 @@ static void lapic_page_write(struct cpu *cpu, uint64_t addr, unsigned bytes, uin
 
 /*
  * A write to the local APIC may make an interrupt deliverable or move the timer,
- * so events must be looked at right after its instruction: it stops like a device
- * access and is answered here, which makes the instruction run by itself.
+ * so events must be looked at right after its instruction; and a read of the
+ * timer needs the exact time. Both stop like device accesses and are answered
+ * here, which makes the instruction run by itself.
  */
 bool cpu_bus_internal(struct cpu *cpu)
 {
 	const struct bus_access *a = &cpu->bus.want;
+	uint64_t data = 0;
 
 	if (a->pio || !is_lapic_page(cpu, a->addr))
 		return false;
-	lapic_page_write(cpu, a->addr, a->size, a->data);
-	cpu_bus_done(cpu, 0);
+	if (a->write)
+		lapic_page_write(cpu, a->addr, a->size, a->data);
+	else
+		data = lapic_page_read(cpu, a->addr);
+	cpu_bus_done(cpu, data);
 	return true;
 }
 
@@ -122,9 +126,7 @@ static int device_read(struct cpu *cpu, uint64_t addr, uint8_t *buf, unsigned by
 		struct bus_access a = {.size = (uint8_t)n, .addr = addr};
 		uint64_t v;
 
-		if (is_lapic_page(cpu, addr))
-			v = lapic_page_read(cpu, addr, n);
-		else if (bus_access(cpu, &a, &v))
+		if (bus_access(cpu, &a, &v))
 			return EXEC_STOP;
 		memcpy(buf, &v, n);
 		addr += n;
