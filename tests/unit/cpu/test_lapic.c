@@ -516,7 +516,7 @@ static void wild_guest(void **state)
 			lapic_take_eoi(&l);
 			break;
 		default:
-			lapic_write(&l, (s >> 20 & 0x3f) << 4, (uint32_t)v | 0x100, now);
+			lapic_write(&l, (unsigned)(s >> 20 & 0x3f) << 4, (uint32_t)v | 0x100, now);
 			if (lapic_pending(&l) >= 0)
 				assert_true(lapic_ack(&l) >= 16);
 			break;
