@@ -166,6 +166,7 @@ struct cpu {
 	bool extint_ack;           /* ...and has given its vector: cpu_give_extint() */
 	uint8_t extint_vector;
 	bool careful;              /* TF, breakpoints, ...: one instruction at a time */
+	bool tf_after;             /* INT n, SYSCALL, SYSRET: the TF they leave decides on their single-step trap */
 	unsigned rep_limit;        /* iterations a REP instruction may do at a time, 0 = no limit (emulator) */
 	bool rep_counts;           /* the REP stretch that returned EXEC_REPEAT counts as an instruction */
 
@@ -277,6 +278,8 @@ struct cpu_emul_ops {
 	/* As mmu_translate(); the returned page is machine memory, or a device page if is_ram is false. */
 	enum xlate_event (*translate)(void *ctx, struct cpu *cpu, uint64_t lin, enum access_kind kind,
 				      enum access_mode mode, struct xlate *out, bool *is_ram, uint64_t *gpa);
+	/* Machine address of guest-physical @gpa (PDPTE loads are not translated); false: no RAM there. */
+	bool (*physical)(void *ctx, uint64_t gpa, hpa_t *out);
 	/* A write of @bytes at guest-physical @gpa to RAM is complete. */
 	void (*wrote)(void *ctx, uint64_t gpa, unsigned bytes);
 };

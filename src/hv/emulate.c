@@ -50,7 +50,18 @@ static void wrote(void *ctx, uint64_t a, unsigned bytes)
 	hv_ram_written(vm, a, bytes);
 }
 
-static const struct cpu_emul_ops ops = {.translate = translate, .wrote = wrote};
+static bool physical(void *ctx, uint64_t a, hpa_t *out)
+{
+	struct hv_vm *vm = ctx;
+	mfn_t m;
+
+	if (p2m_get(vm, gfn(a >> PAGE_SHIFT), &m, NULL))
+		return false;
+	*out = hpa(m.v << PAGE_SHIFT | (a & ~PAGE_MASK));
+	return true;
+}
+
+static const struct cpu_emul_ops ops = {.translate = translate, .physical = physical, .wrote = wrote};
 
 int hv_emulator_create(struct hv_vm *vm, struct error *err)
 {
