@@ -158,7 +158,7 @@ static int push_frame64(struct cpu *cpu, const struct event *ev, unsigned cpl, u
 
 static int deliver_long(struct cpu *cpu, const struct event *ev)
 {
-	struct desc gate, cs;
+	struct desc gate = {0}, cs;
 	uint64_t rsp, rip;
 	unsigned cpl, ext = event_ext(ev);
 	uint16_t sel;
@@ -294,7 +294,7 @@ static void enter_handler32(struct cpu *cpu, const struct desc *cs, const struct
 
 static int deliver_protected(struct cpu *cpu, const struct event *ev)
 {
-	struct desc gate, cs, new_ss;
+	struct desc gate = {0}, cs, new_ss;
 	struct fstack st;
 	unsigned cpl, ext = event_ext(ev);
 	bool other;

@@ -26,7 +26,10 @@ static int load_pdptes(struct cpu *cpu, uint64_t cr3, uint64_t pdpte[4])
 	hpa_t table = hpa(at);
 	struct xlate x;
 
-	if (cpu->mmu.regs.nested) {
+	if (cpu->emul_ops) {
+		if (!cpu->emul_ops->physical(cpu->emul_ctx, at, &table))
+			table = hpa(~0ull << PAGE_SHIFT); /* nothing there: reads as ones */
+	} else if (cpu->mmu.regs.nested) {
 		enum xlate_event ev = mmu_translate_gpa(&cpu->mmu, gpa(at), ACCESS_READ, &x);
 
 		if (ev)

@@ -7,7 +7,6 @@
  */
 #include "cpu/insn_system.h"
 
-#include "cpu/block.h"
 #include "cpu/cpuid.h"
 #include "cpu/flags.h"
 #include "cpu/msr.h"
@@ -208,19 +207,11 @@ static void put_edx_eax(struct cpu *cpu, uint64_t v)
 
 static uint64_t edx_eax(const struct cpu *cpu) { return (uint32_t)cpu->gpr[RAX] | cpu->gpr[RDX] << 32; }
 
-/*
- * The instruction count is exact at the start of a block only: an instruction
- * that looks at time sends the run loop back to begin a block with it.
- */
-static bool count_is_exact(const struct uop *u) { return u->off == 0; }
-
 /* RDTSC, RDTSCP: the exit reason is in aux. */
 static int x_rdtsc(struct cpu *cpu, const struct uop *u)
 {
 	bool p = u->aux == EXIT_REASON_RDTSCP;
 
-	if (!count_is_exact(u))
-		return EXEC_STALE;
 	if (p && !vmx_insn_enabled(cpu, PROC2_RDTSCP))
 		return raise_ud(cpu);
 	if ((cpu->cr4 & CR4_TSD) && cpu->cpl)
@@ -301,8 +292,6 @@ static int x_rdmsr(struct cpu *cpu, const struct uop *u)
 	uint32_t msr = (uint32_t)cpu->gpr[RCX];
 	uint64_t v;
 
-	if (!count_is_exact(u))
-		return EXEC_STALE;
 	if (require_cpl0(cpu) || vmx_intercept_rdmsr(cpu, u, msr))
 		return EXEC_STOP;
 	if (cpu_rdmsr(cpu, msr, &v))
@@ -317,8 +306,6 @@ static int x_wrmsr(struct cpu *cpu, const struct uop *u)
 {
 	uint32_t msr = (uint32_t)cpu->gpr[RCX];
 
-	if (!count_is_exact(u))
-		return EXEC_STALE;
 	if (require_cpl0(cpu) || vmx_intercept_wrmsr(cpu, u, msr))
 		return EXEC_STOP;
 	if (cpu_wrmsr(cpu, msr, edx_eax(cpu)))
