@@ -230,7 +230,7 @@ enum vmx_exit_reason {
 };
 #define EXIT_REASON_ENTRY_FAILURE 0x80000000u
 
-/* Exit qualification of an entry that failed on guest state (SDM "VM-Entry Failures During or After Loading Guest State") */
+/* Exit qualification of an entry that failed on guest state */
 enum {
 	ENTRY_FAIL_DEFAULT = 0, ENTRY_FAIL_PDPTE = 2, ENTRY_FAIL_NMI_STI = 3, ENTRY_FAIL_LINK_POINTER = 4,
 };

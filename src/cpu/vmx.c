@@ -72,8 +72,8 @@ uint64_t vmx_cr4_bits(const struct cpu *cpu)
 
 uint64_t vmx_efer_bits(const struct cpu *cpu)
 {
-	return (cpu_has(cpu, CPUF_SYSCALL) ? EFER_SCE : 0) | (cpu_has(cpu, CPUF_LM) ? EFER_LME | EFER_LMA : 0) |
-	       (cpu_has(cpu, CPUF_NX) ? EFER_NXE : 0);
+	return (cpu_has(cpu, CPUF_SYSCALL) ? EFER_SCE : 0) |
+	       (cpu_has(cpu, CPUF_LM) ? EFER_LME | EFER_LMA : 0) | (cpu_has(cpu, CPUF_NX) ? EFER_NXE : 0);
 }
 
 bool vmx_canonical(const struct cpu *cpu, uint64_t a)
@@ -109,8 +109,8 @@ bool vmx_cr_fixed_ok(const struct cpu *cpu, unsigned cr, uint64_t value)
 struct vmx_allowed vmx_allowed_pin(const struct cpu *cpu)
 {
 	(void)cpu;
-	return (struct vmx_allowed){PIN_DEFAULT1, PIN_DEFAULT1 | PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMI |
-						  PIN_PREEMPTION_TIMER};
+	return (struct vmx_allowed){PIN_DEFAULT1, PIN_DEFAULT1 | PIN_EXTERNAL_INTERRUPT | PIN_NMI |
+							  PIN_VIRTUAL_NMI | PIN_PREEMPTION_TIMER};
 }
 
 struct vmx_allowed vmx_allowed_proc(const struct cpu *cpu)
@@ -118,10 +118,10 @@ struct vmx_allowed vmx_allowed_proc(const struct cpu *cpu)
 	(void)cpu;
 	return (struct vmx_allowed){
 		PROC_DEFAULT1, PROC_DEFAULT1_OLD | PROC_INTERRUPT_WINDOW | PROC_TSC_OFFSETTING | PROC_HLT |
-			       PROC_INVLPG | PROC_MWAIT | PROC_RDPMC | PROC_RDTSC | PROC_CR3_LOAD | PROC_CR3_STORE |
-			       PROC_CR8_LOAD | PROC_CR8_STORE | PROC_NMI_WINDOW | PROC_MOV_DR | PROC_UNCOND_IO |
-			       PROC_IO_BITMAPS | PROC_MTF | PROC_MSR_BITMAPS | PROC_MONITOR | PROC_PAUSE |
-			       PROC_SECONDARY};
+				       PROC_INVLPG | PROC_MWAIT | PROC_RDPMC | PROC_RDTSC | PROC_CR3_LOAD |
+				       PROC_CR3_STORE | PROC_CR8_LOAD | PROC_CR8_STORE | PROC_NMI_WINDOW |
+				       PROC_MOV_DR | PROC_UNCOND_IO | PROC_IO_BITMAPS | PROC_MTF |
+				       PROC_MSR_BITMAPS | PROC_MONITOR | PROC_PAUSE | PROC_SECONDARY};
 }
 
 struct vmx_allowed vmx_allowed_proc2(const struct cpu *cpu)
@@ -139,8 +139,9 @@ struct vmx_allowed vmx_allowed_exit(const struct cpu *cpu)
 {
 	(void)cpu;
 	return (struct vmx_allowed){EXIT_DEFAULT1, EXIT_DEFAULT1_OLD | EXIT_SAVE_DEBUG | EXIT_HOST_64 |
-						   EXIT_ACK_INTERRUPT | EXIT_SAVE_PAT | EXIT_LOAD_PAT | EXIT_SAVE_EFER |
-						   EXIT_LOAD_EFER | EXIT_SAVE_PREEMPTION};
+							   EXIT_ACK_INTERRUPT | EXIT_SAVE_PAT |
+							   EXIT_LOAD_PAT | EXIT_SAVE_EFER | EXIT_LOAD_EFER |
+							   EXIT_SAVE_PREEMPTION};
 }
 
 struct vmx_allowed vmx_allowed_entry(const struct cpu *cpu)
@@ -228,7 +229,8 @@ int vmx_vmxon_fault(const struct cpu *cpu)
 	const uint64_t need = FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMXON;
 	bool long_active = cpu->efer & EFER_LMA;
 
-	if (!(cpu->cr4 & CR4_VMXE) || !(cpu->cr0 & CR0_PE) || cpu->rflags & RF_VM || (long_active && !cpu->long_mode))
+	if (!(cpu->cr4 & CR4_VMXE) || !(cpu->cr0 & CR0_PE) || cpu->rflags & RF_VM ||
+	    (long_active && !cpu->long_mode))
 		return EXC_UD;
 	if (cpu->cpl)
 		return EXC_GP;
@@ -321,7 +323,8 @@ enum vmx_result vmx_vmread(struct cpu *cpu, uint32_t field, uint64_t *v)
 /* The three fields that describe an injected event are checked at every entry. */
 static bool is_injection_field(uint32_t field)
 {
-	return field == VMCS_ENTRY_INTR_INFO || field == VMCS_ENTRY_EXCEPTION_ERROR || field == VMCS_ENTRY_INSN_LEN;
+	return field == VMCS_ENTRY_INTR_INFO || field == VMCS_ENTRY_EXCEPTION_ERROR ||
+	       field == VMCS_ENTRY_INSN_LEN;
 }
 
 static void mark_dirty(struct cpu *cpu, uint32_t field)
@@ -366,7 +369,8 @@ enum vmx_result vmx_invept(struct cpu *cpu, uint64_t type, uint64_t eptp)
 {
 	if (!cpu->vmx.on)
 		return VMX_FAIL_INVALID;
-	if ((type != INVEPT_SINGLE && type != INVEPT_ALL) || (type == INVEPT_SINGLE && !vmx_eptp_ok(cpu, eptp)))
+	if ((type != INVEPT_SINGLE && type != INVEPT_ALL) ||
+	    (type == INVEPT_SINGLE && !vmx_eptp_ok(cpu, eptp)))
 		return vmx_fail(cpu, VMXERR_INV_OPERAND);
 	mmu_flush_ept(&cpu->mmu, eptp, type == INVEPT_ALL);
 	return VMX_SUCCEED;

@@ -17,7 +17,11 @@
 #include "cpu/cpu.h"
 
 /* RFLAGS outcome of a VMX instruction (SDM "Conventions", VMsucceed / VMfail). */
-enum vmx_result { VMX_SUCCEED, VMX_FAIL_INVALID, VMX_FAIL_VALID /* error number in VMCS_VM_INSTRUCTION_ERROR */ };
+enum vmx_result {
+	VMX_SUCCEED,
+	VMX_FAIL_INVALID,
+	VMX_FAIL_VALID, /* error number in VMCS_VM_INSTRUCTION_ERROR */
+};
 
 /*
  * What a boot loader does before VMXON: puts the processor into 64-bit mode at CPL 0 with
@@ -69,7 +73,7 @@ enum vmx_result vmx_enter(struct cpu *cpu, bool launch, bool *exited);
 static inline uint64_t *vmx_gprs(struct cpu *cpu) { return cpu->gpr; }
 static inline struct fpu *vmx_fpu(struct cpu *cpu) { return &cpu->fpu; }
 static inline uint64_t *vmx_cr2(struct cpu *cpu) { return &cpu->cr2; }
-static inline uint64_t *vmx_xcr0(struct cpu *cpu) { return &cpu->xcr0; } /* valid values only: XSETBV's checks */
+static inline uint64_t *vmx_xcr0(struct cpu *cpu) { return &cpu->xcr0; } /* only what XSETBV accepts */
 static inline uint32_t *vmx_pkru(struct cpu *cpu) { return &cpu->pkru; }
 static inline uint64_t *vmx_dr(struct cpu *cpu, unsigned n) { return &cpu->dr[n]; } /* 0-3 */
 static inline uint64_t *vmx_dr6(struct cpu *cpu) { return &cpu->dr6; }
@@ -97,8 +101,8 @@ int vmx_intercept_cr_read(struct cpu *cpu, const struct uop *u, unsigned cr, uns
 int vmx_intercept_clts(struct cpu *cpu, const struct uop *u);
 int vmx_intercept_lmsw(struct cpu *cpu, const struct uop *u, uint16_t source, bool mem, uint64_t lin);
 int vmx_intercept_dr(struct cpu *cpu, const struct uop *u, unsigned dr, unsigned gpr, bool read);
-int vmx_intercept_io(struct cpu *cpu, const struct uop *u, uint16_t port, unsigned bytes, bool in, bool string,
-		     bool rep, bool imm, uint64_t lin);
+int vmx_intercept_io(struct cpu *cpu, const struct uop *u, uint16_t port, unsigned bytes, bool in,
+		     bool string, bool rep, bool imm, uint64_t lin);
 int vmx_intercept_rdmsr(struct cpu *cpu, const struct uop *u, uint32_t msr);
 int vmx_intercept_wrmsr(struct cpu *cpu, const struct uop *u, uint32_t msr);
 /*
@@ -121,12 +125,12 @@ bool vmx_cr_fixed_ok(const struct cpu *cpu, unsigned cr, uint64_t value);
  */
 int vmx_intercept_exception(struct cpu *cpu, const struct event *ev);
 /*
- * An external interrupt is pending: exits if such are intercepted (RFLAGS.IF does not matter then), takes
- * the vector from the local APIC if the exit acknowledges it. Sets cpu->extint_ack and returns 0 if the
- * vector must come from the external controller first: then vmx_exit_external().
+ * Exits if an external interrupt is pending and such are intercepted (RFLAGS.IF does not matter then). If
+ * the exit acknowledges it, the vector comes from the local APIC, or was given with cpu_give_extint().
  */
 int vmx_intercept_external(struct cpu *cpu);
-int vmx_exit_external(struct cpu *cpu, uint8_t vector);
+/* Such an exit waits for the vector of the external controller: CPU_RUN_EXTINT. */
+bool vmx_wants_extint(const struct cpu *cpu);
 int vmx_intercept_nmi(struct cpu *cpu);
 int vmx_exit_triple_fault(struct cpu *cpu);
 int vmx_exit_task_switch(struct cpu *cpu, uint64_t qualification, unsigned insn_len);
@@ -163,8 +167,14 @@ static inline bool vmx_iret_unblocks_nmi(const struct cpu *c)
  */
 void vmx_do_exit(struct cpu *cpu);
 /* Is control @bit of the primary / secondary processor-based controls in force (in non-root operation)? */
-static inline bool vmx_proc(const struct cpu *c, uint32_t bit) { return c->vmx.nonroot && (c->vmx.proc & bit); }
-static inline bool vmx_proc2(const struct cpu *c, uint32_t bit) { return c->vmx.nonroot && (c->vmx.proc2 & bit); }
+static inline bool vmx_proc(const struct cpu *c, uint32_t bit)
+{
+	return c->vmx.nonroot && (c->vmx.proc & bit);
+}
+static inline bool vmx_proc2(const struct cpu *c, uint32_t bit)
+{
+	return c->vmx.nonroot && (c->vmx.proc2 & bit);
+}
 /* RDTSCP and INVPCID are undefined in non-root operation unless their control enables them. */
 static inline bool vmx_insn_enabled(const struct cpu *c, uint32_t bit)
 {

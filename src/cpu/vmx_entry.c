@@ -43,7 +43,10 @@ static void load_controls(struct vmx_state *x, const uint8_t *v)
 
 static bool control_ok(struct vmx_allowed a, uint32_t v) { return (v & a.must) == a.must && !(v & ~a.may); }
 
-static bool page_pointer_ok(const struct cpu *cpu, uint64_t a) { return !(a & ~PAGE_MASK) && vmx_physical_ok(cpu, a); }
+static bool page_pointer_ok(const struct cpu *cpu, uint64_t a)
+{
+	return !(a & ~PAGE_MASK) && vmx_physical_ok(cpu, a);
+}
 
 /* "VM-Execution Control Fields" */
 static bool execution_controls_ok(const struct cpu *cpu, const uint8_t *v)
@@ -55,7 +58,8 @@ static bool execution_controls_ok(const struct cpu *cpu, const uint8_t *v)
 		return false;
 	if (x->cr3_target_count > ARRAY_SIZE(x->cr3_target))
 		return false;
-	if (x->proc & PROC_IO_BITMAPS && (!page_pointer_ok(cpu, x->io_bitmap_a) || !page_pointer_ok(cpu, x->io_bitmap_b)))
+	if (x->proc & PROC_IO_BITMAPS &&
+	    (!page_pointer_ok(cpu, x->io_bitmap_a) || !page_pointer_ok(cpu, x->io_bitmap_b)))
 		return false;
 	if (x->proc & PROC_MSR_BITMAPS && !page_pointer_ok(cpu, x->msr_bitmap))
 		return false;
@@ -85,8 +89,10 @@ static bool exit_controls_ok(const struct cpu *cpu, const uint8_t *v)
 		return false;
 	if (!(x->pin & PIN_PREEMPTION_TIMER) && x->exit_ctl & EXIT_SAVE_PREEMPTION)
 		return false;
-	return msr_area_ok(cpu, vmcs_get(v, VMCS_EXIT_MSR_STORE_ADDR), vmcs_get32(v, VMCS_EXIT_MSR_STORE_COUNT)) &&
-	       msr_area_ok(cpu, vmcs_get(v, VMCS_EXIT_MSR_LOAD_ADDR), vmcs_get32(v, VMCS_EXIT_MSR_LOAD_COUNT));
+	return msr_area_ok(cpu, vmcs_get(v, VMCS_EXIT_MSR_STORE_ADDR),
+			   vmcs_get32(v, VMCS_EXIT_MSR_STORE_COUNT)) &&
+	       msr_area_ok(cpu, vmcs_get(v, VMCS_EXIT_MSR_LOAD_ADDR),
+			   vmcs_get32(v, VMCS_EXIT_MSR_LOAD_COUNT));
 }
 
 static unsigned info_type(uint32_t info) { return (info & INTR_INFO_TYPE) >> INTR_INFO_TYPE_SHIFT; }
@@ -138,7 +144,8 @@ static bool injection_ok(const struct cpu *cpu, const uint8_t *v)
 static bool entry_controls_ok(const struct cpu *cpu, const uint8_t *v)
 {
 	return control_ok(vmx_allowed_entry(cpu), cpu->vmx.entry_ctl) &&
-	       msr_area_ok(cpu, vmcs_get(v, VMCS_ENTRY_MSR_LOAD_ADDR), vmcs_get32(v, VMCS_ENTRY_MSR_LOAD_COUNT));
+	       msr_area_ok(cpu, vmcs_get(v, VMCS_ENTRY_MSR_LOAD_ADDR),
+			   vmcs_get32(v, VMCS_ENTRY_MSR_LOAD_COUNT));
 }
 
 static bool check_controls(struct cpu *cpu, const uint8_t *v)
@@ -274,7 +281,10 @@ static void read_guest(const struct cpu *cpu, const uint8_t *v, struct guest *g)
 }
 
 static bool injects(const struct guest *g) { return g->intr_info & INTR_INFO_VALID; }
-static bool injects_type(const struct guest *g, unsigned type) { return injects(g) && info_type(g->intr_info) == type; }
+static bool injects_type(const struct guest *g, unsigned type)
+{
+	return injects(g) && info_type(g->intr_info) == type;
+}
 static bool usable(const struct seg *s) { return !(s->attr & SEG_AR_UNUSABLE); }
 static unsigned seg_type(const struct seg *s) { return s->attr & SEG_AR_TYPE; }
 static unsigned seg_level(const struct seg *s) { return s->attr >> SEG_AR_DPL_SHIFT & 3; }
@@ -389,7 +399,8 @@ static bool data_segment_ok(const struct guest *g, const struct seg *s)
 {
 	if (!usable(s))
 		return true;
-	if (!(s->attr & SEG_AR_A) || (s->attr & SEG_AR_CODE && !(s->attr & SEG_AR_RW)) || !(s->attr & SEG_AR_S))
+	if (!(s->attr & SEG_AR_A) || (s->attr & SEG_AR_CODE && !(s->attr & SEG_AR_RW)) ||
+	    !(s->attr & SEG_AR_S))
 		return false;
 	if (!g->unrestricted && seg_type(s) <= 11 && seg_level(s) < (s->sel & 3u))
 		return false;
@@ -417,8 +428,9 @@ static bool guest_segments_ok(const struct cpu *cpu, const struct guest *g)
 				return false;
 		return true;
 	}
-	return cs_ok(g) && ss_ok(g) && data_segment_ok(g, &g->seg[SEG_ES]) && data_segment_ok(g, &g->seg[SEG_DS]) &&
-	       data_segment_ok(g, &g->seg[SEG_FS]) && data_segment_ok(g, &g->seg[SEG_GS]);
+	return cs_ok(g) && ss_ok(g) && data_segment_ok(g, &g->seg[SEG_ES]) &&
+	       data_segment_ok(g, &g->seg[SEG_DS]) && data_segment_ok(g, &g->seg[SEG_FS]) &&
+	       data_segment_ok(g, &g->seg[SEG_GS]);
 }
 
 /* "Checks on Guest Descriptor-Table Registers" */
@@ -470,7 +482,8 @@ static bool guest_interruptibility_ok(const struct cpu *cpu, struct guest *g)
 		return false;
 	if (shadow && injects_type(g, EVENT_EXTERNAL))
 		return false;
-	if (nmi && (s & INTERRUPTIBILITY_MOVSS || (s & INTERRUPTIBILITY_NMI && cpu->vmx.pin & PIN_VIRTUAL_NMI)))
+	if (nmi &&
+	    (s & INTERRUPTIBILITY_MOVSS || (s & INTERRUPTIBILITY_NMI && cpu->vmx.pin & PIN_VIRTUAL_NMI)))
 		return false;
 	if (nmi && s & INTERRUPTIBILITY_STI) {
 		g->qualification = ENTRY_FAIL_NMI_STI;
@@ -487,7 +500,8 @@ static bool guest_pending_debug_ok(const struct cpu *cpu, const struct guest *g)
 
 	if (g->pending_debug & ~(PENDING_DEBUG_B | PENDING_DEBUG_ENABLED | PENDING_DEBUG_BS))
 		return false;
-	if (!(g->interruptibility & (INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOVSS)) && g->activity != ACTIVITY_HLT)
+	if (!(g->interruptibility & (INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOVSS)) &&
+	    g->activity != ACTIVITY_HLT)
 		return true;
 	return step == !!(g->pending_debug & PENDING_DEBUG_BS);
 }
@@ -540,9 +554,10 @@ static bool guest_pdptes_ok(const struct cpu *cpu, const uint8_t *v, struct gues
 
 static bool check_guest_state(const struct cpu *cpu, const uint8_t *v, struct guest *g)
 {
-	return guest_cr_ok(cpu, g) && guest_msrs_ok(cpu, g) && guest_segments_ok(cpu, g) && guest_tables_ok(cpu, g) &&
-	       guest_rip_rflags_ok(cpu, g) && guest_activity_ok(g) && guest_interruptibility_ok(cpu, g) &&
-	       guest_pending_debug_ok(cpu, g) && guest_link_ok(cpu, v, g) && guest_pdptes_ok(cpu, v, g);
+	return guest_cr_ok(cpu, g) && guest_msrs_ok(cpu, g) && guest_segments_ok(cpu, g) &&
+	       guest_tables_ok(cpu, g) && guest_rip_rflags_ok(cpu, g) && guest_activity_ok(g) &&
+	       guest_interruptibility_ok(cpu, g) && guest_pending_debug_ok(cpu, g) &&
+	       guest_link_ok(cpu, v, g) && guest_pdptes_ok(cpu, v, g);
 }
 
 /* ---- "Loading Guest State" ---- */
@@ -701,7 +716,8 @@ enum vmx_result vmx_enter(struct cpu *cpu, bool launch, bool *exited)
 		return VMX_SUCCEED;
 	}
 	load_guest_state(cpu, v, &g);
-	bad = vmx_load_msrs(cpu, vmcs_get(v, VMCS_ENTRY_MSR_LOAD_ADDR), vmcs_get32(v, VMCS_ENTRY_MSR_LOAD_COUNT));
+	bad = vmx_load_msrs(cpu, vmcs_get(v, VMCS_ENTRY_MSR_LOAD_ADDR),
+			    vmcs_get32(v, VMCS_ENTRY_MSR_LOAD_COUNT));
 	if (bad) {
 		vmx_fail_entry(cpu, EXIT_REASON_ENTRY_MSR_LOAD, bad);
 		return VMX_SUCCEED;

@@ -25,8 +25,8 @@ static bool is_x2apic(uint32_t msr) { return msr >> 8 == MSR_X2APIC_FIRST >> 8; 
 
 static bool msr_loadable(uint32_t msr)
 {
-	return msr != MSR_FS_BASE && msr != MSR_GS_BASE && msr != MSR_SMM_MONITOR_CTL && msr != MSR_BIOS_UPDT_TRIG &&
-	       msr != MSR_BIOS_SIGN_ID && !is_x2apic(msr);
+	return msr != MSR_FS_BASE && msr != MSR_GS_BASE && msr != MSR_SMM_MONITOR_CTL &&
+	       msr != MSR_BIOS_UPDT_TRIG && msr != MSR_BIOS_SIGN_ID && !is_x2apic(msr);
 }
 
 uint32_t vmx_load_msrs(struct cpu *cpu, uint64_t area, uint32_t count)
@@ -292,11 +292,13 @@ void vmx_do_exit(struct cpu *cpu)
 	uint8_t *v = vmcs_region(cpu);
 	const struct vmx_exit *e = &cpu->vmx.exit;
 	const uint32_t nmi = INTR_INFO_VALID | EVENT_NMI << INTR_INFO_TYPE_SHIFT | EXC_NMI;
-	bool by_nmi = e->reason == EXIT_REASON_EXCEPTION_NMI && (e->intr_info & ~INTR_INFO_NMI_UNBLOCK) == nmi;
+	bool by_nmi =
+		e->reason == EXIT_REASON_EXCEPTION_NMI && (e->intr_info & ~INTR_INFO_NMI_UNBLOCK) == nmi;
 
 	record_exit(cpu, v);
 	save_guest_state(cpu, v);
-	if (vmx_store_msrs(cpu, vmcs_get(v, VMCS_EXIT_MSR_STORE_ADDR), vmcs_get32(v, VMCS_EXIT_MSR_STORE_COUNT))) {
+	if (vmx_store_msrs(cpu, vmcs_get(v, VMCS_EXIT_MSR_STORE_ADDR),
+			   vmcs_get32(v, VMCS_EXIT_MSR_STORE_COUNT))) {
 		leave_nonroot(cpu);
 		vmx_abort(cpu, v, VMX_ABORT_SAVE_MSR);
 		return;

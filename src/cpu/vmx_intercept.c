@@ -90,10 +90,12 @@ uint32_t vmx_insn_info_mem(const struct uop *u)
 	uint32_t info = info_address_size(u) | info_segment(u);
 
 	if (u->index / 8 < 16)
-		info |= (uint32_t)u->scale << INSN_INFO_SCALE_SHIFT | (uint32_t)(u->index / 8) << INSN_INFO_INDEX_SHIFT;
+		info |= (uint32_t)u->scale << INSN_INFO_SCALE_SHIFT | (uint32_t)(u->index / 8)
+									      << INSN_INFO_INDEX_SHIFT;
 	else
 		info |= INSN_INFO_INDEX_INVALID;
-	return info | (u->base / 8 < 16 ? (uint32_t)(u->base / 8) << INSN_INFO_BASE_SHIFT : INSN_INFO_BASE_INVALID);
+	return info |
+	       (u->base / 8 < 16 ? (uint32_t)(u->base / 8) << INSN_INFO_BASE_SHIFT : INSN_INFO_BASE_INVALID);
 }
 
 uint64_t vmx_insn_displacement(const struct cpu *cpu, const struct uop *u)
@@ -216,8 +218,8 @@ static bool io_bitmap_exits(const struct cpu *cpu, uint16_t port, unsigned bytes
 	return false;
 }
 
-int vmx_intercept_io(struct cpu *cpu, const struct uop *u, uint16_t port, unsigned bytes, bool in, bool string,
-		     bool rep, bool imm, uint64_t lin)
+int vmx_intercept_io(struct cpu *cpu, const struct uop *u, uint16_t port, unsigned bytes, bool in,
+		     bool string, bool rep, bool imm, uint64_t lin)
 {
 	uint64_t qualification = (bytes - 1) | (in ? IO_QUAL_IN : 0) | (string ? IO_QUAL_STRING : 0) |
 				 (rep ? IO_QUAL_REP : 0) | (imm ? IO_QUAL_IMM : 0) |
@@ -305,8 +307,8 @@ int vmx_intercept_exception(struct cpu *cpu, const struct event *ev)
 	struct vmx_exit e = {.reason = EXIT_REASON_EXCEPTION_NMI};
 	bool unblocked = cpu->vmx.nmi_unblocking_iret && ev->vector != EXC_DF;
 
-	if (!cpu->vmx.nonroot || cpu->vmx.injecting || ev->type < EVENT_HW_EXCEPTION || ev->type == EVENT_SOFT_INT ||
-	    !exception_exits(&cpu->vmx, ev))
+	if (!cpu->vmx.nonroot || cpu->vmx.injecting || ev->type < EVENT_HW_EXCEPTION ||
+	    ev->type == EVENT_SOFT_INT || !exception_exits(&cpu->vmx, ev))
 		return 0;
 	if (ev->vector == EXC_DF)
 		forget_vectoring(cpu);
@@ -322,12 +324,24 @@ int vmx_intercept_exception(struct cpu *cpu, const struct event *ev)
 	return stop_for_exit(cpu, &e);
 }
 
-int vmx_exit_external(struct cpu *cpu, uint8_t vector)
+static int exit_external(struct cpu *cpu, uint8_t vector)
 {
 	exit_between(cpu, EXIT_REASON_EXTERNAL_INTERRUPT);
 	if (cpu->vmx.exit_ctl & EXIT_ACK_INTERRUPT)
 		cpu->vmx.exit.intr_info = INTR_INFO_VALID | EVENT_EXTERNAL << INTR_INFO_TYPE_SHIFT | vector;
 	return EXEC_STOP;
+}
+
+static bool extint_pending(const struct cpu *cpu)
+{
+	return cpu->vmx.nonroot && cpu->vmx.pin & PIN_EXTERNAL_INTERRUPT && cpu->extint &&
+	       lapic_accepts_extint(&cpu->lapic);
+}
+
+bool vmx_wants_extint(const struct cpu *cpu)
+{
+	return extint_pending(cpu) && cpu->vmx.exit_ctl & EXIT_ACK_INTERRUPT && !cpu->extint_ack &&
+	       !cpu->shadow_sti && !cpu->shadow_movss;
 }
 
 int vmx_intercept_external(struct cpu *cpu)
@@ -336,13 +350,14 @@ int vmx_intercept_external(struct cpu *cpu)
 
 	if (!cpu->vmx.nonroot || !(cpu->vmx.pin & PIN_EXTERNAL_INTERRUPT))
 		return 0;
+	if (cpu->extint_ack) {
+		cpu->extint_ack = false;
+		return exit_external(cpu, cpu->extint_vector);
+	}
+	if (extint_pending(cpu))
+		return ack ? 0 : exit_external(cpu, 0);
 	if (lapic_pending(&cpu->lapic) >= 0)
-		return vmx_exit_external(cpu, ack ? lapic_ack(&cpu->lapic) : 0);
-	if (!cpu->extint || !lapic_accepts_extint(&cpu->lapic))
-		return 0;
-	if (!ack)
-		return vmx_exit_external(cpu, 0);
-	cpu->extint_ack = true;
+		return exit_external(cpu, ack ? lapic_ack(&cpu->lapic) : 0);
 	return 0;
 }
 
@@ -379,7 +394,8 @@ int vmx_exit_ept(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, ui
 	e.rf = cpu->vmx.vectoring ? vectoring_rf(&cpu->vmx) : VMX_RF_SET;
 	if (ev == XLATE_EPT_VIOLATION) {
 		e.reason = EXIT_REASON_EPT_VIOLATION;
-		e.qualification = lin_valid ? x->qualification | EPT_VIOL_LINEAR : x->qualification & ~EPT_VIOL_FINAL;
+		e.qualification =
+			lin_valid ? x->qualification | EPT_VIOL_LINEAR : x->qualification & ~EPT_VIOL_FINAL;
 		e.guest_linear = lin_valid ? lin : 0;
 		if (cpu->vmx.nmi_unblocking_iret && !cpu->vmx.vectoring)
 			e.qualification |= EPT_VIOL_NMI_UNBLOCK;

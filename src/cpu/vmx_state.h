@@ -45,7 +45,7 @@ struct vmx_state {
 	uint64_t tsc_offset;    /* 0 if the control is off */
 	uint64_t eptp;
 	uint16_t vpid;
-	uint64_t preemption_deadline; /* TSC value at which the preemption timer expires; UINT64_MAX if it is off */
+	uint64_t preemption_deadline; /* TSC value when the preemption timer expires; UINT64_MAX: it is off */
 	bool mtf_pending;
 	uint64_t debugctl;      /* IA32_DEBUGCTL: loaded, saved and cleared; its functions are not modelled */
 	/*
@@ -53,7 +53,7 @@ struct vmx_state {
 	 * vmx_vectoring_begin(), cleared by vmx_vectoring_end() or the exit.
 	 */
 	bool vectoring;
-	bool injecting;               /* VM entry injects it: not intercepted, RFLAGS.RF is pushed as it is, CR2 and DR6 keep */
+	bool injecting; /* by VM entry: not intercepted, RFLAGS.RF pushed as it is, CR2 and DR6 unchanged */
 	uint32_t vectoring_info, vectoring_error;
 	uint32_t vectoring_insn_len;
 	bool nmi_unblocking_iret;     /* the fault was caused by an IRET that unblocked NMIs */

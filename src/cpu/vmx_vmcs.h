@@ -52,7 +52,10 @@ static ALWAYS_INLINE uint64_t vmcs_get(const uint8_t *region, uint32_t f)
 {
 	return get_u64(region + vmcs_field_offset(f)) & vmcs_field_mask(f);
 }
-static ALWAYS_INLINE uint32_t vmcs_get32(const uint8_t *region, uint32_t f) { return (uint32_t)vmcs_get(region, f); }
+static ALWAYS_INLINE uint32_t vmcs_get32(const uint8_t *region, uint32_t f)
+{
+	return (uint32_t)vmcs_get(region, f);
+}
 static ALWAYS_INLINE void vmcs_put(uint8_t *region, uint32_t f, uint64_t v)
 {
 	put_u64(region + vmcs_field_offset(f), v & vmcs_field_mask(f));
