@@ -134,6 +134,8 @@ void hv_load_state(struct hv_vm *vm);
 enum hv_verdict hv_emulate_continue(struct hv_vm *vm);
 /* Delivers the event that the exit interrupted by emulation: when delivery itself needs a device or a traced page. */
 enum hv_verdict hv_emulate_delivery(struct hv_vm *vm);
+/* The paging-related registers, into vm->emul. */
+void hv_load_paging(struct hv_vm *vm);
 /*
  * Paging-related registers in vm->emul differ from vm->guest after the guest's
  * instruction was completed: takes them over and tells the backend.

@@ -244,10 +244,9 @@ static void store_live(struct hv_vm *vm)
 	*vmx_dr6(vm->cpu) = e->dr6;
 }
 
-static void load_control(struct hv_vm *vm)
+void hv_load_paging(struct hv_vm *vm)
 {
 	struct cpu *e = vm->emul;
-	uint64_t blocking = hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY);
 
 	hv_sync_guest(vm);
 	e->cr0 = vm->guest.cr0;
@@ -255,6 +254,14 @@ static void load_control(struct hv_vm *vm)
 	e->cr4 = vm->guest.cr4;
 	e->efer = vm->guest.efer;
 	memcpy(e->pdpte, vm->guest.pdpte, sizeof(e->pdpte));
+}
+
+static void load_control(struct hv_vm *vm)
+{
+	struct cpu *e = vm->emul;
+	uint64_t blocking = hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY);
+
+	hv_load_paging(vm);
 	e->dr7 = hv_read(vm, VMCS_GUEST_DR7);
 	e->gpr[RSP] = hv_read(vm, VMCS_GUEST_RSP);
 	e->gpr[REG_RIP] = hv_read(vm, VMCS_GUEST_RIP);

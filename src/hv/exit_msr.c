@@ -10,13 +10,8 @@
 /* What the MSR functions look at, brought up to date in the emulator's processor. */
 static void load_for_msr(struct hv_vm *vm)
 {
-	struct cpu *e = vm->emul;
-
-	hv_sync_guest(vm);
-	e->cr0 = vm->guest.cr0;
-	e->cr4 = vm->guest.cr4;
-	e->efer = vm->guest.efer;
-	e->tsc_base = hv_guest_tsc(vm) - e->insns;
+	hv_load_paging(vm);
+	vm->emul->tsc_base = hv_guest_tsc(vm) - vm->emul->insns;
 }
 
 enum hv_verdict exit_rdmsr(struct hv_vm *vm)
