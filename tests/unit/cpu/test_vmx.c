@@ -1523,6 +1523,200 @@ static void test_inject_pending_mtf(void **state)
 	assert_int_equal(vr(f, VMCS_GUEST_RIP), HANDLER_AT);
 }
 
+/* ---- guests that run ---- */
+
+static void code(struct fix *f, uint64_t at, const char *bytes, size_t count)
+{
+	memcpy(machmem_ptr(&f->mem, hpa(at)), bytes, count);
+}
+#define CODE(f, bytes) code(f, CODE_AT, bytes, sizeof(bytes) - 1)
+
+/* Enters and runs to the next exit, which must be for @reason. */
+static void run(struct fix *f, uint32_t reason)
+{
+	enter(f);
+	assert_int_equal(cpu_run(f->cpu, cpu_tsc(f->cpu) + 1000), CPU_RUN_VMEXIT);
+	assert_false(f->cpu->vmx.nonroot);
+	if (vr(f, VMCS_EXIT_REASON) != reason)
+		fail_msg("exit %x qualification %lx at %lx", (unsigned)vr(f, VMCS_EXIT_REASON),
+			 vr(f, VMCS_EXIT_QUALIFICATION), vr(f, VMCS_GUEST_RIP));
+}
+
+static void test_run_instructions(void **state)
+{
+	struct fix *f = *state;
+
+	CODE(f, "\x90\x0f\xa2\xe4\x60\x0f\x22\xd8\x0f\x21\xf9\x0f\x01\x38\xf4");
+	vw(f, VMCS_PROC_CTL,
+	   PROC_DEFAULT1 | PROC_UNCOND_IO | PROC_CR3_LOAD | PROC_MOV_DR | PROC_INVLPG | PROC_HLT);
+	f->cpu->gpr[RAX] = 0x123456000;
+	run(f, EXIT_REASON_CPUID);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT + 1);
+	assert_int_equal(vr(f, VMCS_EXIT_INSN_LEN), 2);
+	vw(f, VMCS_GUEST_RIP, CODE_AT + 3);
+	run(f, EXIT_REASON_IO);
+	assert_int_equal(vr(f, VMCS_EXIT_QUALIFICATION), 0x600048);
+	vw(f, VMCS_GUEST_RIP, CODE_AT + 5);
+	run(f, EXIT_REASON_CR_ACCESS);
+	assert_int_equal(vr(f, VMCS_EXIT_QUALIFICATION), 3);
+	vw(f, VMCS_GUEST_RIP, CODE_AT + 8);
+	run(f, EXIT_REASON_DR_ACCESS);
+	assert_int_equal(vr(f, VMCS_EXIT_QUALIFICATION), 0x117);
+	vw(f, VMCS_GUEST_RIP, CODE_AT + 11);
+	run(f, EXIT_REASON_INVLPG);
+	assert_int_equal(vr(f, VMCS_EXIT_QUALIFICATION), 0x123456000);
+	vw(f, VMCS_GUEST_RIP, CODE_AT + 14);
+	run(f, EXIT_REASON_HLT);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT + 14);
+}
+
+static void test_run_monitor_trap(void **state)
+{
+	struct fix *f = *state;
+
+	CODE(f, "\x90\x90\x90\x90");
+	vw(f, VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_MTF);
+	for (unsigned i = 1; i < 4; i++) {
+		run(f, EXIT_REASON_MONITOR_TRAP);
+		assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT + i);
+	}
+}
+
+static void test_run_preemption_timer(void **state)
+{
+	struct fix *f = *state;
+
+	memset(machmem_ptr(&f->mem, hpa(CODE_AT)), 0x90, 100);
+	vw(f, VMCS_PIN_CTL, PIN_DEFAULT1 | PIN_PREEMPTION_TIMER);
+	for (unsigned i = 0; i < 20; i += 5) {
+		vw(f, VMCS_GUEST_PREEMPTION_TIMER, i);
+		vw(f, VMCS_GUEST_RIP, CODE_AT);
+		run(f, EXIT_REASON_PREEMPTION_TIMER);
+		assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT + i);
+	}
+}
+
+static void test_run_interrupt_window(void **state)
+{
+	struct fix *f = *state;
+
+	CODE(f, "\x90\xfb\x90\x90");
+	vw(f, VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_INTERRUPT_WINDOW);
+	run(f, EXIT_REASON_INTERRUPT_WINDOW);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT + 3); /* the instruction after STI is done */
+	assert_int_equal(vr(f, VMCS_GUEST_INTERRUPTIBILITY), 0);
+	run(f, EXIT_REASON_INTERRUPT_WINDOW);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT + 3); /* at once */
+}
+
+static void test_run_exception_and_handler(void **state)
+{
+	struct fix *f = *state;
+
+	CODE(f, "\x0f\x0b\xf4");
+	code(f, HANDLER_AT, "\x48\x83\x04\x24\x02\x48\xcf", 7); /* add qword [rsp], 2; iretq */
+	vw(f, VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_HLT);
+	vw(f, VMCS_EXCEPTION_BITMAP, 1u << EXC_UD);
+	run(f, EXIT_REASON_EXCEPTION_NMI);
+	assert_int_equal(vr(f, VMCS_EXIT_INTR_INFO), INTR(EVENT_HW_EXCEPTION, EXC_UD));
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT);
+	assert_int_equal(vr(f, VMCS_GUEST_RFLAGS), RF_ONE | RF_RF);
+	vw(f, VMCS_ENTRY_INTR_INFO, vr(f, VMCS_EXIT_INTR_INFO)); /* reflect it */
+	run(f, EXIT_REASON_HLT);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT + 2);
+	assert_int_equal(vr(f, VMCS_GUEST_RSP), STACK_AT);
+}
+
+static void test_run_triple_fault(void **state)
+{
+	struct fix *f = *state;
+
+	CODE(f, "\x0f\x0b");
+	vw(f, VMCS_GUEST_IDTR_LIMIT, 0);
+	run(f, EXIT_REASON_TRIPLE_FAULT);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT);
+	assert_int_equal(vr(f, VMCS_IDT_VECTORING_INFO), 0);
+}
+
+static void test_run_tsc_offset(void **state)
+{
+	struct fix *f = *state;
+	struct cpu *c = f->cpu;
+	uint64_t seen;
+
+	CODE(f, "\x0f\x31\xf4");
+	vw(f, VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_HLT | PROC_TSC_OFFSETTING);
+	vw(f, VMCS_TSC_OFFSET, 1ull << 40);
+	run(f, EXIT_REASON_HLT);
+	seen = c->gpr[RDX] << 32 | c->gpr[RAX];
+	assert_in_range(seen - (1ull << 40), 0, cpu_tsc(c));
+}
+
+/* Reads through EPT whose second 2 MiB are missing, then read-only, then misconfigured. */
+static void test_run_ept(void **state)
+{
+	const uint64_t at = 0x70000, pdpt = 0x71000, pd = 0x72000, eptp = at | EPTP_WALK_4 | EPT_MT_WB;
+	struct fix *f = *state;
+	struct cpu *c = f->cpu;
+
+	put64(f, at, pdpt | EPT_R | EPT_W | EPT_X);
+	put64(f, pdpt, pd | EPT_R | EPT_W | EPT_X);
+	put64(f, pd, EPT_R | EPT_W | EPT_X | EPT_PS | EPT_MT_WB << EPT_MT_SHIFT);
+	CODE(f, "\x48\x8b\x03\x48\x89\x03\xf4"); /* mov rax, [rbx]; mov [rbx], rax; hlt */
+	c->gpr[RBX] = SIZE_2M + 0x123;
+	vw(f, VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_SECONDARY | PROC_HLT);
+	vw(f, VMCS_PROC_CTL2, PROC2_EPT | PROC2_VPID);
+	vw(f, VMCS_EPTP, eptp);
+	run(f, EXIT_REASON_EPT_VIOLATION);
+	assert_int_equal(vr(f, VMCS_EXIT_QUALIFICATION), EPT_VIOL_READ | EPT_VIOL_LINEAR | EPT_VIOL_FINAL);
+	assert_int_equal(vr(f, VMCS_GUEST_PHYSICAL), SIZE_2M + 0x123);
+	assert_int_equal(vr(f, VMCS_GUEST_LINEAR), SIZE_2M + 0x123);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT);
+	put64(f, pd + 8, SIZE_2M | EPT_R | EPT_X | EPT_PS | EPT_MT_WB << EPT_MT_SHIFT);
+	run(f, EXIT_REASON_EPT_VIOLATION);
+	assert_int_equal(vr(f, VMCS_EXIT_QUALIFICATION),
+			 EPT_VIOL_WRITE | 5 << EPT_VIOL_RIGHTS_SHIFT | EPT_VIOL_LINEAR | EPT_VIOL_FINAL);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT + 3);
+	put64(f, pd + 8, SIZE_2M | EPT_W | EPT_PS | EPT_MT_WB << EPT_MT_SHIFT);
+	assert_int_equal(vmx_invept(c, INVEPT_SINGLE, eptp), VMX_SUCCEED);
+	run(f, EXIT_REASON_EPT_MISCONFIG);
+	assert_int_equal(vr(f, VMCS_GUEST_PHYSICAL), SIZE_2M + 0x123);
+	put64(f, pd + 8, SIZE_2M | EPT_R | EPT_W | EPT_PS | EPT_MT_WB << EPT_MT_SHIFT);
+	run(f, EXIT_REASON_HLT);
+}
+
+static void test_run_real_mode(void **state)
+{
+	const uint64_t at = 0x70000, pdpt = 0x71000;
+	struct fix *f = *state;
+
+	put64(f, at, pdpt | EPT_R | EPT_W | EPT_X);
+	put64(f, pdpt, EPT_R | EPT_W | EPT_X | EPT_PS | EPT_MT_WB << EPT_MT_SHIFT);
+	code(f, CODE_AT + 0x100, "\xb8\x34\x12\xcd\x21", 5); /* mov ax, 1234h; int 21h */
+	code(f, HANDLER_AT, "\xf4", 1);
+	put32(f, IDT_AT + 0x21 * 4, (HANDLER_AT >> 4) << 16);
+	vw(f, VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_SECONDARY | PROC_HLT);
+	vw(f, VMCS_PROC_CTL2, PROC2_EPT | PROC2_UNRESTRICTED);
+	vw(f, VMCS_EPTP, at | EPTP_WALK_4 | EPT_MT_WB);
+	vw(f, VMCS_ENTRY_CTL, ENTRY_DEFAULT1 | ENTRY_LOAD_EFER);
+	vw(f, VMCS_GUEST_EFER, 0);
+	vw(f, VMCS_GUEST_CR0, CR0_NE);
+	vw(f, VMCS_GUEST_CR4, CR4_VMXE);
+	for (unsigned i = 0; i < SEG_COUNT; i++) {
+		vw(f, VMCS_GUEST_ES_SEL + 2 * i, i == SEG_CS ? CODE_AT >> 4 : 0);
+		vw(f, VMCS_GUEST_ES_BASE + 2 * i, i == SEG_CS ? CODE_AT : 0);
+		vw(f, VMCS_GUEST_ES_LIMIT + 2 * i, 0xffff);
+		vw(f, VMCS_GUEST_ES_AR + 2 * i, i == SEG_CS ? 0x9b : 0x93);
+	}
+	vw(f, VMCS_GUEST_RIP, 0x100);
+	vw(f, VMCS_GUEST_RSP, 0x8000);
+	run(f, EXIT_REASON_HLT);
+	assert_int_equal(f->cpu->gpr[RAX] & 0xffff, 0x1234);
+	assert_int_equal(vr(f, VMCS_GUEST_CS_BASE), HANDLER_AT);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), 0);
+	assert_int_equal(vr(f, VMCS_GUEST_RSP), 0x7ffa);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -1570,6 +1764,9 @@ int main(void)
 		T(test_window_in_halt),
 		T(test_pending_debug),
 		T(test_inject_pending_mtf),
+		T(test_run_instructions), T(test_run_monitor_trap), T(test_run_preemption_timer),
+		T(test_run_interrupt_window), T(test_run_exception_and_handler), T(test_run_triple_fault),
+		T(test_run_tsc_offset), T(test_run_ept), T(test_run_real_mode),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
