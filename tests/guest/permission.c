@@ -16,7 +16,7 @@ enum access { READ, WRITE, FETCH, IMPLICIT, ACCESSES };
 static const char *const access_name[ACCESSES] = { "read", "write", "fetch", "implicit" };
 
 /* Where in the data page each access goes; the bytes there are laid down by prepare_data(). */
-enum { AT_FETCH = 0x40, AT_DATA = 0x80, AT_DESCRIPTOR = 0xc0 };
+enum { AT_DESCRIPTOR = 0x40, AT_FETCH = 0x80, AT_DATA = 0xc0 };
 static const unsigned offset_of[ACCESSES] = { AT_DATA, AT_DATA, AT_FETCH, AT_DESCRIPTOR };
 
 enum { MAX_LEVEL = 5, ERR_P = 1, ERR_W = 2, ERR_U = 4, ERR_RSVD = 8, ERR_ID = 16, ERR_PK = 32 };
@@ -428,7 +428,7 @@ static void prepare_data(void)
 	memcpy(data + AT_FETCH, int_done, sizeof(int_done));
 	memcpy(data + AT_DESCRIPTOR, &descriptor, sizeof(descriptor));
 	/* The descriptor's address is linear, so that its page decides: every size maps data at the same place. */
-	ldt_load(va_base + address(data), 0xfff);
+	ldt_load(va_base + address(data), AT_DESCRIPTOR + sizeof(descriptor) - 1);
 }
 
 static void detect(void)
