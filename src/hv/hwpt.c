@@ -86,13 +86,20 @@ int hwpt_alloc_frame(struct hv_vm *vm, mfn_t *frame)
 	return machmem_alloc(vm->mem, 0, OWNER_HYPERVISOR, frame);
 }
 
+void hwpt_free_frame(struct hv_vm *vm, mfn_t frame)
+{
+	if (frame.v != HWPT_NO_FRAME.v)
+		machmem_free(vm->mem, frame, 1);
+}
+
 int hwpt_alloc_top(struct hv_vm *vm, mfn_t *frame, struct error *err)
 {
 	if (hwpt_alloc_frame(vm, frame))
 		return error_set(err, -ENOMEM, "hypervisor: no machine frame left for page tables");
 	if (frame->v >> (32 - PAGE_SHIFT) == 0)
 		return 0;
-	machmem_free(vm->mem, *frame, 1);
+	hwpt_free_frame(vm, *frame);
+	*frame = HWPT_NO_FRAME;
 	return error_set(err, -ENOMEM, "hypervisor: no machine frame left below 4 GiB");
 }
 
@@ -152,18 +159,32 @@ void hwpt_write_regs(struct hv_vm *vm, mfn_t root)
 		efer |= EFER_LME | EFER_LMA;
 		entry |= ENTRY_IA32E;
 	}
+	/* With NXE page faults tell fetches from reads; tables made without it have no NX bits. */
+	if (vm->cfg.cpu.feature[CPUF_NX])
+		efer |= EFER_NXE;
 	hv_write(vm, VMCS_GUEST_EFER, efer);
 	hv_write(vm, VMCS_ENTRY_CTL, entry);
 	hwpt_write_cr3(vm, root);
 }
 
-struct hwpt_access hwpt_access(struct hv_vm *vm, uint32_t error)
+/*
+ * Was it an instruction fetch? The error code tells with EFER.NXE, which the guest
+ * always runs with. Without NX in the processor: if it is where the instruction is.
+ */
+static bool is_fetch(struct hv_vm *vm, uint64_t lin, uint32_t error)
+{
+	if (vm->cfg.cpu.feature[CPUF_NX] || error & PF_I)
+		return error & PF_I;
+	return lin - (hv_read(vm, VMCS_GUEST_CS_BASE) + hv_read(vm, VMCS_GUEST_RIP)) < 15;
+}
+
+struct hwpt_access hwpt_access(struct hv_vm *vm, uint64_t lin, uint32_t error)
 {
 	struct hwpt_access a = {ACCESS_READ, MODE_USER};
 
 	if (error & PF_W)
 		a.kind = ACCESS_WRITE;
-	else if (error & PF_I)
+	else if (is_fetch(vm, lin, error))
 		a.kind = ACCESS_FETCH;
 	if (!(error & PF_U)) {
 		a.mode = hv_access_mode(vm);
@@ -208,7 +229,7 @@ uint64_t hwpt_table_limit(const struct hv_vm *vm)
 	uint64_t frames = vm->cfg.shadow_memory >> PAGE_SHIFT;
 
 	if (!vm->cfg.shadow_memory)
-		frames = max_u64((vm->cfg.memory >> PAGE_SHIFT) / 50, HWPT_TABLES_MIN_DEFAULT);
+		frames = max_u64((vm->cfg.memory >> PAGE_SHIFT) / 100, HWPT_TABLES_MIN_DEFAULT);
 	return max_u64(frames, HWPT_TABLES_MIN);
 }
 

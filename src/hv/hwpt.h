@@ -139,6 +139,9 @@ static inline bool hwpt_restricts(uint64_t old, uint64_t new)
 
 /* A zeroed frame for a hardware table. -ENOMEM. */
 int hwpt_alloc_frame(struct hv_vm *vm, mfn_t *frame);
+#define HWPT_NO_FRAME mfn(~0ull)
+/* Gives the frame back; HWPT_NO_FRAME is none. */
+void hwpt_free_frame(struct hv_vm *vm, mfn_t frame);
 /* The frame for the four PAE top entries, which CR3 can only name below 4 GiB. -ENOMEM with @err. */
 int hwpt_alloc_top(struct hv_vm *vm, mfn_t *frame, struct error *err);
 /* Entry @i of the PAE top: the hardware table @table, or none. Takes effect at the next VM entry. */
@@ -152,12 +155,12 @@ void hwpt_write_cr3(struct hv_vm *vm, mfn_t root);
 /* Does the guest run with its own PCIDs in hardware? Otherwise every address space has the same TLB tag. */
 bool hwpt_uses_pcid(const struct hv_guest_regs *g);
 
-/* What access an intercepted page fault was, from its error code and the guest's privilege. */
+/* What access the intercepted page fault at @lin was, from its error code and the guest's privilege. */
 struct hwpt_access {
 	enum access_kind kind;
 	enum access_mode mode;
 };
-struct hwpt_access hwpt_access(struct hv_vm *vm, uint32_t error);
+struct hwpt_access hwpt_access(struct hv_vm *vm, uint64_t lin, uint32_t error);
 
 /* The guest's own tables forbid the access. HV_REFLECT. */
 enum hv_verdict hwpt_true_fault(struct hv_vm *vm, uint64_t lin, uint32_t error);
@@ -180,6 +183,14 @@ struct hwpt_unexplained {
  */
 enum hv_verdict hwpt_unexplained(struct hv_vm *vm, struct hwpt_unexplained *u, uint64_t lin,
 				 struct hwpt_access a);
+
+/* One more than the highest frame number of guest RAM. */
+static inline uint64_t hwpt_guest_frames(const struct hv_vm *vm)
+{
+	const struct machmem_range *last = &vm->ram[vm->rams - 1];
+
+	return (last->base + last->bytes) >> PAGE_SHIFT;
+}
 
 /* Most hardware tables a backend may have, in frames: the configured limit, or one that suits the guest. */
 uint64_t hwpt_table_limit(const struct hv_vm *vm);

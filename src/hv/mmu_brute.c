@@ -261,7 +261,8 @@ static void take_stock(struct hv_vm *vm)
 	for (uint64_t i = 0; i < known; i++)
 		b->was[b->layout[i].frame] = 0;
 	b->layout_count -= known;
-	memmove(b->layout, b->layout + known, b->layout_count * sizeof(*b->layout));
+	if (known)
+		memmove(b->layout, b->layout + known, b->layout_count * sizeof(*b->layout));
 	b->no_memory = !ok;
 }
 
@@ -368,7 +369,7 @@ static enum hv_verdict hidden_fault(struct hv_vm *vm, uint64_t lin, const struct
 
 static enum hv_verdict brute_page_fault(struct hv_vm *vm, uint64_t lin, uint32_t error)
 {
-	struct hwpt_access a = hwpt_access(vm, error);
+	struct hwpt_access a = hwpt_access(vm, lin, error);
 	struct brute *b = brute_of(vm);
 	enum hv_verdict v;
 	struct guest_walk w;
@@ -576,11 +577,10 @@ static void brute_destroy(struct hv_vm *vm)
 	for (uint32_t k = 1; k < b->capacity; k++) {
 		if (!b->node[k])
 			continue;
-		machmem_free(vm->mem, b->node[k]->frame, 1);
+		hwpt_free_frame(vm, b->node[k]->frame);
 		free(b->node[k]);
 	}
-	if (b->top.v)
-		machmem_free(vm->mem, b->top, 1);
+	hwpt_free_frame(vm, b->top);
 	free(b->node);
 	free(b->free);
 	free(b->levels);
@@ -593,13 +593,11 @@ static void brute_destroy(struct hv_vm *vm)
 static int make_parts(struct hv_vm *vm, struct error *err)
 {
 	struct brute *b = brute_of(vm);
-	struct machmem_range range[2];
-	unsigned n = engine_ram_layout(vm->cfg.memory, range);
 	int r = hwpt_alloc_top(vm, &b->top, err);
 
 	if (r)
 		return r;
-	b->frames = (range[n - 1].base + range[n - 1].bytes) >> PAGE_SHIFT;
+	b->frames = hwpt_guest_frames(vm);
 	b->levels = calloc(b->frames, 1);
 	b->was = calloc(b->frames, 1);
 	b->fresh = 1;
@@ -610,11 +608,13 @@ static int make_parts(struct hv_vm *vm, struct error *err)
 
 static int brute_init(struct hv_vm *vm, struct error *err)
 {
+	struct brute *b = calloc(1, sizeof(*b));
 	int r;
 
-	vm->mmu_state = calloc(1, sizeof(struct brute));
-	if (!vm->mmu_state)
+	if (!b)
 		return error_set(err, -ENOMEM, "brute force: out of memory");
+	b->top = HWPT_NO_FRAME;
+	vm->mmu_state = b;
 	r = make_parts(vm, err);
 	if (r)
 		brute_destroy(vm);

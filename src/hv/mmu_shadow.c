@@ -23,10 +23,8 @@ static void shadow_destroy(struct hv_vm *vm)
 	if (!s)
 		return;
 	shadow_cache_destroy(s);
-	if (s->top.v)
-		machmem_free(vm->mem, s->top, 1);
-	if (s->empty.v)
-		machmem_free(vm->mem, s->empty, 1);
+	hwpt_free_frame(vm, s->top);
+	hwpt_free_frame(vm, s->empty);
 	free(s);
 	vm->mmu_state = NULL;
 }
@@ -39,6 +37,7 @@ static int shadow_init(struct hv_vm *vm, struct error *err)
 	if (!s)
 		return error_set(err, -ENOMEM, "shadow paging: out of memory");
 	s->vm = vm;
+	s->top = s->empty = HWPT_NO_FRAME;
 	vm->mmu_state = s;
 	r = hwpt_alloc_top(vm, &s->top, err);
 	if (!r && hwpt_alloc_frame(vm, &s->empty))

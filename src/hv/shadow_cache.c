@@ -14,21 +14,13 @@
 
 /* ---- making and freeing ---- */
 
-static uint64_t guest_frames(uint64_t memory)
-{
-	struct machmem_range range[2];
-	unsigned n = engine_ram_layout(memory, range);
-
-	return (range[n - 1].base + range[n - 1].bytes) >> PAGE_SHIFT;
-}
-
 int shadow_cache_init(struct shadow *s, struct error *err)
 {
 	struct hv_vm *vm = s->vm;
 
 	s->limit = (uint32_t)min_u64(hwpt_table_limit(vm), SHADOW_PAGES_MAX);
 	s->fresh = 1;
-	s->frames = guest_frames(vm->cfg.memory);
+	s->frames = hwpt_guest_frames(vm);
 	s->page = calloc(s->limit + 1ull, sizeof(*s->page));
 	s->unsync = calloc(s->limit, sizeof(*s->unsync));
 	s->frame = calloc(s->frames, sizeof(*s->frame));
@@ -45,7 +37,7 @@ void shadow_cache_destroy(struct shadow *s)
 		struct shadow_page *p = &s->page[n];
 
 		if (p->entry)
-			machmem_free(s->vm->mem, p->frame, 1);
+			hwpt_free_frame(s->vm, p->frame);
 		free(p->link);
 		free(p->snapshot);
 	}

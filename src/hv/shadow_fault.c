@@ -258,7 +258,7 @@ static enum hv_verdict hidden_fault(struct hv_vm *vm, uint64_t lin, struct hwpt_
 
 enum hv_verdict shadow_page_fault(struct hv_vm *vm, uint64_t lin, uint32_t error)
 {
-	struct hwpt_access a = hwpt_access(vm, error);
+	struct hwpt_access a = hwpt_access(vm, lin, error);
 	struct shadow *s = shadow_of(vm);
 	struct guest_walk w;
 	enum hv_verdict v;
