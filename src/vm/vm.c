@@ -16,7 +16,7 @@
 
 #define NS_PER_SECOND 1000000000ll
 /* How often, in virtual time, input and the host's clock are looked at. */
-#define SLICE_NS ((uint64_t)10000000)
+#define SLICE_NS ((uint64_t)2000000)
 /* Wake-ups without an instruction in between before a halted guest is given up. */
 #define IDLE_WAKES_MAX        100000u
 #define IDLE_WAKES_MASKED_MAX 16u /* with IF = 0, when only an NMI could help */
@@ -35,6 +35,7 @@ struct vm {
 	bool input_open;
 	uint8_t input[INPUT_BYTES]; /* read, but the serial port had no room yet */
 	unsigned input_count;
+	uint64_t look_at;           /* virtual time of the next look at input and the host's clock */
 	int64_t host_start;         /* host clock at vm_run(), ns */
 	unsigned idle_wakes;
 	uint64_t idle_insns;        /* instruction count at the last of them */
@@ -259,13 +260,6 @@ static int64_t host_ns(void)
 	return t.tv_sec * NS_PER_SECOND + t.tv_nsec;
 }
 
-/* Wall clock: virtual time is never behind the host's. */
-static void vm_follow_host(struct vm *vm)
-{
-	if (vm->cfg.clock == VM_CLOCK_WALL)
-		engine_advance(vm->engine, (uint64_t)(host_ns() - vm->host_start));
-}
-
 /* ---- console ---- */
 
 static void vm_flush_output(struct vm *vm)
@@ -407,24 +401,34 @@ static void vm_handle_exit(struct vm *vm)
 		vm_end(vm, VM_END_FAILED, vm->run.fail.text);
 		break;
 	case ENGINE_EXIT_DEADLINE:
-		if (vm->input_open || vm->input_count)
-			vm_poll_input(vm, 0);
-		break;
 	case ENGINE_EXIT_INTR:
 		break;
 	}
 }
 
+/* Looks outside once a slice. Returns when to look again, UINT64_MAX if there is nothing to see. */
+static uint64_t vm_look_outside(struct vm *vm)
+{
+	bool wall = vm->cfg.clock == VM_CLOCK_WALL;
+
+	if (!wall && !vm->input_open && !vm->input_count)
+		return UINT64_MAX;
+	if (engine_now(vm->engine) >= vm->look_at) {
+		if (wall) /* virtual time is never far behind the host's */
+			engine_advance(vm->engine, (uint64_t)(host_ns() - vm->host_start));
+		vm_poll_input(vm, 0);
+		vm->look_at = engine_now(vm->engine) + SLICE_NS;
+	}
+	return vm->look_at;
+}
+
 static void vm_step(struct vm *vm)
 {
-	uint64_t next;
+	uint64_t look_at = vm_look_outside(vm);
+	uint64_t next = platform_advance(&vm->platform, engine_now(vm->engine));
 
-	vm_follow_host(vm);
-	next = platform_advance(&vm->platform, engine_now(vm->engine));
 	vm_carry_interrupts(vm);
-	if (vm->input_open || vm->input_count || vm->cfg.clock == VM_CLOCK_WALL)
-		next = min_u64(next, engine_now(vm->engine) + SLICE_NS);
-	vm->run.deadline_ns = next;
+	vm->run.deadline_ns = min_u64(next, look_at);
 	vm->run.insn_limit = vm->cfg.limit_insns;
 	engine_run(vm->engine, &vm->run);
 	vm_handle_exit(vm);
