@@ -13,7 +13,7 @@
 struct obs {
 	struct { uint64_t total, by_reason[OBS_EXIT_REASONS]; } exits;
 	struct {
-		uint64_t guest;         /* page faults delivered to the guest, however they came about */
+		uint64_t guest;         /* page faults the guest got, however they came about */
 		uint64_t true_faults;   /* intercepted faults that the guest's own tables cause */
 		uint64_t hidden;        /* intercepted faults that the backend's tables cause */
 		uint64_t traced_writes; /* writes to guest page tables that the hypervisor emulated */

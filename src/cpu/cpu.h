@@ -101,7 +101,7 @@ struct host_stubs;   /* cpu/stub.h: host code for SSE, MMX, x87 */
 /* Counters the processor keeps of itself. */
 struct cpu_stats {
 	uint64_t blocks_decoded, insns_decoded, blocks_invalidated;
-	uint64_t interrupts, exceptions;
+	uint64_t interrupts, exceptions, page_faults; /* delivered through the IDT */
 	uint64_t halts;
 };
 

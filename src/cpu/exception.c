@@ -458,10 +458,12 @@ static void delivered(struct cpu *cpu, const struct event *ev)
 	cpu->halted = false;
 	if (event_is_soft(ev))
 		cpu->insns++; /* the instruction is complete with this */
-	else if (ev->type == EVENT_HW_EXCEPTION)
+	if (ev->type == EVENT_HW_EXCEPTION) {
 		cpu->stats.exceptions++;
-	else
+		cpu->stats.page_faults += ev->vector == EXC_PF;
+	} else if (!event_is_soft(ev)) {
 		cpu->stats.interrupts++;
+	}
 }
 
 static int deliver(struct cpu *cpu, struct event ev)

@@ -172,6 +172,7 @@ void engine_observe_cpu(const struct cpu *cpu, struct obs *obs)
 	obs->cpu.blocks_invalidated = cpu->stats.blocks_invalidated;
 	obs->cpu.interrupts = cpu->stats.interrupts;
 	obs->cpu.exceptions = cpu->stats.exceptions;
+	obs->faults.guest = cpu->stats.page_faults;
 }
 
 /* Appends to the text in @buf; what does not fit is cut off. */

@@ -99,7 +99,6 @@ void hv_inject_exception(struct hv_vm *vm, uint8_t vector, bool has_error, uint3
 void hv_inject_page_fault(struct hv_vm *vm, uint64_t address, uint32_t error)
 {
 	*vmx_cr2(vm->cpu) = address; /* injection leaves CR2 alone */
-	vm->obs.faults.guest++;
 	hv_inject_exception(vm, EXC_PF, true, error);
 }
 

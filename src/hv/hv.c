@@ -646,7 +646,11 @@ void hv_observe(const struct hv_vm *vm, struct obs *obs)
 {
 	obs->exits.total = vm->obs.exits.total;
 	memcpy(obs->exits.by_reason, vm->obs.exits.by_reason, sizeof(obs->exits.by_reason));
-	obs->faults = vm->obs.faults;
+	obs->faults.true_faults = vm->obs.faults.true_faults;
+	obs->faults.hidden = vm->obs.faults.hidden;
+	obs->faults.traced_writes = vm->obs.faults.traced_writes;
+	obs->faults.traced_reads = vm->obs.faults.traced_reads;
+	obs->faults.ept_violations = vm->obs.faults.ept_violations;
 	obs->tables = vm->obs.tables;
 	obs->shadow = vm->obs.shadow;
 	obs->tables.p2m_bytes = p2m_bytes(vm);
