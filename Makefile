@@ -7,9 +7,10 @@ BUILD := build
 ASAN  := build-asan
 GUEST := $(BUILD)/guest
 
-# What `make run` runs; each can be given on the command line.
+# What `make run` runs; each can be given on the command line. One row of runs for
+# each workload; "none" is the boot alone.
 MMU    ?= native,brute,shadow,ept
-WORK   ?= forkwait:40,gups:100000
+WORK   ?= none,forkwait:100,gups:500000
 MEMORY ?= 256M
 APPEND ?= console=ttyS0 panic=-1 cryptomgr.notests
 ARGS   ?=
@@ -45,7 +46,7 @@ run:
 	@scripts/setup.sh build guest
 	@$(MAKE) --no-print-directory all guest
 	@$(BUILD)/gnomon compare --mmu $(MMU) --kernel $(GUEST)/vmlinux-cloud --initrd $(GUEST)/initramfs.cpio \
-		--memory $(MEMORY) --append "$(APPEND) gnomon.work=$(WORK)" $(ARGS)
+		--memory $(MEMORY) --append "$(APPEND)" --work "$(WORK)" $(ARGS)
 
 # One guest with a shell on this terminal: make shell MMU=shadow
 shell: MMU := $(if $(filter command line environment,$(origin MMU)),$(MMU),ept)
