@@ -120,8 +120,12 @@ static void leaf_4(const struct query *q, struct regs r)
 
 static void leaf_7(const struct query *q, struct regs r)
 {
+	/* BHI_DIS_S: branch-history injection is stopped by a bit of IA32_SPEC_CTRL, not by loops of software. */
+	if (q->sub == 2 && cpu_has_spec_ctrl(q->cfg))
+		*r.d = 1u << 4;
 	if (q->sub)
 		return;
+	*r.a = 2; /* last subleaf */
 	*r.b = feature_bits(q, 7, 1) | 1u << 13; /* FCS and FDS are deprecated */
 	*r.c = feature_bits(q, 7, 2);
 	*r.d = feature_bits(q, 7, 3);

@@ -22,7 +22,7 @@
 #define MISC_ENABLE_WRITABLE 0x400c51889ull
 #define DEBUGCTL_WRITABLE 3ull
 #define FEATURE_CONTROL_LOCKED 1ull
-#define SPEC_CTRL_WRITABLE 3ull
+#define SPEC_CTRL_WRITABLE 0x403ull /* IBRS, STIBP, BHI_DIS_S */
 #define MTRR_DEF_WRITABLE 0xcffull
 
 /* ---- MTRR and PAT ---- */
