@@ -10,7 +10,7 @@ GUEST := $(BUILD)/guest
 # What `make run` runs; each can be given on the command line. One row of runs for
 # each workload; "none" is the boot alone.
 MMU    ?= native,brute,shadow,ept
-WORK   ?= none,forkwait:100,gups:500000
+WORK   ?= none,forkwait:1000,gups:1000000
 MEMORY ?= 256M
 APPEND ?= console=ttyS0 panic=-1 cryptomgr.notests
 ARGS   ?=
