@@ -63,14 +63,24 @@ static uint8_t zseg_index(ZydisRegister seg)
 
 static bool is_rip(ZydisRegister r) { return r == ZYDIS_REGISTER_RIP || r == ZYDIS_REGISTER_EIP; }
 
+/*
+ * SIB with base 5 and mod 0 is a displacement without a base, whatever REX.B is. With
+ * 32-bit addresses and REX.B the decoder says R13D and no displacement.
+ */
+static bool sib_without_base(const ZydisDecodedInstruction *z)
+{
+	return (z->attributes & ZYDIS_ATTRIB_HAS_SIB) && z->raw.modrm.mod == 0 && z->raw.sib.base == 5;
+}
+
 static void lower_memory(const struct insn *in, const ZydisDecodedOperandMem *m, struct uop *u)
 {
+	bool no_base = sib_without_base(&in->z);
 	uint8_t seg = zseg_index(m->segment);
 
-	u->base = zreg_off(m->base);
+	u->base = no_base ? REG_OFF(REG_ZERO) : zreg_off(m->base);
 	u->index = zreg_off(m->index);
 	u->scale = m->scale > 1 ? (uint8_t)__builtin_ctz(m->scale) : 0;
-	u->disp = m->disp.has_displacement ? m->disp.value : 0;
+	u->disp = no_base ? in->z.raw.disp.value : m->disp.has_displacement ? m->disp.value : 0;
 	if (is_rip(m->base))
 		u->disp += u->off + u->len;
 	u->flags |= UOP_HAS_MEM;

@@ -143,15 +143,26 @@ static int x_jmp_m(struct cpu *cpu, const struct uop *u)
 	return load_target(cpu, u, &target) ? EXEC_STOP : branch_to(cpu, target);
 }
 
+/* Hardware has pushed the return address by the time it finds the target bad; RSP is as before. */
+static NOINLINE int bad_call(struct cpu *cpu, const struct uop *u, uint64_t next)
+{
+	uint64_t sp = cpu->gpr[RSP];
+
+	if (stack_push(cpu, next, u->opsize))
+		return EXEC_STOP;
+	cpu->gpr[RSP] = sp;
+	return raise_gp0(cpu);
+}
+
 static ALWAYS_INLINE int call_to(struct cpu *cpu, const struct uop *u, uint64_t target)
 {
 	uint64_t next = uop_next_rip(cpu, u);
 
 	if (unlikely(target_bad(cpu, target)))
-		return raise_gp0(cpu);
+		return bad_call(cpu, u, next);
 	if (likely(cpu->long_mode && u->opsize == 8)) {
 		if (st64(cpu, cpu->gpr[RSP] - 8, next))
-			return EXEC_STOP;
+			return stack_stop(cpu);
 		cpu->gpr[RSP] -= 8;
 	} else if (stack_push(cpu, next, u->opsize)) {
 		return EXEC_STOP;

@@ -35,14 +35,15 @@ static int x_mov_from_seg(struct cpu *cpu, const struct uop *u)
 	return store_rm16(cpu, u, cpu->seg[u->src].sel) ? EXEC_STOP : EXEC_NEXT;
 }
 
-/* A push of a 32- or 64-bit slot writes the selector only: the rest of the slot keeps its value. */
+/* A push of a 32-bit slot writes the selector only: the rest of the slot keeps its value (SDM "PUSH"). */
 static int x_push_seg(struct cpu *cpu, const struct uop *u)
 {
+	unsigned written = u->opsize == 4 ? 2 : u->opsize;
 	struct fstack st;
 
 	fstack_current(cpu, &st);
-	st.sp = (st.sp - u->opsize + 2) & st.mask;
-	if (fstack_push(cpu, &st, 2, cpu->seg[u->dst].sel))
+	st.sp = (st.sp - u->opsize + written) & st.mask;
+	if (fstack_push(cpu, &st, written, cpu->seg[u->dst].sel))
 		return EXEC_STOP;
 	fstack_commit(cpu, &st);
 	return EXEC_NEXT;
@@ -154,7 +155,7 @@ static void stack_operand_size(const struct insn *in, struct uop *u)
 	bool prefix = in->z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE;
 
 	if (in->mode_bits == 64)
-		u->opsize = prefix ? 2 : 8;
+		u->opsize = prefix && !in->z.raw.rex.W ? 2 : 8;
 	else
 		u->opsize = (in->mode_bits == 32) != prefix ? 4 : 2;
 }

@@ -257,7 +257,12 @@ static uint8_t *mmx_register(struct cpu *cpu, unsigned n)
 	return cpu->fpu.fx + FX_ST((n - fpu_top(&cpu->fpu)) & 7);
 }
 
-/* What every MMX instruction but EMMS does to the x87 state (SDM "Effect of MMX ... Instructions on the x87"). */
+/*
+ * What every MMX instruction but EMMS does to the x87 state (SDM "Effect of MMX,
+ * x87 FPU, FXSAVE, and FXRSTOR Instructions on the x87 FPU Tag Word"). A load that
+ * faults has not done it; a conversion or MASKMOVQ that faults has, and a store that
+ * faults has changed TOP, but not the tags.
+ */
 static void mmx_enter(struct cpu *cpu)
 {
 	fpu_set_top(&cpu->fpu, 0);
@@ -283,12 +288,17 @@ static int x_mmx(struct cpu *cpu, const struct uop *u)
 			return EXEC_STOP;
 		rm = buf;
 	}
-	if (!(u->dst & VF_FP))
+	if (!(u->dst & VF_FP)) {
 		run_plain(cpu, u, reg, rm);
-	else if (run_fp(cpu, u, reg, rm))
+	} else if (run_fp(cpu, u, reg, rm)) {
+		mmx_enter(cpu);
 		return EXEC_STOP;
-	if (store && store_operand(cpu, lin, u->src, buf))
-		return EXEC_STOP;
+	}
+	if (store) {
+		fpu_set_top(&cpu->fpu, 0);
+		if (store_operand(cpu, lin, u->src, buf))
+			return EXEC_STOP;
+	}
 	if ((u->dst & VF_REG_MM) && (u->dst & VF_WREG))
 		mmx_written(reg);
 	if ((u->dst & VF_RM_MM) && (u->dst & VF_STORE))
@@ -309,36 +319,22 @@ static int x_emms(struct cpu *cpu, const struct uop *u)
 
 /* ---- MASKMOVQ, MASKMOVDQU ---- */
 
-/* First and last selected byte of @mask's @n bytes that lie below / above the page break at @split. */
-static int probe_selected(struct cpu *cpu, const uint8_t *mask, const uint64_t *lin, unsigned n)
-{
-	uint64_t page = 1;
-
-	for (unsigned i = 0; i < n; i++) {
-		if (!(mask[i] & 0x80) || (lin[i] & PAGE_MASK) == page)
-			continue;
-		if (mem_probe_write(cpu, lin[i], 1, (enum access_mode)cpu->mode))
-			return EXEC_STOP;
-		page = lin[i] & PAGE_MASK;
-	}
-	return 0;
-}
-
-/* Bytes that are not selected are not accessed. u->src is the segment, u->imm the operand size. */
+/* Bytes that are not selected are not written, but all of them can fault. u->src is the segment, u->imm the operand size. */
 static int store_selected(struct cpu *cpu, const struct uop *u, const uint8_t *data, const uint8_t *mask)
 {
-	unsigned n = (unsigned)u->imm;
 	uint64_t off = u->addrsize == 8 ? cpu->gpr[RDI] : u->addrsize == 4 ? (uint32_t)cpu->gpr[RDI]
 									  : (uint16_t)cpu->gpr[RDI];
-	uint64_t lin[16] = {0};
+	unsigned n = (unsigned)u->imm;
+	uint64_t lin;
 
-	for (unsigned i = 0; i < n; i++)
-		if ((mask[i] & 0x80) && seg_lin(cpu, u->src, off + i, 1, ACCESS_WRITE, &lin[i]))
+	/* Hardware looks at the high half first. */
+	for (unsigned i = n; i; i -= 8)
+		if (seg_lin(cpu, u->src, off + i - 8, 8, ACCESS_WRITE, &lin) ||
+		    mem_probe_write(cpu, lin, 8, (enum access_mode)cpu->mode))
 			return EXEC_STOP;
-	if (probe_selected(cpu, mask, lin, n))
-		return EXEC_STOP;
 	for (unsigned i = 0; i < n; i++)
-		if ((mask[i] & 0x80) && st8(cpu, lin[i], data[i]))
+		if ((mask[i] & 0x80) &&
+		    (seg_lin(cpu, u->src, off + i, 1, ACCESS_WRITE, &lin) || st8(cpu, lin, data[i])))
 			return EXEC_STOP;
 	return EXEC_NEXT;
 }
@@ -351,11 +347,10 @@ static int x_maskmovdqu(struct cpu *cpu, const struct uop *u)
 
 static int x_maskmovq(struct cpu *cpu, const struct uop *u)
 {
-	if (mmx_check(cpu, false) ||
-	    store_selected(cpu, u, mmx_register(cpu, u->dst), mmx_register(cpu, u->aux)))
+	if (mmx_check(cpu, false))
 		return EXEC_STOP;
 	mmx_enter(cpu);
-	return EXEC_NEXT;
+	return store_selected(cpu, u, mmx_register(cpu, u->dst), mmx_register(cpu, u->aux));
 }
 
 /* ---- MXCSR ---- */
@@ -1002,6 +997,8 @@ bool lower_vector(struct insn *in, struct uop *u)
 	case ZYDIS_ISA_SET_SSE42: return lower_sse(in, u, CPUF_SSE4_2);
 	case ZYDIS_ISA_SET_FCMOV: return cpu_has(in->cpu, CPUF_CMOV) ? lower_x87(in, u) : lower_undefined(u);
 	case ZYDIS_ISA_SET_X87: return lower_x87(in, u);
+	case ZYDIS_ISA_SET_PPRO: /* FCOMI and friends; the rest is not of this group */
+		return in->z.meta.category == ZYDIS_CATEGORY_X87_ALU && lower_x87(in, u);
 	case ZYDIS_ISA_SET_FXSAVE:
 	case ZYDIS_ISA_SET_FXSAVE64:
 	case ZYDIS_ISA_SET_XSAVE: return lower_xsave(in, u);

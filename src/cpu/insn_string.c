@@ -116,8 +116,9 @@ static int iterate_cmps(struct cpu *cpu, const struct uop *u)
 {
 	uint64_t from, to, a, b;
 
-	if (source_lin(cpu, u, &from) || load(cpu, from, &a, u->opsize) || dest_lin(cpu, u, ACCESS_READ, &to) ||
-	    load(cpu, to, &b, u->opsize))
+	/* Hardware reads the second operand first: it shows if both fault. */
+	if (dest_lin(cpu, u, ACCESS_READ, &to) || load(cpu, to, &b, u->opsize) || source_lin(cpu, u, &from) ||
+	    load(cpu, from, &a, u->opsize))
 		return EXEC_STOP;
 	compare(cpu, a, b, u->opsize);
 	advance(cpu, u, RSI, 1);
@@ -283,18 +284,36 @@ static int string_single(struct cpu *cpu, const struct uop *u)
 	return iterate[u->aux](cpu, u) ? EXEC_STOP : EXEC_NEXT;
 }
 
+/*
+ * With 32-bit addresses in 64-bit mode, REP clears the upper half of RCX even if
+ * there is no iteration; MOVS and STOS that of their addresses, too.
+ */
+static void clear_upper(struct cpu *cpu, const struct uop *u)
+{
+	cpu->gpr[RCX] = (uint32_t)cpu->gpr[RCX];
+	if (u->aux == STR_MOVS || u->aux == STR_STOS)
+		cpu->gpr[RDI] = (uint32_t)cpu->gpr[RDI];
+	if (u->aux == STR_MOVS)
+		cpu->gpr[RSI] = (uint32_t)cpu->gpr[RSI];
+}
+
 static int string_repeat(struct cpu *cpu, const struct uop *u)
 {
 	uint64_t left = get_reg(cpu, u, RCX);
+	uint16_t cc = cpu->cc;
 	unsigned done = 0;
 
+	if (u->addrsize == 4 && cpu->long_mode)
+		clear_upper(cpu, u);
 	while (left) {
 		uint64_t to_boundary = (left - 1) % REP_STRETCH + 1;
 		uint64_t n = may_run(cpu, u) ? run_of(cpu, u, to_boundary) : 0;
 
 		if (n == 0) {
-			if (iterate[u->aux](cpu, u))
+			if (iterate[u->aux](cpu, u)) {
+				cpu->cc = cc; /* SDM "REP": a fault restores the flags of CMPS and SCAS */
 				return EXEC_STOP;
+			}
 			n = 1;
 			cpu->bus.done_count = cpu->bus.replay = 0;
 		}

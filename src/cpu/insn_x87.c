@@ -23,6 +23,7 @@
 
 void fpu_init(struct fpu *f)
 {
+	fpu_set_top(f, 0);
 	put_u16(f->fx + FX_FCW, FCW_INIT);
 	put_u16(f->fx + FX_FSW, 0);
 	put_u16(f->fx + FX_FTW, 0);
@@ -114,8 +115,8 @@ static int x_x87(struct cpu *cpu, const struct uop *u)
 }
 
 /*
- * Stores to memory. An unmasked exception other than precision leaves memory alone;
- * whether the host stored is seen from two runs over different contents.
+ * Stores to memory. An unmasked exception other than precision leaves memory alone
+ * (it is not even looked at); whether the host stored is seen from two runs over different contents.
  */
 static int x_x87_store(struct cpu *cpu, const struct uop *u)
 {
@@ -135,7 +136,7 @@ static int x_x87_store(struct cpu *cpu, const struct uop *u)
 		run_x87(cpu, u, &scratch, again);
 		stored = !memcmp(mem, again, u->src);
 	}
-	if (stored ? mem_write(cpu, lin, mem, u->src) : mem_probe_write(cpu, lin, u->src, (enum access_mode)cpu->mode))
+	if (stored && mem_write(cpu, lin, mem, u->src))
 		return EXEC_STOP;
 	cpu->fpu = after;
 	return EXEC_NEXT;

@@ -54,6 +54,16 @@ int fpu_write_area(struct cpu *cpu, uint64_t lin, const void *buf, unsigned byte
 	return 0;
 }
 
+int vec_misaligned(struct cpu *cpu, uint64_t lin)
+{
+	unsigned unused = cpu->cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
+
+	raise_gp0(cpu);
+	if ((cpu->efer & EFER_LMA) && (uint64_t)((int64_t)(lin << unused) >> unused) != lin)
+		cpu->stop.noncanonical = true;
+	return EXEC_STOP;
+}
+
 /* ---- the legacy region ---- */
 
 /* The x87 part, and with it the pointers in the 64-bit form or as 32-bit offsets with selectors of zero. */
@@ -90,7 +100,7 @@ static void load_x87(struct cpu *cpu, bool rexw, const uint8_t *area)
 
 static unsigned xmm_bytes(const struct cpu *cpu) { return cpu->code_bits == 64 ? 256 : 128; }
 
-/* ---- FXSAVE, FXRSTOR: u->dst is REX.W ---- */
+/* ---- FXSAVE, FXRSTOR: u->dst is REX.W. The end of the area is touched first, as hardware does. ---- */
 
 static int fx_address(struct cpu *cpu, const struct uop *u, enum access_kind kind, uint64_t *lin)
 {
@@ -98,7 +108,7 @@ static int fx_address(struct cpu *cpu, const struct uop *u, enum access_kind kin
 		return raise_nm(cpu);
 	if (ea(cpu, u, FX_AREA, kind, lin))
 		return EXEC_STOP;
-	return *lin & 15 ? raise_gp0(cpu) : 0;
+	return *lin & 15 ? vec_misaligned(cpu, *lin) : 0;
 }
 
 static int x_fxsave(struct cpu *cpu, const struct uop *u)
@@ -107,6 +117,8 @@ static int x_fxsave(struct cpu *cpu, const struct uop *u)
 	uint64_t lin;
 
 	if (fx_address(cpu, u, ACCESS_WRITE, &lin))
+		return EXEC_STOP;
+	if (mem_probe_write(cpu, lin + FX_AREA - 1, 1, (enum access_mode)cpu->mode))
 		return EXEC_STOP;
 	save_x87(&cpu->fpu, u->dst, area);
 	put_u32(area + FX_MXCSR, get_u32(cpu->fpu.fx + FX_MXCSR));
@@ -120,7 +132,8 @@ static int x_fxrstor(struct cpu *cpu, const struct uop *u)
 	uint8_t area[FX_AREA];
 	uint64_t lin;
 
-	if (fx_address(cpu, u, ACCESS_READ, &lin) || fpu_read_area(cpu, lin, area, FX_AREA))
+	if (fx_address(cpu, u, ACCESS_READ, &lin) || ld8(cpu, lin + FX_AREA - 1, area) ||
+	    fpu_read_area(cpu, lin, area, FX_AREA))
 		return EXEC_STOP;
 	if (get_u32(area + FX_MXCSR) & ~MXCSR_VALID)
 		return raise_gp0(cpu);
@@ -170,7 +183,7 @@ static int xsave_address(struct cpu *cpu, const struct uop *u, enum access_kind 
 		return raise_nm(cpu);
 	if (ea(cpu, u, XSAVE_HEADER + HEADER_BYTES, kind, lin))
 		return EXEC_STOP;
-	return *lin & 63 ? raise_gp0(cpu) : 0;
+	return *lin & 63 ? vec_misaligned(cpu, *lin) : 0;
 }
 
 /* A piece of an XSAVE area and where it goes. */
@@ -249,7 +262,9 @@ static int x_xrstor(struct cpu *cpu, const struct uop *u)
 	uint8_t area[XSAVE_HEADER + HEADER_BYTES];
 	uint32_t pkru = 0;
 
-	if (xsave_address(cpu, u, ACCESS_READ, &lin) || fpu_read_area(cpu, lin, area, sizeof(area)))
+	if (xsave_address(cpu, u, ACCESS_READ, &lin) ||
+	    fpu_read_area(cpu, lin + XSAVE_HEADER + 8, area + XSAVE_HEADER + 8, HEADER_BYTES - 8) ||
+	    fpu_read_area(cpu, lin, area, XSAVE_HEADER + 8))
 		return EXEC_STOP;
 	if (!header_ok(cpu, area + XSAVE_HEADER))
 		return raise_gp0(cpu);

@@ -32,6 +32,16 @@ static inline void stack_set(struct cpu *cpu, uint64_t v)
 
 static inline void stack_move(struct cpu *cpu, int64_t by) { stack_set(cpu, cpu->gpr[RSP] + (uint64_t)by); }
 
+/* A stack access has failed: a non-canonical address is #SS whatever the instruction's own operand is. */
+static inline int stack_stop(struct cpu *cpu)
+{
+	if (cpu->stop.noncanonical) {
+		cpu->stop.vector = EXC_SS;
+		cpu->stop.noncanonical = false;
+	}
+	return EXEC_STOP;
+}
+
 /* Reads @bytes at offset @at of the stack segment, zero-extended. 0 or EXEC_STOP. */
 static inline int stack_read(struct cpu *cpu, uint64_t at, uint64_t *v, unsigned bytes)
 {
@@ -39,7 +49,7 @@ static inline int stack_read(struct cpu *cpu, uint64_t at, uint64_t *v, unsigned
 
 	*v = 0;
 	return seg_lin(cpu, SEG_SS, stack_add(cpu, at, 0), bytes, ACCESS_READ, &lin) || mem_read(cpu, lin, v, bytes)
-		       ? EXEC_STOP
+		       ? stack_stop(cpu)
 		       : 0;
 }
 
@@ -56,7 +66,7 @@ static inline int stack_push(struct cpu *cpu, uint64_t v, unsigned bytes)
 	uint64_t sp = stack_add(cpu, cpu->gpr[RSP], -(int64_t)bytes), lin;
 
 	if (seg_lin(cpu, SEG_SS, sp, bytes, ACCESS_WRITE, &lin) || mem_write(cpu, lin, &v, bytes))
-		return EXEC_STOP;
+		return stack_stop(cpu);
 	stack_set(cpu, sp);
 	return 0;
 }
@@ -68,7 +78,7 @@ static inline int stack_probe(struct cpu *cpu, unsigned bytes)
 
 	return seg_lin(cpu, SEG_SS, stack_add(cpu, cpu->gpr[RSP], 0), bytes, ACCESS_WRITE, &lin) ||
 			       mem_probe_write(cpu, lin, bytes, (enum access_mode)cpu->mode)
-		       ? EXEC_STOP
+		       ? stack_stop(cpu)
 		       : 0;
 }
 

@@ -1,0 +1,198 @@
+/*
+ * Our side of the differential fuzzer: a processor in 64-bit mode at CPL 3 whose
+ * page tables map the same addresses with the same rights as the host process.
+ * An instruction is decoded, lowered and executed as the block cache does it, and
+ * an exception is taken as a value, before delivery.
+ */
+#include "difffuzz.h"
+
+#include "cpu/access.h"
+#include "cpu/cpu.h"
+#include "cpu/flags.h"
+#include "cpu/lower.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+struct guest {
+	struct machmem mem;
+	struct cpu *cpu;
+	uint8_t *base; /* host address of the frames for CODE, DATA, RO */
+	uint64_t frames;
+};
+
+#define OFFSET_CODE 0u
+#define OFFSET_DATA CODE_BYTES
+#define OFFSET_RO   (CODE_BYTES + DATA_BYTES)
+
+uint8_t *guest_data(struct guest *g, uint64_t addr)
+{
+	if (addr - CODE_BASE < CODE_BYTES)
+		return g->base + OFFSET_CODE + (addr - CODE_BASE);
+	if (addr - DATA_BASE < DATA_BYTES)
+		return g->base + OFFSET_DATA + (addr - DATA_BASE);
+	return g->base + OFFSET_RO + (addr - RO_BASE);
+}
+
+/* ---- page tables ---- */
+
+static uint64_t new_table(struct guest *g)
+{
+	mfn_t f;
+
+	if (machmem_alloc(&g->mem, 0, OWNER_MACHINE, &f))
+		abort();
+	return mfn_to_hpa(f).v;
+}
+
+static uint64_t *table_entry(struct guest *g, uint64_t table, uint64_t lin, unsigned shift)
+{
+	uint64_t *t = machmem_ptr(&g->mem, hpa(table));
+
+	return &t[lin >> shift & 511];
+}
+
+static void map_page(struct guest *g, uint64_t root, uint64_t lin, uint64_t frame, uint64_t rights)
+{
+	uint64_t table = root;
+
+	for (unsigned shift = 39; shift > 12; shift -= 9) {
+		uint64_t *e = table_entry(g, table, lin, shift);
+
+		if (!(*e & PTE_P))
+			*e = new_table(g) | PTE_P | PTE_W | PTE_U;
+		table = *e & PTE_ADDR_MASK;
+	}
+	*table_entry(g, table, lin, 12) = frame | PTE_P | PTE_U | rights;
+}
+
+static uint64_t make_page_tables(struct guest *g)
+{
+	uint64_t root = new_table(g);
+
+	for (uint64_t i = 0; i < CODE_BYTES; i += 4096)
+		map_page(g, root, CODE_BASE + i, g->frames + OFFSET_CODE + i, 0);
+	for (uint64_t i = 0; i < DATA_BYTES; i += 4096)
+		map_page(g, root, DATA_BASE + i, g->frames + OFFSET_DATA + i, PTE_W | PTE_NX);
+	for (uint64_t i = 0; i < RO_BYTES; i += 4096)
+		map_page(g, root, RO_BASE + i, g->frames + OFFSET_RO + i, PTE_NX);
+	return root;
+}
+
+/* ---- the processor ---- */
+
+static void set_segments(struct cpu *c)
+{
+	uint16_t sel[6];
+
+	host_selectors(sel);
+	for (unsigned i = 0; i < 6; i++)
+		c->seg[i] = (struct seg){.sel = sel[i], .limit = 0xffffffff,
+					 .attr = 3 | SEG_AR_S | SEG_AR_DPL | SEG_AR_P | SEG_AR_DB | SEG_AR_G};
+	c->seg[SEG_CS].attr = 0xb | SEG_AR_S | SEG_AR_DPL | SEG_AR_P | SEG_AR_L | SEG_AR_G;
+	c->seg[SEG_FS].base = host_fs_base();
+	c->seg[SEG_GS].base = host_gs_base();
+}
+
+static void set_user_mode(struct guest *g)
+{
+	struct cpu *c = g->cpu;
+
+	c->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
+	c->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
+	c->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
+	c->xcr0 = XCR0_X87 | XCR0_SSE;
+	c->cr3 = make_page_tables(g);
+	c->rflags = RF_ONE | RF_IF;
+	set_segments(c);
+	cpu_update_mode(c);
+}
+
+struct guest *guest_create(void)
+{
+	struct machmem_range range = {0, 8 << 20};
+	struct guest *g = calloc(1, sizeof(*g));
+	struct cpu_config cfg;
+	struct error err;
+	mfn_t f;
+
+	if (!g || machmem_init(&g->mem, &range, 1, &err) || machmem_alloc(&g->mem, 9, OWNER_MACHINE, &f)) {
+		fprintf(stderr, "difffuzz: cannot make the machine\n");
+		return NULL;
+	}
+	g->frames = mfn_to_hpa(f).v;
+	g->base = machmem_ptr(&g->mem, hpa(g->frames));
+	cpu_config_default(&cfg);
+	if (cpu_create(&g->cpu, &g->mem, &cfg, &err)) {
+		fprintf(stderr, "difffuzz: %s\n", err.text);
+		return NULL;
+	}
+	set_user_mode(g);
+	memset(guest_data(g, CODE_BASE), 0xcc, CODE_BYTES); /* as the host's */
+	return g;
+}
+
+void guest_destroy(struct guest *g)
+{
+	cpu_destroy(g->cpu);
+	machmem_destroy(&g->mem);
+	free(g);
+}
+
+/* ---- one instruction ---- */
+
+static void load_state(struct cpu *c, const struct state *s)
+{
+	memcpy(c->gpr, s->gpr, sizeof(s->gpr));
+	c->gpr[REG_ZERO] = 0;
+	c->gpr[REG_RIP] = s->rip;
+	cpu_set_rflags(c, s->rflags);
+	memcpy(c->fpu.fx, s->fx, sizeof(c->fpu.fx));
+	c->stop = (struct stop){.kind = STOP_NONE};
+	c->db_pending = 0;
+	c->bus.done_count = c->bus.replay = 0;
+}
+
+static int execute(struct cpu *c, const struct uop *u)
+{
+	int r;
+
+	do
+		r = u->exec(c, u);
+	while (r == EXEC_REPEAT);
+	return r;
+}
+
+void guest_run(struct guest *g, const struct test *t, struct outcome *out)
+{
+	struct cpu *c = g->cpu;
+	uint64_t rip = test_rip(t);
+	bool ends = false;
+	struct uop u;
+	int r;
+
+	load_state(c, &t->in);
+	c->gpr[REG_RIP] = rip;
+	lower_one(c, guest_data(g, rip), 15, 64, 0, &u, &ends);
+	r = execute(c, &u);
+	if (r != EXEC_STOP && !(u.flags & UOP_SETS_RIP))
+		c->gpr[REG_RIP] = rip + u.len;
+	memcpy(out->s.gpr, c->gpr, sizeof(out->s.gpr));
+	out->s.rip = c->gpr[REG_RIP];
+	out->s.rflags = cpu_get_rflags(c);
+	memcpy(out->s.fx, c->fpu.fx, sizeof(out->s.fx));
+	out->vector = -1;
+	out->error = 0;
+	out->cr2 = 0;
+	if (r != EXEC_STOP)
+		return;
+	if (c->stop.kind != STOP_EXCEPTION) {
+		out->vector = 1000 + (int)c->stop.kind;
+		return;
+	}
+	out->vector = c->stop.vector;
+	out->error = c->stop.has_error ? c->stop.error : 0;
+	out->cr2 = c->stop.payload;
+	if (c->stop.noncanonical && (u.flags & UOP_SEG_STACK))
+		out->vector = EXC_SS;
+}
