@@ -166,7 +166,7 @@ struct cpu {
 	bool extint_ack;           /* ...and has given its vector: cpu_give_extint() */
 	uint8_t extint_vector;
 	bool careful;              /* TF, breakpoints, ...: one instruction at a time */
-	bool tf_after;             /* INT n, SYSCALL, SYSRET: the TF they leave decides on their single-step trap */
+	bool tf_after;             /* INT n, SYSCALL, SYSRET decide on their single-step trap themselves, by the TF they leave */
 	unsigned rep_limit;        /* iterations a REP instruction may do at a time, 0 = no limit (emulator) */
 	bool rep_counts;           /* the REP stretch that returned EXEC_REPEAT counts as an instruction */
 

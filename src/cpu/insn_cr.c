@@ -335,7 +335,7 @@ static bool invpcid_allowed(const struct cpu *cpu, uint64_t type, const struct u
 		return false;
 	if (type <= INVPCID_SINGLE && d->lo && !(cpu->cr4 & CR4_PCIDE))
 		return false;
-	return type != INVPCID_ADDRESS || !cpu_lma(cpu) || cpu_canonical(cpu, d->hi);
+	return type != INVPCID_ADDRESS || cpu_canonical_base(cpu, d->hi);
 }
 
 /* dst: the register with the type */

@@ -26,6 +26,8 @@ static int software_event(struct cpu *cpu, const struct uop *u, uint8_t vector, 
 	}
 	cpu->insns--;
 	cpu->tf_after = true;
+	/* Traps that MOV SS held back: a breakpoint comes after INT n, a single step never; INT1 is a #DB itself. */
+	cpu->db_pending = type == EVENT_PRIV_SOFT_EXCEPTION ? 0 : cpu->db_pending & ~DR6_BS;
 	return EXEC_LEAVE;
 }
 
@@ -92,6 +94,8 @@ static int x_syscall(struct cpu *cpu, const struct uop *u)
 	cpu_set_rflags(cpu, rflags & ~cpu->msr.fmask);
 	cpu_update_cpl(cpu);
 	cpu->tf_after = true;
+	if (cpu->rflags & RF_TF)
+		cpu->db_pending |= DR6_BS;
 	return EXEC_LEAVE;
 }
 
@@ -116,7 +120,10 @@ static int x_sysret(struct cpu *cpu, const struct uop *u)
 	if (!was_open && (cpu->rflags & RF_IF))
 		cpu->interrupt_check = true;
 	cpu_update_cpl(cpu);
+	/* As if the SYSCALL had just completed: a single step traps before the caller's next instruction. */
 	cpu->tf_after = true;
+	if (cpu->rflags & RF_TF)
+		cpu->db_pending |= DR6_BS;
 	return EXEC_LEAVE;
 }
 
