@@ -195,6 +195,24 @@ struct hwpt_access hwpt_access(struct hv_vm *vm, uint64_t lin, uint32_t error)
 	return a;
 }
 
+bool hwpt_is_ambiguous(struct hv_vm *vm, uint64_t lin, struct hwpt_access a)
+{
+	static const struct { enum vmcs_field base, limit; } structure[] = {
+		{VMCS_GUEST_GDTR_BASE, VMCS_GUEST_GDTR_LIMIT}, {VMCS_GUEST_IDTR_BASE, VMCS_GUEST_IDTR_LIMIT},
+		{VMCS_GUEST_LDTR_BASE, VMCS_GUEST_LDTR_LIMIT}, {VMCS_GUEST_TR_BASE, VMCS_GUEST_TR_LIMIT},
+	};
+
+	if (a.mode != MODE_SUPER_AC || !(vm->guest.cr4 & CR4_SMAP))
+		return false;
+	/* While an event is being delivered, the stack is written too. */
+	if (hv_core(vm)->vectoring.info)
+		return true;
+	for (unsigned i = 0; i < ARRAY_SIZE(structure); i++)
+		if (lin - hv_read(vm, structure[i].base) <= hv_read(vm, structure[i].limit))
+			return true;
+	return false;
+}
+
 enum hv_verdict hwpt_true_fault(struct hv_vm *vm, uint64_t lin, uint32_t error)
 {
 	vm->obs.faults.true_faults++;
@@ -206,13 +224,6 @@ enum hv_verdict hwpt_true_fault(struct hv_vm *vm, uint64_t lin, uint32_t error)
 enum hv_verdict hwpt_unexplained(struct hv_vm *vm, struct hwpt_unexplained *u, uint64_t lin,
 				 struct hwpt_access a)
 {
-	struct guest_walk w;
-
-	if (a.mode == MODE_SUPER_AC) {
-		guest_walk(vm, lin, a.kind, MODE_IMPLICIT, false, &w);
-		if (!w.ok)
-			return hwpt_true_fault(vm, lin, w.error);
-	}
 	if (a.kind == ACCESS_WRITE && a.mode != MODE_USER && !(vm->guest.cr0 & CR0_WP))
 		return HV_EMULATE;
 	u->count = u->lin == lin ? u->count + 1 : 0;

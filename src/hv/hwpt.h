@@ -161,6 +161,12 @@ struct hwpt_access {
 	enum access_mode mode;
 };
 struct hwpt_access hwpt_access(struct hv_vm *vm, uint64_t lin, uint32_t error);
+/*
+ * May it have been something else? With SMAP and EFLAGS.AC set, an implicit access
+ * (to a system structure) to a user page is forbidden and an explicit one, which
+ * looks the same, is not. Then only emulation can tell.
+ */
+bool hwpt_is_ambiguous(struct hv_vm *vm, uint64_t lin, struct hwpt_access a);
 
 /* The guest's own tables forbid the access. HV_REFLECT. */
 enum hv_verdict hwpt_true_fault(struct hv_vm *vm, uint64_t lin, uint32_t error);
@@ -174,12 +180,9 @@ struct hwpt_unexplained {
 
 /*
  * What to do about a fault though guest and hardware tables both allow the
- * access, as far as the error code tells what it was:
- *  - it was an implicit access (to a system structure) with EFLAGS.AC set, which
- *    looks like an explicit one and which SMAP does not exempt: HV_REFLECT;
- *  - it was a supervisor write that a protection key forbids in hardware, which
- *    runs with CR0.WP = 1, but not in the guest with CR0.WP = 0: HV_EMULATE;
- *  - the TLB did not know yet: HV_RESUME; after too many of these HV_FAIL.
+ * access. A protection key may forbid a supervisor write in hardware, which runs
+ * with CR0.WP = 1, but not in the guest with CR0.WP = 0: HV_EMULATE. Otherwise the
+ * TLB did not know yet: HV_RESUME; after too many of these HV_FAIL.
  */
 enum hv_verdict hwpt_unexplained(struct hv_vm *vm, struct hwpt_unexplained *u, uint64_t lin,
 				 struct hwpt_access a);

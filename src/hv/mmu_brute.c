@@ -378,6 +378,8 @@ static enum hv_verdict brute_page_fault(struct hv_vm *vm, uint64_t lin, uint32_t
 		return hwpt_refuse_real_mode(vm);
 	if (b->no_memory)
 		return hv_fail(vm, "brute force: no memory for the layout of the page tables");
+	if (hwpt_is_ambiguous(vm, lin, a))
+		return emulate(vm);
 	guest_walk(vm, lin, a.kind, a.mode, true, &w);
 	if (!w.ok)
 		return hwpt_true_fault(vm, lin, w.error);

@@ -105,6 +105,7 @@ static struct shadow_page *make_root(struct shadow *s, unsigned i)
 		return NULL;
 	p = shadow_get(s, g, role);
 	if (p) {
+		s->changed = true;
 		set_root(s, i, p);
 		if (hwpt_is_long(s->rules.format))
 			hwpt_write_cr3(s->vm, p->frame);
@@ -265,6 +266,8 @@ enum hv_verdict shadow_page_fault(struct hv_vm *vm, uint64_t lin, uint32_t error
 
 	if (!(vm->guest.cr0 & CR0_PE))
 		return hwpt_refuse_real_mode(vm);
+	if (hwpt_is_ambiguous(vm, lin, a))
+		return HV_EMULATE;
 	guest_walk(vm, lin, a.kind, a.mode, true, &w);
 	if (!w.ok)
 		return hwpt_true_fault(vm, lin, w.error);

@@ -39,7 +39,7 @@ struct rig {
 	struct hv_core core;
 	struct cpu *cpu;
 	struct vmcs vmcs;
-	enum access_mode mode;  /* of the access being made */
+	enum access_mode privilege; /* during the access being made: CPL and EFLAGS.AC */
 	uint32_t pkru;
 	uint64_t rng;
 };
@@ -54,8 +54,7 @@ void hv_snoop(struct hv_vm *vm, uint64_t a, unsigned bytes) { (void)vm, (void)a,
 enum access_mode hv_access_mode(struct hv_vm *vm)
 {
 	(void)vm;
-	/* An implicit access is made on behalf of a user here. */
-	return rig->mode == MODE_IMPLICIT ? MODE_USER : rig->mode;
+	return rig->privilege;
 }
 enum hv_verdict hv_emulate(struct hv_vm *vm, unsigned max_iterations)
 {
@@ -122,6 +121,7 @@ static void make(const struct hv_mmu_ops *ops, uint64_t seed, struct engine_conf
 	assert_int_equal(p2m_init(&rig->vm, &err), 0);
 	assert_int_equal(ops->init(&rig->vm, &err), 0);
 	ops->setup_vmcs(&rig->vm);
+	rig->vmcs.field[VMCS_GUEST_GDTR_LIMIT] = 0x7f;
 }
 
 static void unmake(void)
@@ -236,7 +236,12 @@ static void access_hypervised(struct access *a)
 	struct xlate x;
 	uint16_t rights;
 
-	rig->mode = a->mode;
+	rig->privilege = a->mode;
+	rig->vmcs.field[VMCS_GUEST_GDTR_BASE] = 0xffffffffffff0000ull;
+	if (a->mode == MODE_IMPLICIT) {
+		rig->privilege = next() % 3;
+		rig->vmcs.field[VMCS_GUEST_GDTR_BASE] = a->lin - 8;
+	}
 	for (unsigned tries = 0; tries < 20; tries++) {
 		enter();
 		if (mmu_translate(&rig->cpu->mmu, gva(a->lin), a->kind, a->mode, &x, &rights) == XLATE_OK) {
@@ -385,8 +390,8 @@ static uint64_t any_entry(enum hwpt_format f)
 		e |= PTE_PS;
 	if (chance(5))
 		e = PTE_PS; /* 1 GiB from 0 */
-	e |= (chance(92) ? PTE_P : 0) | (chance(80) ? PTE_W : 0) | (chance(75) ? PTE_U : 0) | (chance(60) ? PTE_A : 0) |
-	     (chance(50) ? PTE_D : 0) | (chance(30) ? PTE_G : 0);
+	e |= (chance(92) ? PTE_P : 0) | (chance(80) ? PTE_W : 0) | (chance(75) ? PTE_U : 0) |
+	     (chance(60) ? PTE_A : 0) | (chance(50) ? PTE_D : 0) | (chance(30) ? PTE_G : 0);
 	if (f == HWPT_32)
 		return e & 0xffffffff;
 	e |= (chance(8) ? PTE_NX : 0) | (chance(1) ? BIT64(50) : 0);
@@ -505,10 +510,8 @@ static bool write_hits_table(const struct access *a)
 
 static void random_guest(enum hwpt_format f, unsigned steps, unsigned check_every)
 {
-	for (unsigned t = 0; t < TABLES; t++)
-		for (unsigned i = 0; i < 9; i++)
-			poke(((uint64_t)(FIRST_TABLE + t) << PAGE_SHIFT) + any_index(f) * hwpt_entry_bytes(f), any_entry(f),
-			     hwpt_entry_bytes(f));
+	for (unsigned i = 0; i < TABLES * 9; i++)
+		poke_entry(f);
 	rig->vm.guest.cr3 = any_table();
 	change_mode(f);
 	for (unsigned n = 0; n < steps; n++) {
@@ -725,8 +728,8 @@ static void test_recycling(void **state)
 	build_space();
 	/* 128 leaf tables' worth of linear space, all by the same guest table. */
 	for (uint64_t i = 0; i < 128; i++)
-		poke(PD + 8 * (2 + i), i % 2 ? (DATA + 16 * i * PAGE_SIZE) | TABLE_RIGHTS : (4 * SIZE_2M | PAGE_RIGHTS | PTE_PS),
-		     8);
+		poke(PD + 8 * (2 + i),
+		     i % 2 ? (DATA + 16 * i * PAGE_SIZE) | TABLE_RIGHTS : (4 * SIZE_2M | PAGE_RIGHTS | PTE_PS), 8);
 	for (uint64_t i = 0; i < 128; i++)
 		poke(DATA + 16 * i * PAGE_SIZE, DATA | PAGE_RIGHTS, 8);
 	for (uint64_t i = 0; i < 512; i++)
