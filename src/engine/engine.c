@@ -54,6 +54,8 @@ int engine_create(struct engine_vm **out, const struct engine_config *cfg, struc
 		free(vm);
 		return r;
 	}
+	/* Firmware hands a PC over in virtual-wire mode: the PIC's interrupts pass through the local APIC. */
+	lapic_virtual_wire(vm->ops->lapic(vm));
 	*out = vm;
 	return 0;
 }
@@ -136,7 +138,7 @@ void engine_kick(struct engine_vm *vm) { vm->ops->kick(vm); }
 uint64_t engine_now(const struct engine_vm *vm) { return vm->ops->now(vm); }
 void engine_advance(struct engine_vm *vm, uint64_t to_ns) { vm->ops->advance(vm, to_ns); }
 uint64_t engine_insns(const struct engine_vm *vm) { return vm->ops->insns(vm); }
-bool engine_accepts_extint(const struct engine_vm *vm) { return vm->ops->accepts_extint(vm); }
+bool engine_accepts_extint(const struct engine_vm *vm) { return lapic_accepts_extint(vm->ops->lapic(vm)); }
 void engine_interrupt(struct engine_vm *vm, uint8_t vector) { vm->ops->interrupt(vm, vector); }
 void engine_nmi(struct engine_vm *vm) { vm->ops->nmi(vm); }
 void engine_describe(struct engine_vm *vm, char *buf, size_t bytes) { vm->ops->describe(vm, buf, bytes); }

@@ -88,10 +88,7 @@ static void hv_engine_signal_msi(struct engine_vm *vm, uint64_t address, uint32_
 	lapic_msi(&vm->hv->emul->lapic, address, data);
 }
 
-static bool hv_engine_accepts_extint(const struct engine_vm *vm)
-{
-	return lapic_accepts_extint(&vm->hv->emul->lapic);
-}
+static struct lapic *hv_engine_lapic(const struct engine_vm *vm) { return &vm->hv->emul->lapic; }
 
 static void hv_engine_interrupt(struct engine_vm *vm, uint8_t vector) { hv_interrupt(vm->hv, vector); }
 static void hv_engine_nmi(struct engine_vm *vm) { hv_nmi(vm->hv); }
@@ -128,7 +125,7 @@ const struct engine_ops engine_hv_ops = {
 	.advance = hv_engine_advance,
 	.insns = hv_engine_insns,
 	.signal_msi = hv_engine_signal_msi,
-	.accepts_extint = hv_engine_accepts_extint,
+	.lapic = hv_engine_lapic,
 	.interrupt = hv_engine_interrupt,
 	.nmi = hv_engine_nmi,
 	.observe = hv_engine_observe,

@@ -47,7 +47,7 @@ struct engine_ops {
 	void (*advance)(struct engine_vm *vm, uint64_t to_ns);
 	uint64_t (*insns)(const struct engine_vm *vm);
 	void (*signal_msi)(struct engine_vm *vm, uint64_t address, uint32_t data);
-	bool (*accepts_extint)(const struct engine_vm *vm);
+	struct lapic *(*lapic)(const struct engine_vm *vm); /* the guest's */
 	void (*interrupt)(struct engine_vm *vm, uint8_t vector);
 	void (*nmi)(struct engine_vm *vm);
 	void (*observe)(const struct engine_vm *vm, struct obs *obs);

@@ -185,7 +185,7 @@ static void native_signal_msi(struct engine_vm *vm, uint64_t address, uint32_t d
 	vm->cpu->interrupt_check = true;
 }
 
-static bool native_accepts_extint(const struct engine_vm *vm) { return lapic_accepts_extint(&vm->cpu->lapic); }
+static struct lapic *native_lapic(const struct engine_vm *vm) { return &vm->cpu->lapic; }
 static void native_interrupt(struct engine_vm *vm, uint8_t vector) { cpu_give_extint(vm->cpu, vector); }
 
 static void native_nmi(struct engine_vm *vm)
@@ -218,7 +218,7 @@ const struct engine_ops engine_native_ops = {
 	.advance = native_advance,
 	.insns = native_insns,
 	.signal_msi = native_signal_msi,
-	.accepts_extint = native_accepts_extint,
+	.lapic = native_lapic,
 	.interrupt = native_interrupt,
 	.nmi = native_nmi,
 	.observe = native_observe,
