@@ -7,6 +7,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define REDRAW_SECONDS 0.25
+
 void progress_begin(struct progress *p, const struct jobs *jobs, FILE *out)
 {
 	struct winsize w;
@@ -14,6 +16,9 @@ void progress_begin(struct progress *p, const struct jobs *jobs, FILE *out)
 	*p = (struct progress){.out = out, .jobs = jobs, .live = isatty(fileno(out)), .columns = 80};
 	if (p->live && ioctl(fileno(out), TIOCGWINSZ, &w) == 0 && w.ws_col > 20)
 		p->columns = w.ws_col;
+	for (unsigned i = 0; i < jobs->count; i++)
+		if (strlen(jobs->job[i].title) > p->title)
+			p->title = (unsigned)strlen(jobs->job[i].title);
 }
 
 /* Copies a line's printable ASCII, without terminal escape sequences. */
@@ -72,7 +77,8 @@ static void draw_job(struct progress *p, const struct job *j)
 	char text[512], last[256], digits[32];
 
 	progress_last_line(j->log, last, sizeof(last));
-	snprintf(text, sizeof(text), "%-7s %-16s %16s insns %6.1f MIPS  %s", j->mmu, j->title,
+	snprintf(text, sizeof(text), "%-7s %-*s %16s insns %6.1f MIPS  %s", j->mmu,
+		 (int)p->title, j->title,
 		 compare_group_digits(j->insns, digits), seconds > 0 ? (double)j->insns / seconds / 1e6 : 0.0, last);
 	put_cut(p, text);
 }
@@ -111,11 +117,11 @@ static void say(struct progress *p, const struct job *j)
 
 	if (j->state == JOB_RUNNING) {
 		if (!p->live)
-			fprintf(p->out, "%-7s %-16s started\n", j->mmu, j->title);
+			fprintf(p->out, "%-7s %-*s started\n", j->mmu, (int)p->title, j->title);
 		return;
 	}
 	progress_last_line(j->errors, last, sizeof(last));
-	fprintf(p->out, "%-7s %-16s %s in %.1f s", j->mmu, j->title,
+	fprintf(p->out, "%-7s %-*s %s in %.1f s", j->mmu, (int)p->title, j->title,
 		WIFEXITED(j->status) && WEXITSTATUS(j->status) != 127 ? "finished" : "failed", j->seconds);
 	if (WIFEXITED(j->status) && WEXITSTATUS(j->status))
 		fprintf(p->out, ", status %d: %s", WEXITSTATUS(j->status), last);
@@ -126,6 +132,9 @@ static void say(struct progress *p, const struct job *j)
 
 void progress_update(struct progress *p, const struct job *changed)
 {
+	if (!changed && (!p->live || jobs_clock() - p->drawn_at < REDRAW_SECONDS))
+		return;
+	p->drawn_at = jobs_clock();
 	if (p->live)
 		erase(p);
 	if (changed)

@@ -13,6 +13,8 @@ struct progress {
 	bool live;
 	unsigned drawn;   /* lines of the live area on the screen */
 	unsigned columns; /* of the terminal */
+	unsigned title;   /* width of the longest title */
+	double drawn_at;  /* host clock */
 };
 
 void progress_begin(struct progress *p, const struct jobs *jobs, FILE *out);
