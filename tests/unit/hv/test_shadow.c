@@ -26,7 +26,7 @@
 #define MEMORY      (16ull << 20)
 #define MACHINE     (64ull << 20)
 #define FIRST_TABLE 16u
-#define TABLES      12u
+#define TABLES      24u
 #define DEVICE      0xd0000000ull
 #define VPID        1
 
@@ -42,6 +42,7 @@ struct rig {
 	enum access_mode privilege; /* during the access being made: CPL and EFLAGS.AC */
 	uint32_t pkru;
 	uint64_t rng;
+	bool healthy;           /* tables are mostly in order */
 };
 
 static struct rig *rig;
@@ -95,6 +96,8 @@ static uint64_t next(void)
 	return rig->rng;
 }
 static bool chance(unsigned percent) { return next() % 100 < percent; }
+/* Of something going wrong. */
+static bool mishap(unsigned percent) { return chance(percent) && !(rig->healthy && chance(90)); }
 
 static void make(const struct hv_mmu_ops *ops, uint64_t seed, struct engine_config cfg)
 {
@@ -378,25 +381,25 @@ static uint64_t any_entry(enum hwpt_format f)
 {
 	uint64_t e = 0, r = next() % 100;
 
-	if (r < 55)
+	if (r < (rig->healthy ? 85 : 55))
 		e = any_table();
-	else if (r < 90)
+	else if (r < 90 || !mishap(100))
 		e = next() % MEMORY & PAGE_MASK;
 	else
 		e = DEVICE + (next() & 0xf000);
-	if (chance(25))
+	if (mishap(25) || chance(2))
 		e = (e & ~(SIZE_2M - 1)) | PTE_PS;
-	if (chance(3))
+	if (mishap(3))
 		e |= PTE_PS;
-	if (chance(5))
+	if (mishap(5))
 		e = PTE_PS; /* 1 GiB from 0 */
-	e |= (chance(92) ? PTE_P : 0) | (chance(80) ? PTE_W : 0) | (chance(75) ? PTE_U : 0) |
+	e |= (mishap(10) ? 0 : PTE_P) | (mishap(20) ? 0 : PTE_W) | (mishap(25) ? 0 : PTE_U) |
 	     (chance(60) ? PTE_A : 0) | (chance(50) ? PTE_D : 0) | (chance(30) ? PTE_G : 0);
 	if (f == HWPT_32)
 		return e & 0xffffffff;
-	e |= (chance(8) ? PTE_NX : 0) | (chance(1) ? BIT64(50) : 0);
+	e |= (mishap(8) ? PTE_NX : 0) | (mishap(2) ? BIT64(50) : 0);
 	if (f >= HWPT_4)
-		e |= chance(30) ? (next() & 15) << PTE_PKEY_SHIFT : 0;
+		e |= mishap(30) ? (next() & 15) << PTE_PKEY_SHIFT : 0;
 	return e;
 }
 
@@ -458,7 +461,7 @@ static void poke_entry(enum hwpt_format f)
 
 static void change_mode(enum hwpt_format f)
 {
-	uint64_t cr4 = (chance(50) ? CR4_PGE : 0) | (chance(40) ? CR4_SMEP : 0) | (chance(40) ? CR4_SMAP : 0) |
+	uint64_t cr4 = (chance(50) ? CR4_PGE : 0) | (mishap(40) ? CR4_SMEP : 0) | (mishap(40) ? CR4_SMAP : 0) |
 		       (chance(70) ? CR4_PSE : 0);
 
 	if (f >= HWPT_4)
@@ -510,7 +513,7 @@ static bool write_hits_table(const struct access *a)
 
 static void random_guest(enum hwpt_format f, unsigned steps, unsigned check_every)
 {
-	for (unsigned i = 0; i < TABLES * 9; i++)
+	for (unsigned i = 0; i < TABLES * 12; i++)
 		poke_entry(f);
 	rig->vm.guest.cr3 = any_table();
 	change_mode(f);
@@ -543,6 +546,7 @@ static void run_random(const struct hv_mmu_ops *ops, struct engine_config cfg, u
 	for (unsigned f = HWPT_NONE; f <= HWPT_5; f++) {
 		for (uint64_t seed = 1; seed <= 4; seed++) {
 			make(ops, seed * 5 + f, cfg);
+			rig->healthy = seed % 3;
 			random_guest((enum hwpt_format)f, steps, 61);
 			/* The same tables read in another format. */
 			random_guest((enum hwpt_format)(1 + next() % 4), steps / 4, 61);
