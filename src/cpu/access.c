@@ -212,6 +212,12 @@ static int translate_part(struct cpu *cpu, uint64_t lin, enum access_kind kind, 
 	return 0;
 }
 
+/* #AC: CPL 3, CR0.AM, EFLAGS.AC (SDM "Interrupt 17"); operands of up to 8 bytes, and 16 as one of 16. */
+static bool misaligned(uint64_t lin, unsigned bytes, enum access_mode mode)
+{
+	return mode == MODE_USER_ALIGN && bytes <= 8 && (bytes & (bytes - 1)) == 0 && (lin & (bytes - 1));
+}
+
 /* Splits the access at the page boundary, translates both parts. Returns the number of parts, or -1: stopped. */
 static int translate_access(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_kind kind,
 			    enum access_mode mode, struct part part[2])
@@ -221,6 +227,10 @@ static int translate_access(struct cpu *cpu, uint64_t lin, unsigned bytes, enum 
 	if (cpu->efer & EFER_LMA && (!canonical(cpu, lin) || !canonical(cpu, lin + bytes - 1))) {
 		raise_gp0(cpu);
 		cpu->stop.noncanonical = true;
+		return -1;
+	}
+	if (unlikely(misaligned(lin, bytes, mode))) {
+		raise_exc_err(cpu, EXC_AC, 0); /* before the page is looked up, as hardware does */
 		return -1;
 	}
 	if (!(cpu->efer & EFER_LMA))
@@ -235,12 +245,6 @@ static int translate_access(struct cpu *cpu, uint64_t lin, unsigned bytes, enum 
 	if (!cpu->long_mode)
 		lin = (uint32_t)lin;
 	return translate_part(cpu, lin, kind, mode, &part[1]) ? -1 : 2;
-}
-
-/* #AC: CPL 3, CR0.AM, EFLAGS.AC (SDM "Interrupt 17"); operands of up to 8 bytes, and 16 as one of 16. */
-static bool misaligned(uint64_t lin, unsigned bytes, enum access_mode mode)
-{
-	return mode == MODE_USER_ALIGN && bytes <= 8 && (bytes & (bytes - 1)) == 0 && (lin & (bytes - 1));
 }
 
 /* ---- data breakpoints ---- */
@@ -271,8 +275,6 @@ int mem_read_slow(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes, enum
 	parts = translate_access(cpu, lin, bytes, ACCESS_READ, mode, part);
 	if (parts < 0)
 		return EXEC_STOP;
-	if (unlikely(misaligned(lin, bytes, mode)))
-		return raise_exc_err(cpu, EXC_AC, 0);
 	for (int i = 0; i < parts; i++) {
 		if (part[i].ram)
 			memcpy(to, machmem_ptr(cpu->mmu.mem, hpa(part[i].hpa)), part[i].bytes);
@@ -305,8 +307,6 @@ int mem_write_slow(struct cpu *cpu, uint64_t lin, const void *buf, unsigned byte
 	parts = translate_access(cpu, lin, bytes, ACCESS_WRITE, mode, part);
 	if (parts < 0)
 		return EXEC_STOP;
-	if (unlikely(misaligned(lin, bytes, mode)))
-		return raise_exc_err(cpu, EXC_AC, 0);
 	for (int i = 0; i < parts; i++) {
 		if (store_part(cpu, &part[i], from))
 			return EXEC_STOP;
@@ -329,8 +329,6 @@ int mem_rmw_slow(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes, enum 
 	parts = translate_access(cpu, lin, bytes, ACCESS_WRITE, mode, part);
 	if (parts < 0)
 		return EXEC_STOP;
-	if (unlikely(misaligned(lin, bytes, mode)))
-		return raise_exc_err(cpu, EXC_AC, 0);
 	for (int i = 0; i < parts; i++) {
 		if (part[i].ram)
 			memcpy(to, machmem_ptr(cpu->mmu.mem, hpa(part[i].hpa)), part[i].bytes);

@@ -126,7 +126,8 @@ static void leaf_7(const struct query *q, struct regs r)
 	if (q->sub)
 		return;
 	*r.a = 2; /* last subleaf */
-	*r.b = feature_bits(q, 7, 1) | 1u << 13; /* FCS and FDS are deprecated */
+	/* The x87 data pointer is updated on exceptions only; FCS and FDS are deprecated. */
+	*r.b = feature_bits(q, 7, 1) | 1u << 6 | 1u << 13;
 	*r.c = feature_bits(q, 7, 2);
 	*r.d = feature_bits(q, 7, 3);
 	if (q->cr4 & CR4_PKE)

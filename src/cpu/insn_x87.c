@@ -97,6 +97,16 @@ static uint32_t run_x87(struct cpu *cpu, const struct uop *u, struct fpu *f, voi
 	return cc;
 }
 
+/* Address of the operand of u->src bytes; those of 80 bits and the environments have an alignment, too. */
+static int x87_address(struct cpu *cpu, const struct uop *u, enum access_kind kind, uint64_t *lin)
+{
+	unsigned step = u->src == 10 ? 8 : u->src % 4 == 0 ? 4 : 2;
+
+	if (ea(cpu, u, u->src, kind, lin))
+		return EXEC_STOP;
+	return u->src > 8 ? vec_check_alignment(cpu, *lin, step, 1) : 0;
+}
+
 static int x_x87(struct cpu *cpu, const struct uop *u)
 {
 	_Alignas(16) uint8_t mem[16] = {0};
@@ -106,7 +116,7 @@ static int x_x87(struct cpu *cpu, const struct uop *u)
 	if (x87_check(cpu))
 		return EXEC_STOP;
 	if (u->flags & UOP_HAS_MEM)
-		if (ea(cpu, u, u->src, ACCESS_READ, &lin) || mem_read(cpu, lin, mem, u->src))
+		if (x87_address(cpu, u, ACCESS_READ, &lin) || mem_read(cpu, lin, mem, u->src))
 			return EXEC_STOP;
 	cc = run_x87(cpu, u, &cpu->fpu, mem);
 	if (u->dst & X87_FLAGS)
@@ -125,7 +135,7 @@ static int x_x87_store(struct cpu *cpu, const struct uop *u)
 	bool stored = true;
 	uint64_t lin;
 
-	if (x87_check(cpu) || ea(cpu, u, u->src, ACCESS_WRITE, &lin))
+	if (x87_check(cpu))
 		return EXEC_STOP;
 	after = cpu->fpu;
 	memset(mem, 0, sizeof(mem));
@@ -136,7 +146,7 @@ static int x_x87_store(struct cpu *cpu, const struct uop *u)
 		run_x87(cpu, u, &scratch, again);
 		stored = !memcmp(mem, again, u->src);
 	}
-	if (stored && mem_write(cpu, lin, mem, u->src))
+	if (stored && (x87_address(cpu, u, ACCESS_WRITE, &lin) || mem_write(cpu, lin, mem, u->src)))
 		return EXEC_STOP;
 	cpu->fpu = after;
 	return EXEC_NEXT;
@@ -336,7 +346,7 @@ static int x_fnstenv(struct cpu *cpu, const struct uop *u)
 	uint8_t env[ENV32_BYTES];
 	uint64_t lin;
 
-	if (x87_usable(cpu) || ea(cpu, u, u->src, ACCESS_WRITE, &lin))
+	if (x87_usable(cpu) || x87_address(cpu, u, ACCESS_WRITE, &lin))
 		return EXEC_STOP;
 	if (u->src == ENV32_BYTES)
 		make_env32(cpu, env);
@@ -353,7 +363,7 @@ static int x_fldenv(struct cpu *cpu, const struct uop *u)
 	uint8_t env[ENV32_BYTES];
 	uint64_t lin;
 
-	if (x87_check(cpu) || ea(cpu, u, u->src, ACCESS_READ, &lin) || mem_read(cpu, lin, env, u->src))
+	if (x87_check(cpu) || x87_address(cpu, u, ACCESS_READ, &lin) || mem_read(cpu, lin, env, u->src))
 		return EXEC_STOP;
 	take_env(cpu, env, u->src == ENV32_BYTES);
 	return EXEC_NEXT;
@@ -365,7 +375,7 @@ static int x_fnsave(struct cpu *cpu, const struct uop *u)
 	unsigned env = u->src - REGS_BYTES;
 	uint64_t lin;
 
-	if (x87_usable(cpu) || ea(cpu, u, u->src, ACCESS_WRITE, &lin))
+	if (x87_usable(cpu) || x87_address(cpu, u, ACCESS_WRITE, &lin))
 		return EXEC_STOP;
 	if (env == ENV32_BYTES)
 		make_env32(cpu, image);
@@ -385,7 +395,7 @@ static int x_frstor(struct cpu *cpu, const struct uop *u)
 	unsigned env = u->src - REGS_BYTES;
 	uint64_t lin;
 
-	if (x87_check(cpu) || ea(cpu, u, u->src, ACCESS_READ, &lin) || fpu_read_area(cpu, lin, image, u->src))
+	if (x87_check(cpu) || x87_address(cpu, u, ACCESS_READ, &lin) || fpu_read_area(cpu, lin, image, u->src))
 		return EXEC_STOP;
 	take_env(cpu, image, env == ENV32_BYTES);
 	for (unsigned i = 0; i < 8; i++)

@@ -54,14 +54,32 @@ int fpu_write_area(struct cpu *cpu, uint64_t lin, const void *buf, unsigned byte
 	return 0;
 }
 
-int vec_misaligned(struct cpu *cpu, uint64_t lin)
+static bool canonical(const struct cpu *cpu, uint64_t lin)
 {
 	unsigned unused = cpu->cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
 
-	raise_gp0(cpu);
-	if ((cpu->efer & EFER_LMA) && (uint64_t)((int64_t)(lin << unused) >> unused) != lin)
+	return (uint64_t)((int64_t)(lin << unused) >> unused) == lin;
+}
+
+static int raise_misaligned(struct cpu *cpu, uint64_t lin, unsigned checked)
+{
+	if ((cpu->efer & EFER_LMA) && !canonical(cpu, lin)) {
+		raise_gp0(cpu);
 		cpu->stop.noncanonical = true;
-	return EXEC_STOP;
+		return EXEC_STOP;
+	}
+	if (cpu->mode == MODE_USER_ALIGN && (lin & (checked - 1)))
+		return raise_exc_err(cpu, EXC_AC, 0);
+	return raise_gp0(cpu);
+}
+
+int vec_check_alignment(struct cpu *cpu, uint64_t lin, unsigned checked, unsigned required)
+{
+	unsigned mask = required - 1;
+
+	if (cpu->mode == MODE_USER_ALIGN)
+		mask |= checked - 1;
+	return lin & mask ? raise_misaligned(cpu, lin, checked) : 0;
 }
 
 /* ---- the legacy region ---- */
@@ -108,7 +126,7 @@ static int fx_address(struct cpu *cpu, const struct uop *u, enum access_kind kin
 		return raise_nm(cpu);
 	if (ea(cpu, u, FX_AREA, kind, lin))
 		return EXEC_STOP;
-	return *lin & 15 ? vec_misaligned(cpu, *lin) : 0;
+	return vec_check_alignment(cpu, *lin, 4, 16);
 }
 
 static int x_fxsave(struct cpu *cpu, const struct uop *u)
@@ -183,7 +201,7 @@ static int xsave_address(struct cpu *cpu, const struct uop *u, enum access_kind 
 		return raise_nm(cpu);
 	if (ea(cpu, u, XSAVE_HEADER + HEADER_BYTES, kind, lin))
 		return EXEC_STOP;
-	return *lin & 63 ? vec_misaligned(cpu, *lin) : 0;
+	return vec_check_alignment(cpu, *lin, 4, 64);
 }
 
 /* A piece of an XSAVE area and where it goes. */
@@ -210,7 +228,9 @@ static int x_xsave(struct cpu *cpu, const struct uop *u)
 	struct piece p[6];
 	unsigned n = 0;
 
-	if (xsave_address(cpu, u, ACCESS_WRITE, &lin) || ld64(cpu, lin + XSAVE_HEADER, &xstate_bv))
+	if (xsave_address(cpu, u, ACCESS_WRITE, &lin) ||
+	    mem_probe_write(cpu, lin + XSAVE_HEADER + HEADER_BYTES - 1, 1, (enum access_mode)cpu->mode) ||
+	    ld64(cpu, lin + XSAVE_HEADER, &xstate_bv))
 		return EXEC_STOP;
 	save_x87(&cpu->fpu, u->dst, area);
 	put_u32(area + FX_MXCSR, get_u32(cpu->fpu.fx + FX_MXCSR));

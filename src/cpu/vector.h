@@ -52,8 +52,12 @@ static inline void fpu_set_words(struct fpu *f, uint16_t fcw, uint16_t fsw)
 void fpu_init(struct fpu *f);
 /* Changes TOP without changing what the physical registers hold (the image is in stack order). */
 void fpu_set_top(struct fpu *f, unsigned top);
-/* #GP(0) for an operand that is not aligned; an address that is not even canonical counts first. */
-int vec_misaligned(struct cpu *cpu, uint64_t lin);
+/*
+ * Alignment of an operand larger than 8 bytes: #AC if alignment checks are on and
+ * @lin is no multiple of @checked bytes; #GP(0) if it is no multiple of @required.
+ * An address that is not even canonical counts first. Returns 0 or EXEC_STOP.
+ */
+int vec_check_alignment(struct cpu *cpu, uint64_t lin, unsigned checked, unsigned required);
 /*
  * Reads or writes a save area: any size up to a page. A write that fails has
  * written nothing. Return 0 or EXEC_STOP.

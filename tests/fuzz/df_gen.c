@@ -74,7 +74,7 @@ static bool mnemonic_ok(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_IN: case ZYDIS_MNEMONIC_OUT: case ZYDIS_MNEMONIC_INSB: case ZYDIS_MNEMONIC_INSW:
 	case ZYDIS_MNEMONIC_INSD: case ZYDIS_MNEMONIC_OUTSB: case ZYDIS_MNEMONIC_OUTSW: case ZYDIS_MNEMONIC_OUTSD:
 	case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDPMC: case ZYDIS_MNEMONIC_CPUID: case ZYDIS_MNEMONIC_RSM:
-	case ZYDIS_MNEMONIC_XGETBV: case ZYDIS_MNEMONIC_XSETBV: case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVE64:
+	case ZYDIS_MNEMONIC_XGETBV: case ZYDIS_MNEMONIC_XSETBV:
 		return false;
 	default: return true;
 	}
@@ -795,6 +795,8 @@ static void random_registers(struct rng *r, struct test *t)
 	t->in.rflags = (rng_next(r) & 0xcd5) | 0x202;
 	if (!rng_one_in(r, 4))
 		t->in.rflags &= ~0x400ull;
+	if (rng_one_in(r, 24))
+		t->in.rflags |= 0x40000; /* alignment checks */
 	random_fpu(r, t->in.fx);
 }
 
