@@ -370,6 +370,7 @@ enum { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT_SIPI };
 #define EPTP_MT      7ull       /* memory type of the tables */
 #define EPTP_WALK_SHIFT 3       /* bits 5:3: levels - 1 */
 #define EPTP_WALK_4  (3ull << EPTP_WALK_SHIFT)
+#define EPTP_WALK_5  (4ull << EPTP_WALK_SHIFT)
 #define EPTP_AD      (1ull << 6)
 #define EPT_ADDR_MASK 0x000ffffffffff000ull
 
@@ -440,6 +441,7 @@ enum { INVVPID_ADDRESS = 0, INVVPID_SINGLE = 1, INVVPID_ALL = 2, INVVPID_SINGLE_
 /* IA32_VMX_EPT_VPID_CAP */
 #define EPT_CAP_EXEC_ONLY         (1ull << 0)
 #define EPT_CAP_WALK_4            (1ull << 6)
+#define EPT_CAP_WALK_5            (1ull << 7)
 #define EPT_CAP_UC                (1ull << 8)
 #define EPT_CAP_WB                (1ull << 14)
 #define EPT_CAP_2M                (1ull << 16)

@@ -15,11 +15,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define EPT_LEVELS 4
-#define EPT_RWX    (EPT_R | EPT_W | EPT_X)
+#define EPT_RWX (EPT_R | EPT_W | EPT_X)
 
 struct ept {
 	mfn_t root;
+	unsigned levels; /* 5 if the processor can and guest-physical addresses need it */
 	uint64_t tables;
 };
 
@@ -38,7 +38,8 @@ static bool is_leaf(uint64_t e, unsigned level) { return level == 1 || e & EPT_P
 
 static uint64_t eptp_of(const struct hv_vm *vm)
 {
-	return ept_of(vm)->root.v << PAGE_SHIFT | EPT_MT_WB | EPTP_WALK_4 | EPTP_AD;
+	return ept_of(vm)->root.v << PAGE_SHIFT | EPT_MT_WB | EPTP_AD |
+	       (uint64_t)(ept_of(vm)->levels - 1) << EPTP_WALK_SHIFT;
 }
 
 static void invept(struct hv_vm *vm)
@@ -73,7 +74,7 @@ static uint64_t *walk_to(struct hv_vm *vm, uint64_t a, unsigned level)
 {
 	uint64_t table = ept_of(vm)->root.v << PAGE_SHIFT;
 
-	for (unsigned l = EPT_LEVELS; l > level; l--) {
+	for (unsigned l = ept_of(vm)->levels; l > level; l--) {
 		uint64_t *e = slot_of(vm, table, a, l);
 		mfn_t m;
 
@@ -153,7 +154,7 @@ static bool zap(struct hv_vm *vm, uint64_t table, unsigned level, uint64_t base,
 
 static void p2m_changed(struct hv_vm *vm, gfn_t first, uint64_t frames)
 {
-	if (ept_of(vm) && zap(vm, ept_of(vm)->root.v << PAGE_SHIFT, EPT_LEVELS, 0, first.v, first.v + frames))
+	if (ept_of(vm) && zap(vm, ept_of(vm)->root.v << PAGE_SHIFT, ept_of(vm)->levels, 0, first.v, first.v + frames))
 		invept(vm);
 }
 
@@ -260,7 +261,7 @@ static bool audit_table(struct hv_vm *vm, uint64_t table, unsigned level, uint64
 
 static bool audit(struct hv_vm *vm, char *buf, size_t bytes)
 {
-	return audit_table(vm, ept_of(vm)->root.v << PAGE_SHIFT, EPT_LEVELS, 0, buf, bytes);
+	return audit_table(vm, ept_of(vm)->root.v << PAGE_SHIFT, ept_of(vm)->levels, 0, buf, bytes);
 }
 
 static void observe(const struct hv_vm *vm, struct obs *obs) { obs->tables.ept_bytes = ept_of(vm)->tables << PAGE_SHIFT; }
@@ -271,6 +272,7 @@ static int init(struct hv_vm *vm, struct error *err)
 
 	if (!ept)
 		return error_set(err, -ENOMEM, "EPT: out of memory");
+	ept->levels = vm->cfg.cpu.feature[CPUF_LA57] && vm->cfg.cpu.maxphyaddr > 48 ? 5 : 4;
 	vm->mmu_state = ept;
 	if (table_alloc(vm, &ept->root))
 		return error_set(err, -ENOMEM, "EPT: no machine memory for the root table");
