@@ -20,6 +20,7 @@
 #define MTRR_VARIABLE 8u
 #define MTRRCAP_VALUE (MTRR_VARIABLE | 1u << 8 | 1u << 10)
 #define MISC_ENABLE_WRITABLE 0x400c51889ull
+#define MISC_ENABLE_ONES 0x1800ull /* no branch trace store, no precise event sampling: read-only */
 #define DEBUGCTL_WRITABLE 3ull
 #define FEATURE_CONTROL_LOCKED 1ull
 #define SPEC_CTRL_WRITABLE 0x403ull /* IBRS, STIBP, BHI_DIS_S */
@@ -200,7 +201,9 @@ static int write_plain(struct cpu *cpu, uint32_t msr, uint64_t v)
 	if (!reg || !plain_value_ok(cpu, msr, v))
 		return -1;
 	*reg = v;
-	if (msr == MSR_FS_BASE)
+	if (msr == MSR_MISC_ENABLE)
+		*reg &= ~MISC_ENABLE_ONES;
+	else if (msr == MSR_FS_BASE)
 		cpu->seg_base_eff[SEG_FS] = v;
 	else if (msr == MSR_GS_BASE)
 		cpu->seg_base_eff[SEG_GS] = v;
@@ -213,7 +216,7 @@ static int read_plain(struct cpu *cpu, uint32_t msr, uint64_t *v)
 
 	if (!reg)
 		return read_mtrr(cpu, msr, v);
-	*v = *reg;
+	*v = msr == MSR_MISC_ENABLE ? *reg | MISC_ENABLE_ONES : *reg;
 	return 0;
 }
 
