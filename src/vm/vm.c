@@ -18,7 +18,7 @@
 /* How often, in virtual time, input and the host's clock are looked at. */
 #define SLICE_NS ((uint64_t)2000000)
 /* Wake-ups without an instruction in between before a halted guest is given up. */
-#define IDLE_WAKES_MAX        100000u
+#define IDLE_WAKES_MAX        10000000u
 #define IDLE_WAKES_MASKED_MAX 16u /* with IF = 0, when only an NMI could help */
 #define KERNEL_BYTES_MAX ((uint64_t)2 << 30)
 #define INPUT_BYTES      64
@@ -301,6 +301,8 @@ static bool vm_is_stuck(struct vm *vm, bool masked)
 		vm->idle_insns = engine_insns(vm->engine);
 		vm->idle_wakes = 0;
 	}
+	if (vm->input_open && !masked)
+		return false; /* somebody may still type */
 	return ++vm->idle_wakes > (masked ? IDLE_WAKES_MASKED_MAX : IDLE_WAKES_MAX);
 }
 
