@@ -199,7 +199,7 @@ static void basic_leaf(const struct query *q, uint32_t leaf, struct regs r)
 	case 0xd:
 		leaf_d(q, r);
 		break;
-	case 0x15: /* TSC: 25 MHz crystal * 40 / 1 */
+	case 0x15: /* TSC: the crystal's frequency times b / a */
 		if (has(q, CPUF_TSC)) {
 			*r.a = 1;
 			*r.b = LAPIC_TSC_PER_CRYSTAL;

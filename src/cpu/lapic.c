@@ -58,7 +58,7 @@ static const uint8_t reg_access[R_COUNT] = {
 
 enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
 
-#define VERSION            (0x15u | (LVT_COUNT - 1) << 16 | 1u << 24) /* can suppress EOI broadcast */
+#define VERSION            (0x14u | (LVT_COUNT - 1) << 16 | 1u << 24) /* can suppress EOI broadcast */
 #define SVR_ENABLED        (1u << 8)
 #define SVR_NO_EOI_BCAST   (1u << 12)
 #define SVR_WRITABLE       0x13ffu

@@ -275,10 +275,10 @@ static void load_tables(void)
 
 struct trap_frame { u64 vector, error, rip, cs, rflags, rsp, ss; };
 
-/* Something trapped that no test asked for: an interrupt for the hook, or the end. */
+/* Something trapped that no test asked for: an interrupt or NMI for the hook, or the end. */
 void trap_handle(const struct trap_frame *f)
 {
-	if (f->vector >= 32 && trap_hook) {
+	if ((f->vector >= 32 || f->vector == V_NMI) && trap_hook) {
 		trap_hook(f->vector);
 		return;
 	}

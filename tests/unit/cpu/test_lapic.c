@@ -85,7 +85,7 @@ static void reset_state(void **state)
 	lapic_reset(&l, 3);
 	assert_int_equal(base_msr(), 0xfee00900);
 	assert_int_equal(lapic_read(&l, ID, 0), 3 << 24);
-	assert_int_equal(lapic_read(&l, VERSION, 0), 0x01050015);
+	assert_int_equal(lapic_read(&l, VERSION, 0), 0x01050014);
 	assert_int_equal(lapic_read(&l, SVR, 0), 0xff);
 	assert_int_equal(lapic_read(&l, DFR, 0), 0xffffffff);
 	for (unsigned r = LVT_TIMER; r <= LVT_ERROR; r += 16)
