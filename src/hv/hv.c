@@ -646,6 +646,10 @@ void hv_observe(const struct hv_vm *vm, struct obs *obs)
 {
 	obs->exits.total = vm->obs.exits.total;
 	memcpy(obs->exits.by_reason, vm->obs.exits.by_reason, sizeof(obs->exits.by_reason));
+	/* Events that the emulator delivered in the processor's place. */
+	obs->faults.guest += vm->emul->stats.page_faults;
+	obs->cpu.exceptions += vm->emul->stats.exceptions;
+	obs->cpu.interrupts += vm->emul->stats.interrupts;
 	obs->faults.true_faults = vm->obs.faults.true_faults;
 	obs->faults.hidden = vm->obs.faults.hidden;
 	obs->faults.traced_writes = vm->obs.faults.traced_writes;
