@@ -255,7 +255,8 @@ enum xlate_event mmu_translate_gpa(struct mmu *m, gpa_t a, enum access_kind kind
 struct drop_rule {
 	bool any_vpid, any_pcid, keep_globals;
 	uint16_t vpid, pcid;
-	bool by_page, by_ept, linear_only;
+	bool by_page, by_ept;
+	bool whole_page; /* every entry of the guest's page, where by_page means the one that holds lin */
 	uint64_t lin, ep4ta;
 };
 
@@ -269,6 +270,8 @@ static bool rule_drops(const struct drop_rule *r, const struct tlb_entry *e)
 		return false;
 	if (!r->any_pcid && (e->asid & 0xfff) != r->pcid && !(r->by_page && !r->keep_globals && (e->rights & TLB_G)))
 		return false;
+	if (r->whole_page && e->guest_shift > e->shift)
+		return r->lin >> e->guest_shift == e->tag >> (e->guest_shift - e->shift);
 	return !r->by_page || r->lin >> e->shift == e->tag;
 }
 
@@ -305,11 +308,15 @@ static void drop_set(struct tlb_array *a, uint64_t lin, unsigned shift, const st
 		}
 }
 
-/* A rule about one page concerns one set of each array. */
+/* A rule about one page concerns one set of each array, unless parts of the page may stand in others. */
 static void drop_page(struct mmu *m, const struct drop_rule *r)
 {
 	struct l1_tlb *l1[] = {&m->l1d, &m->l1i};
 
+	if (r->whole_page && m->splintered) {
+		drop_all(m, r);
+		return;
+	}
 	for (unsigned i = 0; i < 2; i++) {
 		drop_set(&l1[i]->small, r->lin, 12, r);
 		drop_set(&l1[i]->large, r->lin, 21, r);
@@ -325,13 +332,14 @@ static uint16_t current_pcid(const struct mmu *m) { return (uint16_t)(current_ta
 
 void mmu_flush_page(struct mmu *m, gva_t addr)
 {
-	drop_page(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = current_pcid(m), .by_page = true, .lin = addr.v});
+	drop_page(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = current_pcid(m), .by_page = true, .whole_page = true,
+				    .lin = addr.v});
 }
 
 void mmu_flush_pcid_page(struct mmu *m, uint16_t pcid, gva_t addr)
 {
-	drop_page(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = pcid, .by_page = true, .keep_globals = true,
-					 .lin = addr.v});
+	drop_page(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = pcid, .by_page = true, .whole_page = true,
+				    .keep_globals = true, .lin = addr.v});
 }
 
 void mmu_flush_pcid(struct mmu *m, uint16_t pcid)
@@ -356,7 +364,8 @@ void mmu_flush_vpid_keep_globals(struct mmu *m, uint16_t vpid)
 
 void mmu_flush_vpid_page(struct mmu *m, uint16_t vpid, gva_t addr)
 {
-	drop_page(m, &(struct drop_rule){.vpid = vpid, .any_pcid = true, .by_page = true, .lin = addr.v});
+	drop_page(m, &(struct drop_rule){.vpid = vpid, .any_pcid = true, .by_page = true, .whole_page = true,
+				    .lin = addr.v});
 }
 
 void mmu_flush_all_vpids(struct mmu *m)
@@ -372,4 +381,7 @@ void mmu_flush_ept(struct mmu *m, uint64_t eptp, bool all)
 	drop_all(m, &r);
 }
 
-void mmu_flush_ept_gva(struct mmu *m, gva_t addr) { mmu_flush_page(m, addr); }
+void mmu_flush_ept_gva(struct mmu *m, gva_t addr)
+{
+	drop_page(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = current_pcid(m), .by_page = true, .lin = addr.v});
+}

@@ -93,6 +93,7 @@ struct tlb_entry {
 	uint64_t stamp; /* for LRU: larger is more recent */
 	uint16_t rights; /* TLB_* */
 	uint8_t shift;  /* 12, 21, 30 */
+	uint8_t guest_shift; /* of the page in the guest's tables (or the only ones): may be larger, and 22 */
 	uint8_t pkey;
 };
 #define TLB_INVALID (~0ull)
@@ -133,6 +134,7 @@ struct mmu {
 	struct machmem *mem;
 	struct mmu_regs regs;
 	unsigned maxphyaddr;
+	bool splintered;     /* pages may stand in several entries: smaller EPT pages, 4 MiB pages */
 	bool fast_path;      /* off: every access goes through the model */
 	bool data_watch;     /* data breakpoints armed: no fast lookups for data */
 	bool pages_1g;       /* the processor has 1 GiB pages */

@@ -348,11 +348,13 @@ static enum xlate_event finish(struct walk *w, uint64_t entry_gpa, uint64_t at, 
 		rights |= TLB_D;
 	if ((e & PTE_G) && (m->regs.cr4 & CR4_PGE))
 		rights |= TLB_G;
+	out->guest_shift = (uint8_t)shift;
 	if (w->ept_shift < shift)
 		shift = w->ept_shift;
 	/* 4 MiB pages have no TLB of their own: the translation is entered in halves. */
 	if (shift == 22)
 		shift = 21;
+	m->splintered |= shift < out->guest_shift;
 	out->shift = (uint8_t)shift;
 	out->tag = w->lin >> shift;
 	out->page = page & ~((1ull << shift) - 1);
@@ -438,7 +440,7 @@ enum xlate_event walk_physical(struct mmu *m, uint64_t gpa_v, enum access_kind k
 		count_walk(m, w.refs);
 	if (ev)
 		return ev;
-	e->shift = (uint8_t)w.ept_shift;
+	e->shift = e->guest_shift = (uint8_t)w.ept_shift;
 	e->tag = gpa_v >> w.ept_shift;
 	e->page = page & ~((1ull << w.ept_shift) - 1);
 	e->rights = (uint16_t)(TLB_W | TLB_U | w.ept_rights | (w.ept_dirty ? TLB_D : 0));
