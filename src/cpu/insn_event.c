@@ -56,24 +56,29 @@ static int x_into(struct cpu *cpu, const struct uop *u)
 	return EXEC_LEAVE;
 }
 
+/* One of the bounds as a signed number. */
+static int read_bound(struct cpu *cpu, uint64_t lin, unsigned bytes, int32_t *v)
+{
+	uint32_t raw = 0;
+	int r = mem_read(cpu, lin, &raw, bytes);
+
+	*v = bytes == 2 ? (int16_t)raw : (int32_t)raw;
+	return r;
+}
+
+/* The upper bound is not read if the lower one decides. */
 static int x_bound(struct cpu *cpu, const struct uop *u)
 {
-	uint32_t b[2] = {0};
+	int32_t index = u->opsize == 2 ? (int16_t)r16(cpu, u->dst) : (int32_t)r32(cpu, u->dst), bound;
 	uint64_t lin;
-	int32_t index, low, high;
 
-	if (ea(cpu, u, 2u * u->opsize, ACCESS_READ, &lin) || mem_read(cpu, lin, b, 2u * u->opsize))
+	if (ea(cpu, u, 2u * u->opsize, ACCESS_READ, &lin) || read_bound(cpu, lin, u->opsize, &bound))
 		return EXEC_STOP;
-	if (u->opsize == 2) {
-		index = (int16_t)r16(cpu, u->dst);
-		low = (int16_t)b[0];
-		high = (int16_t)(b[0] >> 16);
-	} else {
-		index = (int32_t)r32(cpu, u->dst);
-		low = (int32_t)b[0];
-		high = (int32_t)b[1];
-	}
-	return index < low || index > high ? raise_exc(cpu, EXC_BR) : EXEC_NEXT;
+	if (index < bound)
+		return raise_exc(cpu, EXC_BR);
+	if (read_bound(cpu, lin + u->opsize, u->opsize, &bound))
+		return EXEC_STOP;
+	return index > bound ? raise_exc(cpu, EXC_BR) : EXEC_NEXT;
 }
 
 /* ---- SYSCALL ---- */

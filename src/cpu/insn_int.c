@@ -730,10 +730,10 @@ static int x_aam(struct cpu *cpu, const struct uop *u)
 
 static int x_aad(struct cpu *cpu, const struct uop *u)
 {
-	uint8_t al = (uint8_t)(r8(cpu, REG_OFF(RAX)) + r8(cpu, REG_OFF_HIGH(RAX)) * (uint8_t)u->imm);
+	uint8_t tens = (uint8_t)(r8(cpu, REG_OFF_HIGH(RAX)) * (uint8_t)u->imm);
 
-	w16(cpu, REG_OFF(RAX), al);
-	set_szp(cpu, al, false, false);
+	/* The undefined flags are those of the addition. */
+	w16(cpu, REG_OFF(RAX), alu_add8(r8(cpu, REG_OFF(RAX)), tens, &cpu->cc));
 	return EXEC_NEXT;
 }
 
@@ -829,19 +829,19 @@ static int x_pusha(struct cpu *cpu, const struct uop *u)
 	return EXEC_NEXT;
 }
 
+/* Registers are written as they are popped; if a later one faults RSP is as before, so it can be done again. */
 static int x_popa(struct cpu *cpu, const struct uop *u)
 {
-	uint64_t v[8], sp = cpu->gpr[RSP];
+	uint64_t v, sp = cpu->gpr[RSP];
 
 	for (int r = RDI; r >= RAX; r--) {
-		if (stack_pop(cpu, &v[r], u->opsize)) {
+		if (stack_pop(cpu, &v, u->opsize)) {
 			cpu->gpr[RSP] = sp;
 			return EXEC_STOP;
 		}
-	}
-	for (unsigned r = RAX; r <= RDI; r++)
 		if (r != RSP)
-			reg_write(cpu, REG_OFF(r), v[r], u->opsize);
+			reg_write(cpu, REG_OFF(r), v, u->opsize);
+	}
 	return EXEC_NEXT;
 }
 

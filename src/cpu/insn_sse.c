@@ -274,13 +274,16 @@ static void mmx_written(uint8_t *reg) { put_u16(reg + 8, 0xffff); }
 static int x_mmx(struct cpu *cpu, const struct uop *u)
 {
 	bool mem = u->flags & UOP_HAS_MEM, store = mem && (u->dst & VF_STORE);
-	void *reg = u->dst & VF_REG_MM ? mmx_register(cpu, u->aux) : stub_reg(cpu, u);
-	void *rm = u->dst & VF_RM_MM ? mmx_register(cpu, (unsigned)u->imm) : stub_rm(cpu, u);
 	_Alignas(16) uint8_t buf[16];
+	void *reg, *rm;
 	uint64_t lin = 0;
 
 	if (mmx_check(cpu, u->opsize))
 		return EXEC_STOP;
+	if (store)
+		fpu_set_top(&cpu->fpu, 0);
+	reg = u->dst & VF_REG_MM ? mmx_register(cpu, u->aux) : stub_reg(cpu, u);
+	rm = u->dst & VF_RM_MM ? mmx_register(cpu, (unsigned)u->imm) : stub_rm(cpu, u);
 	if (mem) {
 		if (operand_address(cpu, u, store ? ACCESS_WRITE : ACCESS_READ, &lin))
 			return EXEC_STOP;
@@ -294,11 +297,8 @@ static int x_mmx(struct cpu *cpu, const struct uop *u)
 		mmx_enter(cpu);
 		return EXEC_STOP;
 	}
-	if (store) {
-		fpu_set_top(&cpu->fpu, 0);
-		if (store_operand(cpu, lin, u->src, buf))
-			return EXEC_STOP;
-	}
+	if (store && store_operand(cpu, lin, u->src, buf))
+		return EXEC_STOP;
 	if ((u->dst & VF_REG_MM) && (u->dst & VF_WREG))
 		mmx_written(reg);
 	if ((u->dst & VF_RM_MM) && (u->dst & VF_STORE))
@@ -322,19 +322,18 @@ static int x_emms(struct cpu *cpu, const struct uop *u)
 /* Bytes that are not selected are not written, but all of them can fault. u->src is the segment, u->imm the operand size. */
 static int store_selected(struct cpu *cpu, const struct uop *u, const uint8_t *data, const uint8_t *mask)
 {
-	uint64_t off = u->addrsize == 8 ? cpu->gpr[RDI] : u->addrsize == 4 ? (uint32_t)cpu->gpr[RDI]
-									  : (uint16_t)cpu->gpr[RDI];
+	uint64_t off = cpu->gpr[RDI], mask_off = u->addrsize == 8 ? ~0ull : u->addrsize == 4 ? 0xffffffff : 0xffff;
 	unsigned n = (unsigned)u->imm;
 	uint64_t lin;
 
 	/* Hardware looks at the high half first. */
 	for (unsigned i = n; i; i -= 8)
-		if (seg_lin(cpu, u->src, off + i - 8, 8, ACCESS_WRITE, &lin) ||
+		if (seg_lin(cpu, u->src, (off + i - 8) & mask_off, 8, ACCESS_WRITE, &lin) ||
 		    mem_probe_write(cpu, lin, 8, (enum access_mode)cpu->mode))
 			return EXEC_STOP;
 	for (unsigned i = 0; i < n; i++)
 		if ((mask[i] & 0x80) &&
-		    (seg_lin(cpu, u->src, off + i, 1, ACCESS_WRITE, &lin) || st8(cpu, lin, data[i])))
+		    (seg_lin(cpu, u->src, (off + i) & mask_off, 1, ACCESS_WRITE, &lin) || st8(cpu, lin, data[i])))
 			return EXEC_STOP;
 	return EXEC_NEXT;
 }

@@ -31,6 +31,7 @@ struct group {
 
 struct gen {
 	struct rng rng;
+	unsigned bits;
 	ZydisDecoder decoder;
 	struct form *form;
 	unsigned forms;
@@ -115,7 +116,7 @@ static bool insn_ok(const ZydisDecodedInstruction *z, const ZydisDecodedOperand 
  */
 static void correct_sib(const ZydisDecodedInstruction *z, ZydisDecodedOperand *op)
 {
-	if (!(z->attributes & ZYDIS_ATTRIB_HAS_SIB) || z->raw.modrm.mod != 0 || z->raw.sib.base != 5)
+	if (z->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 || !(z->attributes & ZYDIS_ATTRIB_HAS_SIB) || z->raw.modrm.mod != 0 || z->raw.sib.base != 5)
 		return;
 	for (unsigned i = 0; i < z->operand_count_visible; i++)
 		if (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
@@ -212,7 +213,7 @@ static void group_forms(struct gen *g)
 	}
 }
 
-struct gen *gen_create(uint64_t seed, const char *only)
+struct gen *gen_create(uint64_t seed, const char *only, unsigned bits)
 {
 	static const ZydisDecoderMode off[] = {ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET,
 					       ZYDIS_DECODER_MODE_LZCNT, ZYDIS_DECODER_MODE_TZCNT,
@@ -223,13 +224,17 @@ struct gen *gen_create(uint64_t seed, const char *only)
 	g->form = calloc(FORMS_MAX, sizeof(*g->form));
 	g->group = calloc(ZYDIS_MNEMONIC_MAX_VALUE + 1, sizeof(*g->group));
 	g->rng.s = seed;
-	ZydisDecoderInit(&g->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	g->bits = bits;
+	if (bits == 64)
+		ZydisDecoderInit(&g->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	else
+		ZydisDecoderInit(&g->decoder, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
 	for (unsigned i = 0; i < sizeof(off) / sizeof(off[0]); i++)
 		ZydisDecoderEnableMode(&g->decoder, off[i], ZYAN_FALSE);
 	for (unsigned map = 0; map < 4; map++)
 		for (unsigned opcode = 0; opcode < 256; opcode++)
 			for (unsigned p = 0; p < 4; p++)
-				for (unsigned w = 0; w < 2; w++)
+				for (unsigned w = 0; w < (bits == 64 ? 2 : 1); w++)
 					try_opcode(g, map, opcode, prefixes[p], w, only);
 	group_forms(g);
 	return g;
@@ -293,7 +298,7 @@ static void from_form(struct gen *g, struct test *t)
 
 	n = put_prefixes(r, &f, b);
 	/* The reg field means a register or an opcode: keep it, but for a register any will do. */
-	if (f.rexw || !rng_one_in(r, 2))
+	if (g->bits == 64 && (f.rexw || !rng_one_in(r, 2)))
 		b[n++] = (uint8_t)(0x40 | (f.rexw ? 8 : 0) | rex);
 	n += put_opcode(&f, b + n);
 	if (f.has_modrm)
@@ -342,13 +347,15 @@ static bool from_random(struct gen *g, struct test *t)
 	struct rng *r = &g->rng;
 	unsigned n = 0;
 
-	if (rng_one_in(r, 3))
+	if (g->bits == 32 && rng_one_in(r, 2))
+		t->bytes[n++] = (uint8_t[]){0x66, 0x67}[rng_below(r, 2)];
+	else if (rng_one_in(r, 3))
 		t->bytes[n++] = (uint8_t[]){0x66, 0xf3, 0xf2, 0x67, 0x48, 0x41, 0xf0, 0x65}[rng_below(r, 8)];
 	if (rng_one_in(r, 2))
 		t->bytes[n++] = 0x0f;
 	while (n < BYTES_MAX)
 		t->bytes[n++] = (uint8_t)rng_next(r);
-	return !has_vex(t->bytes);
+	return g->bits == 32 || !has_vex(t->bytes);
 }
 
 /* ---- fitting an instruction to its slot ---- */
@@ -404,7 +411,7 @@ static void fit_displacement(struct gen *g, struct test *t)
 		if (target >= LOW_END)
 			target = DATA_BASE;
 		disp = (int64_t)(m->base ? target - (test_rip(t) + t->z.length) : target);
-		if (t->z.raw.disp.size == 32 && (disp < INT32_MIN || disp > INT32_MAX))
+		if (t->bits == 64 && t->z.raw.disp.size == 32 && (disp < INT32_MIN || disp > INT32_MAX))
 			disp = m->base ? 0 : (int64_t)DATA_BASE;
 		memcpy(t->bytes + t->z.raw.disp.offset, &disp, t->z.raw.disp.size / 8);
 		return;
@@ -420,8 +427,9 @@ bool gen_instruction(struct gen *g, struct test *t)
 		from_form(g, t);
 	}
 	t->valid = decode(g, t->bytes, BYTES_MAX, &t->z, t->op);
+	t->bits = g->bits;
 	if (!t->valid) {
-		if (!undefined_ok(t->bytes))
+		if (g->bits == 32 || !undefined_ok(t->bytes))
 			return false;
 		memset(&t->z, 0, sizeof(t->z));
 		t->len = t->z.length = BYTES_MAX;
@@ -585,13 +593,26 @@ static uint64_t register_value(const struct test *t, ZydisRegister reg)
 	return gpr_index(reg) < 0 ? 0 : t->in.gpr[gpr_index(reg)];
 }
 
+/* The stack's width does not depend on the instruction's address size. */
+static unsigned address_width(const struct test *t, const ZydisDecodedOperandMem *m)
+{
+	if (m->base == ZYDIS_REGISTER_RSP)
+		return 64;
+	return m->base == ZYDIS_REGISTER_ESP ? 32 : t->z.address_width;
+}
+
 static uint64_t operand_address(const struct test *t, const ZydisDecodedOperandMem *m)
 {
 	uint64_t a = register_value(t, m->base) + register_value(t, m->index) * (m->scale ? m->scale : 1) +
 		     (m->disp.has_displacement ? (uint64_t)m->disp.value : 0);
 
-	if (t->z.address_width == 32)
-		a = (uint32_t)a;
+	switch (address_width(t, m)) {
+	case 16: a = (uint16_t)a; break;
+	case 32: a = (uint32_t)a; break;
+	default: break;
+	}
+	if (t->bits == 32)
+		return a;
 	return a + (m->segment == ZYDIS_REGISTER_GS ? host_gs_base() : 0);
 }
 
@@ -607,7 +628,7 @@ static void aim_operand(struct rng *r, struct test *t, const ZydisDecodedOperand
 	int base = gpr_index(m->base), index = gpr_index(m->index);
 	uint64_t scale = m->scale ? m->scale : 1, rest;
 
-	target -= m->segment == ZYDIS_REGISTER_GS ? host_gs_base() : 0;
+	target -= m->segment == ZYDIS_REGISTER_GS && t->bits == 64 ? host_gs_base() : 0;
 	rest = target - (m->disp.has_displacement ? (uint64_t)m->disp.value : 0);
 	if (index >= 0 && !(*pinned >> index & 1) && index != base) {
 		t->in.gpr[index] = base >= 0 ? rng_below(r, 129) - 64 : rest / scale;
@@ -661,7 +682,9 @@ static bool operands_safe(const struct test *t)
 			continue;
 		a = operand_address(t, &o->mem) + (uint64_t)bit_string_offset(t);
 		if (is_rep(t)) {
-			uint64_t count = t->z.address_width == 32 ? (uint32_t)t->in.gpr[1] : t->in.gpr[1];
+			uint64_t count = t->z.address_width == 64   ? t->in.gpr[1]
+					 : t->z.address_width == 32 ? (uint32_t)t->in.gpr[1]
+								    : (uint16_t)t->in.gpr[1];
 
 			if (count > 0x10000 || (t->in.rflags & 0x400 && a < count * n))
 				return false;
@@ -733,10 +756,12 @@ static bool fill_operand(struct gen *gen, struct test *t, struct guest *g, const
 
 	if (t->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE && (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ)) {
 		if (in_sandbox(a, 8)) {
-			write_both(g, a, &t->target, 8);
+			write_both(g, a, &t->target, t->bits / 8);
 			return true;
 		}
-		return a < DATA_BASE - 16 || a >= RO_BASE + RO_BYTES; /* must fault */
+		/* must fault */
+		return (a < DATA_BASE - 16 || a >= RO_BASE + RO_BYTES) &&
+		       (a < CODE_BASE - 16 || a >= CODE_BASE + CODE_BYTES);
 	}
 	for (unsigned i = 0; i < operand_bytes(o) && i < 64; i += 16) {
 		random_operand(r, v);
@@ -758,12 +783,18 @@ static bool fill_operand(struct gen *gen, struct test *t, struct guest *g, const
 	return true;
 }
 
+static bool is_popf(const struct test *t)
+{
+	return t->z.mnemonic == ZYDIS_MNEMONIC_POPF || t->z.mnemonic == ZYDIS_MNEMONIC_POPFD ||
+	       t->z.mnemonic == ZYDIS_MNEMONIC_POPFQ;
+}
+
 /* POPF must not single-step the fuzzer. */
 static void tame_popf(struct test *t, struct guest *g)
 {
 	uint64_t a = t->in.gpr[4];
 
-	if (t->z.mnemonic != ZYDIS_MNEMONIC_POPF && t->z.mnemonic != ZYDIS_MNEMONIC_POPFQ)
+	if (!is_popf(t))
 		return;
 	for (unsigned i = 1; i < 3; i++) {
 		uint8_t v;
@@ -779,11 +810,18 @@ static bool popf_unsafe(const struct test *t)
 {
 	uint64_t a = t->in.gpr[4];
 
-	return (t->z.mnemonic == ZYDIS_MNEMONIC_POPF || t->z.mnemonic == ZYDIS_MNEMONIC_POPFQ) &&
+	return is_popf(t) &&
 	       !in_sandbox(a, 8) && a + 8 > DATA_BASE && a < CODE_BASE + CODE_BYTES;
 }
 
 /* ---- a state ---- */
+
+/* Compatibility mode: the upper halves of registers are undefined once it is left, unless they are 0. */
+static void narrow_registers(struct test *t)
+{
+	for (unsigned i = 0; i < 16; i++)
+		t->in.gpr[i] = i < 8 ? (uint32_t)t->in.gpr[i] : 0;
+}
 
 static void random_registers(struct rng *r, struct test *t)
 {
@@ -799,6 +837,8 @@ static void random_registers(struct rng *r, struct test *t)
 		t->in.rflags |= 0x40000; /* alignment checks */
 	random_fpu(r, t->in.fx);
 }
+
+#define NOWHERE 0x7000000000000000ull /* not canonical */
 
 static void aim_registers(struct gen *gen, struct test *t)
 {
@@ -825,7 +865,8 @@ static void aim_registers(struct gen *gen, struct test *t)
 			aim_operand(r, t, &o->mem, pick_target(r, operand_bytes(o)), &pinned);
 		else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && t->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE &&
 			 o->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT && gpr_index(o->reg.value) >= 0) {
-			t->in.gpr[gpr_index(o->reg.value)] = rng_one_in(r, 16) ? 0x7000000000000000ull : t->target;
+			t->in.gpr[gpr_index(o->reg.value)] =
+				t->bits == 64 && rng_one_in(r, 16) ? NOWHERE : t->target;
 			pinned |= 1u << gpr_index(o->reg.value);
 		}
 	}
@@ -845,7 +886,7 @@ static bool branch_safe(const struct test *t)
 			return true;
 		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_index(o->reg.value) >= 0 &&
 		    t->in.gpr[gpr_index(o->reg.value)] != t->target &&
-		    t->in.gpr[gpr_index(o->reg.value)] != 0x7000000000000000ull)
+		    t->in.gpr[gpr_index(o->reg.value)] != NOWHERE)
 			return false;
 	}
 	return true;
@@ -863,7 +904,7 @@ static bool branch_memory_safe(const struct test *t)
 		if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || !(o->actions & ZYDIS_OPERAND_ACTION_MASK_READ))
 			continue;
 		a = operand_address(t, &o->mem);
-		if (in_sandbox(a, 8) && memcmp(host_data(a), &t->target, 8))
+		if (in_sandbox(a, 8) && memcmp(host_data(a), &t->target, t->bits / 8))
 			return false;
 	}
 	return true;
@@ -876,6 +917,8 @@ bool gen_state(struct gen *gen, struct test *t, struct guest *g)
 	if (!t->valid)
 		return true;
 	aim_registers(gen, t);
+	if (t->bits == 32)
+		narrow_registers(t);
 	if (!operands_safe(t) || !branch_safe(t) || popf_unsafe(t))
 		return false;
 	for (unsigned i = 0; i < t->z.operand_count; i++)

@@ -17,6 +17,7 @@
 struct guest {
 	struct machmem mem;
 	struct cpu *cpu;
+	unsigned bits; /* mode the processor is in */
 	uint8_t *base; /* host address of the frames for CODE, DATA, RO */
 	uint64_t frames;
 };
@@ -94,6 +95,21 @@ static void set_segments(struct cpu *c)
 	c->seg[SEG_GS].base = host_gs_base();
 }
 
+/* Null selectors: in 64-bit mode FS and GS have bases all the same, in compatibility mode they are unusable. */
+static void set_code_bits(struct guest *g, unsigned bits)
+{
+	struct cpu *c = g->cpu;
+	uint16_t sel[6];
+
+	host_selectors(sel);
+	g->bits = bits;
+	c->seg[SEG_CS].sel = bits == 32 ? HOST_CS32 : sel[SEG_CS];
+	c->seg[SEG_CS].attr = (c->seg[SEG_CS].attr & ~(SEG_AR_L | SEG_AR_DB)) | (bits == 32 ? SEG_AR_DB : SEG_AR_L);
+	for (unsigned i = SEG_FS; i <= SEG_GS; i++)
+		c->seg[i].attr = (c->seg[i].attr & ~SEG_AR_UNUSABLE) | (bits == 32 ? SEG_AR_UNUSABLE : 0);
+	cpu_update_mode(c);
+}
+
 static void set_user_mode(struct guest *g)
 {
 	struct cpu *c = g->cpu;
@@ -105,7 +121,7 @@ static void set_user_mode(struct guest *g)
 	c->cr3 = make_page_tables(g);
 	c->rflags = RF_ONE | RF_IF;
 	set_segments(c);
-	cpu_update_mode(c);
+	set_code_bits(g, 64);
 }
 
 struct guest *guest_create(void)
@@ -171,9 +187,11 @@ void guest_run(struct guest *g, const struct test *t, struct outcome *out)
 	struct uop u;
 	int r;
 
+	if (g->bits != t->bits)
+		set_code_bits(g, t->bits);
 	load_state(c, &t->in);
 	c->gpr[REG_RIP] = rip;
-	lower_one(c, guest_data(g, rip), 15, 64, 0, &u, &ends);
+	lower_one(c, guest_data(g, rip), 15, t->bits, 0, &u, &ends);
 	r = execute(c, &u);
 	if (r != EXEC_STOP && !(u.flags & UOP_SETS_RIP))
 		c->gpr[REG_RIP] = rip + u.len;

@@ -33,6 +33,7 @@ struct save_area {
 	struct outcome *out;
 	uint8_t *code_rw, *ro_rw;
 	uint64_t fs_base;
+	uint64_t cs64;
 };
 _Static_assert(offsetof(struct save_area, fx) == 192, "the assembly knows these offsets");
 
@@ -144,6 +145,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	SAVE->out->vector = (int)g[REG_TRAPNO];
 	SAVE->out->error = (uint32_t)g[REG_ERR];
 	SAVE->out->cr2 = (uint64_t)g[REG_CR2];
+	g[REG_CSGSFS] = (g[REG_CSGSFS] & ~0xffffll) | (greg_t)SAVE->cs64;
 	g[REG_RIP] = (greg_t)blob_address(df_recover);
 	g[REG_RSP] = (greg_t)SAVE->host_rsp;
 	g[REG_EFL] = 0x202;
@@ -230,6 +232,51 @@ void host_selectors(uint16_t sel[6])
 		: "=r"(sel[0]), "=r"(sel[1]), "=r"(sel[2]), "=r"(sel[3]), "=r"(sel[4]), "=r"(sel[5]));
 }
 
+static void put_jump(uint8_t *at, uint64_t from, uint64_t to)
+{
+	int32_t rel = (int32_t)(to - (from + 5));
+
+	at[0] = 0xe9;
+	memcpy(at + 1, &rel, 4);
+}
+
+/* A far jump to 64-bit code, which tells the ways out apart by where it is entered. */
+static void put_far_jump(uint8_t *at, uint64_t to)
+{
+	at[0] = 0xea;
+	memcpy(at + 1, &to, 4);
+	memcpy(at + 5, &SAVE->cs64, 2);
+}
+
+static void place_exit(const struct test *t, unsigned at, bool branch)
+{
+	uint8_t *p = host_code(t->slot) + at;
+
+	if (t->bits == 32)
+		put_far_jump(p, THUNK + (branch ? 16 : 0));
+	else
+		put_jump(p, t->slot + at, blob_address(branch ? df_exit_branch : df_exit));
+}
+
+static void place_thunk(void)
+{
+	uint8_t *p = host_code(THUNK);
+
+	put_jump(p, THUNK, blob_address(df_exit));
+	put_jump(p + 16, THUNK + 16, blob_address(df_exit_branch));
+}
+
+void host_place(const struct test *t)
+{
+	uint8_t *p = host_code(t->slot);
+
+	memset(p, 0xcc, SLOT_BYTES);
+	memcpy(p + SLOT_INSN, t->bytes, t->len);
+	place_exit(t, SLOT_INSN + t->z.length, false);
+	place_exit(t, BRANCH_BACK, true);
+	place_exit(t, BRANCH_AHEAD, true);
+}
+
 int host_init(void)
 {
 	uint16_t sel[6];
@@ -239,31 +286,15 @@ int host_init(void)
 		return -ENOMEM;
 	}
 	host_selectors(sel);
-	SAVE->cs = sel[1];
+	SAVE->cs64 = sel[1];
 	SAVE->ss = sel[2];
+	/* 64-bit mode does not look at these two; compatibility mode needs them. */
+	__asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(sel[2]));
 	if (syscall(SYS_arch_prctl, ARCH_SET_GS, host_gs_base()) < 0 ||
 	    syscall(SYS_arch_prctl, ARCH_GET_FS, &SAVE->fs_base) < 0)
 		return -errno;
+	place_thunk();
 	return install_signals();
-}
-
-static void put_jump(uint8_t *at, uint64_t from, uint64_t to)
-{
-	int32_t rel = (int32_t)(to - (from + 5));
-
-	at[0] = 0xe9;
-	memcpy(at + 1, &rel, 4);
-}
-
-void host_place(uint64_t slot, const uint8_t *bytes, unsigned len, unsigned insn_len)
-{
-	uint8_t *p = host_code(slot);
-
-	memset(p, 0xcc, SLOT_BYTES);
-	memcpy(p + SLOT_INSN, bytes, len);
-	put_jump(p + SLOT_INSN + insn_len, slot + SLOT_INSN + insn_len, blob_address(df_exit));
-	put_jump(p + BRANCH_BACK, slot + BRANCH_BACK, blob_address(df_exit_branch));
-	put_jump(p + BRANCH_AHEAD, slot + BRANCH_AHEAD, blob_address(df_exit_branch));
 }
 
 void host_run(const struct test *t, struct outcome *out)
@@ -273,6 +304,7 @@ void host_run(const struct test *t, struct outcome *out)
 
 	memcpy(s->gpr, t->in.gpr, sizeof(s->gpr));
 	s->rip = test_rip(t);
+	s->cs = t->bits == 32 ? HOST_CS32 : s->cs64;
 	s->rflags = t->in.rflags;
 	s->taken = 0;
 	memcpy(s->fx, t->in.fx, 512);

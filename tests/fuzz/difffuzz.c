@@ -1,6 +1,6 @@
 /*
- * Differential fuzzer: unprivileged instructions, the host's own processor against
- * ours. Compared are all general registers, RIP, flags, x87, MMX and SSE state,
+ * Differential fuzzer: unprivileged instructions in 64-bit and compatibility mode,
+ * the host's own processor against ours. Compared are all general registers, RIP, flags, x87, MMX and SSE state,
  * the data pages, and the exception with its error code and address.
  *
  * Flags the manual leaves undefined are compared too (our ALU is the host's) but
@@ -27,10 +27,10 @@ struct tally {
 
 struct fuzz {
 	struct options opt;
-	struct gen *gen;
+	struct gen *gen[2]; /* for 64-bit mode, for compatibility mode */
 	struct guest *guest;
 	struct tally by[ZYDIS_MNEMONIC_MAX_VALUE + 1];
-	uint64_t run, faults, skipped, mismatches;
+	uint64_t run, faults, skipped, mismatches, turn;
 };
 
 /* ---- comparison ---- */
@@ -147,7 +147,7 @@ static void print_insn(const struct test *t)
 						test_rip(t), NULL);
 	}
 	print_bytes(t->bytes, t->len);
-	printf("  %s\n", text);
+	printf("  %s%s\n", text, t->bits == 32 ? " (32)" : "");
 }
 
 static void print_fx(const char *what, const uint8_t *in, const uint8_t *h, const uint8_t *o, unsigned n)
@@ -246,14 +246,16 @@ static void run_state(struct fuzz *f, struct test *t)
 
 static void run_instruction(struct fuzz *f, struct test *t)
 {
-	if (!gen_instruction(f->gen, t)) {
+	struct gen *gen = f->gen[gen_mnemonics(f->gen[0]) == 0 || (gen_mnemonics(f->gen[1]) && f->turn++ % 4 == 3)];
+
+	if (!gen_instruction(gen, t)) {
 		f->skipped++;
 		return;
 	}
-	host_place(t->slot, t->bytes, t->len, t->z.length);
+	host_place(t);
 	memcpy(guest_data(f->guest, t->slot), host_code(t->slot), SLOT_BYTES);
 	for (unsigned i = 0; i < ROUNDS && f->run < f->opt.count; i++) {
-		if (!gen_state(f->gen, t, f->guest)) {
+		if (!gen_state(gen, t, f->guest)) {
 			f->skipped++;
 			continue;
 		}
@@ -280,13 +282,22 @@ static void fuzz_loop(struct fuzz *f)
 
 	memset(&t, 0, sizeof(t));
 	fill_memory(f, &r);
+	memcpy(guest_data(f->guest, THUNK), host_code(THUNK), SLOT_BYTES);
 	t.slot = CODE_BASE;
 	while (f->run < f->opt.count && (f->opt.keep_going || !f->mismatches)) {
 		run_instruction(f, &t);
 		t.slot += SLOT_BYTES;
-		if (t.slot >= CODE_BASE + CODE_BYTES)
+		if (t.slot >= THUNK)
 			t.slot = CODE_BASE;
 	}
+}
+
+/* The most that either mode has. */
+static unsigned mnemonics(const struct fuzz *f)
+{
+	unsigned a = gen_mnemonics(f->gen[0]), b = gen_mnemonics(f->gen[1]);
+
+	return a > b ? a : b;
 }
 
 static void summary(const struct fuzz *f, double seconds)
@@ -304,7 +315,7 @@ static void summary(const struct fuzz *f, double seconds)
 	}
 	printf("difffuzz: seed %llu: %llu executed, %u of %u mnemonics, %llu faulted, %llu skipped, %llu mismatches, "
 	       "%.1f s, %.0f/s\n",
-	       (unsigned long long)f->opt.seed, (unsigned long long)f->run, seen, gen_mnemonics(f->gen) + 1,
+	       (unsigned long long)f->opt.seed, (unsigned long long)f->run, seen, mnemonics(f),
 	       (unsigned long long)f->faults, (unsigned long long)f->skipped, (unsigned long long)f->mismatches,
 	       seconds, (double)f->run / seconds);
 }
@@ -368,14 +379,16 @@ int main(int argc, char **argv)
 	if (!host_suits() || host_init())
 		return SKIPPED;
 	f->guest = guest_create();
-	f->gen = gen_create(f->opt.seed, f->opt.only);
-	if (!f->guest || !f->gen || !gen_mnemonics(f->gen))
+	f->gen[0] = gen_create(f->opt.seed, f->opt.only, 64);
+	f->gen[1] = gen_create(f->opt.seed + 1, f->opt.only, 32);
+	if (!f->guest || !mnemonics(f))
 		return usage();
 	start = now();
 	fuzz_loop(f);
 	summary(f, now() - start + 1e-9);
 	bad = f->mismatches != 0;
-	gen_destroy(f->gen);
+	gen_destroy(f->gen[0]);
+	gen_destroy(f->gen[1]);
 	guest_destroy(f->guest);
 	free(f);
 	return bad;

@@ -27,11 +27,14 @@
 #define LOW_END    0x100000000ull
 #define HOST_BASE  0x101000000ull /* the host side's entry and exit code and save area */
 
+/* The last slot is no test's: 64-bit code that compatibility mode leaves through. */
+#define THUNK (CODE_BASE + CODE_BYTES - SLOT_BYTES)
+
 /* Code is placed in slots: a jump out at BRANCH_BACK and BRANCH_AHEAD, the instruction at SLOT_INSN. */
 #define SLOT_BYTES   64u
 #define SLOT_INSN    16u
 #define BRANCH_BACK  0u
-#define BRANCH_AHEAD 56u
+#define BRANCH_AHEAD 56u /* the far jump out of compatibility mode is 7 bytes */
 
 struct state {
 	uint64_t gpr[16];
@@ -50,6 +53,7 @@ struct outcome {
 #define BYTES_MAX 15
 
 struct test {
+	unsigned bits;       /* 64, or 32: compatibility mode */
 	uint8_t bytes[BYTES_MAX];
 	unsigned len;        /* bytes given to both sides */
 	bool valid;          /* the decoder knows it */
@@ -83,10 +87,11 @@ static inline uint8_t *host_data(uint64_t addr) { return (uint8_t *)(uintptr_t)a
 uint8_t *host_ro(void);            /* writable view of the read-only page */
 uint64_t host_gs_base(void);       /* what GS.base is while a test runs */
 uint64_t host_fs_base(void);
-/* Bytes at @slot: jumps out at both branch targets, @bytes at SLOT_INSN and a jump out after them. */
-void host_place(uint64_t slot, const uint8_t *bytes, unsigned len, unsigned insn_len);
+/* Fills the slot: jumps out at both branch targets, the bytes at SLOT_INSN and a jump out after them. */
+void host_place(const struct test *t);
 void host_run(const struct test *t, struct outcome *out);
-void host_selectors(uint16_t sel[6]); /* ES, CS, SS, DS, FS, GS */
+void host_selectors(uint16_t sel[6]); /* ES, CS, SS, DS, FS, GS; CS is that of 64-bit mode */
+#define HOST_CS32 0x23 /* Linux: user code, 32 bits */
 
 /* ---- our side ---- */
 struct guest;
@@ -97,9 +102,9 @@ void guest_run(struct guest *g, const struct test *t, struct outcome *out);
 
 /* ---- the generator ---- */
 struct gen;
-struct gen *gen_create(uint64_t seed, const char *only);
+struct gen *gen_create(uint64_t seed, const char *only, unsigned bits);
 void gen_destroy(struct gen *gen);
-/* A new instruction in @t, at t->slot. False: not this time. */
+/* A new instruction in @t, at t->slot; sets t->bits. False: not this time. */
 bool gen_instruction(struct gen *gen, struct test *t);
 /* A new initial state for it; writes operands into both memories. False: none found that is safe. */
 bool gen_state(struct gen *gen, struct test *t, struct guest *g);
