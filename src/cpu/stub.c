@@ -17,8 +17,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define ARENA_BYTES ((size_t)4 << 20)
-#define TABLE_SLOTS 65536u /* power of two, more than twice the number of possible stubs */
+#define TABLE_SLOTS (2 * STUBS_MAX) /* power of two */
 #define STUB_ALIGN  16u
 #define STUB_MAX    128u   /* longest stub, in bytes */
 
@@ -49,19 +48,19 @@ static int map_arena(struct host_stubs *s, struct error *err)
 
 	if (fd < 0)
 		return error_set(err, -errno, "host stubs: memfd_create: %s", strerror(errno));
-	if (ftruncate(fd, (off_t)ARENA_BYTES) < 0) {
+	if (ftruncate(fd, (off_t)STUBS_BYTES) < 0) {
 		rc = error_set(err, -errno, "host stubs: cannot size the code arena: %s", strerror(errno));
 		goto out;
 	}
-	rw = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	rw = mmap(NULL, STUBS_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (rw == MAP_FAILED) {
 		rc = error_set(err, -errno, "host stubs: cannot map the code arena: %s", strerror(errno));
 		goto out;
 	}
-	rx = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	rx = mmap(NULL, STUBS_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
 	if (rx == MAP_FAILED) {
 		rc = error_set(err, -errno, "host stubs: cannot map executable memory: %s", strerror(errno));
-		munmap(rw, ARENA_BYTES);
+		munmap(rw, STUBS_BYTES);
 		goto out;
 	}
 	s->rw = rw;
@@ -93,8 +92,8 @@ void stubs_destroy(struct host_stubs *s)
 {
 	if (!s)
 		return;
-	munmap(s->rw, ARENA_BYTES);
-	munmap((void *)(uintptr_t)s->rx, ARENA_BYTES);
+	munmap(s->rw, STUBS_BYTES);
+	munmap((void *)(uintptr_t)s->rx, STUBS_BYTES);
 	free(s->table);
 	free(s);
 }
@@ -115,7 +114,7 @@ static struct stub_slot *find_slot(struct host_stubs *s, uint64_t key)
 
 static const uint8_t *add_stub(struct host_stubs *s, struct stub_slot *slot, uint64_t key, const struct emit *e)
 {
-	if (s->used + STUB_MAX > ARENA_BYTES || s->count >= TABLE_SLOTS / 2)
+	if (s->used + STUB_MAX > STUBS_BYTES || s->count >= STUBS_MAX)
 		return NULL;
 	memcpy(s->rw + s->used, e->code, e->n);
 	slot->key = key;

@@ -61,6 +61,10 @@ struct stub_desc {
 
 struct host_stubs;
 
+/* Room for stubs, and for their code in bytes: more than there can be. */
+#define STUBS_MAX   32768u
+#define STUBS_BYTES ((size_t)4 << 20)
+
 /* Makes an empty cache. Returns 0, or -ENOMEM / -errno of the mapping calls with @err set. */
 int stubs_create(struct host_stubs **out, struct error *err);
 void stubs_destroy(struct host_stubs *s);
