@@ -8,13 +8,8 @@
  */
 #include "hv/shadow.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
-
-#define CR0_PAGING  (CR0_PE | CR0_WP | CR0_PG)
-#define CR4_PAGING  (CR4_PSE | CR4_PAE | CR4_PGE | CR4_LA57 | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE)
-#define EFER_PAGING (EFER_LME | EFER_LMA | EFER_NXE)
 
 static void shadow_destroy(struct hv_vm *vm)
 {
@@ -49,25 +44,14 @@ static int shadow_init(struct hv_vm *vm, struct error *err)
 	return r;
 }
 
-static uint64_t paging_bits(const struct hv_guest_regs *g)
-{
-	/* The three registers' bits of interest do not collide after these shifts: see the assertion. */
-	return (g->cr0 & CR0_PAGING) | (g->cr4 & CR4_PAGING) << 32 | (g->efer & EFER_PAGING) << 1;
-}
-static_assert(((CR0_PAGING | EFER_PAGING << 1) & (CR4_PAGING << 32)) == 0, "words do not overlap");
-static_assert((CR0_PAGING & EFER_PAGING << 1) == 0, "words do not overlap");
-
+/* Rare, and may come with a new CR3 or new PDPTEs: everything is looked at anew. */
 static void shadow_mode_changed(struct hv_vm *vm)
 {
 	struct shadow *s = shadow_of(vm);
-	uint64_t now = paging_bits(&vm->guest);
 
 	shadow_begin(s);
-	if (now != s->paging_bits) {
-		s->flush.all = true;
-		shadow_resync_all(s);
-	}
-	s->paging_bits = now;
+	shadow_resync_all(s);
+	s->flush.all = true;
 	s->rules = hwpt_rules(&vm->guest);
 	shadow_load_roots(s);
 	hwpt_write_regs(vm, shadow_hardware_root(s));

@@ -98,7 +98,6 @@ struct shadow_flush {
 struct shadow {
 	struct hv_vm *vm;
 	struct hwpt_rules rules;
-	uint64_t paging_bits;        /* of CR0, CR4, EFER, as of the last mode change */
 	mfn_t top;                   /* PAE format: the four top entries */
 	mfn_t empty;                 /* IA-32e: stands in while there is no root */
 	uint32_t root[HWPT_ROOTS];   /* page numbers */
