@@ -83,7 +83,7 @@ static char *copy_work(const char *p, size_t n, bool list, struct error *err)
 		free(w);
 		return NULL;
 	}
-	for (char *eq = w; eq && (eq = strchr(eq, '='));)
+	for (char *eq = w ? strchr(w, '=') : NULL; eq; eq = strchr(eq, '='))
 		*eq = ':';
 	return w;
 }
@@ -431,7 +431,8 @@ static int run_command(int argc, char **argv)
 	static struct compare c = {.mmu = {ENGINE_NATIVE, ENGINE_BRUTE, ENGINE_SHADOW, ENGINE_EPT}, .schemes = 4};
 	const struct option_group groups[] = {
 		{.title = "Comparison", .table = compare_options, .ctx = &c},
-		{.title = "Guest and machine", .table = guest_options, .ctx = &c.cfg, .given = forward, .given_ctx = &c},
+		{.title = "Guest and machine", .table = guest_options, .ctx = &c.cfg, .given = forward,
+		 .given_ctx = &c},
 		{0},
 	};
 	struct error err = {0};

@@ -130,7 +130,8 @@ static void on_progress_signal(int sig)
 
 static void install_signals(struct run *run)
 {
-	static const int ending[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT}, fatal[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL};
+	static const int ending[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+	static const int fatal[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL};
 	const struct itimerval every = {{0, PROGRESS_INTERVAL_US}, {0, PROGRESS_INTERVAL_US}};
 	struct sigaction sa = {.sa_handler = on_end_signal};
 

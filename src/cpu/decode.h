@@ -45,8 +45,9 @@ int exec_ud(struct cpu *cpu, const struct uop *u);
 /* Byte offset into cpu->gpr of a Zydis general-purpose register (AH..BH included). */
 uint8_t zreg_off(ZydisRegister reg);
 /* The nth operand is memory / register / immediate? */
-static inline bool op_is_mem(const struct insn *in, unsigned n) { return in->op[n].type == ZYDIS_OPERAND_TYPE_MEMORY; }
-static inline bool op_is_reg(const struct insn *in, unsigned n) { return in->op[n].type == ZYDIS_OPERAND_TYPE_REGISTER; }
-static inline bool op_is_imm(const struct insn *in, unsigned n) { return in->op[n].type == ZYDIS_OPERAND_TYPE_IMMEDIATE; }
+static inline bool op_is(const struct insn *in, unsigned n, ZydisOperandType t) { return in->op[n].type == t; }
+static inline bool op_is_mem(const struct insn *in, unsigned n) { return op_is(in, n, ZYDIS_OPERAND_TYPE_MEMORY); }
+static inline bool op_is_reg(const struct insn *in, unsigned n) { return op_is(in, n, ZYDIS_OPERAND_TYPE_REGISTER); }
+static inline bool op_is_imm(const struct insn *in, unsigned n) { return op_is(in, n, ZYDIS_OPERAND_TYPE_IMMEDIATE); }
 
 #endif

@@ -265,8 +265,17 @@ EXEC_EXTEND(movsx, 16, int16_t, 64, int64_t)
 EXEC_EXTEND(movsx, 32, int32_t, 32, int32_t)
 EXEC_EXTEND(movsx, 32, int32_t, 64, int64_t)
 
-static int x_lea16(struct cpu *cpu, const struct uop *u) { w16(cpu, u->dst, (uint16_t)ea_offset(cpu, u)); return EXEC_NEXT; }
-static int x_lea32(struct cpu *cpu, const struct uop *u) { w32(cpu, u->dst, (uint32_t)ea_offset(cpu, u)); return EXEC_NEXT; }
+static int x_lea16(struct cpu *cpu, const struct uop *u)
+{
+	w16(cpu, u->dst, (uint16_t)ea_offset(cpu, u));
+	return EXEC_NEXT;
+}
+
+static int x_lea32(struct cpu *cpu, const struct uop *u)
+{
+	w32(cpu, u->dst, (uint32_t)ea_offset(cpu, u));
+	return EXEC_NEXT;
+}
 
 static int x_lea64(struct cpu *cpu, const struct uop *u)
 {
@@ -281,8 +290,18 @@ static int x_nop(struct cpu *cpu, const struct uop *u)
 	return EXEC_NEXT;
 }
 
-static int x_bswap32(struct cpu *cpu, const struct uop *u) { w32(cpu, u->dst, __builtin_bswap32(r32(cpu, u->dst))); return EXEC_NEXT; }
-static int x_bswap64(struct cpu *cpu, const struct uop *u) { w64(cpu, u->dst, __builtin_bswap64(r64(cpu, u->dst))); return EXEC_NEXT; }
+static int x_bswap32(struct cpu *cpu, const struct uop *u)
+{
+	w32(cpu, u->dst, __builtin_bswap32(r32(cpu, u->dst)));
+	return EXEC_NEXT;
+}
+
+static int x_bswap64(struct cpu *cpu, const struct uop *u)
+{
+	w64(cpu, u->dst, __builtin_bswap64(r64(cpu, u->dst)));
+	return EXEC_NEXT;
+}
+
 /* Undefined by the manual; processors give zero. */
 static int x_bswap16(struct cpu *cpu, const struct uop *u) { w16(cpu, u->dst, 0); return EXEC_NEXT; }
 
@@ -550,8 +569,16 @@ DIV_WIDE(32, uint32_t, int32_t, uint64_t, int64_t)
 DIV_WIDE(64, uint64_t, int64_t, wide128, swide128)
 
 static inline uint16_t dividend8(const struct cpu *c) { return r16(c, REG_OFF(RAX)); }
-static inline uint32_t dividend16(const struct cpu *c) { return (uint32_t)r16(c, REG_OFF(RDX)) << 16 | r16(c, REG_OFF(RAX)); }
-static inline uint64_t dividend32(const struct cpu *c) { return (uint64_t)r32(c, REG_OFF(RDX)) << 32 | r32(c, REG_OFF(RAX)); }
+static inline uint32_t dividend16(const struct cpu *c)
+{
+	return (uint32_t)r16(c, REG_OFF(RDX)) << 16 | r16(c, REG_OFF(RAX));
+}
+
+static inline uint64_t dividend32(const struct cpu *c)
+{
+	return (uint64_t)r32(c, REG_OFF(RDX)) << 32 | r32(c, REG_OFF(RAX));
+}
+
 static inline wide128 dividend64(const struct cpu *c) { return (wide128)c->gpr[RDX] << 64 | c->gpr[RAX]; }
 
 #define EXEC_DIVIDE(bits, T, S, C, name, fn)                                                            \
@@ -674,7 +701,12 @@ static int x_stc(struct cpu *cpu, const struct uop *u) { (void)u; cpu->cc |= CC_
 static int x_cmc(struct cpu *cpu, const struct uop *u) { (void)u; cpu->cc ^= CC_CF; return EXEC_NEXT; }
 static int x_cld(struct cpu *cpu, const struct uop *u) { (void)u; cpu->rflags &= ~RF_DF; return EXEC_NEXT; }
 static int x_std(struct cpu *cpu, const struct uop *u) { (void)u; cpu->rflags |= RF_DF; return EXEC_NEXT; }
-static int x_salc(struct cpu *cpu, const struct uop *u) { (void)u; w8(cpu, REG_OFF(RAX), cpu->cc & CC_CF ? 0xff : 0); return EXEC_NEXT; }
+static int x_salc(struct cpu *cpu, const struct uop *u)
+{
+	(void)u;
+	w8(cpu, REG_OFF(RAX), cpu->cc & CC_CF ? 0xff : 0);
+	return EXEC_NEXT;
+}
 
 /* ---- decimal adjustment (not in 64-bit mode); flags on the host are the result's S, Z, P ---- */
 
@@ -1014,34 +1046,33 @@ static bool lower_unary(struct insn *in, struct uop *u)
 static bool lower_extend(struct insn *in, struct uop *u)
 {
 	static const exec_fn zx[2][2][4] = {
-		{{0, x_movzx_rr8_16, x_movzx_rr8_32, x_movzx_rr8_64}, {0, x_movzx_rr16_16, x_movzx_rr16_32, x_movzx_rr16_64}},
-		{{0, x_movzx_rm8_16, x_movzx_rm8_32, x_movzx_rm8_64}, {0, x_movzx_rm16_16, x_movzx_rm16_32, x_movzx_rm16_64}}};
+		{{0, x_movzx_rr8_16, x_movzx_rr8_32, x_movzx_rr8_64},
+		 {0, x_movzx_rr16_16, x_movzx_rr16_32, x_movzx_rr16_64}},
+		{{0, x_movzx_rm8_16, x_movzx_rm8_32, x_movzx_rm8_64},
+		 {0, x_movzx_rm16_16, x_movzx_rm16_32, x_movzx_rm16_64}}};
 	static const exec_fn sx[2][3][4] = {
-		{{0, x_movsx_rr8_16, x_movsx_rr8_32, x_movsx_rr8_64}, {0, x_movsx_rr16_16, x_movsx_rr16_32, x_movsx_rr16_64},
+		{{0, x_movsx_rr8_16, x_movsx_rr8_32, x_movsx_rr8_64},
+		 {0, x_movsx_rr16_16, x_movsx_rr16_32, x_movsx_rr16_64},
 		 {0, x_mov_rr16, x_movsx_rr32_32, x_movsx_rr32_64}},
-		{{0, x_movsx_rm8_16, x_movsx_rm8_32, x_movsx_rm8_64}, {0, x_movsx_rm16_16, x_movsx_rm16_32, x_movsx_rm16_64},
+		{{0, x_movsx_rm8_16, x_movsx_rm8_32, x_movsx_rm8_64},
+		 {0, x_movsx_rm16_16, x_movsx_rm16_32, x_movsx_rm16_64},
 		 {0, x_mov_rm16, x_movsx_rm32_32, x_movsx_rm32_64}}};
-	unsigned from, to = size_index(u->opsize);
+	unsigned mem = op_is_mem(in, 1), from16 = in->op[1].size != 8, to = size_index(u->opsize);
 
 	switch (in->z.mnemonic) {
-	case ZYDIS_MNEMONIC_MOVZX:
-	case ZYDIS_MNEMONIC_MOVSX:
-		from = in->op[1].size == 8 ? 0 : 1;
-		break;
-	case ZYDIS_MNEMONIC_MOVSXD:
-		from = 2;
-		break;
-	default:
-		return false;
+	case ZYDIS_MNEMONIC_MOVZX: u->exec = zx[mem][from16][to]; break;
+	case ZYDIS_MNEMONIC_MOVSX: u->exec = sx[mem][from16][to]; break;
+	case ZYDIS_MNEMONIC_MOVSXD: u->exec = sx[mem][2][to]; break;
+	default: return false;
 	}
 	lower_two(in, u);
-	u->exec = in->z.mnemonic == ZYDIS_MNEMONIC_MOVZX ? zx[op_is_mem(in, 1)][from][to] : sx[op_is_mem(in, 1)][from][to];
 	return true;
 }
 
 static bool lower_imul(struct insn *in, struct uop *u)
 {
-	static const exec_fn fn[2][2][4] = {{THREE(x_imul_rr), THREE(x_imul_rm)}, {THREE(x_imul_rri), THREE(x_imul_rmi)}};
+	static const exec_fn fn[2][2][4] = {{THREE(x_imul_rr), THREE(x_imul_rm)},
+					    {THREE(x_imul_rri), THREE(x_imul_rmi)}};
 	bool three = in->z.operand_count_visible == 3;
 
 	if (in->z.mnemonic != ZYDIS_MNEMONIC_IMUL)

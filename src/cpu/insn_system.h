@@ -31,7 +31,7 @@ struct sys_insn {
 bool lower_from_table(struct insn *in, struct uop *u, const struct sys_insn *table, unsigned entries);
 
 /* The groups lower_system() asks. */
-bool lower_segment(struct insn *in, struct uop *u);    /* insn_segment.c: MOV, PUSH, POP of segment registers, LDS, ... */
+bool lower_segment(struct insn *in, struct uop *u);    /* insn_segment.c: segment registers, LDS, ... */
 bool lower_far(struct insn *in, struct uop *u);        /* insn_far.c: far JMP, CALL, RET; IRET */
 bool lower_event(struct insn *in, struct uop *u);      /* insn_event.c: INT, SYSCALL, SYSENTER, ... */
 bool lower_control(struct insn *in, struct uop *u);    /* insn_cr.c: control and debug registers, TLB, XCR0, PKRU */

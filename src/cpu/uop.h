@@ -50,7 +50,7 @@ typedef int (*exec_fn)(struct cpu *cpu, const struct uop *u);
 struct uop {
 	exec_fn exec;
 	int64_t disp;    /* displacement; for RIP-relative, from the block's start */
-	uint64_t imm;    /* immediate, sign-extended to 64 bits; for direct branches, the target relative to the block's start */
+	uint64_t imm;    /* immediate, sign-extended; for direct branches, the target relative to the block's start */
 	uint8_t dst;     /* register operand, byte offset into cpu->gpr; or xmm / mm / seg / cr number */
 	uint8_t src;     /* second register operand, likewise */
 	uint8_t base;    /* byte offset of the base register (REG_ZERO if none) */

@@ -120,7 +120,8 @@ enum hv_verdict exit_io_finish(struct hv_vm *vm);
 /* Bits of pending #DB, from the processor's form (DR6) to the VMCS field's. */
 static inline uint64_t hv_pending_debug(uint64_t dr6_bits)
 {
-	return (dr6_bits & (PENDING_DEBUG_B | PENDING_DEBUG_BS)) | (dr6_bits & PENDING_DEBUG_B ? PENDING_DEBUG_ENABLED : 0);
+	return (dr6_bits & (PENDING_DEBUG_B | PENDING_DEBUG_BS)) |
+	       (dr6_bits & PENDING_DEBUG_B ? PENDING_DEBUG_ENABLED : 0);
 }
 
 /* ---- hv/emulate.c ---- */

@@ -56,7 +56,7 @@ struct hv_mmu_ops {
 	void (*emulated_access)(struct hv_vm *vm, uint64_t gpa, unsigned bytes, bool write);
 	/* gfn got, lost or changed its frame. */
 	void (*p2m_changed)(struct hv_vm *vm, gfn_t first, uint64_t frames);
-	/* Are the backend's tables equal to GPT o p2m (where they say anything)? On failure a line in @buf and false. */
+	/* Are the backend's tables equal to GPT o p2m, where they say anything? If not, a line in @buf and false. */
 	bool (*audit)(struct hv_vm *vm, char *buf, size_t bytes);
 	void (*observe)(const struct hv_vm *vm, struct obs *obs);
 };

@@ -204,7 +204,8 @@ static void flush(struct hv_vm *vm, enum hv_flush kind, uint16_t pcid)
 static void setup_vmcs(struct hv_vm *vm)
 {
 	hv_write(vm, VMCS_PROC_CTL2, hv_read(vm, VMCS_PROC_CTL2) | PROC2_EPT | PROC2_UNRESTRICTED);
-	hv_write(vm, VMCS_PROC_CTL, hv_read(vm, VMCS_PROC_CTL) & ~(uint64_t)(PROC_CR3_LOAD | PROC_CR3_STORE | PROC_INVLPG));
+	hv_write(vm, VMCS_PROC_CTL,
+		 hv_read(vm, VMCS_PROC_CTL) & ~(uint64_t)(PROC_CR3_LOAD | PROC_CR3_STORE | PROC_INVLPG));
 	hv_write(vm, VMCS_EPTP, eptp_of(vm));
 	hv_write(vm, VMCS_EXCEPTION_BITMAP, 0);
 	hv_write(vm, VMCS_CR0_MASK, CR0_MASKED);
@@ -264,7 +265,10 @@ static bool audit(struct hv_vm *vm, char *buf, size_t bytes)
 	return audit_table(vm, ept_of(vm)->root.v << PAGE_SHIFT, ept_of(vm)->levels, 0, buf, bytes);
 }
 
-static void observe(const struct hv_vm *vm, struct obs *obs) { obs->tables.ept_bytes = ept_of(vm)->tables << PAGE_SHIFT; }
+static void observe(const struct hv_vm *vm, struct obs *obs)
+{
+	obs->tables.ept_bytes = ept_of(vm)->tables << PAGE_SHIFT;
+}
 
 static int init(struct hv_vm *vm, struct error *err)
 {

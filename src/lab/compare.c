@@ -58,7 +58,8 @@ static void note_difference(json_t *notes, const struct compare_run *a, const st
 	if (va && vb && json_equal(va, vb))
 		return;
 	if (strcmp(key, "guest.state_hash") == 0 &&
-	    json_equal(find(a->report, "guest.state_hash_no_accessed"), find(b->report, "guest.state_hash_no_accessed")))
+	    json_equal(find(a->report, "guest.state_hash_no_accessed"),
+		       find(b->report, "guest.state_hash_no_accessed")))
 		aside = " (accessed flags only)";
 	json_array_append_new(notes, json_sprintf("%s: %s is %s, under %s it is %s%s", b->mmu, key + strlen("guest."),
 						  value_text(vb, tb), a->mmu, value_text(va, ta), aside));

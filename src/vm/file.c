@@ -72,7 +72,8 @@ int blob_read(struct blob *b, const char *what, const char *name, uint64_t max, 
 	if (ret == 0)
 		return error_set(err, -EINVAL, "%s '%s': the file is empty", what, name);
 	if (ret == -EFBIG)
-		return error_set(err, ret, "%s '%s': larger than the %" PRIu64 " MiB there is room for", what, name, max >> 20);
+		return error_set(err, ret, "%s '%s': larger than the %" PRIu64 " MiB there is room for", what, name,
+				 max >> 20);
 	return error_set(err, ret, "%s '%s': %s", what, name, strerror(-ret));
 }
 

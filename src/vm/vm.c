@@ -282,7 +282,7 @@ static bool vm_poll_input(struct vm *vm, int64_t wait_ns)
 
 		vm->input_open = n >= 0;
 		vm->input_count = n > 0 ? (unsigned)n : 0;
-		/* A terminal that hangs up or a user who types the quit key ends the run; the end of a file does not. */
+		/* A terminal that hangs up or the quit key ends the run; the end of a file does not. */
 		if (n < 0 && vm->console.live)
 			vm->interrupted = 1;
 	}
