@@ -1,0 +1,186 @@
+/*
+ * The p2m and the EPT backend made from it: lazily allocated frames, runs of
+ * them, their owner, the size of mappings, and an audit that notices a wrong one.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "hv/core.h"
+
+struct machine {
+	struct machmem mem;
+	struct cpu *cpu;
+	struct hv_vm *vm;
+};
+
+static void make(struct machine *m, uint64_t memory, enum host_pages pages)
+{
+	struct engine_config cfg = {.mmu = ENGINE_EPT, .memory = memory, .host_pages = pages};
+	struct machmem_range guest = {0, memory}, ram = {0};
+	struct error err;
+
+	cpu_config_default(&cfg.cpu);
+	ram.bytes = hv_machine_memory(&cfg);
+	assert_int_equal(machmem_init(&m->mem, &ram, 1, &err), 0);
+	assert_int_equal(cpu_create(&m->cpu, &m->mem, &cfg.cpu, &err), 0);
+	assert_int_equal(hv_create(&m->vm, &cfg, &guest, 1, &m->mem, m->cpu, &err), 0);
+}
+
+static void unmake(struct machine *m)
+{
+	hv_destroy(m->vm);
+	cpu_destroy(m->cpu);
+	machmem_destroy(&m->mem);
+}
+
+static void test_lazy(void **state)
+{
+	struct machine m;
+	unsigned order;
+	mfn_t f, again;
+
+	(void)state;
+	make(&m, SIZE_1G / 4, HOST_PAGES_4K);
+	assert_int_equal(p2m_peek(m.vm, gfn(7), &f, NULL), -ENOENT);
+	assert_int_equal(m.vm->obs.tables.guest_frames, 0);
+	assert_int_equal(p2m_get(m.vm, gfn(7), &f, &order), 0);
+	assert_int_equal(order, 0);
+	assert_int_equal(machmem_owner(&m.mem, f), OWNER_VM);
+	assert_int_equal(p2m_peek(m.vm, gfn(7), &again, NULL), 0);
+	assert_int_equal(f.v, again.v);
+	assert_int_equal(p2m_peek(m.vm, gfn(8), &f, NULL), -ENOENT);
+	assert_int_equal(m.vm->obs.tables.guest_frames, 1);
+	unmake(&m);
+}
+
+static void test_no_ram(void **state)
+{
+	struct machine m;
+	mfn_t f;
+
+	(void)state;
+	make(&m, SIZE_2M + PAGE_SIZE, HOST_PAGES_2M);
+	assert_int_equal(p2m_get(m.vm, gfn(513), &f, NULL), -EFAULT);
+	assert_int_equal(p2m_get(m.vm, gfn(~0ull), &f, NULL), -EFAULT);
+	assert_false(p2m_is_ram(m.vm, SIZE_2M + PAGE_SIZE));
+	assert_true(p2m_is_ram(m.vm, SIZE_2M + PAGE_SIZE - 1));
+	assert_null(p2m_ptr(m.vm, ~0ull));
+	unmake(&m);
+}
+
+/* A run is naturally aligned on both sides; where it would leave guest RAM, frames come one by one. */
+static void test_runs(void **state)
+{
+	struct machine m;
+	unsigned order;
+	mfn_t f, last;
+
+	(void)state;
+	make(&m, 2 * SIZE_2M + 4 * PAGE_SIZE, HOST_PAGES_2M);
+	assert_int_equal(p2m_get(m.vm, gfn(700), &f, &order), 0);
+	assert_int_equal(order, 9);
+	assert_int_equal(f.v % 512, 700 % 512);
+	assert_int_equal(p2m_peek(m.vm, gfn(1023), &last, NULL), 0);
+	assert_int_equal(last.v - f.v, 1023 - 700);
+	assert_int_equal(p2m_peek(m.vm, gfn(511), &f, NULL), -ENOENT);
+	assert_int_equal(p2m_get(m.vm, gfn(1025), &f, &order), 0);
+	assert_int_equal(order, 0);
+	assert_int_equal(m.vm->obs.tables.guest_frames, 513);
+	unmake(&m);
+}
+
+/* No run is to be had: single frames all the same, until there are none. */
+static void test_exhausted(void **state)
+{
+	struct machine m;
+	uint64_t g = 0;
+	unsigned order;
+	mfn_t f;
+	int r;
+
+	(void)state;
+	make(&m, SIZE_1G / 4, HOST_PAGES_2M);
+	while (machmem_alloc(&m.mem, 9, OWNER_MACHINE, &f) == 0)
+		;
+	assert_int_equal(p2m_get(m.vm, gfn(0), &f, &order), 0);
+	assert_int_equal(order, 0);
+	while ((r = p2m_get(m.vm, gfn(++g), &f, &order)) == 0)
+		;
+	assert_int_equal(r, -ENOMEM);
+	assert_int_equal(hv_mmu_ept.ept_violation(m.vm, g << PAGE_SHIFT, EPT_VIOL_READ), HV_FAIL);
+	assert_non_null(strstr(m.vm->fail_text, "no machine memory"));
+	unmake(&m);
+}
+
+static void test_ept_sizes(void **state)
+{
+	static const struct { enum host_pages pages; uint64_t tables; } expect[] = {
+		{HOST_PAGES_4K, 4}, {HOST_PAGES_2M, 3}, {HOST_PAGES_1G, 2}};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(expect); i++) {
+		struct machine m;
+		struct obs obs = {0};
+		char text[160];
+
+		make(&m, SIZE_1G, expect[i].pages);
+		assert_int_equal(hv_mmu_ept.ept_violation(m.vm, 0x345678, EPT_VIOL_WRITE), HV_RESUME);
+		hv_mmu_ept.observe(m.vm, &obs);
+		assert_int_equal(obs.tables.ept_bytes, expect[i].tables << PAGE_SHIFT);
+		assert_true(hv_mmu_ept.audit(m.vm, text, sizeof(text)));
+		assert_int_equal(hv_mmu_ept.ept_violation(m.vm, SIZE_1G, EPT_VIOL_READ), HV_EMULATE);
+		unmake(&m);
+	}
+}
+
+/* Walks the EPT as the hardware does to the leaf of @a. */
+static uint64_t *leaf_of(struct machine *m, uint64_t a)
+{
+	uint64_t table = hv_read(m->vm, VMCS_EPTP) & EPT_ADDR_MASK;
+
+	for (unsigned shift = 39;; shift -= 9) {
+		uint64_t *e = (uint64_t *)machmem_ptr(&m->mem, hpa(table)) + (a >> shift & 511);
+
+		if (shift == 12 || *e & EPT_PS)
+			return e;
+		table = *e & EPT_ADDR_MASK;
+	}
+}
+
+static void test_audit(void **state)
+{
+	struct machine m;
+	char text[160] = "";
+	uint64_t *leaf;
+
+	(void)state;
+	make(&m, SIZE_1G / 4, HOST_PAGES_4K);
+	assert_int_equal(hv_mmu_ept.ept_violation(m.vm, 0x5000, EPT_VIOL_WRITE), HV_RESUME);
+	assert_int_equal(hv_mmu_ept.ept_violation(m.vm, 0x6000, EPT_VIOL_WRITE), HV_RESUME);
+	leaf = leaf_of(&m, 0x5000);
+	assert_int_equal(*leaf & (EPT_R | EPT_W | EPT_X), EPT_R | EPT_W | EPT_X);
+	*leaf += PAGE_SIZE;
+	assert_false(hv_mmu_ept.audit(m.vm, text, sizeof(text)));
+	assert_non_null(strstr(text, "gfn 5"));
+	/* A change of the p2m drops what it makes wrong. */
+	hv_mmu_ept.p2m_changed(m.vm, gfn(5), 1);
+	assert_int_equal(*leaf, 0);
+	assert_true(hv_mmu_ept.audit(m.vm, text, sizeof(text)));
+	unmake(&m);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_lazy), cmocka_unit_test(test_no_ram), cmocka_unit_test(test_runs),
+		cmocka_unit_test(test_exhausted), cmocka_unit_test(test_ept_sizes), cmocka_unit_test(test_audit),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
