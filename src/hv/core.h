@@ -117,6 +117,12 @@ hv_exit_handler exit_cr, exit_rdmsr, exit_wrmsr, exit_io;
 /* Second half of exit_io(), once the platform has answered. */
 enum hv_verdict exit_io_finish(struct hv_vm *vm);
 
+/* Is a debug trap due at this boundary? */
+static inline bool hv_debug_trap_due(struct hv_vm *vm)
+{
+	return hv_read(vm, VMCS_GUEST_PENDING_DEBUG) & (PENDING_DEBUG_BS | PENDING_DEBUG_ENABLED);
+}
+
 /* Bits of pending #DB, from the processor's form (DR6) to the VMCS field's. */
 static inline uint64_t hv_pending_debug(uint64_t dr6_bits)
 {

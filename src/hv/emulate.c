@@ -296,8 +296,9 @@ static void store_control(struct hv_vm *vm)
 	hv_write(vm, VMCS_GUEST_INTERRUPTIBILITY,
 		 (e->shadow_sti ? INTERRUPTIBILITY_STI : 0) | (e->shadow_movss ? INTERRUPTIBILITY_MOVSS : 0) |
 			 (e->nmi_blocked ? INTERRUPTIBILITY_NMI : 0));
-	if (e->db_pending)
-		hv_write(vm, VMCS_GUEST_PENDING_DEBUG, hv_pending_debug(e->db_pending));
+	if (e->db_pending) /* besides what MOV SS held back until now */
+		hv_write(vm, VMCS_GUEST_PENDING_DEBUG,
+			 hv_read(vm, VMCS_GUEST_PENDING_DEBUG) | hv_pending_debug(e->db_pending));
 }
 
 static void store_state(struct hv_vm *vm, bool all)

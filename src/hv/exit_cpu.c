@@ -23,10 +23,11 @@ enum hv_verdict exit_cpuid(struct hv_vm *vm)
 	return HV_RESUME;
 }
 
+/* A debug trap that is due after HLT ends it at once. */
 enum hv_verdict exit_hlt(struct hv_vm *vm)
 {
 	hv_skip_insn(vm);
-	hv_core(vm)->halted = true;
+	hv_core(vm)->halted = !hv_debug_trap_due(vm);
 	return HV_RESUME;
 }
 

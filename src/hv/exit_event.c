@@ -240,7 +240,7 @@ static bool choose(struct hv_vm *vm, bool nmi, bool irq, bool available)
 	struct hv_core *core = hv_core(vm);
 	uint64_t blocking = hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY);
 
-	if (hv_read(vm, VMCS_GUEST_PENDING_DEBUG) & (PENDING_DEBUG_BS | PENDING_DEBUG_ENABLED))
+	if (hv_debug_trap_due(vm))
 		available = false; /* the debug trap comes first */
 	if (nmi && available && !(blocking & (BLOCKS_INTERRUPTS | INTERRUPTIBILITY_NMI))) {
 		inject_nmi(vm);

@@ -24,7 +24,8 @@ enum hv_verdict exit_io(struct hv_vm *vm)
 {
 	struct bus_access a = describe(vm);
 
-	if (hv_core(vm)->qualification & IO_QUAL_STRING)
+	/* With breakpoints armed, one may be on the port: the emulator looks. */
+	if (hv_core(vm)->qualification & IO_QUAL_STRING || hv_read(vm, VMCS_GUEST_DR7) & 0xff)
 		return HV_EMULATE;
 	return hv_ask(vm, &a, CONTINUE_IO);
 }
