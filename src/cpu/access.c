@@ -266,12 +266,27 @@ static void check_watch(struct cpu *cpu, uint64_t lin, unsigned bytes, bool writ
 
 /* ---- slow paths ---- */
 
+/* Host address of an access that a touch of the TLB model allows; NULL: the long way. */
+static uint8_t *touched(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_kind kind, enum access_mode mode)
+{
+	const struct fast_entry *f;
+
+	if (mode >= MODE_USER_ALIGN || (lin & ~PAGE_MASK) + bytes > PAGE_SIZE)
+		return NULL;
+	f = mmu_fast_touch(&cpu->mmu, &cpu->mmu.l1d, lin, kind, mode);
+	return f ? (uint8_t *)(uintptr_t)(lin + f->addend) : NULL;
+}
+
 int mem_read_slow(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes, enum access_mode mode)
 {
 	struct part part[2];
-	uint8_t *to = buf;
+	uint8_t *to = buf, *host = touched(cpu, lin, bytes, ACCESS_READ, mode);
 	int parts;
 
+	if (likely(host)) {
+		memcpy(buf, host, bytes);
+		return 0;
+	}
 	parts = translate_access(cpu, lin, bytes, ACCESS_READ, mode, part);
 	if (parts < 0)
 		return EXEC_STOP;
@@ -302,8 +317,13 @@ int mem_write_slow(struct cpu *cpu, uint64_t lin, const void *buf, unsigned byte
 {
 	struct part part[2];
 	const uint8_t *from = buf;
+	uint8_t *host = touched(cpu, lin, bytes, ACCESS_WRITE, mode);
 	int parts;
 
+	if (likely(host)) {
+		memcpy(host, buf, bytes);
+		return 0;
+	}
 	parts = translate_access(cpu, lin, bytes, ACCESS_WRITE, mode, part);
 	if (parts < 0)
 		return EXEC_STOP;
@@ -323,9 +343,13 @@ int mem_write_slow(struct cpu *cpu, uint64_t lin, const void *buf, unsigned byte
 int mem_rmw_slow(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes, enum access_mode mode)
 {
 	struct part part[2];
-	uint8_t *to = buf;
+	uint8_t *to = buf, *host = touched(cpu, lin, bytes, ACCESS_WRITE, mode);
 	int parts;
 
+	if (likely(host)) {
+		memcpy(buf, host, bytes);
+		return 0;
+	}
 	parts = translate_access(cpu, lin, bytes, ACCESS_WRITE, mode, part);
 	if (parts < 0)
 		return EXEC_STOP;
@@ -373,7 +397,8 @@ static bool within_limit(const struct seg *s, uint64_t off, unsigned bytes)
 
 		return off > s->limit && last <= top;
 	}
-	return last <= s->limit;
+	/* An access that wraps at 4 GiB is left to the processor (SDM "Limit Checking"); Intel's let it pass. */
+	return last <= s->limit || s->limit == 0xffffffff;
 }
 
 static bool type_allows(const struct cpu *cpu, const struct seg *s, enum access_kind kind)

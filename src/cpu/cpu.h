@@ -68,7 +68,6 @@ struct stop {
 	uint32_t error;
 	enum exc_kind exc;
 	uint64_t payload; /* #PF: address for CR2; #DB: bits for DR6 */
-	bool code_breakpoint; /* #DB: a fault before the instruction */
 	bool noncanonical; /* #GP for a non-canonical address: #SS if the reference is to the stack segment */
 };
 

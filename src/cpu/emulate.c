@@ -82,6 +82,7 @@ enum cpu_emul_result cpu_emulate_one(struct cpu *cpu, unsigned max_iterations, b
 		return stopped(cpu, &u);
 	cpu->bus.done_count = 0;
 	if (st == EXEC_REPEAT) {
+		cpu->rflags |= RF_RF; /* as the run loop has it */
 		*counted = cpu->rep_counts;
 		return EMUL_PARTIAL;
 	}

@@ -3,7 +3,7 @@
  *
  * An iteration is complete before the next begins, so that a fault leaves the
  * registers where the manual wants them. Plain copies and fills that stay within
- * pages the fast lookup knows are done a run at a time; the number of iterations
+ * pages that the L1 TLB holds are done a run at a time; the number of iterations
  * and every effect are the same. A repeated instruction stands as an instruction
  * boundary each time 4096 iterations of its counter are through (EXEC_REPEAT), so
  * that no count of iterations can keep interrupts out.
@@ -198,17 +198,18 @@ static int (*const iterate[])(struct cpu *, const struct uop *) = {
 	[STR_MOVS] = iterate_movs, [STR_CMPS] = iterate_cmps, [STR_STOS] = iterate_stos, [STR_LODS] = iterate_lods,
 	[STR_SCAS] = iterate_scas, [STR_INS] = iterate_ins,   [STR_OUTS] = iterate_outs};
 
-/* ---- runs of iterations within pages that the fast lookup knows ---- */
+/* ---- runs of iterations within pages that the L1 TLB holds ---- */
 
 static uint64_t room_up(uint64_t lin, unsigned size) { return (PAGE_SIZE - (lin & ~PAGE_MASK)) / size; }
 
-static uint8_t *fast_ptr(const struct cpu *cpu, uint64_t lin, bool write)
+/* Host address of @lin if its translation is in the L1 TLB, which is told of the access. */
+static uint8_t *resident_ptr(struct cpu *cpu, uint64_t lin, enum access_kind kind)
 {
 	const struct fast_entry *e = &cpu->mmu.l1d.fast.slot[cpu->mode][fast_slot(lin)];
 
-	if ((lin & PAGE_MASK) != (write ? e->wtag : e->rtag))
-		return NULL;
-	return (uint8_t *)(uintptr_t)(lin + e->addend);
+	if ((lin & PAGE_MASK) != (kind == ACCESS_WRITE ? e->wtag : e->rtag))
+		e = mmu_fast_touch(&cpu->mmu, &cpu->mmu.l1d, lin, kind, (enum access_mode)cpu->mode);
+	return e ? (uint8_t *)(uintptr_t)(lin + e->addend) : NULL;
 }
 
 static void fill(uint8_t *to, uint64_t v, unsigned size, uint64_t n)
@@ -238,27 +239,31 @@ static void copy_forward(uint8_t *to, const uint8_t *from, unsigned size, uint64
 
 /*
  * Up to @most iterations of a forward MOVS or STOS at once; returns how many were
- * done (0: none can). Both pages must be MRU in the TLB at the same time, which
- * the fast lookup says, so no TLB state would change.
+ * done (0: none can). With both pages in the L1 TLB every iteration would find
+ * them there, so that the TLB's state after the run is that after its first
+ * iteration: source touched, then destination.
  */
 static uint64_t run_of(struct cpu *cpu, const struct uop *u, uint64_t most)
 {
 	uint64_t to = cpu->gpr[RDI], from = cpu->gpr[RSI] + cpu->seg_base_eff[u->seg < SEG_FS ? SEG_NONE : u->seg];
 	uint64_t n = min_u64(most, room_up(to, u->opsize));
-	uint8_t *dst = fast_ptr(cpu, to, true);
-	const uint8_t *src;
+	const uint8_t *src = NULL;
+	uint8_t *dst;
 
-	if (!dst || n == 0)
-		return 0;
-	if (u->aux == STR_STOS) {
-		fill(dst, cpu->gpr[RAX], u->opsize, n);
-	} else {
+	if (u->aux == STR_MOVS) {
 		n = min_u64(n, room_up(from, u->opsize));
-		src = fast_ptr(cpu, from, false);
-		if (!src || n == 0)
+		src = n ? resident_ptr(cpu, from, ACCESS_READ) : NULL;
+		if (!src)
 			return 0;
+	}
+	dst = n ? resident_ptr(cpu, to, ACCESS_WRITE) : NULL;
+	if (!dst)
+		return 0;
+	if (src) {
 		copy_forward(dst, src, u->opsize, n);
 		advance(cpu, u, RSI, n);
+	} else {
+		fill(dst, cpu->gpr[RAX], u->opsize, n);
 	}
 	advance(cpu, u, RDI, n);
 	return n;

@@ -64,7 +64,9 @@ static ALWAYS_INLINE int code_page(struct cpu *cpu, uint64_t lin, uint64_t *page
 {
 	const struct fast_entry *e = &cpu->mmu.l1i.fast.slot[cpu->mode][fast_slot(lin)];
 
-	if (likely(e->rtag == (lin & PAGE_MASK))) {
+	if (unlikely(e->rtag != (lin & PAGE_MASK)))
+		e = mmu_fast_touch(&cpu->mmu, &cpu->mmu.l1i, lin, ACCESS_FETCH, (enum access_mode)cpu->mode);
+	if (likely(e)) {
 		*page = (lin & PAGE_MASK) + e->addend - (uint64_t)(uintptr_t)cpu->mmu.mem->host;
 		return 0;
 	}
@@ -193,6 +195,8 @@ static ALWAYS_INLINE int run_block(struct cpu *cpu, struct block *b, uint64_t mo
 			fold_rip(cpu, at->off + at->len);
 		break;
 	case EXEC_REPEAT:
+		/* What interrupts a repeated instruction saves RF set (SDM "Instruction-Breakpoint Exception Condition"). */
+		cpu->rflags |= RF_RF;
 		cpu->insns += cpu->rep_counts;
 		fold_rip(cpu, at->off);
 		break;
@@ -362,7 +366,11 @@ static struct boundary boundary_enter(struct cpu *cpu)
 	struct boundary b = {cpu->shadow_sti, cpu->shadow_movss, cpu->rflags & RF_RF, cpu->rflags & RF_TF};
 
 	cpu->shadow_sti = cpu->shadow_movss = false;
-	cpu->rflags &= ~RF_RF;
+	cpu->tf_after = false;
+	if (b.rf) {
+		cpu->rflags &= ~RF_RF;
+		cpu_update_careful(cpu);
+	}
 	return b;
 }
 
@@ -385,10 +393,8 @@ static int step(struct cpu *cpu)
 	if ((cpu->dr7 & 0xff) && !(cpu->rflags & RF_RF) && !cpu->bus.done_count) {
 		hit = code_breakpoints(cpu);
 		if (hit) {
-			/* A fault: the pushed image has RF set, so that the instruction runs when it is returned to. */
 			raise_exc(cpu, EXC_DB);
 			cpu->stop.payload = hit;
-			cpu->stop.code_breakpoint = true;
 			return handle_stop(cpu);
 		}
 	}
@@ -408,7 +414,7 @@ static int step(struct cpu *cpu)
 		return handle_stop(cpu);
 	}
 	cpu->bus.done_count = 0;
-	if (was.tf && (cpu->insns != insns || st == EXEC_REPEAT))
+	if (was.tf && !cpu->tf_after && (cpu->insns != insns || st == EXEC_REPEAT))
 		cpu->db_pending |= DR6_BS;
 	if (vmx_proc(cpu, PROC_MTF))
 		cpu->vmx.mtf_pending = true;

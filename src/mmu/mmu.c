@@ -91,12 +91,14 @@ static bool entry_permits(const struct mmu *m, const struct tlb_entry *e, enum a
  * Enters the 4 KiB page of @lin into the host-side lookup if every further access
  * of the kind it is entered for would be an L1 hit that changes nothing.
  */
-static void fill_fast(struct mmu *m, struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e, uint64_t lin,
+static void fill_fast(struct mmu *m, struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e, uint64_t lin,
 		      enum access_mode mode)
 {
 	uint64_t lin_page = lin & PAGE_MASK;
 	uint64_t page = e->page + (lin_page & ((1ull << e->shift) - 1));
-	struct fast_entry f = {FAST_INVALID, FAST_INVALID, (uint64_t)(uintptr_t)m->mem->host + page - lin_page};
+	struct fast_entry f = {.rtag = FAST_INVALID, .wtag = FAST_INVALID, .array = a, .entry = e,
+			       .generation = e->generation,
+			       .addend = (uint64_t)(uintptr_t)m->mem->host + page - lin_page};
 
 	if (!m->fast_path || mode >= MODE_USER_ALIGN || (e->rights & TLB_MMIO))
 		return;
@@ -110,7 +112,10 @@ static void fill_fast(struct mmu *m, struct l1_tlb *l1, struct tlb_array *a, con
 		if (entry_permits(m, e, ACCESS_WRITE, mode) && !m->mem->code_map[page >> PAGE_SHIFT])
 			f.wtag = lin_page;
 	}
-	fast_fill(l1, a, e, lin, &f, mode);
+	/* Without an array (no paging) there is nothing to touch. */
+	f.any_rtag = a ? f.rtag : FAST_INVALID;
+	f.any_wtag = a ? f.wtag : FAST_INVALID;
+	fast_fill(l1, &f, lin, mode);
 }
 
 struct lookup {
@@ -154,17 +159,18 @@ static void drop_everywhere(struct mmu *m, uint64_t lin, struct tlb_tags t)
 	struct lookup f;
 
 	while (find_l1(&m->l1d, lin, t, &f))
-		tlb_drop(m, f.array, f.entry);
+		tlb_drop(f.entry);
 	while (find_l1(&m->l1i, lin, t, &f))
-		tlb_drop(m, f.array, f.entry);
+		tlb_drop(f.entry);
 	while (find_l2(m, lin, t, &f))
-		tlb_drop(m, f.array, f.entry);
+		tlb_drop(f.entry);
+	mmu_fast_flush(m);
 }
 
 static void use_entry(struct mmu *m, struct l1_tlb *l1, struct lookup *f, uint64_t lin, enum access_mode mode,
 		      struct xlate *out, uint16_t *rights)
 {
-	const struct tlb_entry *e = f->entry;
+	struct tlb_entry *e = f->entry;
 
 	out->page = hpa(e->page + (lin & ((1ull << e->shift) - 1) & PAGE_MASK));
 	*rights = e->rights;
@@ -280,10 +286,8 @@ static void drop_array(struct tlb_array *a, const struct drop_rule *r)
 	for (uint32_t i = 0; i < a->sets * a->ways; i++) {
 		struct tlb_entry *e = &a->entry[i];
 
-		if (e->tag != TLB_INVALID && rule_drops(r, e)) {
-			e->tag = TLB_INVALID;
-			e->stamp = 0;
-		}
+		if (e->tag != TLB_INVALID && rule_drops(r, e))
+			tlb_drop(e);
 	}
 }
 
@@ -302,10 +306,8 @@ static void drop_set(struct tlb_array *a, uint64_t lin, unsigned shift, const st
 	struct tlb_entry *e = &a->entry[(size_t)((lin >> shift) & (a->sets - 1)) * a->ways];
 
 	for (uint32_t w = 0; w < a->ways; w++)
-		if (e[w].tag != TLB_INVALID && e[w].shift == shift && rule_drops(r, &e[w])) {
-			e[w].tag = TLB_INVALID;
-			e[w].stamp = 0;
-		}
+		if (e[w].tag != TLB_INVALID && e[w].shift == shift && rule_drops(r, &e[w]))
+			tlb_drop(&e[w]);
 }
 
 /* A rule about one page concerns one set of each array, unless parts of the page may stand in others. */

@@ -95,6 +95,7 @@ struct tlb_entry {
 	uint8_t shift;  /* 12, 21, 30 */
 	uint8_t guest_shift; /* of the page in the guest's tables (or the only ones): may be larger, and 22 */
 	uint8_t pkey;
+	uint32_t generation; /* of what the way holds: changes when another translation is entered or this one dropped */
 };
 #define TLB_INVALID (~0ull)
 
@@ -110,11 +111,20 @@ struct tlb_array {
 	uint64_t *slots;         /* L1 only: [sets][FAST_SLOTS / 64], fast slots that the MRU way stands in */
 };
 
-/* Host-side lookup in front of an L1 TLB. */
+/*
+ * Host-side lookup in front of an L1 TLB. rtag and wtag match only while the
+ * translation is the most recently used way of its set, so that a hit changes
+ * nothing; any_rtag and any_wtag keep what they were, and as long as the way
+ * still holds the translation (generation) they can be had back by touching it.
+ */
 struct fast_entry {
 	uint64_t rtag; /* linear page address a read may match, or FAST_INVALID */
 	uint64_t wtag; /* the same for writes: writable, dirty, no code in the page */
 	uint64_t addend; /* host address minus linear address */
+	uint64_t any_rtag, any_wtag;
+	struct tlb_array *array;
+	struct tlb_entry *entry;
+	uint32_t generation;
 };
 #define FAST_INVALID 1ull /* never equals a page address */
 
@@ -195,6 +205,14 @@ void mmu_fast_flush(struct mmu *mmu);
 void mmu_fast_flush_host_page(struct mmu *mmu, hpa_t page);
 
 /* ---- inline fast path ---------------------------------------------------- */
+
+/*
+ * Makes the translation of @lin's page in the fast lookup usable again if an L1
+ * lookup would find it there; it becomes the most recently used of its set, as that
+ * lookup would make it. Returns the slot, or NULL: use mmu_translate().
+ */
+struct fast_entry *mmu_fast_touch(struct mmu *mmu, struct l1_tlb *l1, uint64_t lin, enum access_kind kind,
+				  enum access_mode mode);
 
 static ALWAYS_INLINE unsigned fast_slot(uint64_t lin) { return (lin >> PAGE_SHIFT) & (FAST_SLOTS - 1); }
 

@@ -44,7 +44,7 @@ struct tlb_entry *tlb_find(const struct tlb_array *a, uint64_t lin, unsigned shi
 	return NULL;
 }
 
-static void fast_clear_slot(struct fast_tlb *f, unsigned slot)
+static void fast_suspend_slot(struct fast_tlb *f, unsigned slot)
 {
 	for (unsigned m = 0; m < MODE_COUNT; m++) {
 		f->slot[m][slot].rtag = FAST_INVALID;
@@ -52,14 +52,14 @@ static void fast_clear_slot(struct fast_tlb *f, unsigned slot)
 	}
 }
 
-/* The MRU way of the set is about to be another one: its pages leave the fast lookup. */
-static void fast_clear_set(struct l1_tlb *l1, struct tlb_array *a, uint32_t set)
+/* The MRU way of the set is about to be another one: its pages do not match any more. */
+static void fast_suspend_set(struct l1_tlb *l1, struct tlb_array *a, uint32_t set)
 {
 	uint64_t *word = &a->slots[(size_t)set * FAST_WORDS];
 
 	for (unsigned w = 0; w < FAST_WORDS; w++) {
 		for (uint64_t left = word[w]; left; left &= left - 1)
-			fast_clear_slot(&l1->fast, w * 64 + (unsigned)__builtin_ctzll(left));
+			fast_suspend_slot(&l1->fast, w * 64 + (unsigned)__builtin_ctzll(left));
 		word[w] = 0;
 	}
 }
@@ -72,7 +72,7 @@ void tlb_touch(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, struct t
 	if (a->mru[set] == way)
 		return;
 	if (l1)
-		fast_clear_set(l1, a, set);
+		fast_suspend_set(l1, a, set);
 	a->mru[set] = way;
 	e->stamp = ++mmu->clock;
 }
@@ -95,32 +95,53 @@ struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_arra
 	uint32_t set = set_of(a, e->tag);
 	struct tlb_entry *ways = &a->entry[(size_t)set * a->ways];
 	uint32_t way = victim_way(ways, a->ways);
+	uint32_t generation = ways[way].generation + 1;
 
 	if (l1)
-		fast_clear_set(l1, a, set);
+		fast_suspend_set(l1, a, set);
 	ways[way] = *e;
 	ways[way].stamp = ++mmu->clock;
+	ways[way].generation = generation;
 	a->mru[set] = way;
 	return &ways[way];
 }
 
-void tlb_drop(struct mmu *mmu, struct tlb_array *a, struct tlb_entry *e)
+void tlb_drop(struct tlb_entry *e)
 {
-	(void)a;
 	e->tag = TLB_INVALID;
 	e->stamp = 0;
-	mmu_fast_flush(mmu);
+	e->generation++;
 }
 
-void fast_fill(struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e, uint64_t lin,
-	       const struct fast_entry *f, enum access_mode mode)
+static void mark_slot(struct tlb_array *a, const struct tlb_entry *e, unsigned slot)
+{
+	a->slots[(size_t)set_of(a, e->tag) * FAST_WORDS + slot / 64] |= 1ull << (slot % 64);
+}
+
+void fast_fill(struct l1_tlb *l1, const struct fast_entry *f, uint64_t lin, enum access_mode mode)
 {
 	unsigned slot = fast_slot(lin);
 
 	l1->fast.slot[mode][slot] = *f;
 	l1->fast.used[mode][slot / 64] |= 1ull << (slot % 64);
-	if (a)
-		a->slots[(size_t)set_of(a, e->tag) * FAST_WORDS + slot / 64] |= 1ull << (slot % 64);
+	if (f->array)
+		mark_slot(f->array, f->entry, slot);
+}
+
+struct fast_entry *mmu_fast_touch(struct mmu *mmu, struct l1_tlb *l1, uint64_t lin, enum access_kind kind,
+				  enum access_mode mode)
+{
+	unsigned slot = fast_slot(lin);
+	struct fast_entry *f = &l1->fast.slot[mode][slot];
+
+	if ((lin & PAGE_MASK) != (kind == ACCESS_WRITE ? f->any_wtag : f->any_rtag) ||
+	    f->generation != f->entry->generation)
+		return NULL;
+	tlb_touch(mmu, l1, f->array, f->entry);
+	f->rtag = f->any_rtag;
+	f->wtag = f->any_wtag;
+	mark_slot(f->array, f->entry, slot);
+	return f;
 }
 
 void fast_flush(struct l1_tlb *l1)
@@ -130,8 +151,8 @@ void fast_flush(struct l1_tlb *l1)
 			for (uint64_t left = l1->fast.used[m][w]; left; left &= left - 1) {
 				struct fast_entry *f = &l1->fast.slot[m][w * 64 + (unsigned)__builtin_ctzll(left)];
 
-				f->rtag = FAST_INVALID;
-				f->wtag = FAST_INVALID;
+				f->rtag = f->any_rtag = FAST_INVALID;
+				f->wtag = f->any_wtag = FAST_INVALID;
 			}
 			l1->fast.used[m][w] = 0;
 		}
