@@ -118,15 +118,22 @@ static void load_x87(struct cpu *cpu, bool rexw, const uint8_t *area)
 
 static unsigned xmm_bytes(const struct cpu *cpu) { return cpu->code_bits == 64 ? 256 : 128; }
 
+/* Hardware checks the alignment before it looks whether the segment is writable. */
+static int area_address(struct cpu *cpu, const struct uop *u, unsigned bytes, unsigned alignment,
+			enum access_kind kind, uint64_t *lin)
+{
+	if (ea(cpu, u, bytes, ACCESS_READ, lin) || vec_check_alignment(cpu, *lin, 4, alignment))
+		return EXEC_STOP;
+	return kind == ACCESS_READ ? 0 : ea(cpu, u, bytes, kind, lin);
+}
+
 /* ---- FXSAVE, FXRSTOR: u->dst is REX.W. The end of the area is touched first, as hardware does. ---- */
 
 static int fx_address(struct cpu *cpu, const struct uop *u, enum access_kind kind, uint64_t *lin)
 {
 	if (cpu->cr0 & (CR0_EM | CR0_TS))
 		return raise_nm(cpu);
-	if (ea(cpu, u, FX_AREA, kind, lin))
-		return EXEC_STOP;
-	return vec_check_alignment(cpu, *lin, 4, 16);
+	return area_address(cpu, u, FX_AREA, 16, kind, lin);
 }
 
 static int x_fxsave(struct cpu *cpu, const struct uop *u)
@@ -199,9 +206,7 @@ static int xsave_address(struct cpu *cpu, const struct uop *u, enum access_kind 
 		return raise_ud(cpu);
 	if (cpu->cr0 & CR0_TS)
 		return raise_nm(cpu);
-	if (ea(cpu, u, XSAVE_HEADER + HEADER_BYTES, kind, lin))
-		return EXEC_STOP;
-	return vec_check_alignment(cpu, *lin, 4, 64);
+	return area_address(cpu, u, XSAVE_HEADER + HEADER_BYTES, 64, kind, lin);
 }
 
 /* A piece of an XSAVE area and where it goes. */
