@@ -891,6 +891,33 @@ static void interrupts(void)
 	expect_interrupt("the task priority lets it in", address(p_sti_nops) + 2);
 }
 
+/*
+ * RF in the flags that an INT or an interrupt pushes: zero, also when a hypervisor
+ * had to fill its tables on the way, which a CR3 load makes likely.
+ */
+static void resume_flag(void)
+{
+	write_cr3(read_cr3());
+	run_kernel(p_two_nops, 0, 0);
+	check((t->rflags & FLAG_RF) == 0, "INT n pushes RF clear: 0x%lx", t->rflags);
+	write_cr3(read_cr3());
+	run_user(p_two_nops, 0, 0);
+	check((t->rflags & FLAG_RF) == 0, "INT n in user mode pushes RF clear: 0x%lx", t->rflags);
+	request();
+	write_cr3(read_cr3());
+	run_kernel(p_sti_nops, 0, 0);
+	check((t->rflags & FLAG_RF) == 0, "an interrupt pushes RF clear: 0x%lx", t->rflags);
+	expect_interrupt("an interrupt after a CR3 load", address(p_sti_nops) + 2);
+	request();
+	write_cr3(read_cr3());
+	run_code_flags(p_two_nops, USER, FLAG_IF, 0, 0, 0);
+	check((t->rflags & FLAG_RF) == 0, "an interrupt in user mode pushes RF clear: 0x%lx", t->rflags);
+	expect_interrupt("an interrupt in user mode after a CR3 load", user_address(p_two_nops));
+	write_cr3(read_cr3());
+	run_kernel(p_ud2, 0, 0);
+	check_unless("qemu", t->rflags & FLAG_RF, "a fault pushes RF set: 0x%lx", t->rflags);
+}
+
 /* ---- page boundaries ---- */
 
 static u8 two_pages[3 * 4096] __attribute__((aligned(4096)));
@@ -1114,7 +1141,7 @@ int main(void)
 		exceptions_simple, exceptions_addresses, exceptions_encoding, control_registers, control_pcid, msrs,
 		user_forbidden, io_permissions, optional_instructions, optional_pkeys_and_invpcid, single_step, step_shadow,
 		breakpoints, debug_registers, segments_data, segments_system, iret_checks, compatibility_mode, syscalls,
-		delivery, double_faults, interrupts, map_split, boundary_data, boundary_strings, boundary_code,
+		delivery, double_faults, interrupts, resume_flag, map_split, boundary_data, boundary_strings, boundary_code,
 		self_modifying, floating_point_off, floating_point_exceptions, alignment,
 	};
 
