@@ -55,18 +55,13 @@ enum stop_kind {
 	STOP_VMEXIT,    /* non-root operation: the VM exit prepared in cpu->vmx.exit */
 	STOP_BUS,       /* a port or device access that the platform has to answer: cpu->bus */
 	STOP_SHUTDOWN,  /* triple fault outside VMX non-root operation */
-	STOP_VMX_INSN,  /* a VMX instruction on the bare machine */
 };
-
-/* Kinds of exception, for DR6, RFLAGS.RF and VMX event fields. */
-enum exc_kind { EXC_KIND_FAULT, EXC_KIND_TRAP, EXC_KIND_SOFT /* INT n, INT3, INTO */, EXC_KIND_PRIV_SOFT /* INT1 */ };
 
 struct stop {
 	enum stop_kind kind;
 	uint8_t vector;
 	bool has_error;
 	uint32_t error;
-	enum exc_kind exc;
 	uint64_t payload; /* #PF: address for CR2; #DB: bits for DR6 */
 	bool noncanonical; /* #GP for a non-canonical address: #SS if the reference is to the stack segment */
 };
@@ -160,7 +155,6 @@ struct cpu {
 	bool shutdown;
 	uint64_t db_pending;       /* trap-class #DB bits (DR6 form) waiting for the instruction to end */
 	volatile int kick;         /* set asynchronously: leave the run loop at the next block */
-	bool interrupt_check;      /* something changed that may make an interrupt deliverable */
 	bool extint;               /* the platform's interrupt controller (INTR line) is asking */
 	bool extint_ack;           /* ...and has given its vector: cpu_give_extint() */
 	uint8_t extint_vector;
@@ -207,7 +201,6 @@ enum cpu_run_status {
 	CPU_RUN_SHUTDOWN,   /* triple fault */
 	CPU_RUN_EOI,        /* lapic_take_eoi(): a level-triggered interrupt was ended */
 	CPU_RUN_KICKED,     /* cpu->kick was set (it is cleared) */
-	CPU_RUN_VMX_INSN,   /* reserved */
 };
 
 /*

@@ -16,20 +16,20 @@
 
 int raise_exc(struct cpu *cpu, uint8_t vector)
 {
-	cpu->stop = (struct stop){.kind = STOP_EXCEPTION, .vector = vector, .exc = EXC_KIND_FAULT};
+	cpu->stop = (struct stop){.kind = STOP_EXCEPTION, .vector = vector};
 	return EXEC_STOP;
 }
 
 int raise_exc_err(struct cpu *cpu, uint8_t vector, uint32_t error)
 {
-	cpu->stop = (struct stop){.kind = STOP_EXCEPTION, .vector = vector, .exc = EXC_KIND_FAULT,
+	cpu->stop = (struct stop){.kind = STOP_EXCEPTION, .vector = vector,
 				  .has_error = true, .error = error};
 	return EXEC_STOP;
 }
 
 int raise_pf(struct cpu *cpu, uint64_t addr, uint32_t error)
 {
-	cpu->stop = (struct stop){.kind = STOP_EXCEPTION, .vector = EXC_PF, .exc = EXC_KIND_FAULT,
+	cpu->stop = (struct stop){.kind = STOP_EXCEPTION, .vector = EXC_PF,
 				  .has_error = true, .error = error, .payload = addr};
 	return EXEC_STOP;
 }

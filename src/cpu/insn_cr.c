@@ -169,7 +169,6 @@ static int set_cr8(struct cpu *cpu, uint64_t v)
 	if (v >> 4)
 		return raise_gp0(cpu);
 	lapic_set_cr8(&cpu->lapic, (uint8_t)v);
-	cpu->interrupt_check = true;
 	return 0;
 }
 

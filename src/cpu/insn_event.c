@@ -109,7 +109,6 @@ static int x_sysret(struct cpu *cpu, const struct uop *u)
 {
 	uint16_t sel = (uint16_t)(cpu->msr.star >> 48);
 	uint64_t rip = u->aux ? cpu->gpr[RCX] : (uint32_t)cpu->gpr[RCX];
-	bool was_open = cpu->rflags & RF_IF;
 
 	if (!(cpu->efer & EFER_SCE))
 		return raise_ud(cpu);
@@ -122,8 +121,6 @@ static int x_sysret(struct cpu *cpu, const struct uop *u)
 	seg_load_flat_ss(cpu, (uint16_t)((sel + 8u) | 3), 3);
 	cpu->gpr[REG_RIP] = rip;
 	cpu_set_rflags(cpu, cpu->gpr[R11] & 0x3c7fd7);
-	if (!was_open && (cpu->rflags & RF_IF))
-		cpu->interrupt_check = true;
 	cpu_update_cpl(cpu);
 	/* As if the SYSCALL had just completed: a single step traps before the caller's next instruction. */
 	cpu->tf_after = true;

@@ -413,8 +413,6 @@ static void iret_flags(struct cpu *cpu, uint64_t image, unsigned bytes, unsigned
 		mask |= RF_IF;
 	if (cpl == 0)
 		mask |= RF_IOPL | (bytes > 2 ? RF_VIF | RF_VIP : 0);
-	if (image & mask & ~old & RF_IF)
-		cpu->interrupt_check = true;
 	cpu_set_rflags(cpu, (old & ~mask) | (image & mask));
 }
 
@@ -509,7 +507,6 @@ static int iret_to_v86(struct cpu *cpu, struct fstack *st, const struct frame *f
 	seg_load_real(cpu, SEG_CS, f->cs);
 	cpu->gpr[RSP] = esp;
 	cpu->gpr[REG_RIP] = f->rip;
-	cpu->interrupt_check = true;
 	cpu_update_mode(cpu);
 	return EXEC_LEAVE;
 }
@@ -585,7 +582,6 @@ static int iret_real(struct cpu *cpu, const struct uop *u)
 	cpu_set_rflags(cpu, (old & ~mask) | (f.rflags & mask));
 	fstack_commit(cpu, &st);
 	seg_load_real(cpu, SEG_CS, f.cs);
-	cpu->interrupt_check = true;
 	cpu->vmx.nmi_unblocking_iret = false;
 	return finish(cpu, f.rip);
 }
@@ -598,7 +594,6 @@ static void unblock_nmi(struct cpu *cpu)
 		return;
 	cpu->nmi_blocked = false;
 	cpu->vmx.nmi_unblocking_iret = true;
-	cpu->interrupt_check = true;
 }
 
 static int x_iret(struct cpu *cpu, const struct uop *u)

@@ -131,7 +131,6 @@ static int x_sti(struct cpu *cpu, const struct uop *u)
 	if (!(cpu->rflags & RF_IF)) {
 		cpu->rflags |= RF_IF;
 		cpu->shadow_sti = true;
-		cpu->interrupt_check = true;
 	}
 	return EXEC_LEAVE;
 }
@@ -187,8 +186,6 @@ static int x_popf(struct cpu *cpu, const struct uop *u)
 	fstack_commit(cpu, &st);
 	v &= ~(RF_RF | RF_VIF | RF_VIP);
 	cpu_set_rflags(cpu, (old & ~mask) | (v & mask));
-	if (!(old & RF_IF) && (cpu->rflags & RF_IF))
-		cpu->interrupt_check = true;
 	return EXEC_LEAVE;
 }
 

@@ -122,7 +122,6 @@ static void shift_tsc(struct cpu *cpu, uint64_t delta)
 	cpu->msr.tsc_adjust += delta;
 	lapic_shift_tsc(&cpu->lapic, delta);
 	cpu->deadline = 0;
-	cpu->interrupt_check = true;
 }
 
 static int write_apic(struct cpu *cpu, uint32_t msr, uint64_t v)
@@ -131,7 +130,6 @@ static int write_apic(struct cpu *cpu, uint32_t msr, uint64_t v)
 		return -1;
 	/* The timer may be due earlier now, an interrupt may be deliverable. */
 	cpu->deadline = 0;
-	cpu->interrupt_check = true;
 	return lapic_wrmsr(&cpu->lapic, msr, v, cpu_tsc(cpu));
 }
 

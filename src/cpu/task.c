@@ -301,6 +301,5 @@ int task_switch(struct cpu *cpu, uint16_t sel, enum task_cause cause, uint64_t n
 	cpu->dr7 &= ~0x155ull; /* local breakpoints */
 	if (enter_task(cpu, &t, ext) || (error && push_error(cpu, t.is32, *error)))
 		return EXEC_STOP;
-	cpu->interrupt_check = true;
 	return 0;
 }

@@ -136,8 +136,8 @@ int vmx_exit_triple_fault(struct cpu *cpu);
 int vmx_exit_task_switch(struct cpu *cpu, uint64_t qualification, unsigned insn_len);
 int vmx_exit_ept(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin, bool lin_valid);
 /*
- * Exits that come between instructions. To be called in non-root operation whenever cpu->interrupt_check
- * is set or preemption_deadline is reached, when halted too. Order: INIT, monitor trap, (pending debug
+ * Exits that come between instructions. To be called in non-root operation at every boundary where
+ * something may have changed or preemption_deadline is reached, when halted too. Order: INIT, monitor trap, (pending debug
  * trap: returns 0, deliver it), preemption timer, NMI window, NMI, interrupt window, external interrupt.
  * Returns 0 or EXEC_STOP.
  */

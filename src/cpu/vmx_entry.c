@@ -625,7 +625,6 @@ static void load_guest_nonregister(struct cpu *cpu, const uint8_t *v, const stru
 	x->preemption_deadline = UINT64_MAX;
 	if (x->pin & PIN_PREEMPTION_TIMER)
 		x->preemption_deadline = cpu_tsc(cpu) + vmcs_get(v, VMCS_GUEST_PREEMPTION_TIMER);
-	cpu->interrupt_check = true;
 }
 
 /* Enters non-root operation with the guest's registers, before MSRs are loaded. */

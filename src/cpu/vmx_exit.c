@@ -267,7 +267,6 @@ static void leave_nonroot(struct cpu *cpu)
 	cpu->shadow_sti = cpu->shadow_movss = false;
 	cpu->db_pending = 0;
 	cpu->halted = false;
-	cpu->interrupt_check = true;
 }
 
 void vmx_load_host_state(struct cpu *cpu)

@@ -135,7 +135,6 @@ static bool exit_from_status(struct engine_vm *vm, struct engine_run *run, enum 
 		run->exit = ENGINE_EXIT_INTR;
 		return true;
 	case CPU_RUN_VMEXIT:
-	case CPU_RUN_VMX_INSN:
 		run->exit = ENGINE_EXIT_FAIL;
 		snprintf(run->fail.text, sizeof(run->fail.text), "the guest entered VMX operation: not supported");
 		return true;
@@ -152,7 +151,6 @@ static void native_run(struct engine_vm *vm, struct engine_run *run)
 
 	finish_bus(vm, run);
 	c->extint = run->request_irq_window;
-	c->interrupt_check = true; /* messages and lines may have changed since the last run */
 	for (;;) {
 		uint64_t left;
 		enum cpu_run_status status;
@@ -182,7 +180,6 @@ static void native_advance(struct engine_vm *vm, uint64_t to_ns)
 static void native_signal_msi(struct engine_vm *vm, uint64_t address, uint32_t data)
 {
 	lapic_msi(&vm->cpu->lapic, address, data);
-	vm->cpu->interrupt_check = true;
 }
 
 static struct lapic *native_lapic(const struct engine_vm *vm) { return &vm->cpu->lapic; }
@@ -191,7 +188,6 @@ static void native_interrupt(struct engine_vm *vm, uint8_t vector) { cpu_give_ex
 static void native_nmi(struct engine_vm *vm)
 {
 	vm->cpu->nmi_pending = true;
-	vm->cpu->interrupt_check = true;
 }
 
 static void native_observe(const struct engine_vm *vm, struct obs *obs) { engine_observe_cpu(vm->cpu, obs); }

@@ -370,7 +370,7 @@ static void boundary_enter(struct hv_vm *vm)
 	core->was_movss = e->shadow_movss;
 	core->was_rf = rflags & RF_RF;
 	core->was_tf = rflags & RF_TF;
-	e->shadow_sti = e->shadow_movss = false;
+	e->shadow_sti = e->shadow_movss = e->tf_after = false;
 	if (core->was_rf)
 		cpu_set_rflags(e, rflags & ~RF_RF);
 }
@@ -390,7 +390,7 @@ static enum hv_verdict emulated_completely(struct hv_vm *vm, bool complete, bool
 {
 	struct hv_core *core = hv_core(vm);
 
-	if (core->was_tf)
+	if (core->was_tf && !vm->emul->tf_after)
 		vm->emul->db_pending |= DR6_BS;
 	store_state(vm, false);
 	core->completed = complete;
@@ -454,6 +454,9 @@ static enum hv_verdict emulate(struct hv_vm *vm)
 	case EMUL_EXCEPTION:
 		return emulated_exception(vm);
 	case EMUL_BUS:
+		/* A string instruction may have made progress; and the caller may ask for the vCPU's state. */
+		boundary_restore(vm);
+		store_state(vm, false);
 		return hv_ask(vm, &vm->emul->bus.want, CONTINUE_EMULATION);
 	case EMUL_NESTED:
 		break;
@@ -476,6 +479,8 @@ enum hv_verdict hv_emulate(struct hv_vm *vm, unsigned max_iterations)
 
 enum hv_verdict hv_emulate_continue(struct hv_vm *vm)
 {
+	hv_load_state(vm);
+	boundary_enter(vm);
 	cpu_bus_done(vm->emul, hv_core(vm)->want.data);
 	return emulate(vm);
 }

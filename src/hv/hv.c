@@ -403,7 +403,6 @@ static enum hv_verdict execute_guest(struct hv_vm *vm)
 			/* Somebody wants the processor: that is an external interrupt. */
 			core->kicked = true;
 			vm->cpu->extint = true;
-			vm->cpu->interrupt_check = true;
 			break;
 		case CPU_RUN_DEADLINE:
 			break;
