@@ -326,16 +326,22 @@ static int take_events(struct cpu *cpu, bool *took)
 	return run_on;
 }
 
-/* The instruction count at which the loop must look up again. */
-static uint64_t next_deadline(const struct cpu *cpu, uint64_t until_tsc)
+/* The instruction count at which the TSC will read @tsc, if nobody writes it. */
+static uint64_t insns_at(const struct cpu *cpu, uint64_t tsc)
 {
-	uint64_t tsc = cpu_tsc(cpu), at = until_tsc;
+	uint64_t now = cpu_tsc(cpu);
 
+	return tsc <= now ? cpu->insns : tsc - now > UINT64_MAX - cpu->insns ? UINT64_MAX : cpu->insns + (tsc - now);
+}
+
+/* The instruction count at which the loop must look up again. */
+static uint64_t next_deadline(const struct cpu *cpu, uint64_t until)
+{
 	if (!cpu->vmx.nonroot)
-		at = min_u64(at, lapic_next_deadline(&cpu->lapic));
-	else if (cpu->vmx.pin & PIN_PREEMPTION_TIMER)
-		at = min_u64(at, cpu->vmx.preemption_deadline);
-	return at <= tsc ? cpu->insns : at - tsc > UINT64_MAX - cpu->insns ? UINT64_MAX : cpu->insns + (at - tsc);
+		return min_u64(until, insns_at(cpu, lapic_next_deadline(&cpu->lapic)));
+	if (cpu->vmx.pin & PIN_PREEMPTION_TIMER)
+		return min_u64(until, insns_at(cpu, cpu->vmx.preemption_deadline));
+	return until;
 }
 
 /* ---- one instruction, with everything that can happen around it ---- */
@@ -448,6 +454,7 @@ static int run_blocks(struct cpu *cpu)
 
 enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 {
+	uint64_t until = insns_at(cpu, until_tsc); /* software may set the TSC back */
 	int r;
 
 	cpu->deadline = 0;
@@ -459,7 +466,7 @@ enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 			return CPU_RUN_KICKED;
 		}
 		if (!cpu->bus.done_count) {
-			if (cpu_tsc(cpu) >= until_tsc)
+			if (cpu->insns >= until)
 				return CPU_RUN_DEADLINE;
 			poll_lapic(cpu);
 			if (lapic_has_eoi(&cpu->lapic))
@@ -472,7 +479,7 @@ enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 			if (cpu->halted)
 				return CPU_RUN_HALTED;
 		}
-		cpu->deadline = next_deadline(cpu, until_tsc);
+		cpu->deadline = next_deadline(cpu, until);
 		r = needs_single(cpu) ? step(cpu) : run_blocks(cpu);
 		if (r != run_on)
 			return (enum cpu_run_status)r;
