@@ -23,6 +23,18 @@ static void set_nmi_blocking(struct hv_vm *vm, bool blocked)
 
 /* ---- what an exit interrupted ---- */
 
+/*
+ * The exit was for an exception that the delivery of the event in @info caused:
+ * RF was saved as that exception would have pushed it, set. Faults push it so too;
+ * for other events it was clear, for they come after an instruction.
+ */
+static void restore_rf(struct hv_vm *vm, uint32_t info)
+{
+	if (event_type(info) == EVENT_HW_EXCEPTION && (info & INTR_INFO_VECTOR) != EXC_DB)
+		return;
+	hv_write(vm, VMCS_GUEST_RFLAGS, hv_read(vm, VMCS_GUEST_RFLAGS) & ~RF_RF);
+}
+
 void hv_take_vectoring(struct hv_vm *vm)
 {
 	struct hv_core *core = hv_core(vm);
@@ -37,6 +49,8 @@ void hv_take_vectoring(struct hv_vm *vm)
 	if (event_type(info) >= EVENT_SOFT_INT)
 		core->vectoring.insn_len = (uint32_t)hv_read(vm, VMCS_EXIT_INSN_LEN);
 	core->inject = core->vectoring;
+	if (core->exit_reason == EXIT_REASON_EXCEPTION_NMI)
+		restore_rf(vm, info);
 	if (event_type(info) == EVENT_NMI)
 		set_nmi_blocking(vm, false); /* injecting it will block again */
 }
