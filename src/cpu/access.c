@@ -277,17 +277,19 @@ static uint8_t *touched(struct cpu *cpu, uint64_t lin, unsigned bytes, enum acce
 	return f ? (uint8_t *)(uintptr_t)(lin + f->addend) : NULL;
 }
 
-int mem_read_slow(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes, enum access_mode mode)
+/* Reads, with the rights that @kind asks for. */
+static int load_parts(struct cpu *cpu, uint64_t lin, uint8_t *to, unsigned bytes, enum access_kind kind,
+		      enum access_mode mode)
 {
+	const uint8_t *host = touched(cpu, lin, bytes, kind, mode);
 	struct part part[2];
-	uint8_t *to = buf, *host = touched(cpu, lin, bytes, ACCESS_READ, mode);
 	int parts;
 
 	if (likely(host)) {
-		memcpy(buf, host, bytes);
+		memcpy(to, host, bytes);
 		return 0;
 	}
-	parts = translate_access(cpu, lin, bytes, ACCESS_READ, mode, part);
+	parts = translate_access(cpu, lin, bytes, kind, mode, part);
 	if (parts < 0)
 		return EXEC_STOP;
 	for (int i = 0; i < parts; i++) {
@@ -297,9 +299,22 @@ int mem_read_slow(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes, enum
 			return EXEC_STOP;
 		to += part[i].bytes;
 	}
+	return 0;
+}
+
+int mem_read_slow(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes, enum access_mode mode)
+{
+	if (load_parts(cpu, lin, buf, bytes, ACCESS_READ, mode))
+		return EXEC_STOP;
 	if (unlikely(cpu->mmu.data_watch))
 		check_watch(cpu, lin, bytes, false);
 	return 0;
+}
+
+/* The write that follows is what a breakpoint sees. */
+int mem_rmw_slow(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes, enum access_mode mode)
+{
+	return load_parts(cpu, lin, buf, bytes, ACCESS_WRITE, mode);
 }
 
 static int store_part(struct cpu *cpu, const struct part *p, const uint8_t *from)
@@ -337,29 +352,6 @@ int mem_write_slow(struct cpu *cpu, uint64_t lin, const void *buf, unsigned byte
 			cpu->emul_ops->wrote(cpu->emul_ctx, part[i].gpa, part[i].bytes);
 	if (unlikely(cpu->mmu.data_watch))
 		check_watch(cpu, lin, bytes, true);
-	return 0;
-}
-
-int mem_rmw_slow(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes, enum access_mode mode)
-{
-	struct part part[2];
-	uint8_t *to = buf, *host = touched(cpu, lin, bytes, ACCESS_WRITE, mode);
-	int parts;
-
-	if (likely(host)) {
-		memcpy(buf, host, bytes);
-		return 0;
-	}
-	parts = translate_access(cpu, lin, bytes, ACCESS_WRITE, mode, part);
-	if (parts < 0)
-		return EXEC_STOP;
-	for (int i = 0; i < parts; i++) {
-		if (part[i].ram)
-			memcpy(to, machmem_ptr(cpu->mmu.mem, hpa(part[i].hpa)), part[i].bytes);
-		else if (device_read(cpu, part[i].hpa, to, part[i].bytes))
-			return EXEC_STOP;
-		to += part[i].bytes;
-	}
 	return 0;
 }
 
