@@ -222,6 +222,7 @@ static int run_to_end(struct run *run)
 	status = exit_status(&result);
 	host = measure_host(status);
 	console_restore(&run->console);
+	console_end_line(&run->console);
 	say_end(run, &result, &host);
 	return write_report(run, &result, &host) ? CLI_HOST_FAILED : status;
 }

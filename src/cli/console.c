@@ -36,8 +36,17 @@ static void output(void *ctx, const uint8_t *data, size_t bytes)
 {
 	struct console *c = ctx;
 
-	if (c->out >= 0)
-		write_all(c->out, data, bytes);
+	if (c->out < 0 || bytes == 0)
+		return;
+	write_all(c->out, data, bytes);
+	c->mid_line = data[bytes - 1] != '\n';
+}
+
+void console_end_line(struct console *c)
+{
+	if (c->out >= 0 && c->mid_line && isatty(c->out))
+		write_all(c->out, (const uint8_t *)"\n", 1);
+	c->mid_line = false;
 }
 
 /* One key after Ctrl-A. Returns the bytes it sends. */

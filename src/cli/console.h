@@ -14,6 +14,7 @@ struct console {
 	bool own_out;        /* a file we opened */
 	bool tty;            /* input is a terminal and in raw mode */
 	bool escape;         /* Ctrl-A was typed */
+	bool mid_line;       /* the last thing printed was no newline */
 	bool quit;           /* Ctrl-A X */
 	struct termios saved;
 };
@@ -23,6 +24,8 @@ struct console {
  * -errno with @err if the file cannot be written.
  */
 int console_open(struct console *c, const char *serial, struct error *err);
+/* On a terminal: makes what is printed next begin a line. */
+void console_end_line(struct console *c);
 /* Restores the terminal; async-signal-safe, may be repeated. */
 void console_restore(struct console *c);
 void console_close(struct console *c);
