@@ -69,6 +69,7 @@ static enum cpu_emul_result stopped(struct cpu *cpu, const struct uop *u)
 
 enum cpu_emul_result cpu_emulate_one(struct cpu *cpu, unsigned max_iterations, bool *counted)
 {
+	uint64_t insns = cpu->insns;
 	struct uop u;
 	int st;
 
@@ -91,6 +92,8 @@ enum cpu_emul_result cpu_emulate_one(struct cpu *cpu, unsigned max_iterations, b
 
 		cpu->gpr[REG_RIP] = cpu->code_bits == 64 ? next : (uint32_t)next;
 	}
-	*counted = true;
+	/* An INT n that faulted on the way to its handler takes back one: it is not complete. */
+	*counted = cpu->insns == insns;
+	cpu->insns = insns;
 	return EMUL_DONE;
 }

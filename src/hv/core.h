@@ -45,6 +45,8 @@ struct hv_core {
 	bool completed;           /* the last emulated instruction is complete */
 	bool cr3_written;         /* it loads CR3: the backend is to know even if the value is the same */
 	bool paging_changed;      /* likewise for all registers that concern paging */
+	bool by_emulation;        /* the processor cannot execute the guest as it is: see hv_emulate_guest() */
+	uint64_t loaded_tsc_base; /* of the emulator's processor: WRMSR may move it */
 	/* The exit being handled */
 	uint32_t exit_reason;     /* as in the VMCS */
 	uint64_t qualification;
@@ -141,6 +143,12 @@ void hv_load_state(struct hv_vm *vm);
 enum hv_verdict hv_emulate_continue(struct hv_vm *vm);
 /* Delivers the event that the exit interrupted by emulation: when delivery itself needs a device or a traced page. */
 enum hv_verdict hv_emulate_delivery(struct hv_vm *vm);
+/*
+ * Real-address mode without "unrestricted guest", and the first instructions after it, until no segment
+ * register holds what VM entry refuses: executes one instruction, or delivers what is due. Afterwards
+ * core->by_emulation says whether that is to go on. Left out: instruction breakpoints.
+ */
+enum hv_verdict hv_emulate_guest(struct hv_vm *vm);
 /* The paging-related registers, into vm->emul. */
 void hv_load_paging(struct hv_vm *vm);
 /*

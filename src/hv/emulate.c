@@ -269,7 +269,9 @@ static void load_control(struct hv_vm *vm)
 	e->shadow_movss = blocking & INTERRUPTIBILITY_MOVSS;
 	e->nmi_blocked = blocking & INTERRUPTIBILITY_NMI;
 	e->db_pending = 0;
+	e->halted = false;
 	e->tsc_base = hv_guest_tsc(vm) - e->insns;
+	hv_core(vm)->loaded_tsc_base = e->tsc_base;
 }
 
 void hv_load_state(struct hv_vm *vm)
@@ -340,6 +342,8 @@ void hv_commit_paging(struct hv_vm *vm)
 	core->paging_changed = core->cr3_written = false;
 	if (!mode && !cr3)
 		return;
+	/* Without "unrestricted guest" the processor executes no real-address mode. */
+	core->by_emulation |= !core->sync_efer && !(e->cr0 & CR0_PE);
 	*g = (struct hv_guest_regs){.cr0 = e->cr0, .cr3 = e->cr3, .cr4 = e->cr4, .efer = e->efer};
 	memcpy(g->pdpte, e->pdpte, sizeof(g->pdpte));
 	if (entry != core->entry_ctl) {
@@ -386,13 +390,25 @@ static void boundary_restore(struct hv_vm *vm)
 		cpu_set_rflags(e, cpu_get_rflags(e) | RF_RF);
 }
 
+/* Where every instruction is emulated, there are some that otherwise have exits of their own: HLT, WRMSR. */
+static void apply_rare_effects(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	const struct cpu *e = vm->emul;
+
+	core->guest_tsc_base += (int64_t)(e->tsc_base - core->loaded_tsc_base);
+	core->halted = e->halted && !hv_debug_trap_due(vm);
+}
+
 static enum hv_verdict emulated_completely(struct hv_vm *vm, bool complete, bool counted)
 {
 	struct hv_core *core = hv_core(vm);
 
 	if (core->was_tf && !vm->emul->tf_after)
 		vm->emul->db_pending |= DR6_BS;
-	store_state(vm, false);
+	store_state(vm, core->by_emulation);
+	if (core->by_emulation)
+		apply_rare_effects(vm);
 	core->completed = complete;
 	vm->emulated_insns += counted;
 	hv_commit_paging(vm);
@@ -485,26 +501,18 @@ enum hv_verdict hv_emulate_continue(struct hv_vm *vm)
 	return emulate(vm);
 }
 
-enum hv_verdict hv_emulate_delivery(struct hv_vm *vm)
+/* @again: it was delivered before, and its effects on CR2 and DR6 came about then. */
+static enum hv_verdict deliver(struct hv_vm *vm, const struct event *ev, bool again)
 {
 	struct hv_core *core = hv_core(vm);
-	uint32_t info = core->vectoring.info;
-	struct event ev = {
-		.vector = (uint8_t)info,
-		.type = (uint8_t)((info & INTR_INFO_TYPE) >> INTR_INFO_TYPE_SHIFT),
-		.has_error = info & INTR_INFO_ERROR,
-		.error = core->vectoring.error,
-		.insn_len = (uint8_t)core->vectoring.insn_len,
-	};
 	uint64_t insns = vm->emul->insns;
 
 	vm->obs.shadow.emulated++;
 	core->inject = (struct hv_event){0};
 	hv_load_state(vm);
 	cpu_emul_begin(vm->emul);
-	/* Its effects on CR2 and DR6 came about when it was delivered for the first time. */
-	vm->emul->vmx.injecting = true;
-	if (cpu_deliver_event(vm->emul, &ev) == EXEC_NEXT) {
+	vm->emul->vmx.injecting = again;
+	if (cpu_deliver_event(vm->emul, ev) == EXEC_NEXT) {
 		store_state(vm, false);
 		vm->emulated_insns += vm->emul->insns - insns;
 		hv_commit_paging(vm);
@@ -512,7 +520,85 @@ enum hv_verdict hv_emulate_delivery(struct hv_vm *vm)
 	}
 	vm->emul->vmx.injecting = false;
 	if (vm->emul->stop.kind != STOP_SHUTDOWN)
-		return hv_fail(vm, "event %u cannot be delivered by emulation", ev.vector);
+		return hv_fail(vm, "event %u cannot be delivered by emulation", ev->vector);
 	core->shutdown = true;
 	return HV_RESUME;
+}
+
+enum hv_verdict hv_emulate_delivery(struct hv_vm *vm)
+{
+	const struct hv_event *v = &hv_core(vm)->vectoring;
+	struct event ev = {
+		.vector = (uint8_t)v->info,
+		.type = (uint8_t)((v->info & INTR_INFO_TYPE) >> INTR_INFO_TYPE_SHIFT),
+		.has_error = v->info & INTR_INFO_ERROR,
+		.error = v->error,
+		.insn_len = (uint8_t)v->insn_len,
+	};
+
+	return deliver(vm, &ev, true);
+}
+
+/* ---- a guest that the processor cannot execute ---- */
+
+/* SDM "Checks on Guest Segment Registers", for a usable data segment. */
+static bool data_segment_enterable(const struct seg *s)
+{
+	unsigned dpl = s->attr >> SEG_AR_DPL_SHIFT & 3, need = SEG_AR_S | SEG_AR_P | SEG_AR_A;
+	bool code = s->attr & SEG_AR_CODE, conforming = code && s->attr & SEG_AR_CE;
+
+	if (s->attr & SEG_AR_UNUSABLE)
+		return true;
+	if ((s->attr & need) != need || (code && !(s->attr & SEG_AR_RW)) || (!conforming && dpl < (s->sel & 3u)))
+		return false;
+	return s->attr & SEG_AR_G ? (s->limit & 0xfff) == 0xfff : !(s->limit >> 20);
+}
+
+/* May the processor be given the guest? Real mode leaves segments behind that protected mode would not load. */
+static bool enterable(struct hv_vm *vm)
+{
+	struct seg s[SEG_COUNT];
+	uint32_t code = SEG_AR_S | SEG_AR_CODE | SEG_AR_A | SEG_AR_P, data = SEG_AR_S | SEG_AR_RW | SEG_AR_A | SEG_AR_P;
+
+	if (!(vm->guest.cr0 & CR0_PE))
+		return false;
+	if (hv_read(vm, VMCS_GUEST_RFLAGS) & RF_VM)
+		return true;
+	for (unsigned i = 0; i < SEG_COUNT; i++) {
+		load_seg(vm, i, &s[i]);
+		if (i != SEG_CS && !data_segment_enterable(&s[i]))
+			return false;
+	}
+	if ((s[SEG_CS].attr & code) != code || ((s[SEG_CS].sel ^ s[SEG_SS].sel) & 3))
+		return false;
+	return s[SEG_SS].attr & SEG_AR_UNUSABLE || (s[SEG_SS].attr & (data | SEG_AR_CODE)) == data;
+}
+
+static enum hv_verdict emulate_debug_trap(struct hv_vm *vm)
+{
+	struct event ev = {.vector = EXC_DB, .type = EVENT_HW_EXCEPTION,
+			   .payload = hv_read(vm, VMCS_GUEST_PENDING_DEBUG) & (PENDING_DEBUG_B | PENDING_DEBUG_BS)};
+
+	hv_write(vm, VMCS_GUEST_PENDING_DEBUG, 0);
+	return deliver(vm, &ev, false);
+}
+
+enum hv_verdict hv_emulate_guest(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	uint32_t info = (uint32_t)hv_read(vm, VMCS_ENTRY_INTR_INFO);
+
+	core->by_emulation = !enterable(vm);
+	if (!core->by_emulation)
+		return HV_RESUME;
+	if (info & INTR_INFO_VALID) {
+		hv_write(vm, VMCS_ENTRY_INTR_INFO, 0);
+		core->vectoring = (struct hv_event){info, (uint32_t)hv_read(vm, VMCS_ENTRY_EXCEPTION_ERROR),
+						    (uint32_t)hv_read(vm, VMCS_ENTRY_INSN_LEN)};
+		return hv_emulate_delivery(vm);
+	}
+	if (hv_debug_trap_due(vm) && !(hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY) & INTERRUPTIBILITY_MOVSS))
+		return emulate_debug_trap(vm);
+	core->vectoring = (struct hv_event){0};
+	return hv_emulate(vm, HV_EMULATE_ITERATIONS);
 }

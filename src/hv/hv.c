@@ -601,7 +601,7 @@ static bool step(struct hv_vm *vm, struct engine_run *run)
 			run->exit = ENGINE_EXIT_IRQ_WINDOW;
 			return false;
 		}
-		v = run_once(vm, run);
+		v = core->by_emulation ? hv_emulate_guest(vm) : run_once(vm, run);
 	}
 	if (v == HV_FAIL) {
 		run->exit = ENGINE_EXIT_FAIL;

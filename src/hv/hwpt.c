@@ -244,11 +244,6 @@ uint64_t hwpt_table_limit(const struct hv_vm *vm)
 	return max_u64(frames, HWPT_TABLES_MIN);
 }
 
-enum hv_verdict hwpt_refuse_real_mode(struct hv_vm *vm)
-{
-	return hv_fail(vm, "the guest is in real-address mode, which a processor without EPT cannot virtualize");
-}
-
 /* INVVPID types: individual address, single context, single context retaining globals. */
 enum { INVALIDATE_ADDRESS = 0, INVALIDATE_ALL = 1, INVALIDATE_NONGLOBAL = 3 };
 

@@ -200,9 +200,6 @@ uint64_t hwpt_table_limit(const struct hv_vm *vm);
 #define HWPT_TABLES_MIN         64u
 #define HWPT_TABLES_MIN_DEFAULT 2048u /* 8 MiB */
 
-/* Without EPT there is no unrestricted guest, and real-address mode cannot be run. HV_FAIL. */
-enum hv_verdict hwpt_refuse_real_mode(struct hv_vm *vm);
-
 /* Invalidations for the guest's VPID; without one, VM entry and exit flush by themselves. */
 void hwpt_flush_address(struct hv_vm *vm, uint64_t lin);
 void hwpt_flush_nonglobal(struct hv_vm *vm);

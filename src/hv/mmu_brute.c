@@ -374,8 +374,6 @@ static enum hv_verdict brute_page_fault(struct hv_vm *vm, uint64_t lin, uint32_t
 	enum hv_verdict v;
 	struct guest_walk w;
 
-	if (!(vm->guest.cr0 & CR0_PE))
-		return hwpt_refuse_real_mode(vm);
 	if (b->no_memory)
 		return hv_fail(vm, "brute force: no memory for the layout of the page tables");
 	if (hwpt_is_ambiguous(vm, lin, a))

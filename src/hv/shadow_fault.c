@@ -264,8 +264,6 @@ enum hv_verdict shadow_page_fault(struct hv_vm *vm, uint64_t lin, uint32_t error
 	struct guest_walk w;
 	enum hv_verdict v;
 
-	if (!(vm->guest.cr0 & CR0_PE))
-		return hwpt_refuse_real_mode(vm);
 	if (hwpt_is_ambiguous(vm, lin, a))
 		return HV_EMULATE;
 	guest_walk(vm, lin, a.kind, a.mode, true, &w);
