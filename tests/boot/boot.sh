@@ -6,6 +6,7 @@
 #   generic      Debian's generic kernel under shadow and EPT
 #   bzimage      the compressed kernel through the 64-bit boot protocol
 #   audit        a boot whose tables are checked after exits
+#   fast-path    every access through the TLB model: the same walks, references and misses
 # `gnomon compare` exits with 0 only if all runs agree.
 set -uo pipefail
 
@@ -53,6 +54,14 @@ outcome() { # options
 	grep -o '"\(instructions\|state_hash\)": *"\?[0-9a-fA-Fx]*' "$logs/report" | head -n 2
 }
 
+# What the translation hardware counted in the last run; lookups that left the fast path are its own business.
+counters() {
+	local section
+	section=$(sed -n '/"translation"/,/^  }/p' "$logs/report" | grep -v _lookups)
+	[ "$(echo "$section" | grep -c '"\(walks\|refs\|l1d_misses\|l1i_misses\|l2_hits\)"')" -eq 5 ] || fail "the report lacks counters"
+	echo "$section"
+}
+
 # Every further argument is a word list of options; all have to come out as native does.
 same_as_native() {
 	local options want got
@@ -89,6 +98,16 @@ bzimage)
 audit)
 	work=forkwait:2
 	compare "$kit/vmlinux-cloud" native,brute,shadow,ept --audit
+	;;
+fast-path)
+	work=forkwait:2
+	for mmu in native ept; do
+		outcome --mmu "$mmu" >/dev/null || exit 1
+		want=$(counters) || exit 1
+		outcome --mmu "$mmu" --no-fast-path >/dev/null || exit 1
+		[ "$(counters)" = "$want" ] || fail "$mmu: counters differ without the fast path"
+		echo "same counters: $mmu"
+	done
 	;;
 *) fail "unknown case $case" ;;
 esac
