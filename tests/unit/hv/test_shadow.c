@@ -776,16 +776,6 @@ static void test_true_faults(void **state)
 	unmake();
 }
 
-static void test_real_mode_is_refused(void **state)
-{
-	(void)state;
-	make(&hv_mmu_shadow, 1, (struct engine_config){0});
-	set_mode(0, 0, 0);
-	assert_int_equal(rig->vm.mmu->page_fault(&rig->vm, 0xfff0, 0), HV_FAIL);
-	assert_non_null(strstr(rig->vm.fail_text, "real-address mode"));
-	unmake();
-}
-
 static void test_brute_hides_tables(void **state)
 {
 	(void)state;
@@ -810,7 +800,7 @@ int main(void)
 		cmocka_unit_test(test_prefetch), cmocka_unit_test(test_unsync), cmocka_unit_test(test_flood),
 		cmocka_unit_test(test_roots_are_kept), cmocka_unit_test(test_recycling),
 		cmocka_unit_test(test_large_page_is_split_for_a_table), cmocka_unit_test(test_true_faults),
-		cmocka_unit_test(test_real_mode_is_refused), cmocka_unit_test(test_brute_hides_tables),
+		cmocka_unit_test(test_brute_hides_tables),
 		cmocka_unit_test(test_random_lazy), cmocka_unit_test(test_random_always),
 		cmocka_unit_test(test_random_large_pages), cmocka_unit_test(test_random_small_memory),
 		cmocka_unit_test(test_random_brute),
