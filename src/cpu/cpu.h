@@ -79,7 +79,7 @@ struct bus_access {
 	uint64_t addr;   /* port number, or hpa (in the emulator role: gpa) */
 	uint64_t data;
 };
-#define BUS_QUEUE_MAX 16 /* accesses of one instruction (a split, read-modify-write, 64-byte one) */
+#define BUS_QUEUE_MAX 128 /* accesses of one instruction: XSAVE makes the most, by eight bytes */
 struct bus {
 	struct bus_access want;                /* STOP_BUS: what to perform */
 	struct bus_access done[BUS_QUEUE_MAX]; /* performed for the instruction being executed */
