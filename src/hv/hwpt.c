@@ -43,15 +43,18 @@ bool hwpt_entries_of(enum hwpt_format f, unsigned level, unsigned quadrant, unsi
 	return true;
 }
 
-uint64_t hwpt_guest_entry(const struct hv_vm *vm, gfn_t table, enum hwpt_format f, unsigned index)
+const void *hwpt_guest_table(const struct hv_vm *vm, gfn_t table)
 {
 	mfn_t m;
-	const uint8_t *page;
 
-	if (p2m_peek(vm, table, &m, NULL))
-		return 0;
-	page = machmem_ptr(vm->mem, mfn_to_hpa(m));
-	return f == HWPT_32 ? get_u32(page + 4 * index) : get_u64(page + 8 * index);
+	return p2m_peek(vm, table, &m, NULL) ? NULL : machmem_ptr(vm->mem, mfn_to_hpa(m));
+}
+
+uint64_t hwpt_guest_entry(const struct hv_vm *vm, gfn_t table, enum hwpt_format f, unsigned index)
+{
+	const void *page = hwpt_guest_table(vm, table);
+
+	return page ? hwpt_entry_in(page, f, index) : 0;
 }
 
 /* Bits that are reserved in an entry of any level. */

@@ -95,6 +95,16 @@ struct hwpt_rules {
 };
 struct hwpt_rules hwpt_rules(const struct hv_guest_regs *g);
 
+/* Entry @index of a table of the format, by host address. */
+static inline uint64_t hwpt_entry_in(const void *table, enum hwpt_format f, unsigned index)
+{
+	const uint8_t *page = table;
+
+	return f == HWPT_32 ? get_u32(page + 4 * index) : get_u64(page + 8 * index);
+}
+
+/* The guest table in @table. NULL if no frame stands behind it: then all entries are zero. */
+const void *hwpt_guest_table(const struct hv_vm *vm, gfn_t table);
 /* Entry @index of the guest table in @table. Zero if no frame stands behind it. */
 uint64_t hwpt_guest_entry(const struct hv_vm *vm, gfn_t table, enum hwpt_format f, unsigned index);
 

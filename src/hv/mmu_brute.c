@@ -221,9 +221,10 @@ static bool note_tables_below(struct hv_vm *vm, struct layout_entry l)
 {
 	struct brute *b = brute_of(vm);
 	unsigned entries = (unsigned)PAGE_SIZE / hwpt_entry_bytes(b->rules.format);
+	const void *table = hwpt_guest_table(vm, gfn(l.frame));
 
-	for (unsigned i = 0; i < entries; i++) {
-		uint64_t e = hwpt_guest_entry(vm, gfn(l.frame), b->rules.format, i);
+	for (unsigned i = 0; table && i < entries; i++) {
+		uint64_t e = hwpt_entry_in(table, b->rules.format, i);
 		gfn_t g;
 
 		if (hwpt_table_entry(vm, b->rules, l.level, e, &g) && !note_table(b, g, l.level - 1))

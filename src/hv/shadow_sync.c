@@ -48,16 +48,6 @@ uint64_t shadow_compose(struct shadow *s, const struct shadow_page *p, uint64_t 
 	return hwpt_leaf(m, attributes);
 }
 
-/* The part of the guest table (or its snapshot) that the page mirrors. */
-static uint64_t table_word(const struct shadow_page *p, const void *table, unsigned i)
-{
-	enum hwpt_format f = (enum hwpt_format)p->role.format;
-	unsigned index = hwpt_guest_index(f, 1, p->role.quadrant, i);
-
-	return f == HWPT_32 ? get_u32((const uint8_t *)table + 4 * index)
-			    : get_u64((const uint8_t *)table + 8 * index);
-}
-
 static void update_snapshot(struct shadow_page *p, unsigned i, uint64_t e)
 {
 	enum hwpt_format f = (enum hwpt_format)p->role.format;
@@ -176,18 +166,18 @@ void shadow_wrote(struct shadow *s, uint64_t gpa, unsigned bytes)
 
 /* ---- out of sync ---- */
 
-static bool take_snapshot(struct shadow *s, struct shadow_page *p)
+static bool take_snapshot(const struct shadow *s, struct shadow_page *p)
 {
-	mfn_t m;
+	const void *table = hwpt_guest_table(s->vm, p->gfn);
 
 	if (!p->snapshot)
 		p->snapshot = malloc(PAGE_SIZE);
 	if (!p->snapshot)
 		return false;
-	if (p2m_peek(s->vm, p->gfn, &m, NULL))
-		memset(p->snapshot, 0, PAGE_SIZE);
+	if (table)
+		memcpy(p->snapshot, table, PAGE_SIZE);
 	else
-		memcpy(p->snapshot, machmem_ptr(s->vm->mem, mfn_to_hpa(m)), PAGE_SIZE);
+		memset(p->snapshot, 0, PAGE_SIZE);
 	return true;
 }
 
@@ -227,17 +217,17 @@ void shadow_drop_unsync(struct shadow *s, struct shadow_page *p)
 /* Applies what the guest changed since the snapshot. */
 static void resync_page(struct shadow *s, struct shadow_page *p)
 {
-	const void *now = NULL;
-	mfn_t m;
+	const void *now = hwpt_guest_table(s->vm, p->gfn);
+	enum hwpt_format f = (enum hwpt_format)p->role.format;
 
 	shadow_drop_unsync(s, p);
 	s->count.resynced++;
-	if (p2m_peek(s->vm, p->gfn, &m, NULL))
-		return;
-	now = machmem_ptr(s->vm->mem, mfn_to_hpa(m));
-	for (unsigned i = 0; i < HWPT_ENTRIES; i++)
-		if (table_word(p, now, i) != table_word(p, p->snapshot, i))
+	for (unsigned i = 0; now && i < HWPT_ENTRIES; i++) {
+		unsigned index = hwpt_guest_index(f, 1, p->role.quadrant, i);
+
+		if (hwpt_entry_in(now, f, index) != hwpt_entry_in(p->snapshot, f, index))
 			fill_ahead(s, p, i);
+	}
 }
 
 void shadow_resync_frame(struct shadow *s, gfn_t g)
