@@ -195,7 +195,7 @@ static ALWAYS_INLINE int run_block(struct cpu *cpu, struct block *b, uint64_t mo
 			fold_rip(cpu, at->off + at->len);
 		break;
 	case EXEC_REPEAT:
-		/* What interrupts a repeated instruction saves RF set (SDM "Instruction-Breakpoint Exception Condition"). */
+		/* What interrupts it saves RF set (SDM "Instruction-Breakpoint Exception Condition"). */
 		cpu->rflags |= RF_RF;
 		cpu->insns += cpu->rep_counts;
 		fold_rip(cpu, at->off);

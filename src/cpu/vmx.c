@@ -160,7 +160,8 @@ static uint64_t allowed_msr(struct vmx_allowed a, uint32_t also_must)
 static uint64_t ept_vpid_cap(const struct cpu *cpu)
 {
 	return EPT_CAP_EXEC_ONLY | EPT_CAP_WALK_4 | EPT_CAP_UC | EPT_CAP_WB | EPT_CAP_2M |
-	       (cpu_has(cpu, CPUF_LA57) ? EPT_CAP_WALK_5 : 0) | (cpu_has(cpu, CPUF_PDPE1GB) ? EPT_CAP_1G : 0) | EPT_CAP_INVEPT | EPT_CAP_AD |
+	       (cpu_has(cpu, CPUF_LA57) ? EPT_CAP_WALK_5 : 0) | (cpu_has(cpu, CPUF_PDPE1GB) ? EPT_CAP_1G : 0) |
+	       EPT_CAP_INVEPT | EPT_CAP_AD |
 	       EPT_CAP_INVEPT_SINGLE | EPT_CAP_INVEPT_ALL | VPID_CAP_INVVPID | VPID_CAP_ADDRESS |
 	       VPID_CAP_SINGLE | VPID_CAP_ALL | VPID_CAP_SINGLE_GLOBALS;
 }

@@ -137,8 +137,9 @@ int vmx_exit_task_switch(struct cpu *cpu, uint64_t qualification, unsigned insn_
 int vmx_exit_ept(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin, bool lin_valid);
 /*
  * Exits that come between instructions. To be called in non-root operation at every boundary where
- * something may have changed or preemption_deadline is reached, when halted too. Order: INIT, monitor trap, (pending debug
- * trap: returns 0, deliver it), preemption timer, NMI window, NMI, interrupt window, external interrupt.
+ * something may have changed or preemption_deadline is reached, when halted too. Order: INIT, monitor
+ * trap, (pending debug trap: returns 0, deliver it), preemption timer, NMI window, NMI, interrupt
+ * window, external interrupt.
  * Returns 0 or EXEC_STOP.
  */
 int vmx_check_windows(struct cpu *cpu);

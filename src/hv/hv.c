@@ -407,7 +407,7 @@ static enum hv_verdict execute_guest(struct hv_vm *vm)
 		case CPU_RUN_DEADLINE:
 			break;
 		default:
-			return hv_fail(vm, "the processor stopped for a reason the guest cannot cause (%d)", (int)status);
+			return hv_fail(vm, "the processor stopped, and no guest can cause that (%d)", (int)status);
 		}
 	}
 }

@@ -334,8 +334,8 @@ static uint16_t current_pcid(const struct mmu *m) { return (uint16_t)(current_ta
 
 void mmu_flush_page(struct mmu *m, gva_t addr)
 {
-	drop_page(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = current_pcid(m), .by_page = true, .whole_page = true,
-				    .lin = addr.v});
+	drop_page(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = current_pcid(m), .by_page = true,
+					 .whole_page = true, .lin = addr.v});
 }
 
 void mmu_flush_pcid_page(struct mmu *m, uint16_t pcid, gva_t addr)
@@ -385,5 +385,6 @@ void mmu_flush_ept(struct mmu *m, uint64_t eptp, bool all)
 
 void mmu_flush_ept_gva(struct mmu *m, gva_t addr)
 {
-	drop_page(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = current_pcid(m), .by_page = true, .lin = addr.v});
+	drop_page(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = current_pcid(m), .by_page = true,
+					 .lin = addr.v});
 }

@@ -95,7 +95,7 @@ struct tlb_entry {
 	uint8_t shift;  /* 12, 21, 30 */
 	uint8_t guest_shift; /* of the page in the guest's tables (or the only ones): may be larger, and 22 */
 	uint8_t pkey;
-	uint32_t generation; /* of what the way holds: changes when another translation is entered or this one dropped */
+	uint32_t generation; /* of what the way holds: changes when it is entered or dropped */
 };
 #define TLB_INVALID (~0ull)
 
@@ -192,7 +192,8 @@ void mmu_flush_page(struct mmu *mmu, gva_t addr);         /* INVLPG in the curre
 void mmu_flush_pcid_page(struct mmu *mmu, uint16_t pcid, gva_t addr); /* INVPCID type 0 */
 void mmu_flush_pcid(struct mmu *mmu, uint16_t pcid);      /* non-global, one PCID, current VPID: MOV CR3, INVPCID 1 */
 void mmu_flush_nonglobal(struct mmu *mmu);                /* INVPCID 3 */
-void mmu_flush_vpid_all(struct mmu *mmu, uint16_t vpid);  /* globals too: CR4.PGE, INVPCID 2, INVVPID 1, transitions without VPID */
+/* Globals too: CR4.PGE, INVPCID 2, INVVPID 1, transitions without VPID. */
+void mmu_flush_vpid_all(struct mmu *mmu, uint16_t vpid);
 void mmu_flush_vpid_keep_globals(struct mmu *mmu, uint16_t vpid); /* INVVPID 3 */
 void mmu_flush_vpid_page(struct mmu *mmu, uint16_t vpid, gva_t addr); /* INVVPID 0 */
 void mmu_flush_all_vpids(struct mmu *mmu);                /* INVVPID 2 */
