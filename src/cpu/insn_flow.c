@@ -343,6 +343,9 @@ static bool lower_conditional(struct insn *in, struct uop *u)
 {
 	switch (in->z.meta.category) {
 	case ZYDIS_CATEGORY_COND_BR:
+		/* XBEGIN and XEND count as branches too. */
+		if ((in->z.opcode & 0xf0) != (in->z.opcode_map == ZYDIS_OPCODE_MAP_0F ? 0x80 : 0x70))
+			return false;
 		lower_relative(in, u);
 		u->exec = jcc_fn[condition(in)];
 		return true;
