@@ -202,16 +202,6 @@ static int (*const iterate[])(struct cpu *, const struct uop *) = {
 
 static uint64_t room_up(uint64_t lin, unsigned size) { return (PAGE_SIZE - (lin & ~PAGE_MASK)) / size; }
 
-/* Host address of @lin if its translation is in the L1 TLB, which is told of the access. */
-static uint8_t *resident_ptr(struct cpu *cpu, uint64_t lin, enum access_kind kind)
-{
-	const struct fast_entry *e = &cpu->mmu.l1d.fast.slot[cpu->mode][fast_slot(lin)];
-
-	if ((lin & PAGE_MASK) != (kind == ACCESS_WRITE ? e->wtag : e->rtag))
-		e = mmu_fast_touch(&cpu->mmu, &cpu->mmu.l1d, lin, kind, (enum access_mode)cpu->mode);
-	return e ? (uint8_t *)(uintptr_t)(lin + e->addend) : NULL;
-}
-
 static void fill(uint8_t *to, uint64_t v, unsigned size, uint64_t n)
 {
 	if (size == 1) {
@@ -252,11 +242,11 @@ static uint64_t run_of(struct cpu *cpu, const struct uop *u, uint64_t most)
 
 	if (u->aux == STR_MOVS) {
 		n = min_u64(n, room_up(from, u->opsize));
-		src = n ? resident_ptr(cpu, from, ACCESS_READ) : NULL;
+		src = n ? mmu_data_resident(&cpu->mmu, from, ACCESS_READ, (enum access_mode)cpu->mode) : NULL;
 		if (!src)
 			return 0;
 	}
-	dst = n ? resident_ptr(cpu, to, ACCESS_WRITE) : NULL;
+	dst = n ? mmu_data_resident(&cpu->mmu, to, ACCESS_WRITE, (enum access_mode)cpu->mode) : NULL;
 	if (!dst)
 		return 0;
 	if (src) {

@@ -210,6 +210,27 @@ static enum xlate_event walk_and_enter(struct mmu *m, struct l1_tlb *l1, uint64_
 	return XLATE_OK;
 }
 
+uint8_t *mmu_data_resident(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode)
+{
+	const struct fast_entry *fast = &m->l1d.fast.slot[mode][fast_slot(lin)];
+	uint64_t fast_tag = kind == ACCESS_WRITE ? fast->wtag : fast->rtag;
+	struct lookup f;
+	uint64_t page;
+
+	if ((lin & PAGE_MASK) == fast_tag)
+		return (uint8_t *)(uintptr_t)(lin + fast->addend);
+	if (!m->fast_path || m->data_watch || mode >= MODE_USER_ALIGN || !(mmu_paging(m) || m->regs.nested) ||
+	    !find_l1(&m->l1d, lin, current_tags(m), &f) || !entry_permits(m, f.entry, kind, mode))
+		return NULL;
+	page = f.entry->page + (lin & ((1ull << f.entry->shift) - 1) & PAGE_MASK);
+	if (f.entry->rights & TLB_MMIO || (kind == ACCESS_WRITE && m->mem->code_map[page >> PAGE_SHIFT]))
+		return NULL;
+	m->stats.l1d_lookups++;
+	tlb_touch(m, &m->l1d, f.array, f.entry);
+	fill_fast(m, &m->l1d, f.array, f.entry, lin, mode);
+	return (uint8_t *)machmem_ptr(m->mem, hpa(page)) + (lin & ~PAGE_MASK);
+}
+
 enum xlate_event mmu_translate(struct mmu *m, gva_t addr, enum access_kind kind, enum access_mode mode,
 			       struct xlate *out, uint16_t *rights)
 {

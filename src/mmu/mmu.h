@@ -215,6 +215,17 @@ void mmu_fast_flush_host_page(struct mmu *mmu, hpa_t page);
 struct fast_entry *mmu_fast_touch(struct mmu *mmu, struct l1_tlb *l1, uint64_t lin, enum access_kind kind,
 				  enum access_mode mode);
 
-static ALWAYS_INLINE unsigned fast_slot(uint64_t lin) { return (lin >> PAGE_SHIFT) & (FAST_SLOTS - 1); }
+/*
+ * Host address of @lin if the L1 data TLB holds a translation that allows the
+ * access, which it is told of; NULL if not, if there is no RAM, or if the fast path
+ * may not serve it. For runs of accesses to one page.
+ */
+uint8_t *mmu_data_resident(struct mmu *mmu, uint64_t lin, enum access_kind kind, enum access_mode mode);
+
+/* Folded, so that buffers a power of two apart do not share slots. */
+static ALWAYS_INLINE unsigned fast_slot(uint64_t lin)
+{
+	return (lin >> PAGE_SHIFT ^ lin >> (PAGE_SHIFT + 8)) & (FAST_SLOTS - 1);
+}
 
 #endif
