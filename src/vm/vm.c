@@ -6,6 +6,7 @@
  */
 #include "vm/vm.h"
 #include "vm/acpi.h"
+#include "vm/firmware.h"
 #include "vm/load.h"
 #include "vm/platform.h"
 #include <errno.h>
@@ -150,6 +151,9 @@ static int vm_load(struct vm *vm, const struct load_request *rq, struct error *e
 		return ret;
 	full.vm = vm->engine;
 	ret = vm_install_acpi(vm, &full.rsdp, err);
+	/* The other boot protocols promise nothing of what firmware leaves. */
+	if (ret == 0 && load_detect(&rq->kernel) == LOAD_MULTIBOOT)
+		ret = firmware_leave_behind(vm->engine, &vm->platform, err);
 	return ret ? ret : load_kernel(&full, err);
 }
 

