@@ -209,6 +209,8 @@ enum cpu_run_status {
  */
 enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc);
 
+/* A debug trap belongs to the instruction before it: it is taken before anybody stops at the boundary. */
+static inline bool cpu_debug_trap_due(const struct cpu *cpu) { return cpu->db_pending && !cpu->shadow_movss; }
 static inline uint64_t cpu_tsc(const struct cpu *cpu) { return cpu->insns + cpu->tsc_base; }
 /* Idle: moves time forward to @tsc (no effect if that is past). */
 void cpu_skip_time(struct cpu *cpu, uint64_t tsc);

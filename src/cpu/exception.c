@@ -399,6 +399,7 @@ static int triple_fault(struct cpu *cpu)
 	vmx_vectoring_end(cpu);
 	if (cpu->vmx.nonroot)
 		return vmx_exit_triple_fault(cpu);
+	cpu->rflags &= ~RF_RF; /* nobody can see it any more: the same however the faults came about */
 	cpu->stop = (struct stop){.kind = STOP_SHUTDOWN};
 	return EXEC_STOP;
 }

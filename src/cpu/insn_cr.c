@@ -18,8 +18,7 @@ static bool pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer)
 	return (cr0 & CR0_PG) && (cr4 & CR4_PAE) && !(efer & EFER_LMA);
 }
 
-/* Reads the four PDPTEs; #GP(0) if a present one has reserved bits set. Returns 0 or EXEC_STOP. */
-static int load_pdptes(struct cpu *cpu, uint64_t cr3, uint64_t pdpte[4])
+int cpu_read_pdptes(struct cpu *cpu, uint64_t cr3, uint64_t pdpte[4])
 {
 	uint64_t reserved = BIT64(1) | BIT64(2) | (0xfull << 5) | ~((1ull << cpu->cfg.maxphyaddr) - 1);
 	uint64_t at = cr3 & 0xffffffe0;
@@ -73,7 +72,7 @@ static int set_cr0(struct cpu *cpu, uint64_t v)
 	if ((v & CR0_PG) && (efer & EFER_LME))
 		efer |= EFER_LMA;
 	if (pae_paging(v, cpu->cr4, efer) && (changed & (CR0_PG | CR0_CD | CR0_NW))) {
-		if (load_pdptes(cpu, cpu->cr3, pdpte))
+		if (cpu_read_pdptes(cpu, cpu->cr3, pdpte))
 			return EXEC_STOP;
 		memcpy(cpu->pdpte, pdpte, sizeof(pdpte));
 	}
@@ -97,7 +96,7 @@ static int set_cr3(struct cpu *cpu, uint64_t v)
 	if (cpu_lma(cpu) && v >> cpu->cfg.maxphyaddr)
 		return raise_gp0(cpu);
 	if (pae_paging(cpu->cr0, cpu->cr4, cpu->efer)) {
-		if (load_pdptes(cpu, v, pdpte))
+		if (cpu_read_pdptes(cpu, v, pdpte))
 			return EXEC_STOP;
 		memcpy(cpu->pdpte, pdpte, sizeof(pdpte));
 	}
@@ -150,7 +149,7 @@ static int set_cr4(struct cpu *cpu, uint64_t v)
 	if (!cr4_allowed(cpu, v))
 		return raise_gp0(cpu);
 	if (pae_paging(cpu->cr0, v, cpu->efer) && (changed & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP))) {
-		if (load_pdptes(cpu, cpu->cr3, pdpte))
+		if (cpu_read_pdptes(cpu, cpu->cr3, pdpte))
 			return EXEC_STOP;
 		memcpy(cpu->pdpte, pdpte, sizeof(pdpte));
 	}

@@ -466,7 +466,7 @@ enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 			return CPU_RUN_KICKED;
 		}
 		if (!cpu->bus.done_count) {
-			if (cpu->insns >= until)
+			if (cpu->insns >= until && !cpu_debug_trap_due(cpu))
 				return CPU_RUN_DEADLINE;
 			poll_lapic(cpu);
 			if (lapic_has_eoi(&cpu->lapic))

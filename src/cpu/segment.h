@@ -172,6 +172,12 @@ enum task_cause { TASK_CALL, TASK_IRET, TASK_JMP, TASK_GATE /* by an event, thro
 int task_switch(struct cpu *cpu, uint16_t sel, enum task_cause cause, uint64_t next_rip, unsigned insn_len,
 		unsigned ext, const uint32_t *error, bool *committed);
 
+/*
+ * Reads the four PDPTEs that a load of CR3 with @cr3 brings (insn_cr.c). Returns 0,
+ * or EXEC_STOP: #GP(0) if a present one has reserved bits set. No register changes.
+ */
+int cpu_read_pdptes(struct cpu *cpu, uint64_t cr3, uint64_t pdpte[4]);
+
 /* Recomputes what depends on CPL, RFLAGS and the code size only: cheaper than cpu_update_mode(). */
 void cpu_update_cpl(struct cpu *cpu);
 /* Recomputes cpu->careful. */

@@ -213,19 +213,22 @@ static int load_segments(struct cpu *cpu, const struct task *t, unsigned ext)
 	return t->eip > cpu->seg[SEG_CS].limit ? raise_exc_err(cpu, EXC_GP, ext) : 0;
 }
 
-/* CR3 of a 32-bit TSS, if paging is in force; PAE's PDPTEs with it. */
-static void load_cr3(struct cpu *cpu, uint32_t cr3)
+/* CR3 of a 32-bit TSS, if paging is in force; PAE's PDPTEs with it. Returns 0 or EXEC_STOP. */
+static int load_cr3(struct cpu *cpu, uint32_t cr3)
 {
-	if (!(cpu->cr0 & CR0_PG))
-		return;
-	cpu->cr3 = cr3;
-	for (unsigned i = 0; (cpu->cr4 & CR4_PAE) && i < 4; i++) {
-		hpa_t at = hpa((cr3 & 0xffffffe0) + 8 * i);
+	uint64_t pdpte[4];
 
-		cpu->pdpte[i] = machmem_read64(cpu->mmu.mem, at);
+	if (!(cpu->cr0 & CR0_PG))
+		return 0;
+	if (cpu->cr4 & CR4_PAE) {
+		if (cpu_read_pdptes(cpu, cr3, pdpte))
+			return EXEC_STOP;
+		memcpy(cpu->pdpte, pdpte, sizeof(pdpte));
 	}
+	cpu->cr3 = cr3;
 	cpu_update_mode(cpu);
 	mmu_flush_pcid(&cpu->mmu, 0);
+	return 0;
 }
 
 /*
@@ -234,8 +237,6 @@ static void load_cr3(struct cpu *cpu, uint32_t cr3)
  */
 static int enter_task(struct cpu *cpu, const struct task *t, unsigned ext)
 {
-	if (t->is32)
-		load_cr3(cpu, t->cr3);
 	for (unsigned i = 0; i < 8; i++)
 		cpu->gpr[i] = t->gpr[i];
 	cpu->gpr[REG_RIP] = t->eip;
@@ -245,7 +246,7 @@ static int enter_task(struct cpu *cpu, const struct task *t, unsigned ext)
 		if (i != SEG_CS)
 			seg_load_null(cpu, i, t->seg[i]);
 	cpu->seg[SEG_CS].sel = t->seg[SEG_CS];
-	if (load_segments(cpu, t, ext)) {
+	if ((t->is32 && load_cr3(cpu, t->cr3)) || load_segments(cpu, t, ext)) {
 		cpu_update_mode(cpu);
 		return EXEC_STOP;
 	}

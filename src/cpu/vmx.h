@@ -147,10 +147,12 @@ int vmx_check_windows(struct cpu *cpu);
 /* Delivery of @ev begins / is complete: what an exit in between reports as IDT-vectoring information. */
 static inline void vmx_vectoring_begin(struct cpu *cpu, const struct event *ev)
 {
+	bool error = ev->has_error && cpu->cr0 & CR0_PE; /* real mode has no error codes */
+
 	cpu->vmx.vectoring = true;
 	cpu->vmx.vectoring_info = INTR_INFO_VALID | (uint32_t)ev->type << INTR_INFO_TYPE_SHIFT | ev->vector |
-				  (ev->has_error ? INTR_INFO_ERROR : 0);
-	cpu->vmx.vectoring_error = ev->has_error ? ev->error : 0;
+				  (error ? INTR_INFO_ERROR : 0);
+	cpu->vmx.vectoring_error = error ? ev->error : 0;
 	cpu->vmx.vectoring_insn_len = ev->type >= EVENT_SOFT_INT ? ev->insn_len : 0;
 }
 static inline void vmx_vectoring_end(struct cpu *cpu) { cpu->vmx.vectoring = false; }

@@ -306,6 +306,7 @@ int vmx_intercept_exception(struct cpu *cpu, const struct event *ev)
 {
 	struct vmx_exit e = {.reason = EXIT_REASON_EXCEPTION_NMI};
 	bool unblocked = cpu->vmx.nmi_unblocking_iret && ev->vector != EXC_DF;
+	bool error = ev->has_error && cpu->cr0 & CR0_PE; /* real mode has no error codes */
 
 	if (!cpu->vmx.nonroot || cpu->vmx.injecting || ev->type < EVENT_HW_EXCEPTION ||
 	    ev->type == EVENT_SOFT_INT || !exception_exits(&cpu->vmx, ev))
@@ -317,9 +318,9 @@ int vmx_intercept_exception(struct cpu *cpu, const struct event *ev)
 	e.rf = event_rf(ev->type, ev->vector, ev->payload & DR6_BD);
 	e.qualification = ev->vector == EXC_PF || ev->vector == EXC_DB ? ev->payload : 0;
 	e.intr_info = INTR_INFO_VALID | (uint32_t)ev->type << INTR_INFO_TYPE_SHIFT | ev->vector |
-		      (ev->has_error ? INTR_INFO_ERROR : 0) |
+		      (error ? INTR_INFO_ERROR : 0) |
 		      (unblocked && !cpu->vmx.vectoring ? INTR_INFO_NMI_UNBLOCK : 0);
-	e.intr_error = ev->has_error ? ev->error : 0;
+	e.intr_error = error ? ev->error : 0;
 	e.insn_len = ev->type == EVENT_HW_EXCEPTION ? 0 : ev->insn_len;
 	return stop_for_exit(cpu, &e);
 }

@@ -106,6 +106,8 @@ static bool give_eoi(struct engine_vm *vm, struct engine_run *run)
 
 static bool limit_reached(struct engine_vm *vm, struct engine_run *run)
 {
+	if (cpu_debug_trap_due(vm->cpu))
+		return false;
 	if (native_insns(vm) >= run->insn_limit)
 		run->exit = ENGINE_EXIT_LIMIT;
 	else if (native_now(vm) >= run->deadline_ns)
@@ -157,7 +159,8 @@ static void native_run(struct engine_vm *vm, struct engine_run *run)
 
 		if (give_eoi(vm, run) || limit_reached(vm, run))
 			return;
-		left = min_u64(run->deadline_ns - native_now(vm), run->insn_limit - native_insns(vm));
+		left = min_u64(run->deadline_ns - min_u64(native_now(vm), run->deadline_ns),
+			       run->insn_limit - min_u64(native_insns(vm), run->insn_limit));
 		left = min_u64(left, INT64_MAX - 1);
 		status = cpu_run(c, cpu_tsc(c) + left);
 		if (exit_from_status(vm, run, status))

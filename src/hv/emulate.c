@@ -336,7 +336,7 @@ void hv_commit_paging(struct hv_vm *vm)
 	struct hv_guest_regs *g = &vm->guest;
 	const struct cpu *e = vm->emul;
 	bool mode = core->paging_changed || g->cr0 != e->cr0 || g->cr4 != e->cr4 || g->efer != e->efer;
-	bool cr3 = core->cr3_written || g->cr3 != e->cr3;
+	bool cr3 = core->cr3_written || g->cr3 != e->cr3 || memcmp(g->pdpte, e->pdpte, sizeof(g->pdpte));
 	uint32_t entry = (core->entry_ctl & ~ENTRY_IA32E) | (e->efer & EFER_LMA ? ENTRY_IA32E : 0);
 
 	core->paging_changed = core->cr3_written = false;
@@ -424,6 +424,7 @@ static enum hv_verdict emulated_exception(struct hv_vm *vm)
 	vm->emul->db_pending = 0;
 	store_state(vm, false);
 	hv_core(vm)->cr3_written = false;
+	hv_commit_paging(vm); /* faults after a task switch are the new task's */
 	if (s->vector == EXC_PF) {
 		hv_inject_page_fault(vm, s->payload, s->error);
 		return HV_RESUME;
@@ -521,7 +522,9 @@ static enum hv_verdict deliver(struct hv_vm *vm, const struct event *ev, bool ag
 	vm->emul->vmx.injecting = false;
 	if (vm->emul->stop.kind != STOP_SHUTDOWN)
 		return hv_fail(vm, "event %u cannot be delivered by emulation", ev->vector);
-	core->shutdown = true;
+	store_state(vm, false);
+	hv_commit_paging(vm); /* a task switch may have come so far */
+	hv_shut_down(vm);
 	return HV_RESUME;
 }
 

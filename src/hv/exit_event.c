@@ -75,6 +75,13 @@ static enum exc_class classify(uint32_t info)
 	}
 }
 
+/* As the bare machine has it: RF as if no fault had been on its way. */
+void hv_shut_down(struct hv_vm *vm)
+{
+	hv_core(vm)->shutdown = true;
+	hv_write(vm, VMCS_GUEST_RFLAGS, hv_read(vm, VMCS_GUEST_RFLAGS) & ~RF_RF);
+}
+
 /* SDM "Interrupt 8—Double Fault Exception": what comes of a fault during the delivery of another event. */
 static void combine(struct hv_vm *vm, struct hv_event *second)
 {
@@ -86,7 +93,7 @@ static void combine(struct hv_vm *vm, struct hv_event *second)
 	if (a == BENIGN || b == BENIGN || (a == CONTRIBUTORY && b == PAGE_FAULT))
 		return;
 	if (a == DOUBLE_FAULT) {
-		core->shutdown = true;
+		hv_shut_down(vm);
 		*second = (struct hv_event){0};
 		return;
 	}
@@ -105,6 +112,8 @@ void hv_inject_exception(struct hv_vm *vm, uint8_t vector, bool has_error, uint3
 	if (core->inject.info)
 		combine(vm, &ev);
 	core->inject = ev;
+	if (core->shutdown)
+		return;
 	/* A fault pushes RF set; VM entry pushes what it finds. */
 	if (!(rflags & RF_RF) && vector != EXC_DF)
 		hv_write(vm, VMCS_GUEST_RFLAGS, rflags | RF_RF);
@@ -154,7 +163,7 @@ enum hv_verdict exit_ept_misconfig(struct hv_vm *vm)
 
 enum hv_verdict exit_triple_fault(struct hv_vm *vm)
 {
-	hv_core(vm)->shutdown = true;
+	hv_shut_down(vm);
 	return HV_RESUME;
 }
 
@@ -180,7 +189,7 @@ enum hv_verdict exit_preemption_timer(struct hv_vm *vm)
 /* VMX does not switch tasks: the emulator does, for the instruction or the event that asked for it. */
 enum hv_verdict exit_task_switch(struct hv_vm *vm)
 {
-	(void)vm;
+	hv_core(vm)->cr3_written = true; /* the new task's PDPTEs are loaded even if its CR3 is the same */
 	return HV_EMULATE;
 }
 

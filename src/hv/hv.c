@@ -371,7 +371,9 @@ void hv_advance(struct hv_vm *vm, uint64_t to_ns)
 static uint64_t ticks_left(struct hv_vm *vm, const struct engine_run *run)
 {
 	uint64_t timer = lapic_next_deadline(&vm->emul->lapic), tsc = hv_guest_tsc(vm);
-	uint64_t left = min_u64(run->deadline_ns - hv_virtual_now(vm), run->insn_limit - hv_insns(vm));
+	uint64_t now = hv_virtual_now(vm), insns = hv_insns(vm);
+	uint64_t left = min_u64(run->deadline_ns - min_u64(now, run->deadline_ns),
+				run->insn_limit - min_u64(insns, run->insn_limit));
 
 	if (timer != UINT64_MAX)
 		left = min_u64(left, timer > tsc ? timer - tsc : 0);
@@ -553,8 +555,12 @@ static bool give_eoi(struct hv_vm *vm, struct engine_run *run)
 	return true;
 }
 
+/* A debug trap belongs to the instruction before it: it is taken before the limit is looked at. */
 static bool limit_reached(struct hv_vm *vm, struct engine_run *run)
 {
+	if (hv_debug_trap_due(vm) && !(hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY) & INTERRUPTIBILITY_MOVSS) &&
+	    !hv_core(vm)->shutdown)
+		return false;
 	if (hv_insns(vm) >= run->insn_limit)
 		run->exit = ENGINE_EXIT_LIMIT;
 	else if (hv_virtual_now(vm) >= run->deadline_ns)
