@@ -50,8 +50,8 @@ static void shadow_mode_changed(struct hv_vm *vm)
 	struct shadow *s = shadow_of(vm);
 
 	shadow_begin(s);
-	shadow_resync_all(s);
 	s->flush.all = true;
+	shadow_resync_all(s);
 	s->rules = hwpt_rules(&vm->guest);
 	shadow_load_roots(s);
 	hwpt_write_regs(vm, shadow_hardware_root(s));
@@ -63,15 +63,15 @@ static void shadow_load_cr3(struct hv_vm *vm, bool flush)
 	struct shadow *s = shadow_of(vm);
 
 	shadow_begin(s);
+	/* Without PCIDs all address spaces share one tag. */
+	if (flush || !hwpt_uses_pcid(&vm->guest))
+		s->flush.nonglobal = true;
 	shadow_resync_all(s);
 	if (shadow_load_roots(s))
 		s->count.cr3_hits++;
 	else
 		s->count.cr3_misses++;
 	hwpt_write_cr3(vm, shadow_hardware_root(s));
-	/* Without PCIDs all address spaces share one tag. */
-	if (flush || !hwpt_uses_pcid(&vm->guest))
-		s->flush.nonglobal = true;
 	shadow_end(s);
 }
 
@@ -94,11 +94,11 @@ static void shadow_flush(struct hv_vm *vm, enum hv_flush kind, uint16_t pcid)
 
 	(void)pcid; /* root software cannot invalidate a single PCID of a guest */
 	shadow_begin(s);
-	shadow_resync_all(s);
 	if (kind == HV_FLUSH_ALL)
 		s->flush.all = true;
 	else
 		s->flush.nonglobal = true;
+	shadow_resync_all(s);
 	shadow_end(s);
 }
 

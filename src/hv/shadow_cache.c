@@ -50,19 +50,54 @@ void shadow_cache_destroy(struct shadow *s)
 
 /* ---- what the TLB must forget ---- */
 
-void shadow_flush_entry(struct shadow *s, const struct shadow_page *p, unsigned i)
+static struct shadow_link *link_of(const struct shadow *s, entry_ref r)
+{
+	return &s->page[r / HWPT_ENTRIES].link[r % HWPT_ENTRIES];
+}
+
+static void flush_address(struct shadow *s, const struct shadow_page *p, unsigned i)
 {
 	struct shadow_flush *f = &s->flush;
 	uint64_t lin = p->base + ((uint64_t)i << hwpt_shift(p->role.level));
 
+	/* A page that serves several addresses names none. */
+	if (!p->based || p->several || f->addresses == SHADOW_FLUSH_MAX)
+		f->all = true;
+	else
+		f->address[f->addresses++] = hwpt_canonical((enum hwpt_format)p->role.format, lin);
+}
+
+/*
+ * A link goes. If others lead to the table at the same address, what the TLB has
+ * of it is still right, or the guest changed its own table and has to flush. If
+ * not: the link's address, for the paging-structure caches, and all below.
+ */
+static void flush_link(struct shadow *s, const struct shadow_page *p, unsigned i)
+{
+	const struct shadow_page *child = shadow_page_of(s, p->entry[i]);
+
+	if (!child->several && link_of(s, child->parents)->next)
+		return;
+	flush_address(s, p, i);
+	for (unsigned k = 0, left = child->present; left && !s->flush.all; k++) {
+		if (!child->entry[k])
+			continue;
+		left--;
+		shadow_flush_entry(s, child, k);
+	}
+}
+
+void shadow_flush_entry(struct shadow *s, const struct shadow_page *p, unsigned i)
+{
+	struct shadow_flush *f = &s->flush;
+	uint64_t e = p->entry[i];
+
 	if (f->all)
 		return;
-	/* A link covers many translations, and a page that serves several addresses names none. */
-	if (shadow_is_link(p, p->entry[i]) || !p->based || p->several || f->addresses == SHADOW_FLUSH_MAX) {
-		f->all = true;
-		return;
-	}
-	f->address[f->addresses++] = hwpt_canonical((enum hwpt_format)p->role.format, lin);
+	if (shadow_is_link(p, e))
+		flush_link(s, p, i);
+	else if ((p->parents || p->root) && (!f->nonglobal || e & PTE_G))
+		flush_address(s, p, i); /* what nothing leads to was flushed when that became so */
 }
 
 static void flush_now(struct shadow *s)
@@ -88,11 +123,6 @@ static uint32_t *list_head(struct shadow *s, const struct shadow_page *p, uint64
 	if (shadow_is_link(p, e))
 		return &s->page[owner].parents;
 	return p->role.level == 1 ? &s->frame[owner].mapped : &s->region[owner].large;
-}
-
-static struct shadow_link *link_of(const struct shadow *s, entry_ref r)
-{
-	return &s->page[r / HWPT_ENTRIES].link[r % HWPT_ENTRIES];
 }
 
 static void list_add(struct shadow *s, struct shadow_page *p, unsigned i, uint64_t owner)
@@ -277,12 +307,12 @@ void shadow_zap_page(struct shadow *s, struct shadow_page *p)
 	assert(p->live && !p->pins);
 	if (p->unsync)
 		shadow_drop_unsync(s, p);
-	shadow_empty_page(s, p);
 	while (p->parents) {
 		entry_ref r = p->parents;
 
 		shadow_clear(s, &s->page[r / HWPT_ENTRIES], r % HWPT_ENTRIES);
 	}
+	shadow_empty_page(s, p);
 	leave_frame(s, p);
 	lru_remove(s, p);
 	p->live = false;
@@ -290,9 +320,6 @@ void shadow_zap_page(struct shadow *s, struct shadow_page *p)
 	s->free = shadow_number(s, p);
 	s->in_use--;
 	s->count.zapped++;
-	/* A root that is not current has no parent to say so, but the TLB may know what it said. */
-	if (p->root)
-		s->flush.all = true;
 }
 
 /* Removes pages that nothing leads to any more: what the guest unhooked it has probably freed. */

@@ -65,8 +65,6 @@ static bool root_key(const struct shadow *s, unsigned i, gfn_t *g, union shadow_
 	*role = shadow_table_role(s, hwpt_top(s->rules.format), (uint64_t)i << 30);
 	switch (s->rules.format) {
 	case HWPT_NONE:
-		if (!(r->cr0 & CR0_PE))
-			return false; /* every access faults, and that says why it cannot be */
 		role->direct = 1;
 		table = (uint64_t)i << 30;
 		*g = gfn(table >> PAGE_SHIFT);
