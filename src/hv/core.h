@@ -94,6 +94,8 @@ enum hv_verdict hv_ask(struct hv_vm *vm, const struct bus_access *a, enum hv_con
 void hv_inject_exception(struct hv_vm *vm, uint8_t vector, bool has_error, uint32_t error);
 /* A triple fault: the guest runs no more. */
 void hv_shut_down(struct hv_vm *vm);
+/* #DB on entering a task whose T flag is set: VMX has no pending form of it. @dr6: all bits that it reports. */
+void hv_inject_task_trap(struct hv_vm *vm, uint64_t dr6);
 /* #PF for the guest, with CR2. */
 void hv_inject_page_fault(struct hv_vm *vm, uint64_t address, uint32_t error);
 static inline void hv_inject_gp0(struct hv_vm *vm) { hv_inject_exception(vm, EXC_GP, true, 0); }

@@ -298,7 +298,9 @@ static void store_control(struct hv_vm *vm)
 	hv_write(vm, VMCS_GUEST_INTERRUPTIBILITY,
 		 (e->shadow_sti ? INTERRUPTIBILITY_STI : 0) | (e->shadow_movss ? INTERRUPTIBILITY_MOVSS : 0) |
 			 (e->nmi_blocked ? INTERRUPTIBILITY_NMI : 0));
-	if (e->db_pending) /* besides what MOV SS held back until now */
+	if (e->db_pending & DR6_BT)
+		hv_inject_task_trap(vm, e->db_pending);
+	else if (e->db_pending) /* besides what MOV SS held back until now */
 		hv_write(vm, VMCS_GUEST_PENDING_DEBUG,
 			 hv_read(vm, VMCS_GUEST_PENDING_DEBUG) | hv_pending_debug(e->db_pending));
 }

@@ -119,6 +119,15 @@ void hv_inject_exception(struct hv_vm *vm, uint8_t vector, bool has_error, uint3
 		hv_write(vm, VMCS_GUEST_RFLAGS, rflags | RF_RF);
 }
 
+void hv_inject_task_trap(struct hv_vm *vm, uint64_t dr6)
+{
+	uint64_t *reg = vmx_dr6(vm->cpu);
+
+	*reg = (*reg & ~PENDING_DEBUG_B) | dr6 | DR6_FIXED;
+	hv_write(vm, VMCS_GUEST_DR7, hv_read(vm, VMCS_GUEST_DR7) & ~DR7_GD);
+	hv_core(vm)->inject = (struct hv_event){.info = VALID_EVENT(EVENT_HW_EXCEPTION, EXC_DB)};
+}
+
 void hv_inject_page_fault(struct hv_vm *vm, uint64_t address, uint32_t error)
 {
 	*vmx_cr2(vm->cpu) = address; /* injection leaves CR2 alone */
