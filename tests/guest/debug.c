@@ -16,18 +16,19 @@ extern const char note_debug[], note_breakpoint[];
 
 /* A breakpoint on an instruction (DR0..DR2) is passed with RF. DR3 is kept for data. */
 __asm__(".pushsection .text\n"
-	"note_debug:\n"
-	"	push %rax\n	push %rcx\n"
-	"	mov notes, %rcx\n	cmp $15, %rcx\n	jae 2f\n"
-	"	mov 16(%rsp), %rax\n	mov %rax, note_rip(,%rcx,8)\n"
-	"	mov %dr6, %rax\n	mov %rax, note_dr6(,%rcx,8)\n"
-	"	test $7, %al\n	jz 1f\n	orl $0x10000, 32(%rsp)\n"
-	"1:	mov $0xffff0ff0, %eax\n	mov %rax, %dr6\n"
-	"	incq notes\n	pop %rcx\n	pop %rax\n	iretq\n"
-	"2:	andl $~0x100, 32(%rsp)\n	mov $0x400, %eax\n	mov %rax, %dr7\n	jmp 1b\n"
-	"note_breakpoint:\n"
-	"	push %rax\n	mov 8(%rsp), %rax\n	mov %rax, bp_rip\n	mov notes, %rax\n	mov %rax, bp_notes\n"
-	"	pop %rax\n	iretq\n.popsection");
+        "note_debug:\n"
+        "	push %rax\n	push %rcx\n"
+        "	mov notes, %rcx\n	cmp $15, %rcx\n	jae 2f\n"
+        "	mov 16(%rsp), %rax\n	mov %rax, note_rip(,%rcx,8)\n"
+        "	mov %dr6, %rax\n	mov %rax, note_dr6(,%rcx,8)\n"
+        "	test $7, %al\n	jz 1f\n	orl $0x10000, 32(%rsp)\n"
+        "1:	mov $0xffff0ff0, %eax\n	mov %rax, %dr6\n"
+        "	incq notes\n	pop %rcx\n	pop %rax\n	iretq\n"
+        "2:	andl $~0x100, 32(%rsp)\n	mov $0x400, %eax\n	mov %rax, %dr7\n	jmp 1b\n"
+        "note_breakpoint:\n"
+        "	push %rax\n	mov 8(%rsp), %rax\n	mov %rax, bp_rip\n	mov notes, %rax\n	mov "
+        "%rax, bp_notes\n"
+        "	pop %rax\n	iretq\n.popsection");
 
 static u64 read_dr6(void)
 {
@@ -66,7 +67,8 @@ static void forget(void)
 }
 
 /* Runs a piece at both privilege levels (or only in kernel mode); steps are offsets within it. */
-static void sequence(const char *what, const char *piece, u64 rdi, u64 rsi, const struct step *steps, unsigned n, bool user)
+static void sequence(const char *what, const char *piece, u64 rdi, u64 rsi, const struct step *steps,
+                     unsigned n, bool user)
 {
 	forget();
 	run_code(piece, KERNEL, rdi, rsi);
@@ -93,10 +95,12 @@ static void sequence(const char *what, const char *piece, u64 rdi, u64 rsi, cons
 
 PIECE(q_plain, TF_ON "nop; nop; lea 1(%rax), %rax" TF_OFF);
 PIECE(q_off, TF_ON "" TF_OFF);
-PIECE(q_user, TF_ON "xor %eax, %eax; cpuid; mov $0x3fd, %edx; in %dx, %al; rdtsc; mov $0x80, %edx; out %al, %dx" TF_OFF);
+PIECE(q_user, TF_ON
+      "xor %eax, %eax; cpuid; mov $0x3fd, %edx; in %dx, %al; rdtsc; mov $0x80, %edx; out %al, %dx" TF_OFF);
 PIECE(q_exits, TF_ON "mov %cr0, %rax; mov %rax, %cr0; mov %cr3, %rax; mov %rax, %cr3; mov %cr4, %rax; mov %rax, %cr4; "
 	"mov $0x1b, %ecx; rdmsr; wrmsr; invlpg (%rdi); mov %dr7, %rax" TF_OFF);
-PIECE(q_device, TF_ON "mov (%rdi), %eax; mov %eax, 8(%rdi); addl $1, (%rdi); push (%rdi); pop 4(%rdi); xchg %eax, (%rdi)" TF_OFF);
+PIECE(q_device, TF_ON "mov (%rdi), %eax; mov %eax, 8(%rdi); addl $1, (%rdi); push (%rdi); pop 4(%rdi); xchg "
+                      "%eax, (%rdi)" TF_OFF);
 PIECE(q_sti, "cli; " TF_ON "sti; nop" TF_OFF);
 PIECE(q_ss, "mov %ss, %eax; " TF_ON "mov %eax, %ss; nop; nop" TF_OFF);
 PIECE(q_pop_ss, "mov %ss, %eax; mov %eax, %ss; " TF_ON "mov %eax, %ss; mov %eax, %ss; nop" TF_OFF);
@@ -113,9 +117,9 @@ static void steps_plain(void)
 	SEQUENCE(q_off, 0, 0, true, OFF(ON));
 	SEQUENCE(q_user, 0, 0, true, { ON + 2, BS }, { ON + 4, BS }, { ON + 9, BS }, { ON + 10, BS }, { ON + 12, BS },
 		 { ON + 17, BS }, { ON + 18, BS }, OFF(ON + 18));
-	SEQUENCE(q_exits, 0x1000, 0, false, { ON + 3, BS }, { ON + 6, BS }, { ON + 9, BS }, { ON + 12, BS }, { ON + 15, BS },
-		 { ON + 18, BS }, { ON + 23, BS }, { ON + 25, BS }, { ON + 27, BS }, { ON + 30, BS }, { ON + 33, BS },
-		 OFF(ON + 33));
+	SEQUENCE(q_exits, 0x1000, 0, false, {ON + 3, BS}, {ON + 6, BS}, {ON + 9, BS}, {ON + 12, BS},
+	         {ON + 15, BS}, {ON + 18, BS}, {ON + 23, BS}, {ON + 25, BS}, {ON + 27, BS}, {ON + 30, BS},
+	         {ON + 33, BS}, OFF(ON + 33));
 	/* The handler clears TF for INT3's own handler, and IRET restores it: the step comes after the NOP. */
 	SEQUENCE(q_int3, 0, 0, true, { ON + 2, BS }, OFF(ON + 2));
 }
@@ -152,7 +156,8 @@ static void timer_hook(u64 vector)
 
 /* The timer's interrupt comes while a piece runs: it needs a gate of its own. */
 extern const char quiet_timer[];
-__asm__(".pushsection .text\nquiet_timer:\n	push %rax\n	xor %eax, %eax\n	movabs %eax, 0xfee000b0\n	pop %rax\n	incl timer_quiet\n	iretq\n.popsection");
+__asm__(".pushsection .text\nquiet_timer:\n	push %rax\n	xor %eax, %eax\n	movabs %eax, "
+        "0xfee000b0\n	pop %rax\n	incl timer_quiet\n	iretq\n.popsection");
 volatile u32 timer_quiet;
 
 static void steps_halt(void)
@@ -344,17 +349,20 @@ PIECE(f_movs, "mov $10, %ecx; rep movsb");
 
 static void resume_flag(void)
 {
-	static const struct { const char *name, *code; u64 vector; bool rf; } list[] = {
-		{ "#UD", f_ud2, V_UD, true }, { "#GP of MOV to CR4", f_cr4, V_GP, true }, { "#PF", f_load, V_PF, true },
-		{ "#GP of RDMSR", f_rdmsr, V_GP, true }, { "INT", f_int, V_SPARE, false }, { "INT3", f_int3, V_BP, false },
-		{ "#DE", f_div, V_DE, true }, { "#PF of a string", f_movs, V_PF, true },
+	static const struct { const char *name, *code; u64 vector; bool rf;
+	} list[] = {
+	        {"#UD", f_ud2, V_UD, true},     {"#GP of MOV to CR4", f_cr4, V_GP, true},
+	        {"#PF", f_load, V_PF, true},    {"#GP of RDMSR", f_rdmsr, V_GP, true},
+	        {"INT", f_int, V_SPARE, false}, {"INT3", f_int3, V_BP, false},
+	        {"#DE", f_div, V_DE, true},     {"#PF of a string", f_movs, V_PF, true},
 	};
 
 	gate_reset(V_BP);
 	for (unsigned i = 0; i < ARRAY_SIZE(list); i++) {
 		run_code(list[i].code, KERNEL, 0x0000700000000000ull, address(words));
 		check(t->vector == list[i].vector && !(t->rflags & FLAG_RF) == !list[i].rf,
-			     "RF in the flags that %s pushes: vector %ld flags 0x%lx", list[i].name, t->vector, t->rflags);
+		      "RF in the flags that %s pushes: vector %ld flags 0x%lx", list[i].name, t->vector,
+		      t->rflags);
 	}
 }
 

@@ -131,10 +131,10 @@ static void table_registers(void)
 		for (unsigned j = 0; j < 2; j++) {
 			set = (struct table_pointer){ 0xf234, bases[i] };
 			run_kernel(j ? p_lidt : p_lgdt, address(&set), address(&old));
-			check_unless("qemu", t->vector == vector, "%s with base 0x%lx: vector %ld", j ? "LIDT" : "LGDT", bases[i],
-				     t->vector);
-			check_unless("qemu", set.base == bases[i] && set.limit == 0xf234, "%s: stored 0x%lx", j ? "SIDT" : "SGDT",
-				     set.base);
+			check_unless("qemu", t->vector == vector, "%s with base 0x%lx: vector %ld",
+			             j ? "LIDT" : "LGDT", bases[i], t->vector);
+			check_unless("qemu", set.base == bases[i] && set.limit == 0xf234, "%s: stored 0x%lx",
+			             j ? "SIDT" : "SGDT", set.base);
 		}
 	}
 }
@@ -351,7 +351,8 @@ static void hidden(const char *what, const char *code, bool there)
 	static u8 target[64] __attribute__((aligned(64)));
 
 	run_kernel(code, address(target), 0);
-	check_unless("qemu", (t->vector == V_UD) == !there, "%s, which is%s there: vector %ld", what, there ? "" : " not", t->vector);
+	check_unless("qemu", (t->vector == V_UD) == !there, "%s, which is%s there: vector %ld", what,
+	             there ? "" : " not", t->vector);
 }
 
 static void instructions(void)
@@ -408,7 +409,8 @@ static void instructions(void)
 
 PIECE(s_enter, "mov %rsp, %rcx; sysenter");
 extern const char s_target[];
-__asm__(".pushsection .text\ns_target:\n	mov %ss, %eax\n	mov %cs, %ebx\n	pushf\n	pop %rdx\n	int $0x21\n.popsection");
+__asm__(".pushsection .text\ns_target:\n	mov %ss, %eax\n	mov %cs, %ebx\n	pushf\n	pop %rdx\n	int "
+        "$0x21\n.popsection");
 PIECE(s_exit64, "mov %rdi, %rdx; mov %rsi, %rcx; rex64 sysexit");
 static u8 enter_stack[4096] __attribute__((aligned(16)));
 
@@ -430,7 +432,8 @@ static void sysenter(void)
 	check(!(t->rdx & FLAG_IF) && t->rdx & FLAG_DF, "SYSENTER clears IF only: 0x%lx", t->rdx);
 	check(t->rsp == address(enter_stack) + sizeof(enter_stack), "SYSENTER: RSP 0x%lx", t->rsp);
 	run_kernel(s_exit64, user + 2, user_address(enter_stack) + 4096);
-	check(t->vector == V_GP || t->vector == V_UD || t->vector == V_DONE || t->vector == V_PF, "SYSEXIT: vector %ld", t->vector);
+	check(t->vector == V_GP || t->vector == V_UD || t->vector == V_DONE || t->vector == V_PF,
+	      "SYSEXIT: vector %ld", t->vector);
 	check((t->cs & 3) == 3 && t->cs == SEL_CODE + 35, "SYSEXIT: CS 0x%lx", t->cs);
 	run_kernel(s_exit64, NOT_CANONICAL, 0);
 	expect("SYSEXIT to no canonical address", V_GP, 0);
@@ -442,7 +445,8 @@ static void sysenter(void)
 
 /* ---- accesses and who makes them ---- */
 
-static u64 pdpt[512] __attribute__((aligned(4096))), pd[512] __attribute__((aligned(4096))), pt[512] __attribute__((aligned(4096)));
+static u64 pdpt[512] __attribute__((aligned(4096))), pd[512] __attribute__((aligned(4096))),
+        pt[512] __attribute__((aligned(4096)));
 static u8 page[4096] __attribute__((aligned(4096)));
 enum { SLOT = 0x92 };
 static const u64 window = (u64)SLOT << 39;
@@ -475,7 +479,8 @@ static void keys(void)
 			expect("a supervisor's page has no key", V_DONE, 0);
 			map(7 | key2);
 			run_kernel(a_load, window, 0);
-			expect("key: supervisor's load of a user page", rights == 0x10 ? V_PF : V_DONE, rights == 0x10 ? 0x21 : 0);
+			expect("key: supervisor's load of a user page", rights == 0x10 ? V_PF : V_DONE,
+			       rights == 0x10 ? 0x21 : 0);
 			run_kernel(a_store, window, 0);
 			if (rights == 0x10 || wp)
 				expect("key: supervisor's store to a user page", V_PF, 0x23);
@@ -541,8 +546,9 @@ static void map_window(void)
 int main(void)
 {
 	static void (*const groups[])(void) = {
-		address_msrs, other_msrs, table_registers, system_segments, extended_control, pcid, instructions, sysenter,
-		map_window, keys, smap,
+	        address_msrs, other_msrs,   table_registers, system_segments, extended_control,
+	        pcid,         instructions, sysenter,        map_window,      keys,
+	        smap,
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(groups); i++)

@@ -14,10 +14,12 @@ enum { false, true };
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
-__asm__(".pushsection .multiboot, \"a\"\n	.balign 4\n	.long 0x1badb002, 0, -0x1badb002\n.popsection\n"
-	".pushsection .bss\n	.balign 16\n	.skip 16384\nstack_top:\n.popsection\n"
-	".pushsection .text\n	.globl start\nstart:	cli\n	cld\n	mov	$stack_top, %esp\n	push	%ebx\n"
-	"	call	main\n.popsection\n");
+__asm__(".pushsection .multiboot, \"a\"\n	.balign 4\n	.long 0x1badb002, 0, "
+        "-0x1badb002\n.popsection\n"
+        ".pushsection .bss\n	.balign 16\n	.skip 16384\nstack_top:\n.popsection\n"
+        ".pushsection .text\n	.globl start\nstart:	cli\n	cld\n	mov	$stack_top, %esp\n	"
+        "push	%ebx\n"
+        "	call	main\n.popsection\n");
 
 /* ---- console and checks ---- */
 
@@ -78,9 +80,24 @@ void *memset(void *d, int c, unsigned n)
 /* ---- descriptors ---- */
 
 enum {
-	CODE = 0x08, DATA = 0x10, UCODE = 0x1b, UDATA = 0x23, MAIN_TSS = 0x28, OTHER_TSS = 0x30, TASK_GATE = 0x38, LDT = 0x40,
-	SCRATCH = 0x48, CONFORMING = 0x50, CALL_GATE = 0x58, CODE16 = 0x60, TSS16 = 0x68, ENTRIES = 32,
-	NT = 1 << 14, VM = 1 << 17, TF = 1 << 8, BUSY = 2,
+	CODE = 0x08,
+	DATA = 0x10,
+	UCODE = 0x1b,
+	UDATA = 0x23,
+	MAIN_TSS = 0x28,
+	OTHER_TSS = 0x30,
+	TASK_GATE = 0x38,
+	LDT = 0x40,
+	SCRATCH = 0x48,
+	CONFORMING = 0x50,
+	CALL_GATE = 0x58,
+	CODE16 = 0x60,
+	TSS16 = 0x68,
+	ENTRIES = 32,
+	NT = 1 << 14,
+	VM = 1 << 17,
+	TF = 1 << 8,
+	BUSY = 2,
 };
 
 struct tss {
@@ -100,8 +117,9 @@ static u8 other_stack[4096] __attribute__((aligned(16))), ring0_stack[4096] __at
 
 static void set(unsigned selector, u32 base, u32 limit, unsigned type, unsigned flags)
 {
-	((volatile u64 *)gdt)[selector / 8] = (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)type << 40 |
-					      (u64)(limit >> 16 & 15) << 48 | (u64)flags << 52 | (u64)(base >> 24) << 56;
+	((volatile u64 *)gdt)[selector / 8] = (limit & 0xffff) | (u64)(base & 0xffffff) << 16 |
+	                                      (u64)type << 40 | (u64)(limit >> 16 & 15) << 48 |
+	                                      (u64)flags << 52 | (u64)(base >> 24) << 56;
 }
 
 static unsigned type_of(unsigned selector) { return (unsigned)(((volatile u64 *)gdt)[selector / 8] >> 40 & 0xff); }
@@ -115,15 +133,21 @@ extern const u8 entries[];
 
 /* 16 bytes each. What faulted is left for resume_eip, in ring 0 with flat segments. */
 __asm__(".pushsection .text\n	.balign 16\nentries:\n	vector = 0\n	.rept 256\n	.balign 16\n"
-	"	.if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17)\n	push	$0\n	.endif\n"
-	"	push	$vector\n	jmp	common\n	vector = vector + 1\n	.endr\n"
-	"common:\n	mov	$0x10, %eax\n	mov	%eax, %ds\n	mov	%eax, %es\n	mov	%esp, %edx\n"
-	"	pop	%ss:fault\n	pop	fault+4\n	pop	fault+8\n	pop	fault+12\n	pop	fault+16\n"
-	"	mov	%edx, fault+20\n	testb	$3, fault+12\n	jnz	1f\n	testb	$2, fault+18\n	jz	2f\n"
-	"1:	pop	fault+20\n	pop	fault+24\n"
-	"2:	mov	%cr2, %eax\n	mov	%eax, fault+28\n	mov	$0x10, %eax\n	mov	%eax, %ss\n"
-	"	mov	%eax, %fs\n	mov	%eax, %gs\n	mov	resume_esp, %esp\n	push	$2\n	popf\n	cld\n"
-	"	jmp	*resume_eip\n.popsection\n");
+        "	.if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17)\n	push	$0\n	"
+        ".endif\n"
+        "	push	$vector\n	jmp	common\n	vector = vector + 1\n	.endr\n"
+        "common:\n	mov	$0x10, %eax\n	mov	%eax, %ds\n	mov	%eax, %es\n	mov	"
+        "%esp, %edx\n"
+        "	pop	%ss:fault\n	pop	fault+4\n	pop	fault+8\n	pop	"
+        "fault+12\n	pop	fault+16\n"
+        "	mov	%edx, fault+20\n	testb	$3, fault+12\n	jnz	1f\n	testb	$2, "
+        "fault+18\n	jz	2f\n"
+        "1:	pop	fault+20\n	pop	fault+24\n"
+        "2:	mov	%cr2, %eax\n	mov	%eax, fault+28\n	mov	$0x10, %eax\n	mov	"
+        "%eax, %ss\n"
+        "	mov	%eax, %fs\n	mov	%eax, %gs\n	mov	resume_esp, %esp\n	push	"
+        "$2\n	popf\n	cld\n"
+        "	jmp	*resume_eip\n.popsection\n");
 
 static void gate(unsigned vector, const void *handler, unsigned type)
 {
@@ -132,7 +156,10 @@ static void gate(unsigned vector, const void *handler, unsigned type)
 	((volatile struct gate *)idt)[vector] = (struct gate){ (u16)a, CODE, 0, (u8)type, (u16)(a >> 16) };
 }
 
-static void gate_default(unsigned vector) { gate(vector, entries + 16 * vector, vector == 0x21 || vector == 3 ? 0xee : 0x8e); }
+static void gate_default(unsigned vector)
+{
+	gate(vector, entries + 16 * vector, vector == 0x21 || vector == 3 ? 0xee : 0x8e);
+}
 
 static void task_gate(unsigned vector, u16 selector)
 {
@@ -176,9 +203,12 @@ static void load_tables(void)
 	main_tss.esp0 = (u32)ring0_stack + sizeof(ring0_stack);
 	main_tss.ss0 = DATA;
 	main_tss.map = (u16)__builtin_offsetof(struct tss, io);
-	__asm__ volatile("lgdt %0; lidt %1; ljmp %2, $1f; 1: mov %3, %%eax; mov %%eax, %%ds; mov %%eax, %%es; mov %%eax, %%fs; "
-			 "mov %%eax, %%gs; mov %%eax, %%ss; mov %4, %%ax; ltr %%ax" : : "m"(g), "m"(i), "i"(CODE), "i"(DATA),
-			 "i"(MAIN_TSS) : "eax", "memory");
+	__asm__ volatile("lgdt %0; lidt %1; ljmp %2, $1f; 1: mov %3, %%eax; mov %%eax, %%ds; mov %%eax, "
+	                 "%%es; mov %%eax, %%fs; "
+	                 "mov %%eax, %%gs; mov %%eax, %%ss; mov %4, %%ax; ltr %%ax"
+	                 :
+	                 : "m"(g), "m"(i), "i"(CODE), "i"(DATA), "i"(MAIN_TSS)
+	                 : "eax", "memory");
 }
 
 /* ---- segments ---- */
@@ -257,12 +287,15 @@ volatile u32 task_runs, task_flags, task_tr, task_cr0, task_top, task_link, main
 extern const char task_iret[], task_jump[], task_fix[];
 u32 divisor;
 __asm__(".pushsection .text\n"
-	".macro note\n	incl task_runs\n	pushf\n	pop task_flags\n	xor %eax, %eax\n	str %ax\n	mov %eax, task_tr\n"
-	"	mov %cr0, %eax\n	mov %eax, task_cr0\n	clts\n	mov (%esp), %eax\n	mov %eax, task_top\n"
-	"	movzwl other, %eax\n	mov %eax, task_link\n	mov gdt + 0x28 + 4, %eax\n	mov %eax, main_type\n.endm\n"
-	"task_iret:	note\n	iret\n	jmp task_iret\n"
-	"task_jump:	note\n	ljmp $0x28, $0\n	jmp task_jump\n"
-	"task_fix:	note\n	movl $10, divisor\n	iret\n	jmp task_fix\n.popsection");
+        ".macro note\n	incl task_runs\n	pushf\n	pop task_flags\n	xor %eax, %eax\n	str "
+        "%ax\n	mov %eax, task_tr\n"
+        "	mov %cr0, %eax\n	mov %eax, task_cr0\n	clts\n	mov (%esp), %eax\n	mov %eax, "
+        "task_top\n"
+        "	movzwl other, %eax\n	mov %eax, task_link\n	mov gdt + 0x28 + 4, %eax\n	mov %eax, "
+        "main_type\n.endm\n"
+        "task_iret:	note\n	iret\n	jmp task_iret\n"
+        "task_jump:	note\n	ljmp $0x28, $0\n	jmp task_jump\n"
+        "task_fix:	note\n	movl $10, divisor\n	iret\n	jmp task_fix\n.popsection");
 
 static u32 read_cr0(void)
 {
@@ -354,8 +387,9 @@ static void task_interrupts(void)
 
 volatile u32 skip;
 extern const char task_skip[];
-__asm__(".pushsection .text\ntask_skip:	note\n	mov skip, %eax\n	add %eax, main_tss + 32\n	add $4, %esp\n	iret\n"
-	"	jmp task_skip\n.popsection");
+__asm__(".pushsection .text\ntask_skip:	note\n	mov skip, %eax\n	add %eax, main_tss + 32\n	add "
+        "$4, %esp\n	iret\n"
+        "	jmp task_skip\n.popsection");
 
 static void task_errors(void)
 {
@@ -433,7 +467,8 @@ static void task_state_errors(void)
 }
 
 extern const char task_user[];
-__asm__(".pushsection .text\ntask_user:	incl task_runs\n	mov %cs, task_cr0\n	iret\n	jmp task_user\n.popsection");
+__asm__(".pushsection .text\ntask_user:	incl task_runs\n	mov %cs, task_cr0\n	iret\n	jmp "
+        "task_user\n.popsection");
 
 static void task_conforming(void)
 {
@@ -459,8 +494,9 @@ static void v86(const char *what, const u8 *code, unsigned n, u32 flags, u32 vec
 	for (unsigned i = 0; i < n; i++)
 		to[i] = code[i];
 	/* GS, FS, DS, ES, SS, ESP, EFLAGS, CS, EIP */
-	TRY("push $0; push $0; push $0x1234; push $0; push $0x700; push $0x800; push %%ebx; push $0x700; push $0; iret", 0,
-	    flags | VM | 2, 0);
+	TRY("push $0; push $0; push $0x1234; push $0; push $0x700; push $0x800; push %%ebx; push $0x700; "
+	    "push $0; iret",
+	    0, flags | VM | 2, 0);
 	expect(what, vector, error);
 	if (vector == fault.vector) {
 		same("V86: CS", fault.cs & 0xffff, 0x700);
@@ -494,7 +530,8 @@ static void virtual_8086(void)
 	V86("V86: IN, no permission", IOPL3, 13, 0, 0xe4, 0x80);
 	V86("V86: past the limit", 0, 13, 0, 0xa1, 0xff, 0xff);
 	V86("V86: division by zero", 0, 0, 0, 0x31, 0xc9, 0xf7, 0xf1);
-	V86("V86: segment load", 0, 6, 0, 0xb8, 0x00, 0x07, 0x8e, 0xd8, 0xa1, 0, 0, 0x3d, 0xb8, 0x00, 0x74, 1, 0xf4, 0x0f, 0x0b);
+	V86("V86: segment load", 0, 6, 0, 0xb8, 0x00, 0x07, 0x8e, 0xd8, 0xa1, 0, 0, 0x3d, 0xb8, 0x00, 0x74, 1,
+	    0xf4, 0x0f, 0x0b);
 	V86("V86: far call and return", 0, 6, 0, 0x9a, 7, 0, 0x00, 0x07, 0x0f, 0x0b, 0xcb);
 	V86("V86: single step", TF, 1, 0, 0x90, 0x90);
 	/* By a task switch: from the V86 task's #UD back through a task gate. */
@@ -529,8 +566,9 @@ static void virtual_8086(void)
 
 extern const char gate_target[];
 volatile u32 gate_found[4];
-__asm__(".pushsection .text\ngate_target:	mov %cs, %eax\n	mov %eax, %ss:gate_found\n	mov 8(%esp), %eax\n	mov %eax, %ss:gate_found + 4\n"
-	"	mov 12(%esp), %eax\n	mov %eax, %ss:gate_found + 8\n	lret $8\n.popsection");
+__asm__(".pushsection .text\ngate_target:	mov %cs, %eax\n	mov %eax, %ss:gate_found\n	mov 8(%esp), "
+        "%eax\n	mov %eax, %ss:gate_found + 4\n"
+        "	mov 12(%esp), %eax\n	mov %eax, %ss:gate_found + 8\n	lret $8\n.popsection");
 
 static void privilege(void)
 {
@@ -538,8 +576,10 @@ static void privilege(void)
 
 	((volatile u64 *)gdt)[CALL_GATE / 8] = (a & 0xffff) | (u64)CODE << 16 | 2ull << 32 | 0xecull << 40 |
 					       (u64)(a >> 16) << 48;
-	TRY("push $0x23; push %%esp; push $2; push $0x1b; push $1f; iret; 1: mov $0x23, %%eax; mov %%eax, %%ds; push $0x111; push $0x222;"
-	    "lcall $0x5b, $0; int $0x21", 0, 0, 0);
+	TRY("push $0x23; push %%esp; push $2; push $0x1b; push $1f; iret; 1: mov $0x23, %%eax; mov %%eax, "
+	    "%%ds; push $0x111; push $0x222;"
+	    "lcall $0x5b, $0; int $0x21",
+	    0, 0, 0);
 	expect("call gate from user mode", 0x21, 0);
 	same("its code segment", gate_found[0] & 0xffff, CODE);
 	same("first parameter", gate_found[1], 0x222);
@@ -558,7 +598,8 @@ static void privilege(void)
 /* ---- paging ---- */
 
 static u32 directory[1024] __attribute__((aligned(4096))), page_table[1024] __attribute__((aligned(4096)));
-static u64 pdpt[4] __attribute__((aligned(32))), pae_dir[4][512] __attribute__((aligned(4096))), pae_table[512] __attribute__((aligned(4096)));
+static u64 pdpt[4] __attribute__((aligned(32))), pae_dir[4][512] __attribute__((aligned(4096))),
+        pae_table[512] __attribute__((aligned(4096)));
 static u32 target[1024] __attribute__((aligned(4096)));
 enum { WINDOW = 0x40000000 };
 
@@ -569,11 +610,15 @@ static void write_cr0(u32 v) { __asm__ volatile("mov %0, %%cr0" : : "r"(v) : "me
 static void user_access(const char *what, bool write, u32 address, u32 vector, u32 error)
 {
 	if (write)
-		TRY("push $0x23; push %%esp; push $2; push $0x1b; push $1f; iret; 1: mov $0x23, %%eax; mov %%eax, %%ds; movl $1, (%%ebx); "
-		    "int $0x21", 0, address, 0);
+		TRY("push $0x23; push %%esp; push $2; push $0x1b; push $1f; iret; 1: mov $0x23, %%eax; mov "
+		    "%%eax, %%ds; movl $1, (%%ebx); "
+		    "int $0x21",
+		    0, address, 0);
 	else
-		TRY("push $0x23; push %%esp; push $2; push $0x1b; push $1f; iret; 1: mov $0x23, %%eax; mov %%eax, %%ds; mov (%%ebx), %%eax; "
-		    "int $0x21", 0, address, 0);
+		TRY("push $0x23; push %%esp; push $2; push $0x1b; push $1f; iret; 1: mov $0x23, %%eax; mov "
+		    "%%eax, %%ds; mov (%%ebx), %%eax; "
+		    "int $0x21",
+		    0, address, 0);
 	expect(what, vector, error);
 	if (vector == 14)
 		same("CR2", fault.cr2, address);
@@ -697,8 +742,8 @@ int main(const u32 *information);
 int main(const u32 *information)
 {
 	static void (*const groups[])(void) = {
-		segments, task_calls, task_interrupts, task_errors, task_state_errors, task_conforming, virtual_8086, privilege,
-		paging_32, paging_pae,
+	        segments,        task_calls,   task_interrupts, task_errors, task_state_errors,
+	        task_conforming, virtual_8086, privilege,       paging_32,   paging_pae,
 	};
 
 	for (const char *p = (const char *)information[4]; *p; p++)

@@ -17,17 +17,19 @@ enum { false, true };
 
 /* ---- from the loader's 32-bit protected mode to main() ---- */
 
-__asm__(".pushsection .multiboot, \"a\"\n	.balign 4\n	.long 0x1badb002, 0, -0x1badb002\n.popsection\n"
-	".pushsection .bss\n	.balign 16\n	.skip 4096\nstack_top:\n.popsection\n"
-	".pushsection .text\n	.code32\n	.globl start\n"
-	"start:	cli\n	cld\n	mov	%ebx, information\n"
-	"	lgdt	gdt_pointer\n	lidt	ivt_pointer\n	ljmp	$8, $1f\n	.code16gcc\n"
-	"1:	mov	$0x10, %ax\n	mov	%ax, %ds\n	mov	%ax, %es\n	mov	%ax, %fs\n"
-	"	mov	%ax, %gs\n	mov	%ax, %ss\n	mov	%cr0, %eax\n	and	$~1, %al\n"
-	"	mov	%eax, %cr0\n	ljmp	$0, $2f\n"
-	"2:	xor	%ax, %ax\n	mov	%ax, %ds\n	mov	%ax, %es\n	mov	%ax, %fs\n"
-	"	mov	%ax, %gs\n	mov	%ax, %ss\n	mov	$stack_top, %esp\n	calll	main\n	hlt\n"
-	".popsection\n");
+__asm__(".pushsection .multiboot, \"a\"\n	.balign 4\n	.long 0x1badb002, 0, "
+        "-0x1badb002\n.popsection\n"
+        ".pushsection .bss\n	.balign 16\n	.skip 4096\nstack_top:\n.popsection\n"
+        ".pushsection .text\n	.code32\n	.globl start\n"
+        "start:	cli\n	cld\n	mov	%ebx, information\n"
+        "	lgdt	gdt_pointer\n	lidt	ivt_pointer\n	ljmp	$8, $1f\n	.code16gcc\n"
+        "1:	mov	$0x10, %ax\n	mov	%ax, %ds\n	mov	%ax, %es\n	mov	%ax, %fs\n"
+        "	mov	%ax, %gs\n	mov	%ax, %ss\n	mov	%cr0, %eax\n	and	$~1, %al\n"
+        "	mov	%eax, %cr0\n	ljmp	$0, $2f\n"
+        "2:	xor	%ax, %ax\n	mov	%ax, %ds\n	mov	%ax, %es\n	mov	%ax, %fs\n"
+        "	mov	%ax, %gs\n	mov	%ax, %ss\n	mov	$stack_top, %esp\n	calll	"
+        "main\n	hlt\n"
+        ".popsection\n");
 
 struct __attribute__((packed)) table { u16 limit; u32 base; };
 /* Null; 16-bit code and data of 64 KiB; flat data; 32-bit code; data of 4 KiB */
@@ -101,11 +103,14 @@ u16 resume_ip;
 extern const u8 fault_entries[];
 
 /* 16 entries of 8 bytes. What faulted is left for resume_ip, with clean segments. */
-__asm__(".pushsection .text\n	.code16gcc\n	.balign 8\nfault_entries:\n	vector = 0\n	.rept 16\n	.balign 8\n"
-	"	pushw	$vector\n	jmp	fault_common\n	vector = vector + 1\n	.endr\n"
-	"fault_common:\n	popw	%cs:fault\n	movl	%esp, %cs:fault+8\n	popw	%cs:fault+2\n	popw	%cs:fault+4\n"
-	"	popw	%cs:fault+6\n	cld\n	pushl	$0\n	popfl\n	xorl	%eax, %eax\n	movw	%ax, %ds\n	movw	%ax, %es\n"
-	"	movw	%ax, %ss\n	movl	saved_esp, %esp\n	jmp	*resume_ip\n.popsection\n");
+__asm__(".pushsection .text\n	.code16gcc\n	.balign 8\nfault_entries:\n	vector = 0\n	.rept "
+        "16\n	.balign 8\n"
+        "	pushw	$vector\n	jmp	fault_common\n	vector = vector + 1\n	.endr\n"
+        "fault_common:\n	popw	%cs:fault\n	movl	%esp, %cs:fault+8\n	popw	"
+        "%cs:fault+2\n	popw	%cs:fault+4\n"
+        "	popw	%cs:fault+6\n	cld\n	pushl	$0\n	popfl\n	xorl	%eax, %eax\n	movw	%ax, "
+        "%ds\n	movw	%ax, %es\n"
+        "	movw	%ax, %ss\n	movl	saved_esp, %esp\n	jmp	*resume_ip\n.popsection\n");
 
 static void set_vector(unsigned n, const volatile void *handler) { *(volatile u32 *)(n * 4) = (u32)handler; }
 
@@ -211,7 +216,12 @@ static void firmware(void)
 
 /* ---- instructions ---- */
 
-#define COMPUTE(text, in) ({ u32 r_ = (in); __asm__ volatile(text : "+a"(r_) : : "ebx", "ecx", "edx", "cc", "memory"); r_; })
+#define COMPUTE(text, in)                                                                                    \
+	({                                                                                                   \
+		u32 r_ = (in);                                                                               \
+		__asm__ volatile(text : "+a"(r_) : : "ebx", "ecx", "edx", "cc", "memory");                   \
+		r_;                                                                                          \
+	})
 
 static void decimal(void)
 {
@@ -235,48 +245,74 @@ static void decimal(void)
 	same("JCXZ looks at CX", COMPUTE("movl $0x10000, %%ecx; jcxz 1f; incl %%eax; 1:", 0), 0);
 	same("JECXZ at ECX", COMPUTE("movl $0x10000, %%ecx; jecxz 1f; incl %%eax; 1:", 0), 1);
 	same("SMSW, 32 bits", COMPUTE("smswl %%eax; movl %%cr0, %%ebx; xorl %%ebx, %%eax", 0), 0);
-	same("MOV DR with odd mode bits", COMPUTE("movl %%eax, %%dr0; xorl %%eax, %%eax; .byte 0x0f, 0x21, 0x00", 0xaced), 0xaced);
+	same("MOV DR with odd mode bits",
+	     COMPUTE("movl %%eax, %%dr0; xorl %%eax, %%eax; .byte 0x0f, 0x21, 0x00", 0xaced), 0xaced);
 	same("XADD with itself", COMPUTE("xaddl %%eax, %%eax", 0x12345678), 0x2468acf0);
-	same("POPFD of all ones but TF and IF", COMPUTE("pushl $0xfffffcff; popfl; pushfl; popl %%eax; pushl $2; popfl", 0),
-	     0x00247cd7);
+	same("POPFD of all ones but TF and IF",
+	     COMPUTE("pushl $0xfffffcff; popfl; pushfl; popl %%eax; pushl $2; popfl", 0), 0x00247cd7);
 }
 
 static void stack_forms(void)
 {
 	u32 a, b;
 
-	__asm__ volatile("xorl $0x12340000, %%esp; pushw %%ax; xorl $0x12340000, %%esp; popw %%bx" : "=b"(b) : "a"(0x9977), "0"(0));
+	__asm__ volatile("xorl $0x12340000, %%esp; pushw %%ax; xorl $0x12340000, %%esp; popw %%bx"
+	                 : "=b"(b)
+	                 : "a"(0x9977), "0"(0));
 	same("the stack pointer is 16 bits wide", b, 0x9977);
-	__asm__ volatile("movl %%esp, %%ebx; pushal; addw $12, %%sp; popl %%eax; movl %%ebx, %%esp; subl %%ebx, %%eax" : "=a"(a) : :
-			 "ebx", "ecx", "edx", "esi", "edi");
+	__asm__ volatile(
+	        "movl %%esp, %%ebx; pushal; addw $12, %%sp; popl %%eax; movl %%ebx, %%esp; subl %%ebx, %%eax"
+	        : "=a"(a)
+	        :
+	        : "ebx", "ecx", "edx", "esi", "edi");
 	same("PUSHA pushes the old ESP", a, 0);
 	__asm__ volatile("pushl %%fs; popl %%eax; pushw %%ss; popw %%ax" : "=a"(a));
 	same("segment registers on the stack", a & 0xffff, 0);
-	__asm__ volatile("movl %%esp, %%ecx; enterw $16, $0; movw %%sp, %%ax; leavew; subl %%esp, %%ecx; movl %%ecx, %%ebx"
-			 : "=a"(a), "=b"(b) : : "ecx");
+	__asm__ volatile("movl %%esp, %%ecx; enterw $16, $0; movw %%sp, %%ax; leavew; subl %%esp, %%ecx; "
+	                 "movl %%ecx, %%ebx"
+	                 : "=a"(a), "=b"(b)
+	                 :
+	                 : "ecx");
 	same("ENTER and LEAVE", b, 0);
 	/* IRETD takes no VM, VIP, VIF and no bit above them. */
-	__asm__ volatile("pushfl; popl %%eax; orl $0xffda8028, %%eax; andl $~2, %%eax; pushl %%eax; pushl %%cs; pushl $1f; iretl; 1: pushfl; popl %%eax;"
-			 "pushl $2; popfl" : "=a"(a));
+	__asm__ volatile("pushfl; popl %%eax; orl $0xffda8028, %%eax; andl $~2, %%eax; pushl %%eax; pushl "
+	                 "%%cs; pushl $1f; iretl; 1: pushfl; popl %%eax;"
+	                 "pushl $2; popfl"
+	                 : "=a"(a));
 	same("IRETD in real mode: flags", a & 0xffdf8028, on_qemu() ? a & 0xffdf8028 : 0);
 }
 
-__attribute__((used)) static const struct __attribute__((packed)) { u32 offset; u16 sel; } far_pointer = { 0x1234, 0x10 };
+__attribute__((used)) static const struct __attribute__((packed)) {
+	u32 offset;
+	u16 sel;
+} far_pointer = {0x1234, 0x10};
 
 static void far_forms(void)
 {
 	u32 a, b;
 
-	__asm__ volatile("lgsl far_pointer, %%eax; movl %%gs, %%ebx; xorl %%ecx, %%ecx; movl %%ecx, %%gs" : "=a"(a), "=b"(b) : : "ecx");
+	__asm__ volatile("lgsl far_pointer, %%eax; movl %%gs, %%ebx; xorl %%ecx, %%ecx; movl %%ecx, %%gs"
+	                 : "=a"(a), "=b"(b)
+	                 :
+	                 : "ecx");
 	same("LGS: offset", a, 0x1234);
 	same("LGS: selector", b, 0x10);
-	__asm__ volatile("movw %%ss, %%dx; lssl far_pointer, %%eax; movw %%ss, %%bx; movw %%dx, %%ss" : "=a"(a), "=b"(b) : "1"(0) : "edx");
+	__asm__ volatile("movw %%ss, %%dx; lssl far_pointer, %%eax; movw %%ss, %%bx; movw %%dx, %%ss"
+	                 : "=a"(a), "=b"(b)
+	                 : "1"(0)
+	                 : "edx");
 	same("LSS: selector", b, 0x10);
-	__asm__ volatile("movw $1, %%ax; movw %%ax, %%gs; movl %%gs:words-16, %%ebx; xorw %%ax, %%ax; movw %%ax, %%gs" : "=b"(b) : : "eax");
+	__asm__ volatile(
+	        "movw $1, %%ax; movw %%ax, %%gs; movl %%gs:words-16, %%ebx; xorw %%ax, %%ax; movw %%ax, %%gs"
+	        : "=b"(b)
+	        :
+	        : "eax");
 	same("a selector is a sixteenth of the base", b, words[0] | (u32)words[1] << 16);
 	__asm__ volatile("jmp 2f; 1: movl $7, %%eax; lretw $4; 2: pushl $0; lcallw $0, $1b" : "=a"(a));
 	same("far call, far return with an operand", a, 7);
-	__asm__ volatile("jmp 2f; 1: movl %%cs, %%eax; lretw; 2: lcallw *3f; jmp 4f; 3: .word 1b - 0x100, 0x10; 4:" : "=a"(a));
+	__asm__ volatile(
+	        "jmp 2f; 1: movl %%cs, %%eax; lretw; 2: lcallw *3f; jmp 4f; 3: .word 1b - 0x100, 0x10; 4:"
+	        : "=a"(a));
 	same("far call through memory to another segment", a & 0xffff, 0x10);
 	__asm__ volatile("ljmpl $0, $1f; hlt; 1: movl $9, %%eax" : "=a"(a));
 	same("far jump", a, 9);
@@ -300,10 +336,16 @@ static void strings(void)
 	EXPECT("LODSW across the limit", 13);
 	TRY("movl $0x10010, %%esi; addr32 lodsb", 0, 0);
 	EXPECT("LODSB past the limit", 13);
-	__asm__ volatile("movl $text, %%esi; movw $0xe0, %%dx; movl $16, %%ecx; rep outsb; xorl %%eax, %%eax; inb $0xe0, %%al"
-			 : "=a"(a), "=S"(si), "=c"(cx) : : "edx");
+	__asm__ volatile("movl $text, %%esi; movw $0xe0, %%dx; movl $16, %%ecx; rep outsb; xorl %%eax, "
+	                 "%%eax; inb $0xe0, %%al"
+	                 : "=a"(a), "=S"(si), "=c"(cx)
+	                 :
+	                 : "edx");
 	check((a == 15 || on_qemu()) && cx == 0 && si == (u32)text + 16, "OUTSB", a);
-	__asm__ volatile("movl $text, %%edi; movw $0xe0, %%dx; movl $4, %%ecx; rep insb" : "=D"(di), "=c"(cx) : : "edx", "memory");
+	__asm__ volatile("movl $text, %%edi; movw $0xe0, %%dx; movl $4, %%ecx; rep insb"
+	                 : "=D"(di), "=c"(cx)
+	                 :
+	                 : "edx", "memory");
 	check((text[3] == 15 || on_qemu()) && di == (u32)text + 4, "INSB", text[3]);
 	a = COMPUTE("movl $text, %%ebx; movb $5, 9(%%ebx); xlatb", 0x89abcd09);
 	same("XLAT", a, 0x89abcd05);
@@ -329,22 +371,34 @@ static void big_segment(void)
 	/* 1 MiB is out of reach, until GS has been loaded in protected mode. */
 	TRY("movl %%gs:(%%ebx), %%eax", 0, 0x100000);
 	EXPECT("1 MiB through GS", 13);
-	__asm__ volatile("lgdtl gdt_pointer; movl %%cr0, %%eax; orb $1, %%al; movl %%eax, %%cr0; movw $0x18, %%bx; movw %%bx, %%gs;"
-			 "andb $0xfe, %%al; movl %%eax, %%cr0" : : : "eax", "ebx", "memory");
+	__asm__ volatile("lgdtl gdt_pointer; movl %%cr0, %%eax; orb $1, %%al; movl %%eax, %%cr0; movw $0x18, "
+	                 "%%bx; movw %%bx, %%gs;"
+	                 "andb $0xfe, %%al; movl %%eax, %%cr0"
+	                 :
+	                 :
+	                 : "eax", "ebx", "memory");
 	TRY("movl $0x12345678, %%gs:(%%ebx); movl %%gs:(%%ebx), %%eax; movl %%eax, words", 0, 0x100000);
 	EXPECT("1 MiB through a big GS", NONE);
 	same("stored and loaded", *low, 0x12345678);
 	TRY("movw $0, %%ax; movw %%ax, %%gs; movl %%gs:(%%ebx), %%eax; movl %%eax, words", 0, 0x100000);
 	EXPECT("a load in real mode keeps the limit", NONE);
 	/* Back to 64 KiB. */
-	__asm__ volatile("movl %%cr0, %%eax; orb $1, %%al; movl %%eax, %%cr0; movw $0x10, %%bx; movw %%bx, %%gs;"
-			 "andb $0xfe, %%al; movl %%eax, %%cr0; xorw %%bx, %%bx; movw %%bx, %%gs" : : : "eax", "ebx", "memory");
+	__asm__ volatile(
+	        "movl %%cr0, %%eax; orb $1, %%al; movl %%eax, %%cr0; movw $0x10, %%bx; movw %%bx, %%gs;"
+	        "andb $0xfe, %%al; movl %%eax, %%cr0; xorw %%bx, %%bx; movw %%bx, %%gs"
+	        :
+	        :
+	        : "eax", "ebx", "memory");
 	TRY("movl %%gs:(%%ebx), %%eax", 0, 0x100000);
 	EXPECT("and small again", 13);
 	/* 32-bit code for a moment. */
-	__asm__ volatile("movl %%cr0, %%eax; orb $1, %%al; movl %%eax, %%cr0; ljmpl $0x20, $1f\n	.code32\n"
-			 "1:	movl %%cr0, %%ebx; movl $0x89abcdef, %%ecx; ljmp $8, $2f\n	.code16gcc\n"
-			 "2:	movl %%cr0, %%eax; andb $0xfe, %%al; movl %%eax, %%cr0; ljmpw $0, $3f; 3:" : "=c"(a) : : "eax", "ebx", "memory");
+	__asm__ volatile(
+	        "movl %%cr0, %%eax; orb $1, %%al; movl %%eax, %%cr0; ljmpl $0x20, $1f\n	.code32\n"
+	        "1:	movl %%cr0, %%ebx; movl $0x89abcdef, %%ecx; ljmp $8, $2f\n	.code16gcc\n"
+	        "2:	movl %%cr0, %%eax; andb $0xfe, %%al; movl %%eax, %%cr0; ljmpw $0, $3f; 3:"
+	        : "=c"(a)
+	        :
+	        : "eax", "ebx", "memory");
 	same("32-bit code and back", a, 0x89abcdef);
 	/* A small data segment from protected mode stays small. */
 	__asm__ volatile("movl %%cr0, %%eax; orb $1, %%al; movl %%eax, %%cr0; movw $0x28, %%bx; movw %%bx, %%fs;"
@@ -353,16 +407,21 @@ static void big_segment(void)
 	EXPECT("past 4 KiB", on_qemu() ? fault.vector : 13);
 	TRY("movb %%fs:0xfff, %%al", 0, 0);
 	EXPECT("within 4 KiB", NONE);
-	__asm__ volatile("movl %%cr0, %%eax; orb $1, %%al; movl %%eax, %%cr0; movw $0x10, %%bx; movw %%bx, %%fs;"
-			 "andb $0xfe, %%al; movl %%eax, %%cr0; xorw %%bx, %%bx; movw %%bx, %%fs" : : : "eax", "ebx", "memory");
+	__asm__ volatile(
+	        "movl %%cr0, %%eax; orb $1, %%al; movl %%eax, %%cr0; movw $0x10, %%bx; movw %%bx, %%fs;"
+	        "andb $0xfe, %%al; movl %%eax, %%cr0; xorw %%bx, %%bx; movw %%bx, %%fs"
+	        :
+	        :
+	        : "eax", "ebx", "memory");
 }
 
 /* ---- interrupts through the PIC ---- */
 
 volatile u16 interrupts;
 extern const u8 interrupt_entry[];
-__asm__(".pushsection .text\n	.code16gcc\ninterrupt_entry:\n	incw	%cs:interrupts\n	pushw	%ax\n	movb	$0x20, %al\n"
-	"	outb	%al, $0xa0\n	outb	%al, $0x20\n	popw	%ax\n	iretw\n.popsection\n");
+__asm__(".pushsection .text\n	.code16gcc\ninterrupt_entry:\n	incw	%cs:interrupts\n	pushw	"
+        "%ax\n	movb	$0x20, %al\n"
+        "	outb	%al, $0xa0\n	outb	%al, $0x20\n	popw	%ax\n	iretw\n.popsection\n");
 
 static void pulse_irq11(void)
 {
