@@ -405,6 +405,7 @@ static int step(struct cpu *cpu)
 		}
 	}
 	cpu->bus.replay = 0;
+	cpu->fetch_page = FAST_INVALID; /* the instruction before may have changed anything */
 	if (next_block(cpu, NULL, &b))
 		return handle_stop(cpu);
 	was = boundary_enter(cpu);
