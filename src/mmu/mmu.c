@@ -191,6 +191,20 @@ static enum xlate_event identity(struct mmu *m, struct l1_tlb *l1, uint64_t lin,
 	return XLATE_OK;
 }
 
+/* Is the page neither all RAM nor all device? */
+static bool is_mixed(const struct mmu *m, const struct tlb_entry *e)
+{
+	uint64_t bytes = 1ull << e->shift;
+
+	for (unsigned i = 0; e->shift > PAGE_SHIFT && i < m->mem->ranges; i++) {
+		const struct machmem_range *r = &m->mem->range[i];
+
+		if (r->base - e->page - 1 < bytes - 1 || r->base + r->bytes - e->page - 1 < bytes - 1)
+			return true;
+	}
+	return false;
+}
+
 static enum xlate_event walk_and_enter(struct mmu *m, struct l1_tlb *l1, uint64_t lin, enum access_kind kind,
 				       enum access_mode mode, struct tlb_tags t, struct xlate *out, uint16_t *rights)
 {
@@ -201,6 +215,13 @@ static enum xlate_event walk_and_enter(struct mmu *m, struct l1_tlb *l1, uint64_
 	ev = mmu_paging(m) ? walk_linear(m, lin, kind, mode, &e, out) : walk_physical(m, lin, kind, out, &e);
 	if (ev)
 		return ev;
+	/* As processors do with pages of mixed memory type: 4 KiB are entered. */
+	if (is_mixed(m, &e)) {
+		e.shift = PAGE_SHIFT;
+		e.tag = lin >> PAGE_SHIFT;
+		e.page = out->page.v;
+		m->splintered = true;
+	}
 	if (!machmem_is_ram(m->mem, out->page))
 		e.rights |= TLB_MMIO;
 	tlb_insert(m, NULL, e.shift == 30 ? &m->l2_huge : &m->l2, &e);

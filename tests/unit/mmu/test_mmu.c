@@ -351,6 +351,28 @@ static void splintered_entries_go_together(void **state)
 	assert_int_equal(refs_of(m, 0x800000, ACCESS_READ), 3);
 }
 
+/* A large page that reaches past the RAM: what is RAM is, what is not is a device. */
+static void mixed_pages_are_split(void **state)
+{
+	struct machine *m = *state;
+	struct xlate x;
+	uint16_t rights;
+
+	map4(m, 0x40000000, 30, PTE_P | PTE_W | PTE_PS);
+	assert_int_equal(mmu_translate(&m->mmu, gva(0x40000000), ACCESS_WRITE, MODE_SUPER, &x, &rights), XLATE_OK);
+	assert_false(rights & TLB_MMIO);
+	assert_int_equal(mmu_translate(&m->mmu, gva(0x40000000 + MEMORY), ACCESS_WRITE, MODE_SUPER, &x, &rights),
+			 XLATE_OK);
+	assert_int_equal(x.page.v, MEMORY);
+	assert_true(rights & TLB_MMIO);
+	assert_int_equal(mmu_translate(&m->mmu, gva(0x40001000), ACCESS_WRITE, MODE_SUPER, &x, &rights), XLATE_OK);
+	assert_int_equal(x.page.v, 0x1000);
+	assert_false(rights & TLB_MMIO);
+	/* It is still one page for INVLPG. */
+	mmu_flush_page(&m->mmu, gva(0x7ffff000));
+	assert_int_equal(refs_of(m, 0x40001000, ACCESS_READ), 2);
+}
+
 /* The fast lookup changes no count: random accesses with it and without it, side by side. */
 static void fast_path_is_invisible(void **state)
 {
@@ -399,6 +421,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(pcid_and_globals, setup, teardown),
 		cmocka_unit_test_setup_teardown(vpid_and_ept_tags, setup, teardown),
 		cmocka_unit_test_setup_teardown(splintered_entries_go_together, setup, teardown),
+		cmocka_unit_test_setup_teardown(mixed_pages_are_split, setup, teardown),
 		cmocka_unit_test_setup_teardown(fast_path_is_invisible, setup, teardown),
 	};
 
