@@ -114,8 +114,6 @@ static void make(const struct hv_mmu_ops *ops, uint64_t seed, struct engine_conf
 	assert_int_equal(machmem_init(&rig->mem, &machine, 1, NULL), 0);
 	assert_int_equal(mmu_init(&rig->native, &rig->native_mem, NULL), 0);
 	assert_int_equal(mmu_init(&rig->cpu->mmu, &rig->mem, NULL), 0);
-	/* The processor's lookups are not what is tested here. */
-	rig->native.fast_path = rig->cpu->mmu.fast_path = false;
 	cfg.memory = MEMORY;
 	cfg.cpu.maxphyaddr = 46;
 	cfg.cpu.feature[CPUF_PDPE1GB] = cfg.cpu.feature[CPUF_NX] = true;
@@ -202,7 +200,7 @@ static void access_native(struct access *a)
 	if (mmu_translate(&rig->native, gva(a->lin), a->kind, a->mode, &x, &rights) != XLATE_OK) {
 		a->outcome = FAULT;
 		a->error = x.error_code;
-	} else if (!machmem_is_ram(&rig->native_mem, x.page)) {
+	} else if (rights & TLB_MMIO) {
 		a->outcome = DEVICE_ACCESS;
 	} else {
 		a->outcome = VALUE;
