@@ -57,9 +57,10 @@ static uint64_t saved_rflags(const struct cpu *cpu, const struct event *ev)
 
 	if (cpu->vmx.injecting)
 		return rf;
-	if (event_is_soft(ev))
+	/* What RF was before the faults that became a double fault, a hypervisor that intercepts them cannot know. */
+	if (event_is_soft(ev) || (ev->type == EVENT_HW_EXCEPTION && ev->vector == EXC_DF))
 		return rf & ~RF_RF;
-	if (ev->type != EVENT_HW_EXCEPTION || ev->vector == EXC_DF || ev->vector == EXC_MC)
+	if (ev->type != EVENT_HW_EXCEPTION || ev->vector == EXC_MC)
 		return rf;
 	if (ev->vector == EXC_DB && !(ev->payload & DR6_BD))
 		return rf;

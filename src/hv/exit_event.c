@@ -23,16 +23,56 @@ static void set_nmi_blocking(struct hv_vm *vm, bool blocked)
 
 /* ---- what an exit interrupted ---- */
 
+static void set_rf(struct hv_vm *vm, bool rf)
+{
+	uint64_t rflags = hv_read(vm, VMCS_GUEST_RFLAGS) & ~RF_RF;
+
+	hv_write(vm, VMCS_GUEST_RFLAGS, rflags | (rf ? RF_RF : 0));
+}
+
+/* Is the instruction at RIP a string instruction with REP? */
+static bool at_repeat(struct hv_vm *vm)
+{
+	uint64_t ar = hv_read(vm, VMCS_GUEST_CS_AR), lin = hv_read(vm, VMCS_GUEST_RIP);
+	bool code64 = ar & SEG_AR_L && hv_core(vm)->entry_ctl & ENTRY_IA32E, rep = false;
+
+	if (!code64)
+		lin += hv_read(vm, VMCS_GUEST_CS_BASE);
+	for (unsigned i = 0; i < 15; i++) {
+		uint8_t b;
+
+		if (!hv_read_linear(vm, code64 ? lin + i : (uint32_t)(lin + i), &b, 1))
+			return false;
+		if ((b & 0xfe) == 0xf2)
+			rep = true;
+		else if ((b & 0xfc) == 0x6c || (b & 0xfc) == 0xa4 || (b & 0xfe) == 0xaa || (b & 0xfc) == 0xac)
+			return rep;
+		else if ((b & 0xe7) != 0x26 && (b & 0xfc) != 0x64 && b != 0xf0 && !(code64 && (b & 0xf0) == 0x40))
+			return false;
+	}
+	return false;
+}
+
 /*
  * The exit was for an exception that the delivery of the event in @info caused:
- * RF was saved as that exception would have pushed it, set. Faults push it so too;
- * for other events it was clear, for they come after an instruction.
+ * RF was saved as that exception would have pushed it, set. Faults push it so too.
+ * What came with VM entry found RF as it was then; a trap or interrupt after an
+ * instruction found it clear, and set between the iterations of a REP instruction.
  */
 static void restore_rf(struct hv_vm *vm, uint32_t info)
 {
-	if (event_type(info) == EVENT_HW_EXCEPTION && (info & INTR_INFO_VECTOR) != EXC_DB)
+	const struct hv_core *core = hv_core(vm);
+	bool exception = event_type(info) == EVENT_HW_EXCEPTION;
+	uint32_t vector = info & INTR_INFO_VECTOR;
+
+	if (exception && vector == EXC_DF)
+		set_rf(vm, false);
+	if (exception && vector != EXC_DB)
 		return;
-	hv_write(vm, VMCS_GUEST_RFLAGS, hv_read(vm, VMCS_GUEST_RFLAGS) & ~RF_RF);
+	if (core->entered_event && hv_insns(vm) == core->entered_insns)
+		set_rf(vm, core->entered_rf);
+	else
+		set_rf(vm, hv_read(vm, VMCS_GUEST_RIP) == core->entered_rip && at_repeat(vm));
 }
 
 void hv_take_vectoring(struct hv_vm *vm)
@@ -114,9 +154,9 @@ void hv_inject_exception(struct hv_vm *vm, uint8_t vector, bool has_error, uint3
 	core->inject = ev;
 	if (core->shutdown)
 		return;
-	/* A fault pushes RF set; VM entry pushes what it finds. */
-	if (!(rflags & RF_RF) && vector != EXC_DF)
-		hv_write(vm, VMCS_GUEST_RFLAGS, rflags | RF_RF);
+	/* A fault pushes RF set, a double fault clear; VM entry pushes what it finds. */
+	if (!(rflags & RF_RF) != ((ev.info & INTR_INFO_VECTOR) == EXC_DF))
+		set_rf(vm, !(rflags & RF_RF));
 }
 
 void hv_inject_task_trap(struct hv_vm *vm, uint64_t dr6)

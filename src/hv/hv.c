@@ -414,6 +414,17 @@ static enum hv_verdict execute_guest(struct hv_vm *vm)
 	}
 }
 
+/* For restore_rf(): the exit does not tell. */
+static void note_entry(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+
+	core->entered_event = hv_read(vm, VMCS_ENTRY_INTR_INFO) & INTR_INFO_VALID || hv_debug_trap_due(vm);
+	core->entered_rf = hv_read(vm, VMCS_GUEST_RFLAGS) & RF_RF;
+	core->entered_rip = hv_read(vm, VMCS_GUEST_RIP);
+	core->entered_insns = hv_insns(vm);
+}
+
 static enum hv_verdict enter_guest(struct hv_vm *vm, const struct engine_run *run)
 {
 	struct hv_core *core = hv_core(vm);
@@ -426,6 +437,7 @@ static enum hv_verdict enter_guest(struct hv_vm *vm, const struct engine_run *ru
 		hv_write(vm, VMCS_TSC_OFFSET, offset);
 	}
 	hv_write(vm, VMCS_GUEST_PREEMPTION_TIMER, ticks_left(vm, run));
+	note_entry(vm);
 	r = vmx_enter(vm->cpu, !core->launched, &exited);
 	if (r != VMX_SUCCEED)
 		return entry_failed(vm, r);

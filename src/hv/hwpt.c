@@ -153,7 +153,7 @@ void hwpt_write_regs(struct hv_vm *vm, mfn_t root)
 	hv_write(vm, VMCS_GUEST_CR0, g->cr0 | CR0_PE | CR0_PG | CR0_WP | CR0_NE);
 	hv_write(vm, VMCS_CR0_SHADOW, g->cr0);
 	if (!hwpt_is_long(f))
-		cr4 &= ~(CR4_PCIDE | CR4_LA57 | CR4_PKE);
+		cr4 &= ~(CR4_PCIDE | CR4_LA57);
 	if (f == HWPT_NONE)
 		cr4 &= ~(CR4_SMEP | CR4_SMAP);
 	hv_write(vm, VMCS_GUEST_CR4, cr4);
