@@ -313,9 +313,9 @@ static void summary(const struct fuzz *f, double seconds)
 			       m ? ZydisMnemonicGetString((ZydisMnemonic)m) : "(undefined)", (unsigned long long)t->run,
 			       (unsigned long long)t->faults, (unsigned long long)t->mismatches);
 	}
-	printf("difffuzz: seed %llu: %llu executed, %u of %u mnemonics, %llu faulted, %llu skipped, %llu mismatches, "
+	printf("difffuzz: seed %llu: %llu executed, %u mnemonics, %llu faulted, %llu skipped, %llu mismatches, "
 	       "%.1f s, %.0f/s\n",
-	       (unsigned long long)f->opt.seed, (unsigned long long)f->run, seen, mnemonics(f),
+	       (unsigned long long)f->opt.seed, (unsigned long long)f->run, seen,
 	       (unsigned long long)f->faults, (unsigned long long)f->skipped, (unsigned long long)f->mismatches,
 	       seconds, (double)f->run / seconds);
 }
