@@ -610,6 +610,9 @@ static uint64_t pending_debug(const struct guest *g)
 		return 0;
 	if (!(g->pending_debug & (PENDING_DEBUG_ENABLED | PENDING_DEBUG_BS)))
 		return 0;
+	/* As with INT n behind MOV SS itself: a breakpoint comes after it, a single step never. */
+	if (injects(g) && soft)
+		return g->pending_debug & PENDING_DEBUG_B;
 	return g->pending_debug & (PENDING_DEBUG_B | PENDING_DEBUG_BS);
 }
 

@@ -38,11 +38,17 @@ static bool at_repeat(struct hv_vm *vm)
 
 	if (!code64)
 		lin += hv_read(vm, VMCS_GUEST_CS_BASE);
+	hv_sync_guest(vm);
 	for (unsigned i = 0; i < 15; i++) {
+		struct guest_walk w;
+		const uint8_t *p;
 		uint8_t b;
 
-		if (!hv_read_linear(vm, code64 ? lin + i : (uint32_t)(lin + i), &b, 1))
+		guest_walk(vm, code64 ? lin + i : (uint32_t)(lin + i), ACCESS_FETCH, hv_access_mode(vm), false, &w);
+		p = w.ok ? p2m_ptr(vm, w.gpa) : NULL;
+		if (!p)
 			return false;
+		b = *p;
 		if ((b & 0xfe) == 0xf2)
 			rep = true;
 		else if ((b & 0xfc) == 0x6c || (b & 0xfc) == 0xa4 || (b & 0xfe) == 0xaa || (b & 0xfc) == 0xac)

@@ -567,11 +567,21 @@ static bool give_eoi(struct hv_vm *vm, struct engine_run *run)
 	return true;
 }
 
-/* A debug trap belongs to the instruction before it: it is taken before the limit is looked at. */
+/* Is the vCPU on its way to a handler? A debug trap belongs to the instruction before it. */
+static bool between_instruction_and_handler(struct hv_vm *vm)
+{
+	const struct hv_core *core = hv_core(vm);
+
+	if (core->shutdown)
+		return false;
+	return core->inject.info || (hv_debug_trap_due(vm) &&
+				     !(hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY) & INTERRUPTIBILITY_MOVSS));
+}
+
+/* As on the bare machine, what has begun is finished before the limit is looked at. */
 static bool limit_reached(struct hv_vm *vm, struct engine_run *run)
 {
-	if (hv_debug_trap_due(vm) && !(hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY) & INTERRUPTIBILITY_MOVSS) &&
-	    !hv_core(vm)->shutdown)
+	if (between_instruction_and_handler(vm))
 		return false;
 	if (hv_insns(vm) >= run->insn_limit)
 		run->exit = ENGINE_EXIT_LIMIT;
