@@ -263,6 +263,8 @@ int cpu_wrmsr(struct cpu *cpu, uint32_t msr, uint64_t v)
 	if (is_apic_msr(msr))
 		return write_apic(cpu, msr, v);
 	switch (msr) {
+	case MSR_SYSENTER_CS: /* half of it exists: the VMCS field has 32 bits too */
+		return write_plain(cpu, msr, (uint32_t)v);
 	case MSR_TSC:
 		if (!cpu_has(cpu, CPUF_TSC))
 			return -1;

@@ -281,9 +281,9 @@ static bool exception_exits(const struct vmx_state *x, const struct event *ev)
 /* RFLAGS.RF as the stack gets it when an event is delivered. @general_detect: #DB for an access to a DR */
 static enum vmx_rf event_rf(unsigned type, unsigned vector, bool general_detect)
 {
-	if (type >= EVENT_SOFT_INT)
+	if (type >= EVENT_SOFT_INT || (type == EVENT_HW_EXCEPTION && vector == EXC_DF))
 		return VMX_RF_CLEAR;
-	if (type != EVENT_HW_EXCEPTION || vector == EXC_DF || vector == EXC_MC)
+	if (type != EVENT_HW_EXCEPTION || vector == EXC_MC)
 		return VMX_RF_KEEP;
 	return vector != EXC_DB || general_detect ? VMX_RF_SET : VMX_RF_KEEP;
 }

@@ -47,6 +47,7 @@ struct hv_core {
 	bool was_sti, was_movss, was_rf, was_tf; /* in force at the instruction being emulated */
 	bool completed;           /* the last emulated instruction is complete */
 	bool cr3_written;         /* it loads CR3: the backend is to know even if the value is the same */
+	bool cr3_followed;        /* a task switch loaded CR3: vm->guest has it, the backend does not know yet */
 	bool paging_changed;      /* likewise for all registers that concern paging */
 	bool by_emulation;        /* the processor cannot execute the guest as it is: see hv_emulate_guest() */
 	uint64_t loaded_tsc_base; /* of the emulator's processor: WRMSR may move it */

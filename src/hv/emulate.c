@@ -15,6 +15,14 @@
 
 /* ---- the emulator's memory ---- */
 
+/* A task switch goes on in the new task's address space. */
+static void follow_cr3(struct hv_vm *vm)
+{
+	vm->guest.cr3 = vm->emul->cr3;
+	memcpy(vm->guest.pdpte, vm->emul->pdpte, sizeof(vm->guest.pdpte));
+	hv_core(vm)->cr3_followed = true;
+}
+
 static enum xlate_event translate(void *ctx, struct cpu *cpu, uint64_t lin, enum access_kind kind,
 				  enum access_mode mode, struct xlate *out, bool *is_ram, uint64_t *a)
 {
@@ -23,7 +31,8 @@ static enum xlate_event translate(void *ctx, struct cpu *cpu, uint64_t lin, enum
 	mfn_t m = mfn(0);
 	int r;
 
-	(void)cpu;
+	if (unlikely(cpu->cr3 != vm->guest.cr3))
+		follow_cr3(vm);
 	guest_walk(vm, lin, kind, mode, true, &w);
 	if (!w.ok) {
 		out->error_code = w.error;
@@ -332,16 +341,24 @@ void hv_put_state(struct hv_vm *vm)
 
 /* ---- paging registers ---- */
 
+/* CR0.NE is always set in VMX operation. A guest without it gets no #MF: the emulator executes what would raise it. */
+static void intercept_fpu_errors(struct hv_vm *vm)
+{
+	uint64_t exceptions = hv_read(vm, VMCS_EXCEPTION_BITMAP) & ~(uint64_t)(1u << EXC_MF);
+
+	hv_write(vm, VMCS_EXCEPTION_BITMAP, exceptions | (vm->guest.cr0 & CR0_NE ? 0 : 1u << EXC_MF));
+}
+
 void hv_commit_paging(struct hv_vm *vm)
 {
 	struct hv_core *core = hv_core(vm);
 	struct hv_guest_regs *g = &vm->guest;
 	const struct cpu *e = vm->emul;
 	bool mode = core->paging_changed || g->cr0 != e->cr0 || g->cr4 != e->cr4 || g->efer != e->efer;
-	bool cr3 = core->cr3_written || g->cr3 != e->cr3 || memcmp(g->pdpte, e->pdpte, sizeof(g->pdpte));
+	bool cr3 = core->cr3_written || core->cr3_followed || g->cr3 != e->cr3 || memcmp(g->pdpte, e->pdpte, sizeof(g->pdpte));
 	uint32_t entry = (core->entry_ctl & ~ENTRY_IA32E) | (e->efer & EFER_LMA ? ENTRY_IA32E : 0);
 
-	core->paging_changed = core->cr3_written = false;
+	core->paging_changed = core->cr3_written = core->cr3_followed = false;
 	if (!mode && !cr3)
 		return;
 	/* Without "unrestricted guest" the processor executes no real-address mode. */
@@ -355,6 +372,7 @@ void hv_commit_paging(struct hv_vm *vm)
 	if (mode) {
 		hv_write(vm, VMCS_GUEST_EFER, g->efer); /* the backend may want more bits */
 		vm->mmu->mode_changed(vm);
+		intercept_fpu_errors(vm);
 	} else {
 		vm->mmu->load_cr3(vm, true);
 	}

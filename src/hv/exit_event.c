@@ -198,6 +198,8 @@ enum hv_verdict exit_exception(struct hv_vm *vm)
 		return HV_RESUME; /* the machine has nobody to send one */
 	if (event_type(info) == EVENT_HW_EXCEPTION && (info & INTR_INFO_VECTOR) == EXC_PF)
 		return vm->mmu->page_fault(vm, core->qualification, error);
+	if (event_type(info) == EVENT_HW_EXCEPTION && (info & INTR_INFO_VECTOR) == EXC_MF)
+		return HV_EMULATE;
 	return hv_fail(vm, "exception %u was intercepted", info & INTR_INFO_VECTOR);
 }
 

@@ -222,6 +222,12 @@ static bool act(struct run *r)
 	return false;
 }
 
+/* Has the guest been stopped in the middle of an instruction? Then its state is nobody's business. */
+static bool in_an_instruction(const struct run *r)
+{
+	return r->run.exit == ENGINE_EXIT_IO || r->run.exit == ENGINE_EXIT_MMIO;
+}
+
 static void finish(struct run *r)
 {
 	struct outcome *o = r->out;
@@ -232,10 +238,15 @@ static void finish(struct run *r)
 	o->refused = o->exit == ENGINE_EXIT_FAIL && strstr(o->fail, "real-address mode");
 	o->insns = engine_insns(r->vm);
 	o->now = engine_now(r->vm);
+	engine_observe(r->vm, &o->obs);
+	o->hash = (struct engine_hash){{0}, {0}};
+	o->regs = (struct engine_regs){{0}, 0, 0};
+	o->sregs = (struct engine_sregs){0};
+	if (in_an_instruction(r))
+		return;
 	engine_state_hash(r->vm, &o->hash);
 	engine_get_regs(r->vm, &o->regs);
 	engine_get_sregs(r->vm, &o->sregs);
-	engine_observe(r->vm, &o->obs);
 }
 
 static void write_memory(struct engine_vm *vm, const struct mf_guest *g)
