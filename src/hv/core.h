@@ -154,7 +154,7 @@ enum hv_verdict hv_emulate_delivery(struct hv_vm *vm);
 /*
  * Real-address mode without "unrestricted guest", and the first instructions after it, until no segment
  * register holds what VM entry refuses: executes one instruction, or delivers what is due. Afterwards
- * core->by_emulation says whether that is to go on. Left out: instruction breakpoints.
+ * core->by_emulation says whether that is to go on.
  */
 enum hv_verdict hv_emulate_guest(struct hv_vm *vm);
 /* The paging-related registers, into vm->emul. */

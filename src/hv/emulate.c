@@ -606,10 +606,32 @@ static enum hv_verdict emulate_debug_trap(struct hv_vm *vm)
 	return deliver(vm, &ev, false);
 }
 
+/* Breakpoints (DR6 form) on the instruction that is to be emulated. */
+static uint64_t instruction_breakpoints(struct hv_vm *vm)
+{
+	uint64_t dr7 = hv_read(vm, VMCS_GUEST_DR7), hit = 0;
+	uint64_t lin = (uint32_t)(hv_read(vm, VMCS_GUEST_CS_BASE) + hv_read(vm, VMCS_GUEST_RIP));
+
+	if (!(dr7 & 0xff) || hv_read(vm, VMCS_GUEST_RFLAGS) & RF_RF)
+		return 0;
+	for (unsigned n = 0; n < 4; n++)
+		if ((dr7 >> (2 * n) & 3) && !(dr7 >> (16 + 4 * n) & 3) && *vmx_dr(vm->cpu, n) == lin)
+			hit |= DR6_B0 << n;
+	return hit;
+}
+
+static enum hv_verdict emulate_debug_fault(struct hv_vm *vm, uint64_t hit)
+{
+	struct event ev = {.vector = EXC_DB, .type = EVENT_HW_EXCEPTION, .payload = hit};
+
+	return deliver(vm, &ev, false);
+}
+
 enum hv_verdict hv_emulate_guest(struct hv_vm *vm)
 {
 	struct hv_core *core = hv_core(vm);
 	uint32_t info = (uint32_t)hv_read(vm, VMCS_ENTRY_INTR_INFO);
+	uint64_t hit;
 
 	core->by_emulation = !enterable(vm);
 	if (!core->by_emulation)
@@ -623,5 +645,6 @@ enum hv_verdict hv_emulate_guest(struct hv_vm *vm)
 	if (hv_debug_trap_due(vm) && !(hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY) & INTERRUPTIBILITY_MOVSS))
 		return emulate_debug_trap(vm);
 	core->vectoring = (struct hv_event){0};
-	return hv_emulate(vm, HV_EMULATE_ITERATIONS);
+	hit = instruction_breakpoints(vm);
+	return hit ? emulate_debug_fault(vm, hit) : hv_emulate(vm, HV_EMULATE_ITERATIONS);
 }

@@ -30,11 +30,13 @@ static void set_rf(struct hv_vm *vm, bool rf)
 	hv_write(vm, VMCS_GUEST_RFLAGS, rflags | (rf ? RF_RF : 0));
 }
 
-/* Is the instruction at RIP a string instruction with REP? */
-static bool at_repeat(struct hv_vm *vm)
+/* What the instruction at RIP is, as far as RF asks. */
+enum at_rip { AT_OTHER, AT_REPEAT /* a string instruction with REP */, AT_MOV_DR };
+
+static enum at_rip at_rip(struct hv_vm *vm)
 {
 	uint64_t ar = hv_read(vm, VMCS_GUEST_CS_AR), lin = hv_read(vm, VMCS_GUEST_RIP);
-	bool code64 = ar & SEG_AR_L && hv_core(vm)->entry_ctl & ENTRY_IA32E, rep = false;
+	bool code64 = ar & SEG_AR_L && hv_core(vm)->entry_ctl & ENTRY_IA32E, rep = false, escape = false;
 
 	if (!code64)
 		lin += hv_read(vm, VMCS_GUEST_CS_BASE);
@@ -47,23 +49,37 @@ static bool at_repeat(struct hv_vm *vm)
 		guest_walk(vm, code64 ? lin + i : (uint32_t)(lin + i), ACCESS_FETCH, hv_access_mode(vm), false, &w);
 		p = w.ok ? p2m_ptr(vm, w.gpa) : NULL;
 		if (!p)
-			return false;
+			return AT_OTHER;
 		b = *p;
+		if (escape)
+			return (b & 0xfd) == 0x21 ? AT_MOV_DR : AT_OTHER;
 		if ((b & 0xfe) == 0xf2)
 			rep = true;
+		else if (b == 0x0f)
+			escape = true;
 		else if ((b & 0xfc) == 0x6c || (b & 0xfc) == 0xa4 || (b & 0xfe) == 0xaa || (b & 0xfc) == 0xac)
-			return rep;
+			return rep ? AT_REPEAT : AT_OTHER;
 		else if ((b & 0xe7) != 0x26 && (b & 0xfc) != 0x64 && b != 0xf0 && !(code64 && (b & 0xf0) == 0x40))
-			return false;
+			return AT_OTHER;
 	}
-	return false;
+	return AT_OTHER;
+}
+
+/* Would a #DB that the processor itself came to deliver have pushed RF set? */
+static bool pushes_rf(struct hv_vm *vm)
+{
+	enum at_rip at = at_rip(vm);
+
+	return (at == AT_REPEAT && hv_read(vm, VMCS_GUEST_RIP) == hv_core(vm)->entered_rip) ||
+	       (at == AT_MOV_DR && *vmx_dr6(vm->cpu) & DR6_BD);
 }
 
 /*
  * The exit was for an exception that the delivery of the event in @info caused:
  * RF was saved as that exception would have pushed it, set. Faults push it so too.
  * What came with VM entry found RF as it was then; a trap or interrupt after an
- * instruction found it clear, and set between the iterations of a REP instruction.
+ * instruction found it clear, and set between the iterations of a REP instruction;
+ * #DB for MOV DR under DR7.GD is a fault. Nothing tells of RF set by an IRET under TF.
  */
 static void restore_rf(struct hv_vm *vm, uint32_t info)
 {
@@ -78,7 +94,7 @@ static void restore_rf(struct hv_vm *vm, uint32_t info)
 	if (core->entered_event && hv_insns(vm) == core->entered_insns)
 		set_rf(vm, core->entered_rf);
 	else
-		set_rf(vm, hv_read(vm, VMCS_GUEST_RIP) == core->entered_rip && at_repeat(vm));
+		set_rf(vm, pushes_rf(vm));
 }
 
 void hv_take_vectoring(struct hv_vm *vm)

@@ -478,12 +478,21 @@ static unsigned some_register(struct out *o)
 	return r[below(o->g, sizeof(r))];
 }
 
+/* Stores in pieces: the first may change the tables that the second goes through. */
+static bool piecewise(const struct mem_op *m)
+{
+	return (m->op[0] == 0xdd && m->digit == 6) ||
+	       (m->op[0] == 0x0f && m->op[1] == 0xae && (m->digit == 0 || m->digit == 4));
+}
+
 static void mem_op(struct out *o)
 {
 	const struct mem_op *m = &mem_ops[below(o->g, ARRAY_SIZE(mem_ops))];
 	unsigned reg = m->digit < 0 ? some_register(o) : (unsigned)m->digit, skip = 0;
 	bool p66 = one_in(o->g, 8) && m->op[0] != 0xf0;
 
+	if (o->g->store_flush && piecewise(m))
+		return;
 	if (real(o)) {
 		E(o, 0x67);
 	} else if (p66) {
@@ -661,7 +670,8 @@ static uint32_t random_flags(struct mf_guest *g)
 	f |= one_in(g, 8) ? (uint32_t)RF_AC : 0;
 	f |= one_in(g, 3) ? (uint32_t)RF_IOPL : 0;
 	f |= one_in(g, 16) ? (uint32_t)RF_NT : 0;
-	f |= one_in(g, 8) ? (uint32_t)RF_RF : 0;
+	/* Of an IRET under TF that sets RF a hypervisor whose #DB delivery faults knows nothing. */
+	f |= g->wild && one_in(g, 8) ? (uint32_t)RF_RF : 0;
 	f |= one_in(g, 8) ? (uint32_t)RF_ID : 0;
 	if (g->wild || !is_paged(g))
 		f |= one_in(g, 16) ? (uint32_t)RF_VM : 0;
@@ -1072,7 +1082,7 @@ static void u_wild(struct out *o)
 {
 	unsigned n = 4 + below(o->g, 40);
 
-	if (!o->g->wild && !(o->g->mode == MF_FLAT32 || o->g->mode == MF_REAL)) {
+	if (!o->g->wild && o->g->mode != MF_FLAT32) {
 		u_alu(o);
 		return;
 	}
@@ -1126,6 +1136,15 @@ static void build_slot(struct mf_guest *g, unsigned n)
 	slot[used + 1] = (uint8_t)(MF_SLOT - 2 - used);
 	for (used += 2; used < MF_SLOT; used++)
 		slot[used] = 0xf4;
+}
+
+/* Address 0 is where SYSCALL goes before anybody set its target: on to the code. */
+static void build_page_zero(struct mf_guest *g)
+{
+	static const uint8_t jump[] = {0xb8, 0, 0, 0, 0, 0xff, 0xe0};
+
+	memcpy(g->mem, jump, sizeof(jump));
+	put(g, 1, MF_CODE + below(g, MF_SLOTS) * MF_SLOT, 4);
 }
 
 static void build_code(struct mf_guest *g)
@@ -1243,6 +1262,7 @@ int mf_generate(struct mf_guest *g, uint64_t seed, enum mf_mode mode, int wild)
 	memcpy(g->mem + MF_STUBS, mf_stubs, (size_t)(mf_stubs_end - mf_stubs));
 	put(g, MF_FLUSH, g->flush, 4);
 	build_code(g);
+	build_page_zero(g);
 	set_registers(g);
 	return 0;
 }
