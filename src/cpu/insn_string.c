@@ -318,7 +318,7 @@ static int string_repeat(struct cpu *cpu, const struct uop *u)
 			break;
 		cpu->rep_counts = left % REP_STRETCH == 0;
 		/* Ports, breakpoints and traps are looked at after every iteration. */
-		if (cpu->rep_counts || cpu->careful || u->aux >= STR_INS)
+		if (cpu->rep_counts || cpu->careful || cpu->db_pending || u->aux >= STR_INS)
 			return EXEC_REPEAT;
 		if (++done == cpu->rep_limit) {
 			cpu->cc = cc; /* no boundary that the guest may see: as if there had been none */

@@ -389,11 +389,29 @@ static void boundary_restore(struct cpu *cpu, struct boundary b)
 		cpu->rflags |= RF_RF;
 }
 
+/*
+ * An instruction was abandoned: breakpoints that it met will be met again. Traps that
+ * MOV SS held back (@held) outlast a VM exit, but not an exception's delivery.
+ */
+static int abandon(struct cpu *cpu, uint64_t held)
+{
+	bool exception = cpu->stop.kind == STOP_EXCEPTION;
+	int r;
+
+	if (cpu->stop.kind != STOP_BUS)
+		cpu->bus.done_count = 0;
+	cpu->db_pending = held;
+	r = handle_stop(cpu);
+	if (exception && r == run_on)
+		cpu->db_pending = 0;
+	return r;
+}
+
 static int step(struct cpu *cpu)
 {
 	struct boundary was;
 	struct block *b;
-	uint64_t hit, insns = cpu->insns;
+	uint64_t hit, insns = cpu->insns, held = cpu->db_pending;
 	int st;
 
 	if ((cpu->dr7 & 0xff) && !(cpu->rflags & RF_RF) && !cpu->bus.done_count) {
@@ -407,18 +425,14 @@ static int step(struct cpu *cpu)
 	cpu->bus.replay = 0;
 	cpu->fetch_page = FAST_INVALID; /* the instruction before may have changed anything */
 	if (next_block(cpu, NULL, &b))
-		return handle_stop(cpu);
+		return abandon(cpu, held);
 	was = boundary_enter(cpu);
 	st = run_block(cpu, b, 1);
 	if (st == EXEC_STOP || st == EXEC_STALE) {
 		boundary_restore(cpu, was);
 		if (st == EXEC_STALE)
 			return run_on;
-		if (cpu->stop.kind != STOP_BUS)
-			cpu->bus.done_count = 0;
-		if (cpu->stop.kind == STOP_EXCEPTION)
-			cpu->db_pending = 0;
-		return handle_stop(cpu);
+		return abandon(cpu, held);
 	}
 	cpu->bus.done_count = 0;
 	if (was.tf && !cpu->tf_after && (cpu->insns != insns || st == EXEC_REPEAT))

@@ -385,7 +385,9 @@ int vmx_exit_task_switch(struct cpu *cpu, uint64_t qualification, unsigned insn_
 	if (!cpu->vmx.nonroot)
 		return 0;
 	return stop_for_exit(cpu, &(struct vmx_exit){.reason = EXIT_REASON_TASK_SWITCH, .insn_len = insn_len,
-						      .qualification = qualification});
+						      .qualification = qualification,
+						      .rf = cpu->vmx.vectoring ? vectoring_rf(&cpu->vmx) :
+										 VMX_RF_KEEP});
 }
 
 int vmx_exit_ept(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin, bool lin_valid)
