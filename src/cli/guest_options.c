@@ -133,6 +133,17 @@ static int set_audit(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int set_audit_every(void *ctx, const char *v, struct error *err)
+{
+	struct engine_config *cfg = &((struct vm_config *)ctx)->engine;
+	int ret = parse_count("audit-every", v, &cfg->audit_every, err);
+
+	if (ret == 0 && cfg->audit_every == 0)
+		ret = error_set(err, -EINVAL, "--audit-every '%s': at least 1", v);
+	cfg->audit = ret == 0;
+	return ret;
+}
+
 static int set_no_fast_path(void *ctx, const char *v, struct error *err)
 {
 	(void)v, (void)err;
@@ -155,7 +166,8 @@ const struct option_desc guest_options[] = {
 	{"host-pages", "SIZE", "largest host mapping: 4k, 2m, 1g (default 4k)", set_host_pages},
 	{"shadow-sync", "KIND", "lazy: leaf tables may be out of sync (default); always", set_shadow_sync},
 	{"shadow-memory", "SIZE", "limit of the shadow tables", set_shadow_memory},
-	{"audit", NULL, "check the scheme's tables after exits: slow", set_audit},
+	{"audit", NULL, "check the scheme's tables after every exit: slow", set_audit},
+	{"audit-every", "N", "check them after every Nth exit", set_audit_every},
 	{"no-fast-path", NULL, "no shortcut past the modelled TLB: slow, same result", set_no_fast_path},
 	{0},
 };

@@ -37,6 +37,7 @@ struct engine_config {
 	bool shadow_sync_always;    /* no out-of-sync leaf tables */
 	uint64_t shadow_memory;     /* limit of shadow tables in bytes, 0 = default */
 	bool audit;                 /* check the backend's tables after exits: slow */
+	uint64_t audit_every;       /* ... after every one (0 or 1), or every so many */
 };
 
 /* RAM of a PC with @memory bytes: below the device hole at 3 GiB, the rest from 4 GiB. Returns the number of ranges. */

@@ -58,7 +58,6 @@ struct hv_core {
 	/* Emulator: what was loaded, to write back only what changed */
 	struct seg loaded_seg[SEG_COUNT], loaded_tr, loaded_ldtr;
 	struct dtable loaded_gdtr, loaded_idtr;
-	uint64_t exits_to_audit;
 };
 
 static inline struct hv_core *hv_core(const struct hv_vm *vm) { return vm->priv; }

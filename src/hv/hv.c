@@ -25,10 +25,6 @@ const struct hv_mmu_ops *const hv_mmu_backends[ENGINE_MMU_COUNT] = {
 	[ENGINE_EPT] = &hv_mmu_ept,
 };
 
-/* Audits are made after each of the first exits, then after every so many. */
-#define AUDIT_ALL   256
-#define AUDIT_EVERY 256
-
 enum hv_verdict hv_fail(struct hv_vm *vm, const char *fmt, ...)
 {
 	va_list ap;
@@ -447,17 +443,16 @@ static enum hv_verdict enter_guest(struct hv_vm *vm, const struct engine_run *ru
 
 static enum hv_verdict audit(struct hv_vm *vm)
 {
-	struct hv_core *core = hv_core(vm);
+	uint64_t every = max_u64(vm->cfg.audit_every, 1);
 	char text[160] = "";
 
-	if (!vm->cfg.audit || (vm->obs.exits.total > AUDIT_ALL && core->exits_to_audit-- > 0))
+	if (!vm->cfg.audit || vm->obs.exits.total % every)
 		return HV_RESUME;
-	core->exits_to_audit = AUDIT_EVERY - 1;
 	hv_sync_guest(vm);
 	if (vm->mmu->audit(vm, text, sizeof(text)))
 		return HV_RESUME;
 	return hv_fail(vm, "audit after exit %llu (%s): %s", (unsigned long long)vm->obs.exits.total,
-		       hv_exit_name(core->exit_reason), text);
+		       hv_exit_name(hv_core(vm)->exit_reason), text);
 }
 
 static enum hv_verdict handle_exit(struct hv_vm *vm)

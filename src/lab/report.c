@@ -74,6 +74,7 @@ static json_t *build_config(const struct vm_config *cfg)
 	put_string(o, "shadow_sync", e->shadow_sync_always ? "always" : "lazy");
 	put_kib(o, "shadow_memory_kib", e->shadow_memory);
 	json_object_set_new(o, "audit", json_boolean(e->audit));
+	json_object_set_new(o, "audit_every", json_integer((json_int_t)(e->audit ? max_u64(e->audit_every, 1) : 0)));
 	put(o, "maxphyaddr", e->cpu.maxphyaddr);
 	json_object_set_new(o, "mitigations", json_boolean(e->cpu.mitigations));
 	put(o, "seed", e->cpu.seed);

@@ -261,7 +261,8 @@ static void write_memory(struct engine_vm *vm, const struct mf_guest *g)
 static struct engine_vm *make(const struct mf_guest *g, const struct scheme *s, bool audit)
 {
 	struct engine_config cfg = {.mmu = s->mmu, .cpu = g->cpu, .memory = MF_MEMORY, .host_pages = s->pages,
-				    .shadow_sync_always = s->always, .shadow_memory = s->shadow_memory, .audit = audit};
+				    .shadow_sync_always = s->always, .shadow_memory = s->shadow_memory, .audit = audit,
+				    .audit_every = 16};
 	struct engine_vm *vm = NULL;
 	struct error err;
 
