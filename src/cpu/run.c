@@ -403,7 +403,7 @@ static int abandon(struct cpu *cpu, uint64_t held)
 	cpu->db_pending = held;
 	r = handle_stop(cpu);
 	if (exception && r == run_on)
-		cpu->db_pending = 0;
+		cpu->db_pending &= ~held; /* the rest was met by the delivery itself */
 	return r;
 }
 

@@ -522,18 +522,30 @@ enum hv_verdict hv_emulate_continue(struct hv_vm *vm)
 	return emulate(vm);
 }
 
+/* Debug traps that were pending when @ev was delivered, as "Delivery of Pending Debug Exceptions after VM Entry" has it. */
+static void drop_pending_debug(struct hv_vm *vm, const struct event *ev, bool movss)
+{
+	bool soft = ev->type == EVENT_SOFT_INT || ev->type == EVENT_SOFT_EXCEPTION;
+	uint64_t kept = soft && movss ? PENDING_DEBUG_B | PENDING_DEBUG_ENABLED : 0;
+
+	hv_write(vm, VMCS_GUEST_PENDING_DEBUG, hv_read(vm, VMCS_GUEST_PENDING_DEBUG) & kept);
+}
+
 /* @again: it was delivered before, and its effects on CR2 and DR6 came about then. */
 static enum hv_verdict deliver(struct hv_vm *vm, const struct event *ev, bool again)
 {
 	struct hv_core *core = hv_core(vm);
 	uint64_t insns = vm->emul->insns;
+	bool movss;
 
 	vm->obs.shadow.emulated++;
 	core->inject = (struct hv_event){0};
 	hv_load_state(vm);
 	cpu_emul_begin(vm->emul);
 	vm->emul->vmx.injecting = again;
+	movss = vm->emul->shadow_movss;
 	if (cpu_deliver_event(vm->emul, ev) == EXEC_NEXT) {
+		drop_pending_debug(vm, ev, movss);
 		store_state(vm, false);
 		vm->emulated_insns += vm->emul->insns - insns;
 		hv_commit_paging(vm);

@@ -777,12 +777,14 @@ static void u_root(struct out *o)
 	if (g->pcid && is_long(g)) {
 		E(o, 0x0f, 0x20, 0xe0, 0xa9); /* mov eax, cr4; test eax, PCIDE; jz: only with PCIDs may bits be there */
 		emit_int(o, CR4_PCIDE, 4);
-		E(o, 0x74, 0x0d);
+		E(o, 0x74, g->mode == MF_COMPAT ? 0x08 : 0x0d);
 		v |= 1 + r * 8 + below(g, 3);
-		if (one_in(g, 2))
+		if (one_in(g, 2) && g->mode != MF_COMPAT)
 			v |= CR3_NOFLUSH;
-		E(o, 0x48, 0xb8);
-		emit_int(o, v, 8);
+		if (g->mode != MF_COMPAT)
+			E(o, 0x48);
+		E(o, 0xb8);
+		emit_int(o, v, g->mode == MF_COMPAT ? 4 : 8);
 		E(o, 0x0f, 0x22, 0xd8);
 		return;
 	}
@@ -1138,13 +1140,14 @@ static void build_slot(struct mf_guest *g, unsigned n)
 		slot[used] = 0xf4;
 }
 
-/* Address 0 is where SYSCALL goes before anybody set its target: on to the code. */
+/* Address 0 is where SYSCALL and SYSENTER go before anybody set a target: on to the code. */
 static void build_page_zero(struct mf_guest *g)
 {
-	static const uint8_t jump[] = {0xb8, 0, 0, 0, 0, 0xff, 0xe0};
+	static const uint8_t jump[] = {0xb8, 0, 0, 0, 0, 0xbc, 0, 0, 0, 0, 0xff, 0xe0};
 
 	memcpy(g->mem, jump, sizeof(jump));
 	put(g, 1, MF_CODE + below(g, MF_SLOTS) * MF_SLOT, 4);
+	put(g, 6, MF_KSTACK, 4);
 }
 
 static void build_code(struct mf_guest *g)
