@@ -35,8 +35,8 @@ struct hv_core {
 	bool extint;              /* the platform's interrupt controller is asking */
 	bool extint_given;
 	uint8_t extint_vector;
-	/* What the last VM entry found: whether an event came with it, RF, where the guest was */
-	bool entered_event, entered_rf;
+	/* What the last VM entry found: whether an event came with it, RF, DR7.GD, where the guest was */
+	bool entered_event, entered_rf, entered_gd;
 	uint64_t entered_rip, entered_insns;
 	/* A device access on its way out */
 	bool asking;              /* want is to be given to the caller */

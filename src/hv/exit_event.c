@@ -68,10 +68,14 @@ static enum at_rip at_rip(struct hv_vm *vm)
 /* Would a #DB that the processor itself came to deliver have pushed RF set? */
 static bool pushes_rf(struct hv_vm *vm)
 {
+	const struct hv_core *core = hv_core(vm);
 	enum at_rip at = at_rip(vm);
 
-	return (at == AT_REPEAT && hv_read(vm, VMCS_GUEST_RIP) == hv_core(vm)->entered_rip) ||
-	       (at == AT_MOV_DR && *vmx_dr6(vm->cpu) & DR6_BD);
+	if (at == AT_REPEAT)
+		return hv_read(vm, VMCS_GUEST_RIP) == core->entered_rip;
+	/* DR6.BD may be an old one: under TF a single step came here unless GD was set. */
+	return at == AT_MOV_DR && *vmx_dr6(vm->cpu) & DR6_BD &&
+	       (core->entered_gd || !(hv_read(vm, VMCS_GUEST_RFLAGS) & RF_TF));
 }
 
 /*

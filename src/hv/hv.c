@@ -417,6 +417,7 @@ static void note_entry(struct hv_vm *vm)
 
 	core->entered_event = hv_read(vm, VMCS_ENTRY_INTR_INFO) & INTR_INFO_VALID || hv_debug_trap_due(vm);
 	core->entered_rf = hv_read(vm, VMCS_GUEST_RFLAGS) & RF_RF;
+	core->entered_gd = hv_read(vm, VMCS_GUEST_DR7) & DR7_GD;
 	core->entered_rip = hv_read(vm, VMCS_GUEST_RIP);
 	core->entered_insns = hv_insns(vm);
 }
