@@ -9,6 +9,8 @@
 
 #define OBS_EXIT_REASONS 70 /* basic VM-exit reasons, SDM appendix C */
 #define OBS_REFS_MAX     64
+#define OBS_PLACES       4  /* where a reference can hit: L1, L2, LLC, memory */
+#define OBS_LEVELS       6  /* index by level, 1 = PTE */
 
 struct obs {
 	struct { uint64_t total, by_reason[OBS_EXIT_REASONS]; } exits;
@@ -22,7 +24,14 @@ struct obs {
 	} faults;
 	struct {
 		uint64_t walks, refs, refs_max, by_refs[OBS_REFS_MAX + 1];
-		uint64_t l1d_lookups, l1d_misses, l1i_lookups, l1i_misses, l2_hits, l2_misses;
+		uint64_t guest_refs, host_refs;   /* by stage; sum = refs */
+		uint64_t ref_hits[OBS_PLACES];    /* where the references hit: L1, L2, LLC, memory */
+		uint64_t guest_cache_hits[OBS_LEVELS], host_cache_hits[OBS_LEVELS]; /* walk caches, by level */
+		uint64_t guest_cache_misses, host_cache_misses;
+		uint64_t nested_tlb_hits, nested_tlb_misses;
+		uint64_t repeated, splintered, flushes;
+		uint64_t l1d_misses, l1i_misses, l2d_hits, l2d_misses, l2i_hits, l2i_misses;
+		uint64_t data_hits[OBS_PLACES];   /* --data-cache */
 	} translation;
 	struct {
 		uint64_t shadow_bytes, shadow_bytes_max, ept_bytes, p2m_bytes, guest_frames;
@@ -31,6 +40,11 @@ struct obs {
 		uint64_t fills, prefetched, zapped, recycled, unsynced, resynced, flooded, cr3_hits, cr3_misses;
 		uint64_t emulated;      /* instructions that the hypervisor emulated */
 	} shadow;
+	/* What software in root operation did at the door to the processor, and in tables. */
+	struct {
+		uint64_t entries, vmreads, vmwrites, invepts, invvpids;
+		uint64_t table_reads, table_writes; /* entries of guest, shadow and EPT tables */
+	} hypervisor;
 	struct { uint64_t blocks_decoded, insns_decoded, blocks_invalidated, interrupts, exceptions; } cpu;
 };
 

@@ -9,7 +9,7 @@
 
 static int create_parts(struct cpu *cpu, struct machmem *mem, struct error *err)
 {
-	int r = mmu_init(&cpu->mmu, mem, err);
+	int r = mmu_init(&cpu->mmu, mem, &cpu->cfg.hw, err);
 
 	if (!r)
 		r = blocks_create(cpu, err);

@@ -106,6 +106,8 @@ struct cpu_config {
 	uint64_t seed;          /* RDRAND / RDSEED */
 	uint32_t apic_id;
 	bool fast_path;         /* default on */
+	bool data_cache;        /* data accesses go through the modelled caches too */
+	struct hw hw;           /* the translation hardware */
 };
 
 struct cpu {

@@ -163,12 +163,12 @@ void engine_observe_cpu(const struct cpu *cpu, struct obs *obs)
 	obs->translation.refs = s->refs;
 	obs->translation.refs_max = s->refs_max;
 	memcpy(obs->translation.by_refs, s->by_refs, sizeof(s->by_refs));
-	obs->translation.l1d_lookups = s->l1d_lookups;
 	obs->translation.l1d_misses = s->l1d_misses;
-	obs->translation.l1i_lookups = s->l1i_lookups;
 	obs->translation.l1i_misses = s->l1i_misses;
-	obs->translation.l2_hits = s->l2_hits;
-	obs->translation.l2_misses = s->l2_misses;
+	obs->translation.l2d_hits = s->l2d_hits;
+	obs->translation.l2d_misses = s->l2d_misses;
+	obs->translation.l2i_hits = s->l2i_hits;
+	obs->translation.l2i_misses = s->l2i_misses;
 	obs->cpu.blocks_decoded = cpu->stats.blocks_decoded;
 	obs->cpu.insns_decoded = cpu->stats.insns_decoded;
 	obs->cpu.blocks_invalidated = cpu->stats.blocks_invalidated;

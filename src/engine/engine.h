@@ -35,6 +35,7 @@ struct engine_config {
 	/* hypervisor options; ignored by native */
 	enum host_pages host_pages; /* largest EPT (and p2m) mapping */
 	bool shadow_sync_always;    /* no out-of-sync leaf tables */
+	bool no_vpid;               /* transitions flush */
 	uint64_t shadow_memory;     /* limit of shadow tables in bytes, 0 = default */
 	bool audit;                 /* check the backend's tables after exits: slow */
 	uint64_t audit_every;       /* ... after every one (0 or 1), or every so many */
@@ -45,7 +46,23 @@ unsigned engine_ram_layout(uint64_t memory, struct machmem_range range[2]);
 
 struct engine_vm; /* one VM with one vCPU */
 
+/* A machine of its own for one VM. */
 int engine_create(struct engine_vm **out, const struct engine_config *cfg, struct error *err);
+
+/*
+ * One machine for several VMs: one physical processor, whose TLBs and caches they share, and one memory, of
+ * which each VM gets frames of its own. All VMs are created before the first one runs; engine_run() of
+ * another VM than the last one switches the processor. Needs a hypervisor: -EINVAL for native.
+ * @cfg: of all VMs that are to be created on it, to size its memory; the processor is that of cfg[0], and
+ * configurations whose processor hardware differs are -EINVAL
+ */
+struct engine_machine;
+int engine_machine_create(struct engine_machine **out, const struct engine_config *cfg, unsigned vms,
+			  struct error *err);
+/* After its VMs were destroyed. */
+void engine_machine_destroy(struct engine_machine *machine);
+int engine_create_on(struct engine_machine *machine, struct engine_vm **out, const struct engine_config *cfg,
+		     struct error *err);
 void engine_destroy(struct engine_vm *vm);
 
 /* Guest-physical memory. -EFAULT if any byte is no RAM (what lies before it may have been copied). */
@@ -75,6 +92,7 @@ enum engine_exit {
 	ENGINE_EXIT_IOAPIC_EOI,  /* eoi.vector */
 	ENGINE_EXIT_DEADLINE,    /* deadline_ns reached */
 	ENGINE_EXIT_LIMIT,       /* insn_limit reached */
+	ENGINE_EXIT_STOP,        /* about to execute the instruction at stop_address */
 	ENGINE_EXIT_INTR,        /* engine_kick() */
 	ENGINE_EXIT_SHUTDOWN,    /* triple fault */
 	ENGINE_EXIT_FAIL,        /* VM entry failed or the hypervisor gave up: fail.text */
@@ -85,6 +103,8 @@ struct engine_run {
 	uint64_t deadline_ns;    /* stop at this virtual time */
 	uint64_t insn_limit;     /* stop at this count of instructions, UINT64_MAX for none */
 	bool request_irq_window; /* the PIC's output is high */
+	bool stop_at_address;    /* stop before the instruction at linear address stop_address; slow */
+	uint64_t stop_address;
 	/* out */
 	enum engine_exit exit;
 	union {
@@ -122,6 +142,14 @@ void engine_state_hash(struct engine_vm *vm, struct engine_hash *h);
 
 /* A few lines on the state of the vCPU (and, under a hypervisor, of the last exit), for messages. */
 void engine_describe(struct engine_vm *vm, char *buf, size_t bytes);
+
+/*
+ * The hardware's translation of the guest's linear address @a under the scheme as it stands now, for one
+ * access with the rights of @mode, recorded in @log (mmu_translate_logged()). Between runs only.
+ * Returns the hardware's event: under a hypervisor a fault may be one that it would resolve.
+ */
+enum xlate_event engine_walk(struct engine_vm *vm, gva_t a, enum access_kind kind, enum access_mode mode,
+			     struct xlate *out, struct walk_log *log);
 
 /* The guest's own translation of a linear address, without side effects: true if mapped to RAM or a device. */
 bool engine_translate(struct engine_vm *vm, gva_t a, gpa_t *out);

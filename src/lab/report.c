@@ -153,12 +153,12 @@ static json_t *build_translation(const struct obs *obs)
 	put(o, "refs", obs->translation.refs);
 	put(o, "refs_max", obs->translation.refs_max);
 	json_object_set_new(o, "by_refs", by);
-	put(o, "l1d_lookups", obs->translation.l1d_lookups);
 	put(o, "l1d_misses", obs->translation.l1d_misses);
-	put(o, "l1i_lookups", obs->translation.l1i_lookups);
 	put(o, "l1i_misses", obs->translation.l1i_misses);
-	put(o, "l2_hits", obs->translation.l2_hits);
-	put(o, "l2_misses", obs->translation.l2_misses);
+	put(o, "l2d_hits", obs->translation.l2d_hits);
+	put(o, "l2d_misses", obs->translation.l2d_misses);
+	put(o, "l2i_hits", obs->translation.l2i_hits);
+	put(o, "l2i_misses", obs->translation.l2i_misses);
 	return o;
 }
 

@@ -18,11 +18,11 @@
 #include "mmu/tlb.h"
 #include "mmu/walk.h"
 
-int mmu_init(struct mmu *m, struct machmem *mem, struct error *err)
+int mmu_init(struct mmu *m, struct machmem *mem, const struct hw *hw, struct error *err)
 {
 	bool failed;
 
-	*m = (struct mmu){.mem = mem, .maxphyaddr = 46, .fast_path = true, .pages_1g = true};
+	*m = (struct mmu){.mem = mem, .hw = *hw, .maxphyaddr = 46, .fast_path = true, .pages_1g = true};
 	failed = tlb_array_init(&m->l1d.small, 16, 4, true) || tlb_array_init(&m->l1d.large, 8, 4, true) ||
 		 tlb_array_init(&m->l1d.huge, 1, 4, true) || tlb_array_init(&m->l1i.small, 16, 8, true) ||
 		 tlb_array_init(&m->l1i.large, 1, 8, true) || tlb_array_init(&m->l1i.huge, 1, 4, true) ||
@@ -246,7 +246,6 @@ uint8_t *mmu_data_resident(struct mmu *m, uint64_t lin, enum access_kind kind, e
 	page = f.entry->page + (lin & ((1ull << f.entry->shift) - 1) & PAGE_MASK);
 	if (f.entry->rights & TLB_MMIO || (kind == ACCESS_WRITE && m->mem->code_map[page >> PAGE_SHIFT]))
 		return NULL;
-	m->stats.l1d_lookups++;
 	tlb_touch(m, &m->l1d, f.array, f.entry);
 	fill_fast(m, &m->l1d, f.array, f.entry, lin, mode);
 	return (uint8_t *)machmem_ptr(m->mem, hpa(page)) + (lin & ~PAGE_MASK);
@@ -263,7 +262,6 @@ enum xlate_event mmu_translate(struct mmu *m, gva_t addr, enum access_kind kind,
 	if (!mmu_paging(m) && !m->regs.nested)
 		return identity(m, l1, lin, mode, out, rights);
 	t = current_tags(m);
-	*(kind == ACCESS_FETCH ? &m->stats.l1i_lookups : &m->stats.l1d_lookups) += 1;
 	if (likely(find_l1(l1, lin, t, &f))) {
 		if (likely(entry_permits(m, f.entry, kind, mode))) {
 			tlb_touch(m, l1, f.array, f.entry);
@@ -275,7 +273,7 @@ enum xlate_event mmu_translate(struct mmu *m, gva_t addr, enum access_kind kind,
 	*(kind == ACCESS_FETCH ? &m->stats.l1i_misses : &m->stats.l1d_misses) += 1;
 	if (find_l2(m, lin, t, &f)) {
 		if (entry_permits(m, f.entry, kind, mode)) {
-			m->stats.l2_hits++;
+			*(kind == ACCESS_FETCH ? &m->stats.l2i_hits : &m->stats.l2d_hits) += 1;
 			tlb_touch(m, NULL, f.array, f.entry);
 			struct tlb_array *a = l1_array(l1, f.entry->shift);
 
@@ -286,7 +284,7 @@ enum xlate_event mmu_translate(struct mmu *m, gva_t addr, enum access_kind kind,
 		}
 		drop_everywhere(m, lin, t);
 	}
-	m->stats.l2_misses++;
+	*(kind == ACCESS_FETCH ? &m->stats.l2i_misses : &m->stats.l2d_misses) += 1;
 	return walk_and_enter(m, l1, lin, kind, mode, t, out, rights);
 }
 

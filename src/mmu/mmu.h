@@ -20,6 +20,7 @@
 #include "arch/addr.h"
 #include "base/util.h"
 #include "mem/machmem.h"
+#include "mmu/hw.h"
 
 /* How an access reaches memory. */
 enum access_kind { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
@@ -59,16 +60,57 @@ struct xlate {
 	gpa_t gpa;            /* EPT events: the guest-physical address being accessed */
 };
 
-/* Walk statistics: one for every completed or faulting hardware walk. */
+/*
+ * What the translation hardware did. Every count is exact, and the same whether or not the
+ * fast path is in use: what it skips is counted nowhere.
+ */
 #define WALK_REFS_MAX 64
+enum walk_stage { STAGE_GUEST, STAGE_HOST, STAGES }; /* guest (or only) tables; EPT */
 struct mmu_stats {
-	uint64_t walks;
-	uint64_t refs;
+	uint64_t walks;          /* completed or faulting hardware walks, of linear or guest-physical addresses */
+	uint64_t refs;           /* paging-structure entries they read from the memory hierarchy */
 	uint64_t by_refs[WALK_REFS_MAX + 1]; /* walks that made this many references */
 	uint64_t refs_max;
-	uint64_t l1d_lookups, l1d_misses; /* lookups that left the fast path; of them missed L1 */
-	uint64_t l1i_lookups, l1i_misses;
-	uint64_t l2_hits, l2_misses;
+	uint64_t stage_refs[STAGES];
+	uint64_t ref_hits[HW_PLACES]; /* where the references hit; sum = refs */
+	uint64_t walk_cache_hits[STAGES][HW_LEVELS]; /* by level of the entry that was not read; split: of the longest prefix */
+	uint64_t walk_cache_misses[STAGES]; /* split: no level hit; unified: entries it may hold and did not */
+	uint64_t nested_tlb_hits, nested_tlb_misses;
+	uint64_t repeated;       /* walks done again without caches because a cached part led to a fault */
+	uint64_t l1d_misses, l1i_misses;
+	uint64_t l2d_hits, l2d_misses, l2i_hits, l2i_misses; /* by kind of access, whether or not the TLB is unified */
+	uint64_t splintered;     /* entries made smaller than the page of the guest's tables */
+	uint64_t flushes;        /* invalidations carried out */
+	uint64_t data_hits[HW_PLACES]; /* --data-cache: where data accesses hit */
+};
+
+/*
+ * One step of a walk as it happened, for showing it (struct mmu.log).
+ */
+struct walk_step {
+	enum { STEP_REF, STEP_WALK_CACHE, STEP_NESTED_TLB } what;
+	enum walk_stage stage;
+	uint8_t level;           /* of the entry: 1 = PTE ... 5; nested TLB: 0 */
+	uint8_t guest_level;     /* host stage: level of the guest entry whose address is being translated; 0: the final address */
+	uint64_t at;             /* machine address of the entry (STEP_REF, unified STEP_WALK_CACHE) */
+	uint64_t at_gpa;         /* guest stage: its guest-physical address; host stage: the address being translated */
+	uint64_t entry;          /* its value; split walk cache, nested TLB: the table's or page's machine address */
+	uint8_t place;           /* STEP_REF: enum hw_place */
+	uint16_t rights;         /* TLB_*: of this stage so far */
+	uint32_t cycles;
+};
+#define WALK_STEPS_MAX 160
+struct walk_log {
+	unsigned steps;
+	struct walk_step step[WALK_STEPS_MAX];
+	bool repeated;           /* the steps are those of the second attempt */
+	/* How the lookup before the walk went: level of the TLB that held it (1, 2), or 0: walked. */
+	unsigned tlb_level;
+	bool mapped;             /* the fields below are valid */
+	uint8_t guest_shift, shift; /* page in the guest's tables; page as entered */
+	uint8_t pkey;
+	uint16_t rights;
+	uint64_t page;           /* machine address of the page as entered */
 };
 
 /* ---- TLB model ---------------------------------------------------------- */
@@ -148,6 +190,9 @@ struct mmu {
 	bool fast_path;      /* off: every access goes through the model */
 	bool data_watch;     /* data breakpoints armed: no fast lookups for data */
 	bool pages_1g;       /* the processor has 1 GiB pages */
+	bool data_cache;     /* data accesses go through the modelled caches: no fast lookups for data */
+	struct hw hw;
+	struct walk_log *log; /* not NULL: the next walk is recorded here */
 	struct l1_tlb l1d, l1i;
 	struct tlb_array l2;      /* 4 KiB and 2 MiB */
 	/*
@@ -160,8 +205,8 @@ struct mmu {
 	struct mmu_stats stats;
 };
 
-/* Skylake's TLBs, empty. -ENOMEM. */
-int mmu_init(struct mmu *mmu, struct machmem *mem, struct error *err);
+/* All caches as @hw describes them, empty. -ENOMEM. */
+int mmu_init(struct mmu *mmu, struct machmem *mem, const struct hw *hw, struct error *err);
 void mmu_destroy(struct mmu *mmu);
 
 /*
@@ -178,6 +223,14 @@ void mmu_set_regs(struct mmu *mmu, const struct mmu_regs *regs);
  */
 enum xlate_event mmu_translate(struct mmu *mmu, gva_t addr, enum access_kind kind, enum access_mode mode,
 			       struct xlate *out, uint16_t *rights);
+
+/*
+ * As mmu_translate(), recording in @log how: which TLB held it, and always the walk that hardware makes
+ * if none does, step by step with the caches as they are. The walk is made for real: accessed and dirty
+ * flags, caches and counts change as by an access that missed.
+ */
+enum xlate_event mmu_translate_logged(struct mmu *mmu, gva_t addr, enum access_kind kind, enum access_mode mode,
+				      struct xlate *out, struct walk_log *log);
 
 /* Is paging in force (CR0.PG)? */
 static inline bool mmu_paging(const struct mmu *m) { return m->regs.cr0 >> 31 & 1; }

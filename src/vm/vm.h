@@ -72,6 +72,28 @@ void vm_destroy(struct vm *vm);
 void vm_set_console(struct vm *vm, struct vm_console console);
 /* Runs it to its end. */
 void vm_run(struct vm *vm, struct vm_result *result);
+
+/* Where vm_run_until() stops short of the guest's end; VM_STOP_NONE for nowhere. */
+struct vm_stop {
+	uint64_t insns;        /* when so many guest instructions are complete in all; UINT64_MAX: no matter */
+	const char *console;   /* after a byte of output that completes this text; NULL: no matter */
+	bool at_address;       /* ... before the instruction at linear address @address is executed */
+	uint64_t address;
+	bool on_halt;          /* when the guest halts: its idle time then passes at the next call */
+};
+#define VM_STOP_NONE ((struct vm_stop){.insns = UINT64_MAX})
+enum vm_stopped { VM_STOPPED_END, VM_STOPPED_INSNS, VM_STOPPED_CONSOLE, VM_STOPPED_ADDRESS, VM_STOPPED_HALT };
+/*
+ * Runs it until one of the conditions holds or it ends, at a boundary between instructions. May be called
+ * again until it has returned VM_STOPPED_END; how a run is cut into pieces changes nothing in the guest.
+ */
+enum vm_stopped vm_run_until(struct vm *vm, const struct vm_stop *stop);
+/* What came out so far, or in all once it ended. */
+void vm_result(struct vm *vm, struct vm_result *result);
+/* Everything counted so far. */
+void vm_observe(const struct vm *vm, struct obs *obs);
+/* The engine underneath, for looking at the guest between runs. */
+struct engine_vm *vm_engine(struct vm *vm);
 /* Asks a running vm_run() to end with VM_END_INTERRUPTED. Async-signal-safe. */
 void vm_interrupt(struct vm *vm);
 /* Instructions completed so far. Async-signal-safe; may lag. */

@@ -112,8 +112,8 @@ static void make(const struct hv_mmu_ops *ops, uint64_t seed, struct engine_conf
 	memset(rig->cpu, 0, sizeof(*rig->cpu));
 	assert_int_equal(machmem_init(&rig->native_mem, &ram, 1, NULL), 0);
 	assert_int_equal(machmem_init(&rig->mem, &machine, 1, NULL), 0);
-	assert_int_equal(mmu_init(&rig->native, &rig->native_mem, NULL), 0);
-	assert_int_equal(mmu_init(&rig->cpu->mmu, &rig->mem, NULL), 0);
+	assert_int_equal(mmu_init(&rig->native, &rig->native_mem, &(struct hw){0}, NULL), 0);
+	assert_int_equal(mmu_init(&rig->cpu->mmu, &rig->mem, &(struct hw){0}, NULL), 0);
 	cfg.memory = MEMORY;
 	cfg.cpu.maxphyaddr = 46;
 	cfg.cpu.feature[CPUF_PDPE1GB] = cfg.cpu.feature[CPUF_NX] = true;

@@ -56,7 +56,7 @@ static int setup(void **state)
 	assert_non_null(p->cpu);
 	memset(p->cpu, 0, sizeof(*p->cpu));
 	assert_int_equal(machmem_init(&p->mem, &ram, 1, NULL), 0);
-	assert_int_equal(mmu_init(&p->mmu, &p->mem, NULL), 0);
+	assert_int_equal(mmu_init(&p->mmu, &p->mem, &(struct hw){0}, NULL), 0);
 	p->vm.mem = &p->mem;
 	p->vm.cpu = p->cpu;
 	p->vm.mmu = &no_mmu;

@@ -35,7 +35,7 @@ static int setup(void **state)
 	struct mmu_regs r = {.cr0 = CR0_PE | CR0_PG | CR0_WP, .cr4 = CR4_PAE | CR4_PGE, .efer = EFER_LME | EFER_LMA | EFER_NXE};
 
 	assert_int_equal(machmem_init(&m.mem, &ram, 1, NULL), 0);
-	assert_int_equal(mmu_init(&m.mmu, &m.mem, NULL), 0);
+	assert_int_equal(mmu_init(&m.mmu, &m.mem, &(struct hw){0}, NULL), 0);
 	m.next = 0x10000;
 	r.cr3 = new_page(&m);
 	mmu_set_regs(&m.mmu, &r);
@@ -400,7 +400,7 @@ static void fast_path_is_invisible(void **state)
 			refs_of(m, lin, ACCESS_READ);
 		}
 		memcpy(counts[pass], (uint64_t[]){m->mmu.stats.walks, m->mmu.stats.refs, m->mmu.stats.l1d_misses,
-						  m->mmu.stats.l2_hits}, sizeof(counts[0]));
+						  m->mmu.stats.l2d_hits}, sizeof(counts[0]));
 		assert_true(pass == 0 ? left_fast < 200000 : left_fast == 200000);
 	}
 	assert_memory_equal(counts[0], counts[1], sizeof(counts[0]));
