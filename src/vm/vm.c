@@ -37,7 +37,15 @@ struct vm {
 	uint8_t input[INPUT_BYTES]; /* read, but the serial port had no room yet */
 	unsigned input_count;
 	uint64_t look_at;           /* virtual time of the next look at input and the host's clock */
-	int64_t host_start;         /* host clock at vm_run(), ns */
+	int64_t ran_ns;             /* host time of earlier calls of vm_run_until() */
+	int64_t entered_ns;         /* host clock when the present one began; 0: none is running */
+	/* Where it stops short of its end */
+	struct vm_stop stop;
+	bool cut;                   /* engine_run() ended for a stop: the next one goes on as if it had not */
+	bool halt_pending;          /* stopped halted: idle time has yet to pass */
+	uint64_t at_address_insns;  /* count at which it stopped at an address; UINT64_MAX: it never did */
+	size_t console_matched;     /* bytes of stop.console that were last put out */
+	uint64_t console_insns;     /* count at which the instruction that completed it is over; UINT64_MAX: not found */
 	unsigned idle_wakes;
 	uint64_t idle_insns;        /* instruction count at the last of them */
 };
@@ -189,6 +197,9 @@ int vm_create(struct vm **out, const struct vm_config *cfg, struct error *err)
 	if (!vm)
 		return error_set(err, -ENOMEM, "out of memory");
 	vm->cfg = *cfg;
+	vm->stop = VM_STOP_NONE;
+	vm->console_insns = UINT64_MAX;
+	vm->at_address_insns = UINT64_MAX;
 	platform_init(&vm->platform, cfg->engine.memory,
 		      cfg->clock == VM_CLOCK_WALL ? (int64_t)time(NULL) : RTC_DEFAULT_EPOCH);
 	ret = vm_boot(vm, err);
@@ -264,16 +275,46 @@ static int64_t host_ns(void)
 	return t.tv_sec * NS_PER_SECOND + t.tv_nsec;
 }
 
+/* How long the VM has been running on the host. */
+static int64_t vm_ran_ns(const struct vm *vm)
+{
+	return vm->ran_ns + (vm->entered_ns ? host_ns() - vm->entered_ns : 0);
+}
+
 /* ---- console ---- */
+
+/* The longest beginning of @text that text[0 .. matched) followed by @byte ends with. */
+static size_t match_byte(const char *text, size_t matched, uint8_t byte)
+{
+	for (size_t n = matched + 1; n; n--)
+		if ((uint8_t)text[n - 1] == byte && !memcmp(text, text + matched - (n - 1), n - 1))
+			return n;
+	return 0;
+}
+
+static void vm_match_output(struct vm *vm, const uint8_t *data, size_t bytes)
+{
+	const char *text = vm->stop.console;
+
+	if (!text || !*text)
+		return;
+	for (size_t i = 0; i < bytes && vm->console_insns == UINT64_MAX; i++) {
+		vm->console_matched = match_byte(text, vm->console_matched, data[i]);
+		if (!text[vm->console_matched]) /* by an instruction that is not complete yet */
+			vm->console_insns = engine_insns(vm->engine) + 1;
+	}
+}
 
 static void vm_flush_output(struct vm *vm)
 {
 	uint8_t data[256];
 	size_t n;
 
-	while ((n = platform_take_output(&vm->platform, data, sizeof(data))) > 0)
+	while ((n = platform_take_output(&vm->platform, data, sizeof(data))) > 0) {
 		if (vm->console.output)
 			vm->console.output(vm->console.ctx, data, n);
+		vm_match_output(vm, data, n);
+	}
 }
 
 /* Brings typed bytes to the serial port, waiting at most @wait_ns for some. True if any arrived. */
@@ -389,7 +430,9 @@ static void vm_handle_exit(struct vm *vm)
 		vm_access(vm, vm->run.exit == ENGINE_EXIT_IO);
 		break;
 	case ENGINE_EXIT_HLT:
-		vm_idle(vm);
+		vm->halt_pending = vm->stop.on_halt;
+		if (!vm->halt_pending)
+			vm_idle(vm);
 		break;
 	case ENGINE_EXIT_IRQ_WINDOW:
 		engine_interrupt(vm->engine, platform_pic_ack(&vm->platform));
@@ -407,6 +450,7 @@ static void vm_handle_exit(struct vm *vm)
 		vm_end(vm, VM_END_FAILED, vm->run.fail.text);
 		break;
 	case ENGINE_EXIT_DEADLINE:
+	case ENGINE_EXIT_STOP:
 	case ENGINE_EXIT_INTR:
 		break;
 	}
@@ -421,41 +465,131 @@ static uint64_t vm_look_outside(struct vm *vm)
 		return UINT64_MAX;
 	if (engine_now(vm->engine) >= vm->look_at) {
 		if (wall) /* virtual time is never far behind the host's */
-			engine_advance(vm->engine, (uint64_t)(host_ns() - vm->host_start));
+			engine_advance(vm->engine, (uint64_t)vm_ran_ns(vm));
 		vm_poll_input(vm, 0);
 		vm->look_at = engine_now(vm->engine) + SLICE_NS;
 	}
 	return vm->look_at;
 }
 
-static void vm_step(struct vm *vm)
+/* What the engine is told before a stretch. After a cut all that stands: looking again could change what happens when. */
+static void vm_prepare_run(struct vm *vm)
 {
 	uint64_t look_at = vm_look_outside(vm);
 	uint64_t next = platform_advance(&vm->platform, engine_now(vm->engine));
 
 	vm_carry_interrupts(vm);
 	vm->run.deadline_ns = min_u64(next, look_at);
-	vm->run.insn_limit = vm->cfg.limit_insns;
+}
+
+/* Puts the conditions under which to stop into the engine's terms. */
+static void vm_prepare_stop(struct vm *vm)
+{
+	uint64_t insns = engine_insns(vm->engine);
+	bool leave_address = vm->at_address_insns == insns; /* it stopped there; now it is to get away */
+
+	vm->run.insn_limit = min_u64(vm->cfg.limit_insns, min_u64(vm->stop.insns, vm->console_insns));
+	if (leave_address)
+		vm->run.insn_limit = min_u64(vm->run.insn_limit, insns + 1);
+	vm->run.stop_at_address = vm->stop.at_address && !leave_address;
+	vm->run.stop_address = vm->stop.address;
+}
+
+static bool vm_was_cut(const struct vm *vm)
+{
+	return vm->run.exit == ENGINE_EXIT_STOP ||
+	       (vm->run.exit == ENGINE_EXIT_LIMIT && engine_insns(vm->engine) < vm->cfg.limit_insns);
+}
+
+static void vm_step(struct vm *vm)
+{
+	if (!vm->cut)
+		vm_prepare_run(vm);
+	vm_prepare_stop(vm);
 	engine_run(vm->engine, &vm->run);
-	vm_handle_exit(vm);
+	vm->cut = vm_was_cut(vm);
+	if (!vm->cut)
+		vm_handle_exit(vm);
 	/* Only at a boundary where nothing is half done: a read that is answered is consumed by the next run. */
 	if (vm->interrupted && vm->end == VM_END_NONE)
 		vm_end(vm, VM_END_INTERRUPTED, NULL);
 }
 
-void vm_run(struct vm *vm, struct vm_result *result)
+/* Is this where to stop? */
+static bool vm_stops_here(const struct vm *vm, enum vm_stopped *why)
 {
-	vm->host_start = host_ns();
-	while (vm->end == VM_END_NONE)
-		vm_step(vm);
+	if (vm->end != VM_END_NONE)
+		*why = VM_STOPPED_END;
+	else if (vm->halt_pending)
+		*why = VM_STOPPED_HALT;
+	else if (!vm->cut)
+		return false;
+	else if (vm->run.exit == ENGINE_EXIT_STOP)
+		*why = VM_STOPPED_ADDRESS;
+	else if (engine_insns(vm->engine) >= vm->stop.insns)
+		*why = VM_STOPPED_INSNS;
+	else if (engine_insns(vm->engine) >= vm->console_insns)
+		*why = VM_STOPPED_CONSOLE;
+	else
+		return false;
+	return true;
+}
+
+static void vm_enter(struct vm *vm, const struct vm_stop *stop)
+{
+	vm->entered_ns = host_ns();
+	vm->stop = *stop;
+	vm->console_matched = 0;
+	vm->console_insns = UINT64_MAX;
+	if (vm->interrupted && vm->end == VM_END_NONE)
+		vm_end(vm, VM_END_INTERRUPTED, NULL);
+	if (vm->halt_pending && vm->end == VM_END_NONE) {
+		vm->halt_pending = false;
+		vm_idle(vm);
+	}
+}
+
+enum vm_stopped vm_run_until(struct vm *vm, const struct vm_stop *stop)
+{
+	enum vm_stopped why = VM_STOPPED_END;
+
+	vm_enter(vm, stop);
+	if (vm->end == VM_END_NONE && engine_insns(vm->engine) >= stop->insns) {
+		why = VM_STOPPED_INSNS;
+	} else if (vm->end == VM_END_NONE) {
+		do
+			vm_step(vm);
+		while (!vm_stops_here(vm, &why));
+	}
+	if (why == VM_STOPPED_ADDRESS)
+		vm->at_address_insns = engine_insns(vm->engine);
 	vm_flush_output(vm);
+	vm->stop = VM_STOP_NONE; /* its text is the caller's */
+	vm->ran_ns = vm_ran_ns(vm);
+	vm->entered_ns = 0;
+	return why;
+}
+
+void vm_result(struct vm *vm, struct vm_result *result)
+{
 	memset(result, 0, sizeof(*result));
 	result->end = vm->end;
 	result->debug_exit = (uint8_t)platform_debug_code(&vm->platform);
 	memcpy(result->message, vm->message, sizeof(result->message));
 	result->insns = engine_insns(vm->engine);
 	result->virtual_ns = engine_now(vm->engine);
-	result->wall_seconds = (double)(host_ns() - vm->host_start) / (double)NS_PER_SECOND;
+	result->wall_seconds = (double)vm_ran_ns(vm) / (double)NS_PER_SECOND;
 	engine_state_hash(vm->engine, &result->hash);
 	engine_observe(vm->engine, &result->obs);
+}
+
+void vm_observe(const struct vm *vm, struct obs *obs) { engine_observe(vm->engine, obs); }
+
+struct engine_vm *vm_engine(struct vm *vm) { return vm->engine; }
+
+void vm_run(struct vm *vm, struct vm_result *result)
+{
+	while (vm_run_until(vm, &VM_STOP_NONE) != VM_STOPPED_END)
+		;
+	vm_result(vm, result);
 }
