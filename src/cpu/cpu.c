@@ -30,6 +30,7 @@ int cpu_create(struct cpu **out, struct machmem *mem, const struct cpu_config *c
 		return error_set(err, -ENOMEM, "processor: out of memory");
 	memset(cpu, 0, sizeof(*cpu));
 	cpu->cfg = *cfg;
+	cpu->probe.passed = UINT64_MAX;
 	r = create_parts(cpu, mem, err);
 	if (r) {
 		cpu_destroy(cpu);

@@ -169,6 +169,13 @@ struct cpu {
 	uint64_t fetch_page;       /* linear page address, or FAST_INVALID */
 	uint64_t fetch_hpa;
 
+	/* -- the machine's debugging probe: cpu_set_stop() -- */
+	struct {
+		bool armed, stopped;
+		uint64_t lin;
+		uint64_t passed;   /* count of instructions at which it has stopped here before */
+	} probe;
+
 	struct vmx_state vmx;
 
 	struct cpu_config cfg;
@@ -203,6 +210,7 @@ enum cpu_run_status {
 	CPU_RUN_SHUTDOWN,   /* triple fault */
 	CPU_RUN_EOI,        /* lapic_take_eoi(): a level-triggered interrupt was ended */
 	CPU_RUN_KICKED,     /* cpu->kick was set (it is cleared) */
+	CPU_RUN_STOP,       /* cpu_set_stop(): about to execute the instruction there; not in non-root operation */
 };
 
 /*
@@ -218,6 +226,29 @@ static inline uint64_t cpu_tsc(const struct cpu *cpu) { return cpu->insns + cpu-
 void cpu_skip_time(struct cpu *cpu, uint64_t tsc);
 /* Answers CPU_RUN_BUS and EMUL_BUS: the access is performed; @data is what a read gave. */
 void cpu_bus_done(struct cpu *cpu, uint64_t data);
+/*
+ * A debugging facility of the machine, like a probe on its debug port and as invisible to software: stops before
+ * the instruction at linear address @lin (CS base + RIP) is executed or even fetched, after the events that are due
+ * at that boundary. Outside VMX non-root operation cpu_run() returns CPU_RUN_STOP; inside, the probe asks for the
+ * processor: an external-interrupt exit that no blocking holds up, of which cpu_take_stop() knows.
+ * @passed: do not stop while the count of completed instructions is this one: it has been stopped there already
+ * (UINT64_MAX: it has not). A REP instruction stops again after each stretch that counts.
+ */
+static inline void cpu_set_stop(struct cpu *cpu, bool armed, uint64_t lin, uint64_t passed)
+{
+	cpu->probe.armed = armed;
+	cpu->probe.lin = lin;
+	cpu->probe.passed = passed;
+}
+/* Did the last exit come from cpu_set_stop()? Asking forgets it. */
+static inline bool cpu_take_stop(struct cpu *cpu)
+{
+	bool stopped = cpu->probe.stopped;
+
+	cpu->probe.stopped = false;
+	return stopped;
+}
+
 /* cpu->bus.want is to the processor's own local APIC: performs it and returns true. */
 bool cpu_bus_internal(struct cpu *cpu);
 /* Answers CPU_RUN_EXTINT. */

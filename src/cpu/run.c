@@ -445,7 +445,38 @@ static int step(struct cpu *cpu)
 
 /* ---- blocks, until something needs looking at ---- */
 
-static int run_blocks(struct cpu *cpu)
+static bool probe_due(const struct cpu *cpu)
+{
+	return cpu->probe.armed && code_lin(cpu) == cpu->probe.lin && cpu->insns != cpu->probe.passed;
+}
+
+static int probe_stop(struct cpu *cpu)
+{
+	cpu->probe.passed = cpu->insns;
+	if (!cpu->vmx.nonroot)
+		return CPU_RUN_STOP;
+	cpu->probe.stopped = true;
+	vmx_exit_probe(cpu);
+	return handle_stop(cpu);
+}
+
+/* How many instructions of the block at RIP come before the one at the probe's address: all if it is not in it. */
+static uint64_t before_probe(const struct cpu *cpu, const struct block *b)
+{
+	uint64_t ahead = cpu->probe.lin - code_lin(cpu);
+
+	if (cpu->code_bits != 64)
+		ahead = (uint32_t)ahead;
+	if (ahead == 0 || ahead >= b->bytes)
+		return UINT64_MAX;
+	for (unsigned i = 1; i < b->insns; i++)
+		if (b->uop[i].off == ahead)
+			return i;
+	return UINT64_MAX;
+}
+
+/* @probe: blocks end before the instruction that the debugging probe waits for. */
+static ALWAYS_INLINE int run_blocks(struct cpu *cpu, bool probe)
 {
 	struct block *b = NULL;
 	int st;
@@ -453,11 +484,17 @@ static int run_blocks(struct cpu *cpu)
 	cpu->fetch_page = FAST_INVALID;
 	do {
 		struct block *prev = b;
+		uint64_t most;
 
+		if (probe && probe_due(cpu))
+			return run_on;
 		if (unlikely(next_block(cpu, prev, &b)))
 			return handle_stop(cpu);
-		if (unlikely(b->insns > cpu->deadline - cpu->insns)) {
-			st = run_block(cpu, b, cpu->deadline - cpu->insns);
+		most = cpu->deadline - cpu->insns;
+		if (probe)
+			most = min_u64(most, before_probe(cpu, b));
+		if (unlikely(b->insns > most)) {
+			st = run_block(cpu, b, most);
 			if (st == EXEC_NEXT)
 				return run_on;
 		} else {
@@ -466,6 +503,9 @@ static int run_blocks(struct cpu *cpu)
 	} while (likely(st == EXEC_NEXT && cpu->insns != cpu->deadline && !cpu->kick));
 	return st == EXEC_STOP ? handle_stop(cpu) : run_on;
 }
+
+static int run_blocks_freely(struct cpu *cpu) { return run_blocks(cpu, false); }
+static int run_blocks_to_probe(struct cpu *cpu) { return run_blocks(cpu, true); }
 
 enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 {
@@ -493,9 +533,14 @@ enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 				continue;
 			if (cpu->halted)
 				return CPU_RUN_HALTED;
+			if (unlikely(probe_due(cpu)))
+				return (enum cpu_run_status)probe_stop(cpu);
 		}
 		cpu->deadline = next_deadline(cpu, until);
-		r = needs_single(cpu) ? step(cpu) : run_blocks(cpu);
+		if (needs_single(cpu))
+			r = step(cpu);
+		else
+			r = cpu->probe.armed ? run_blocks_to_probe(cpu) : run_blocks_freely(cpu);
 		if (r != run_on)
 			return (enum cpu_run_status)r;
 	}

@@ -133,6 +133,8 @@ int vmx_intercept_external(struct cpu *cpu);
 bool vmx_wants_extint(const struct cpu *cpu);
 int vmx_intercept_nmi(struct cpu *cpu);
 int vmx_exit_triple_fault(struct cpu *cpu);
+/* The machine's debugging probe wants the processor (cpu_set_stop()): an external-interrupt exit at this boundary. */
+int vmx_exit_probe(struct cpu *cpu);
 int vmx_exit_task_switch(struct cpu *cpu, uint64_t qualification, unsigned insn_len);
 int vmx_exit_ept(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin, bool lin_valid);
 /*

@@ -362,6 +362,8 @@ int vmx_intercept_external(struct cpu *cpu)
 	return 0;
 }
 
+int vmx_exit_probe(struct cpu *cpu) { return exit_between(cpu, EXIT_REASON_EXTERNAL_INTERRUPT); }
+
 int vmx_intercept_nmi(struct cpu *cpu)
 {
 	if (!cpu->vmx.nonroot || !(cpu->vmx.pin & PIN_NMI))

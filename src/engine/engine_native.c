@@ -130,6 +130,9 @@ static bool exit_from_status(struct engine_vm *vm, struct engine_run *run, enum 
 	case CPU_RUN_EXTINT:
 		run->exit = ENGINE_EXIT_IRQ_WINDOW;
 		return true;
+	case CPU_RUN_STOP:
+		run->exit = ENGINE_EXIT_STOP;
+		return true;
 	case CPU_RUN_SHUTDOWN:
 		run->exit = ENGINE_EXIT_SHUTDOWN;
 		return true;
@@ -153,6 +156,7 @@ static void native_run(struct engine_vm *vm, struct engine_run *run)
 
 	finish_bus(vm, run);
 	c->extint = run->request_irq_window;
+	cpu_set_stop(c, run->stop_at_address, run->stop_address, c->probe.passed);
 	for (;;) {
 		uint64_t left;
 		enum cpu_run_status status;

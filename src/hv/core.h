@@ -23,6 +23,10 @@ struct hv_core {
 	bool halted;              /* the guest executed HLT and nothing has woken it */
 	bool shutdown;            /* triple fault */
 	bool kicked;              /* engine_kick() ended the last stretch of guest execution */
+	bool stopped;             /* ... or the guest arrived where the caller wants it to stop: */
+	bool stop_armed;
+	uint64_t stop_address;    /* linear */
+	uint64_t stop_passed;     /* guest instructions at which it has stopped there already */
 	bool sync_cr3, sync_efer; /* the guest changes these without an exit: read them from the VMCS */
 	uint32_t proc;            /* primary controls as they stand in the VMCS */
 	uint32_t entry_ctl;

@@ -618,11 +618,24 @@ static enum hv_verdict emulate_debug_trap(struct hv_vm *vm)
 	return deliver(vm, &ev, false);
 }
 
+/* Linear address of the instruction that is to be emulated. */
+static uint64_t code_linear(struct hv_vm *vm)
+{
+	return (uint32_t)(hv_read(vm, VMCS_GUEST_CS_BASE) + hv_read(vm, VMCS_GUEST_RIP));
+}
+
+/* What the processor does by itself where it executes the guest: cpu_set_stop(). */
+static bool stop_due(struct hv_vm *vm)
+{
+	const struct hv_core *core = hv_core(vm);
+
+	return core->stop_armed && code_linear(vm) == core->stop_address && hv_insns(vm) != core->stop_passed;
+}
+
 /* Breakpoints (DR6 form) on the instruction that is to be emulated. */
 static uint64_t instruction_breakpoints(struct hv_vm *vm)
 {
-	uint64_t dr7 = hv_read(vm, VMCS_GUEST_DR7), hit = 0;
-	uint64_t lin = (uint32_t)(hv_read(vm, VMCS_GUEST_CS_BASE) + hv_read(vm, VMCS_GUEST_RIP));
+	uint64_t dr7 = hv_read(vm, VMCS_GUEST_DR7), hit = 0, lin = code_linear(vm);
 
 	if (!(dr7 & 0xff) || hv_read(vm, VMCS_GUEST_RFLAGS) & RF_RF)
 		return 0;
@@ -657,6 +670,10 @@ enum hv_verdict hv_emulate_guest(struct hv_vm *vm)
 	if (hv_debug_trap_due(vm) && !(hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY) & INTERRUPTIBILITY_MOVSS))
 		return emulate_debug_trap(vm);
 	core->vectoring = (struct hv_event){0};
+	if (stop_due(vm)) {
+		core->stopped = true;
+		return HV_RESUME;
+	}
 	hit = instruction_breakpoints(vm);
 	return hit ? emulate_debug_fault(vm, hit) : hv_emulate(vm, HV_EMULATE_ITERATIONS);
 }

@@ -246,7 +246,8 @@ enum hv_verdict exit_triple_fault(struct hv_vm *vm)
 
 enum hv_verdict exit_external_interrupt(struct hv_vm *vm)
 {
-	vm->cpu->extint = false; /* hv_run() looks at core->kicked */
+	vm->cpu->extint = false; /* hv_run() looks at core->kicked and core->stopped */
+	hv_core(vm)->stopped = cpu_take_stop(vm->cpu);
 	return HV_RESUME;
 }
 

@@ -274,6 +274,7 @@ int hv_create(struct hv_vm **out, const struct engine_config *cfg, const struct 
 	vm->vpid = 1;
 	vm->mmu = hv_mmu_backends[cfg->mmu];
 	vm->priv = core;
+	core->stop_passed = UINT64_MAX;
 	r = vm->mmu ? create_parts(vm, err) : error_set(err, -EINVAL, "hypervisor: not an MMU backend");
 	if (r) {
 		hv_destroy(vm);
@@ -435,6 +436,7 @@ static enum hv_verdict enter_guest(struct hv_vm *vm, const struct engine_run *ru
 	}
 	hv_write(vm, VMCS_GUEST_PREEMPTION_TIMER, ticks_left(vm, run));
 	note_entry(vm);
+	cpu_set_stop(vm->cpu, core->stop_armed, core->stop_address, core->stop_passed - vm->emulated_insns);
 	r = vmx_enter(vm->cpu, !core->launched, &exited);
 	if (r != VMX_SUCCEED)
 		return entry_failed(vm, r);
@@ -632,6 +634,12 @@ static bool step(struct hv_vm *vm, struct engine_run *run)
 		snprintf(run->fail.text, sizeof(run->fail.text), "%s", vm->fail_text);
 		return false;
 	}
+	if (core->stopped) {
+		core->stopped = false;
+		core->stop_passed = hv_insns(vm);
+		run->exit = ENGINE_EXIT_STOP;
+		return false;
+	}
 	if (core->kicked) {
 		core->kicked = false;
 		run->exit = ENGINE_EXIT_INTR;
@@ -643,6 +651,8 @@ static bool step(struct hv_vm *vm, struct engine_run *run)
 void hv_run(struct hv_vm *vm, struct engine_run *run)
 {
 	hv_core(vm)->extint = run->request_irq_window;
+	hv_core(vm)->stop_armed = run->stop_at_address;
+	hv_core(vm)->stop_address = run->stop_address;
 	take_answer(vm, run);
 	do {
 		if (give_access(vm, run) || give_eoi(vm, run) || limit_reached(vm, run))
