@@ -6,7 +6,7 @@ set -euo pipefail
 
 packages() {
 	case $1 in
-	build) echo gcc libc6-dev meson ninja-build pkg-config libzydis-dev libjansson-dev libxxhash-dev ;;
+	build) echo gcc libc6-dev meson ninja-build pkg-config libzydis-dev libjansson-dev libxxhash-dev libconfig-dev python3 ;;
 	guest) echo gcc libc6-dev busybox-static cpio lz4 xz-utils ;;
 	test) echo libcmocka-dev qemu-system-x86 ;;
 	bench) echo qemu-system-x86 ;;

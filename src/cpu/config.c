@@ -39,6 +39,7 @@ void cpu_config_default(struct cpu_config *cfg)
 		cfg->feature[i] = true;
 	/* Software that finds 5-level paging uses it: to be asked for. */
 	cfg->feature[CPUF_LA57] = false;
+	hw_default(&cfg->hw);
 }
 
 static void hide_dependants(struct cpu_config *cfg)
