@@ -1,7 +1,7 @@
 /*
  * The seam's common part: choosing an engine, guest memory in pieces of a page,
- * and the guest's own translation for debuggers and messages. What differs
- * between the bare machine and the hypervisor is behind struct engine_ops.
+ * and the description of the vCPU for messages. What differs between the bare
+ * machine and the hypervisor is behind struct engine_ops.
  */
 #include "engine/engine_impl.h"
 
@@ -68,10 +68,10 @@ void engine_destroy(struct engine_vm *vm)
 	free(vm);
 }
 
-static bool is_guest_ram(const struct engine_vm *vm, uint64_t a)
+bool engine_is_ram(const struct engine_vm *vm, gpa_t a)
 {
 	for (unsigned i = 0; i < vm->rams; i++)
-		if (a - vm->ram[i].base < vm->ram[i].bytes)
+		if (a.v - vm->ram[i].base < vm->ram[i].bytes)
 			return true;
 	return false;
 }
@@ -90,7 +90,7 @@ int engine_mem_read(struct engine_vm *vm, gpa_t a, void *buf, uint64_t bytes)
 		unsigned n = piece_of(a.v, bytes);
 		const uint8_t *page;
 
-		if (!is_guest_ram(vm, a.v))
+		if (!engine_is_ram(vm, a))
 			return -EFAULT;
 		page = vm->ops->page(vm, a.v >> PAGE_SHIFT, false);
 		if (page)
@@ -112,7 +112,7 @@ int engine_mem_write(struct engine_vm *vm, gpa_t a, const void *buf, uint64_t by
 		unsigned n = piece_of(a.v, bytes);
 		uint8_t *page;
 
-		if (!is_guest_ram(vm, a.v))
+		if (!engine_is_ram(vm, a))
 			return -EFAULT;
 		page = vm->ops->page(vm, a.v >> PAGE_SHIFT, true);
 		if (!page)
@@ -214,66 +214,4 @@ void engine_describe_regs(struct engine_vm *vm, char *buf, size_t bytes)
 	       (unsigned long long)s.efer);
 	append(buf, bytes, "gdt %016llx+%x idt %016llx+%x tr %04x ldt %04x\n", (unsigned long long)s.gdt.base,
 	       s.gdt.limit, (unsigned long long)s.idt.base, s.idt.limit, s.tr.sel, s.ldt.sel);
-}
-
-/* ---- the guest's own translation, without side effects ---- */
-
-static bool read_entry(struct engine_vm *vm, uint64_t a, unsigned size, uint64_t *e)
-{
-	*e = 0;
-	return !engine_mem_read(vm, gpa(a), e, size) && *e & PTE_P;
-}
-
-static bool translate_32bit(struct engine_vm *vm, const struct engine_sregs *s, uint64_t lin, uint64_t *out)
-{
-	uint64_t e;
-
-	lin &= 0xffffffff;
-	if (!read_entry(vm, (s->cr3 & 0xfffff000) + (lin >> 22) * 4, 4, &e))
-		return false;
-	if (e & PTE_PS && s->cr4 & CR4_PSE) {
-		*out = (e & 0xffc00000) | bits(e, 20, 13) << 32 | (lin & 0x3fffff);
-		return true;
-	}
-	if (!read_entry(vm, (e & 0xfffff000) + bits(lin, 21, 12) * 4, 4, &e))
-		return false;
-	*out = (e & 0xfffff000) | (lin & ~PAGE_MASK);
-	return true;
-}
-
-static bool translate_radix(struct engine_vm *vm, const struct engine_sregs *s, uint64_t lin, uint64_t *out)
-{
-	bool lma = s->efer & EFER_LMA;
-	unsigned level = !lma ? 3 : s->cr4 & CR4_LA57 ? 5 : 4;
-	uint64_t table = s->cr3 & (lma ? PTE_ADDR_MASK : 0xffffffe0), e;
-
-	if (!lma)
-		lin &= 0xffffffff;
-	for (;; level--) {
-		unsigned shift = PAGE_SHIFT + 9 * (level - 1);
-
-		if (!read_entry(vm, table + (lin >> shift & 0x1ff) * 8, 8, &e))
-			return false;
-		table = e & PTE_ADDR_MASK;
-		if (level == 1 || (level <= (lma ? 3u : 2u) && e & PTE_PS)) {
-			uint64_t offset = ~(~0ull << shift);
-
-			*out = (table & ~offset) | (lin & offset);
-			return true;
-		}
-	}
-}
-
-bool engine_translate(struct engine_vm *vm, gva_t a, gpa_t *out)
-{
-	struct engine_sregs s;
-
-	engine_get_sregs(vm, &s);
-	if (!(s.cr0 & CR0_PG)) {
-		*out = gpa(a.v & 0xffffffff);
-		return true;
-	}
-	if (s.cr4 & CR4_PAE)
-		return translate_radix(vm, &s, a.v, &out->v);
-	return translate_32bit(vm, &s, a.v, &out->v);
 }

@@ -151,6 +151,30 @@ void engine_describe(struct engine_vm *vm, char *buf, size_t bytes);
 enum xlate_event engine_walk(struct engine_vm *vm, gva_t a, enum access_kind kind, enum access_mode mode,
 			     struct xlate *out, struct walk_log *log);
 
+/* Forgets what the processor has cached of translations (of all guests), not what its memory caches hold. */
+void engine_drop_translations(struct engine_vm *vm);
+
+/* The guest's own view of a linear address, for one access: its tables as memory has them, read without effects. */
+struct engine_view {
+	unsigned levels;     /* of its paging mode: 2 (32-bit), 3 (PAE), 4, 5; 0: no paging */
+	unsigned entries;    /* that were read, from the root: */
+	struct { uint8_t level, bytes; uint64_t at, value; } entry[5]; /* at: guest-physical */
+	bool reserved;       /* the last of them has reserved bits set */
+	bool mapped;         /* they lead to a page, and what follows is valid */
+	gpa_t gpa;           /* of the address */
+	uint8_t shift;       /* of the page: log2 of bytes */
+	uint16_t rights;     /* TLB_W, TLB_U, TLB_NX */
+	uint8_t pkey;
+	bool permits;        /* the access is allowed */
+};
+void engine_view(struct engine_vm *vm, gva_t a, enum access_kind kind, enum access_mode mode, struct engine_view *v);
+/* Is there guest RAM at a guest-physical address? */
+bool engine_is_ram(const struct engine_vm *vm, gpa_t a);
+
+/* Whose a frame of the machine is: nobody's means that there is no RAM. */
+enum engine_owner { ENGINE_NOBODYS, ENGINE_HYPERVISORS, ENGINE_THIS_VMS, ENGINE_ANOTHER_VMS };
+enum engine_owner engine_owner(const struct engine_vm *vm, hpa_t a);
+
 /* The guest's own translation of a linear address, without side effects: true if mapped to RAM or a device. */
 bool engine_translate(struct engine_vm *vm, gva_t a, gpa_t *out);
 
