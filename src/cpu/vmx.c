@@ -318,6 +318,7 @@ enum vmx_result vmx_vmread(struct cpu *cpu, uint32_t field, uint64_t *v)
 		return vmx_fail(cpu, VMXERR_VMREADWRITE_FIELD);
 	whole = vmcs_get(vmcs_region(cpu), field);
 	*v = field & 1 ? whole >> 32 : whole;
+	cpu->vmx.counts.vmreads++;
 	return VMX_SUCCEED;
 }
 
@@ -353,6 +354,7 @@ enum vmx_result vmx_vmwrite(struct cpu *cpu, uint32_t field, uint64_t v)
 		v = v << 32 | (uint32_t)vmcs_get(region, field);
 	vmcs_put(region, field, v);
 	mark_dirty(cpu, field);
+	cpu->vmx.counts.vmwrites++;
 	return VMX_SUCCEED;
 }
 
@@ -376,6 +378,7 @@ enum vmx_result vmx_invept(struct cpu *cpu, uint64_t type, uint64_t eptp)
 	    (type == INVEPT_SINGLE && !vmx_eptp_ok(cpu, eptp)))
 		return vmx_fail(cpu, VMXERR_INV_OPERAND);
 	mmu_flush_ept(&cpu->mmu, eptp, type == INVEPT_ALL);
+	cpu->vmx.counts.invepts++;
 	return VMX_SUCCEED;
 }
 
@@ -392,5 +395,6 @@ enum vmx_result vmx_invvpid(struct cpu *cpu, uint64_t type, uint16_t vpid, gva_t
 	case INVVPID_ALL: mmu_flush_all_vpids(&cpu->mmu); break;
 	default: mmu_flush_vpid_keep_globals(&cpu->mmu, vpid); break;
 	}
+	cpu->vmx.counts.invvpids++;
 	return VMX_SUCCEED;
 }

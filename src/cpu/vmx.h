@@ -78,6 +78,9 @@ static inline uint32_t *vmx_pkru(struct cpu *cpu) { return &cpu->pkru; }
 static inline uint64_t *vmx_dr(struct cpu *cpu, unsigned n) { return &cpu->dr[n]; } /* 0-3 */
 static inline uint64_t *vmx_dr6(struct cpu *cpu) { return &cpu->dr6; }
 
+/* Counters of the above; software may set them. */
+static inline struct vmx_counts *vmx_counts(struct cpu *cpu) { return &cpu->vmx.counts; }
+
 /* RDMSR of a capability MSR 0x480-0x490. Returns 0, or -1: no such MSR. */
 int vmx_read_capability(const struct cpu *cpu, uint32_t msr, uint64_t *v);
 

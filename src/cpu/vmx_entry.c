@@ -710,6 +710,7 @@ enum vmx_result vmx_enter(struct cpu *cpu, bool launch, bool *exited)
 	if (!check_host_state(cpu, v))
 		return vmx_fail(cpu, VMXERR_ENTRY_HOST_STATE);
 	cpu->vmx.dirty = 0;
+	cpu->vmx.counts.entries++;
 
 	read_guest(cpu, v, &g);
 	*exited = true;

@@ -21,6 +21,14 @@ struct vmx_exit {
 	uint32_t insn_info;
 };
 
+/*
+ * What software in root operation did at the door, and succeeded with: as performance counters would count
+ * it. Kept together, so that who multiplexes the processor can give each guest its own.
+ */
+struct vmx_counts {
+	uint64_t entries, vmreads, vmwrites, invepts, invvpids;
+};
+
 /* Groups of fields written since the last entry that passed the checks on them. */
 #define VMX_DIRTY_CONTROLS 1u
 #define VMX_DIRTY_HOST     2u
@@ -58,6 +66,7 @@ struct vmx_state {
 	uint32_t vectoring_insn_len;
 	bool nmi_unblocking_iret;     /* the fault was caused by an IRET that unblocked NMIs */
 	struct vmx_exit exit;
+	struct vmx_counts counts;
 };
 #define VMCS_NONE (~0ull)
 

@@ -74,6 +74,15 @@ static inline uint64_t hv_machine_tsc(const struct hv_vm *vm) { return cpu_tsc(v
 /* The performance counter of retired instructions. */
 static inline uint64_t hv_machine_insns(const struct hv_vm *vm) { return vm->cpu->insns; }
 
+/*
+ * What the hypervisor does to entries of guest, shadow and EPT tables is counted, for the cost account. An
+ * entry that is looked at only to be replaced counts as written; copying or clearing a whole table is
+ * done by cache lines and counts so.
+ */
+#define HV_TABLE_LINES 64u
+static inline void hv_count_reads(struct hv_vm *vm, uint64_t n) { vm->obs.hypervisor.table_reads += n; }
+static inline void hv_count_writes(struct hv_vm *vm, uint64_t n) { vm->obs.hypervisor.table_writes += n; }
+
 /* ---- hv/hv.c ---- */
 static inline uint64_t hv_virtual_now(const struct hv_vm *vm) { return hv_machine_tsc(vm) + vm->emulated_insns; }
 static inline uint64_t hv_guest_tsc(const struct hv_vm *vm)

@@ -37,6 +37,7 @@ static uint64_t load_entry(const struct walking *k, uint64_t a)
 {
 	const uint8_t *p = entry_ptr(k->vm, a);
 
+	hv_count_reads(k->vm, 1);
 	if (!p)
 		return p2m_is_ram(k->vm, a) ? 0 : k->wide ? ~0ull : ~0u;
 	return k->wide ? get_u64(p) : get_u32(p);
@@ -54,6 +55,7 @@ static void set_flags(const struct walking *k, unsigned level, uint64_t flags)
 	if (!p)
 		return;
 	put_u16(p, (uint16_t)(get_u16(p) | flags));
+	hv_count_writes(k->vm, 1);
 	hv_snoop(k->vm, a, 2);
 }
 

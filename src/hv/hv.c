@@ -444,15 +444,38 @@ static enum hv_verdict enter_guest(struct hv_vm *vm, const struct engine_run *ru
 	return exited ? HV_RESUME : execute_guest(vm);
 }
 
+/* What is looked at for the user's sake is not the hypervisor's work: its counters stay as they are. */
+struct work {
+	struct vmx_counts door;
+	uint64_t table_reads, table_writes;
+};
+
+static struct work save_work(const struct hv_vm *vm)
+{
+	return (struct work){*vmx_counts(vm->cpu), vm->obs.hypervisor.table_reads, vm->obs.hypervisor.table_writes};
+}
+
+static void restore_work(struct hv_vm *vm, const struct work *w)
+{
+	*vmx_counts(vm->cpu) = w->door;
+	vm->obs.hypervisor.table_reads = w->table_reads;
+	vm->obs.hypervisor.table_writes = w->table_writes;
+}
+
 static enum hv_verdict audit(struct hv_vm *vm)
 {
 	uint64_t every = max_u64(vm->cfg.audit_every, 1);
+	struct work work;
 	char text[160] = "";
+	bool ok;
 
 	if (!vm->cfg.audit || vm->obs.exits.total % every)
 		return HV_RESUME;
+	work = save_work(vm);
 	hv_sync_guest(vm);
-	if (vm->mmu->audit(vm, text, sizeof(text)))
+	ok = vm->mmu->audit(vm, text, sizeof(text));
+	restore_work(vm, &work);
+	if (ok)
 		return HV_RESUME;
 	return hv_fail(vm, "audit after exit %llu (%s): %s", (unsigned long long)vm->obs.exits.total,
 		       hv_exit_name(hv_core(vm)->exit_reason), text);
@@ -670,12 +693,17 @@ void hv_nmi(struct hv_vm *vm) { hv_core(vm)->nmi_pending = true; }
 
 struct cpu *hv_get_state(struct hv_vm *vm)
 {
+	struct work work = save_work(vm);
+
 	hv_load_state(vm);
+	restore_work(vm, &work);
 	return vm->emul;
 }
 
 void hv_observe(const struct hv_vm *vm, struct obs *obs)
 {
+	const struct vmx_counts *door = vmx_counts(vm->cpu);
+
 	obs->exits.total = vm->obs.exits.total;
 	memcpy(obs->exits.by_reason, vm->obs.exits.by_reason, sizeof(obs->exits.by_reason));
 	/* Events that the emulator delivered in the processor's place. */
@@ -687,6 +715,13 @@ void hv_observe(const struct hv_vm *vm, struct obs *obs)
 	obs->faults.traced_writes = vm->obs.faults.traced_writes;
 	obs->faults.traced_reads = vm->obs.faults.traced_reads;
 	obs->faults.ept_violations = vm->obs.faults.ept_violations;
+	obs->hypervisor.entries = door->entries;
+	obs->hypervisor.vmreads = door->vmreads;
+	obs->hypervisor.vmwrites = door->vmwrites;
+	obs->hypervisor.invepts = door->invepts;
+	obs->hypervisor.invvpids = door->invvpids;
+	obs->hypervisor.table_reads = vm->obs.hypervisor.table_reads;
+	obs->hypervisor.table_writes = vm->obs.hypervisor.table_writes;
 	obs->tables = vm->obs.tables;
 	obs->shadow = vm->obs.shadow;
 	obs->tables.p2m_bytes = p2m_bytes(vm);
@@ -696,6 +731,7 @@ void hv_observe(const struct hv_vm *vm, struct obs *obs)
 void hv_describe(struct hv_vm *vm, char *buf, size_t bytes)
 {
 	struct hv_core *core = hv_core(vm);
+	struct work work = save_work(vm);
 
 	snprintf(buf, bytes,
 		 "last VM exit: %s, qualification %llx, guest-physical %llx, linear %llx; %llu exits, %s\n",
@@ -704,6 +740,7 @@ void hv_describe(struct hv_vm *vm, char *buf, size_t bytes)
 		 (unsigned long long)hv_read(vm, VMCS_GUEST_PHYSICAL),
 		 (unsigned long long)hv_read(vm, VMCS_GUEST_LINEAR), (unsigned long long)vm->obs.exits.total,
 		 core->halted ? "halted" : core->shutdown ? "shut down" : "active");
+	restore_work(vm, &work);
 }
 
 /* ---- the list of exits ---- */

@@ -50,10 +50,11 @@ const void *hwpt_guest_table(const struct hv_vm *vm, gfn_t table)
 	return p2m_peek(vm, table, &m, NULL) ? NULL : machmem_ptr(vm->mem, mfn_to_hpa(m));
 }
 
-uint64_t hwpt_guest_entry(const struct hv_vm *vm, gfn_t table, enum hwpt_format f, unsigned index)
+uint64_t hwpt_guest_entry(struct hv_vm *vm, gfn_t table, enum hwpt_format f, unsigned index)
 {
 	const void *page = hwpt_guest_table(vm, table);
 
+	hv_count_reads(vm, 1);
 	return page ? hwpt_entry_in(page, f, index) : 0;
 }
 
@@ -86,7 +87,10 @@ bool hwpt_table_entry(const struct hv_vm *vm, struct hwpt_rules r, unsigned leve
 
 int hwpt_alloc_frame(struct hv_vm *vm, mfn_t *frame)
 {
-	return machmem_alloc(vm->mem, 0, OWNER_HYPERVISOR, frame);
+	int r = machmem_alloc(vm->mem, 0, OWNER_HYPERVISOR, frame);
+
+	hv_count_writes(vm, r ? 0 : HV_TABLE_LINES);
+	return r;
 }
 
 void hwpt_free_frame(struct hv_vm *vm, mfn_t frame)
@@ -111,6 +115,7 @@ void hwpt_set_top(struct hv_vm *vm, mfn_t top, unsigned i, const mfn_t *table)
 	uint64_t e = table ? table->v << PAGE_SHIFT | PTE_P : 0;
 
 	put_u64((uint8_t *)machmem_ptr(vm->mem, mfn_to_hpa(top)) + 8 * i, e);
+	hv_count_writes(vm, 1);
 }
 
 void hwpt_setup_vmcs(struct hv_vm *vm)

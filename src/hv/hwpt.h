@@ -106,7 +106,7 @@ static inline uint64_t hwpt_entry_in(const void *table, enum hwpt_format f, unsi
 /* The guest table in @table. NULL if no frame stands behind it: then all entries are zero. */
 const void *hwpt_guest_table(const struct hv_vm *vm, gfn_t table);
 /* Entry @index of the guest table in @table. Zero if no frame stands behind it. */
-uint64_t hwpt_guest_entry(const struct hv_vm *vm, gfn_t table, enum hwpt_format f, unsigned index);
+uint64_t hwpt_guest_entry(struct hv_vm *vm, gfn_t table, enum hwpt_format f, unsigned index);
 
 /* Is guest entry @e of a 4 KiB page usable as it stands: present, accessed, no reserved bit set? */
 bool hwpt_page_entry(const struct hv_vm *vm, struct hwpt_rules r, uint64_t e);

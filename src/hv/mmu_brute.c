@@ -114,6 +114,7 @@ static uint32_t add_node(struct hv_vm *vm, unsigned level, uint64_t base)
 		b->fresh++;
 	n = b->node[number];
 	memset(n->entry, 0, PAGE_SIZE);
+	hv_count_writes(vm, HV_TABLE_LINES);
 	*n = (struct node){.frame = n->frame, .entry = n->entry, .base = base, .level = (uint8_t)level,
 			   .quadrant = (uint8_t)hwpt_quadrant(b->rules.format, level, base)};
 	if (in_use(b) > b->in_use_max)
@@ -144,16 +145,18 @@ static mfn_t hardware_root(const struct brute *b)
 }
 
 /* Entry @i becomes not present, and the nodes below it are free. */
-static void clear_entry(struct brute *b, struct node *n, unsigned i)
+static void clear_entry(struct hv_vm *vm, struct node *n, unsigned i)
 {
+	struct brute *b = brute_of(vm);
 	uint32_t child = n->child[i];
 
+	hv_count_writes(vm, 1);
 	n->entry[i] = 0;
 	n->child[i] = 0;
 	if (!child)
 		return;
 	for (unsigned k = 0; b->node[child]->level > 1 && k < HWPT_ENTRIES; k++)
-		clear_entry(b, b->node[child], k);
+		clear_entry(vm, b->node[child], k);
 	b->node[child]->level = 0;
 	b->node[child]->mirrors = false;
 	b->free[b->frees++] = child;
@@ -170,9 +173,10 @@ static void unmap_frame(struct hv_vm *vm, uint64_t frame)
 	for (uint32_t k = 1; k < b->fresh; k++) {
 		struct node *n = b->node[k];
 
+		hv_count_reads(vm, n->level == 1 ? HWPT_ENTRIES : 0);
 		for (unsigned i = 0; n->level == 1 && i < HWPT_ENTRIES; i++)
 			if (n->entry[i] && hwpt_frame(n->entry[i]).v == m.v)
-				clear_entry(b, n, i);
+				clear_entry(vm, n, i);
 	}
 }
 
@@ -223,6 +227,7 @@ static bool note_tables_below(struct hv_vm *vm, struct layout_entry l)
 	unsigned entries = (unsigned)PAGE_SIZE / hwpt_entry_bytes(b->rules.format);
 	const void *table = hwpt_guest_table(vm, gfn(l.frame));
 
+	hv_count_reads(vm, table ? entries : 0);
 	for (unsigned i = 0; table && i < entries; i++) {
 		uint64_t e = hwpt_entry_in(table, b->rules.format, i);
 		gfn_t g;
@@ -290,6 +295,7 @@ static struct node *node_below(struct hv_vm *vm, struct node *n, unsigned i, con
 	child->mirrors = w->levels && level >= w->leaf_level;
 	if (child->mirrors)
 		child->table = gfn(w->table_gpa[level] >> PAGE_SHIFT);
+	hv_count_writes(vm, 1);
 	n->entry[i] = hwpt_link(child->frame, PTE_W | PTE_U);
 	return child;
 }
@@ -330,6 +336,7 @@ static bool fill(struct hv_vm *vm, uint64_t lin, const struct guest_walk *w)
 	if (hwpt_is_long(b->rules.format))
 		attributes |= (uint64_t)w->pkey << PTE_PKEY_SHIFT;
 	e = &n->entry[hwpt_index(lin, 1)];
+	hv_count_writes(vm, 1);
 	*e = hwpt_leaf(m, attributes);
 	b->fills++;
 	/* Whatever the TLB knew of this page was not enough. */
@@ -344,7 +351,7 @@ static enum hv_verdict emulate(struct hv_vm *vm)
 }
 
 /* Was a page mapped with all that @w allows, so that the fault cannot be for want of it? */
-static bool was_filled(const struct hv_vm *vm, uint64_t lin, enum access_kind kind)
+static bool was_filled(struct hv_vm *vm, uint64_t lin, enum access_kind kind)
 {
 	const struct brute *b = brute_of(vm);
 	uint32_t k = b->root[hwpt_root_index(b->rules.format, lin)];
@@ -353,6 +360,7 @@ static bool was_filled(const struct hv_vm *vm, uint64_t lin, enum access_kind ki
 	while (k && b->node[k]->level > 1)
 		k = b->node[k]->child[hwpt_index(lin, b->node[k]->level)];
 	e = k ? b->node[k]->entry[hwpt_index(lin, 1)] : 0;
+	hv_count_reads(vm, 1);
 	return e & PTE_P && (kind != ACCESS_WRITE || e & PTE_W);
 }
 
@@ -405,7 +413,7 @@ static void drop_dependents(struct hv_vm *vm, gfn_t table, unsigned offset, unsi
 		    !hwpt_entries_of(b->rules.format, n->level, n->quadrant, offset, bytes, &first, &last))
 			continue;
 		for (unsigned i = first; i <= last; i++)
-			clear_entry(b, n, i);
+			clear_entry(vm, n, i);
 	}
 }
 

@@ -64,9 +64,11 @@ static int table_alloc(struct hv_vm *vm, mfn_t *m)
 {
 	int r = machmem_alloc(vm->mem, 0, OWNER_HYPERVISOR, m);
 
-	if (!r)
-		ept_of(vm)->tables++;
-	return r;
+	if (r)
+		return r;
+	ept_of(vm)->tables++;
+	hv_count_writes(vm, HV_TABLE_LINES);
+	return 0;
 }
 
 /* The slot for @a at @level, with the tables on the way to it. NULL: no memory, or a larger page is in the way. */
@@ -78,9 +80,11 @@ static uint64_t *walk_to(struct hv_vm *vm, uint64_t a, unsigned level)
 		uint64_t *e = slot_of(vm, table, a, l);
 		mfn_t m;
 
+		hv_count_reads(vm, 1);
 		if (!(*e & EPT_RWX)) {
 			if (table_alloc(vm, &m))
 				return NULL;
+			hv_count_writes(vm, 1);
 			*e = m.v << PAGE_SHIFT | EPT_RWX;
 		} else if (is_leaf(*e, l)) {
 			return NULL;
@@ -109,6 +113,7 @@ static enum hv_verdict map(struct hv_vm *vm, uint64_t a, mfn_t m, unsigned level
 		return hv_fail(vm, "EPT: no memory for a table for guest-physical %llx", (unsigned long long)a);
 	if (*e & EPT_RWX)
 		return hv_fail(vm, "EPT violation at guest-physical %llx, which is mapped", (unsigned long long)a);
+	hv_count_writes(vm, 1);
 	*e = first.v << PAGE_SHIFT | EPT_RWX | EPT_MT_WB << EPT_MT_SHIFT | (level > 1 ? EPT_PS : 0);
 	return HV_RESUME;
 }
@@ -140,11 +145,13 @@ static bool zap(struct hv_vm *vm, uint64_t table, unsigned level, uint64_t base,
 		uint64_t *e = slot_of(vm, table, (base + i * step) << PAGE_SHIFT, level), g = base + i * step;
 		mfn_t m;
 
+		hv_count_reads(vm, 1);
 		if (!(*e & EPT_RWX))
 			continue;
 		if (!is_leaf(*e, level)) {
 			any |= zap(vm, *e & EPT_ADDR_MASK, level - 1, g, first, end);
 		} else if (p2m_peek(vm, gfn(g), &m, NULL) || m.v != (*e & EPT_ADDR_MASK) >> PAGE_SHIFT) {
+			hv_count_writes(vm, 1);
 			*e = 0;
 			any = true;
 		}

@@ -80,6 +80,7 @@ static void flush_link(struct shadow *s, const struct shadow_page *p, unsigned i
 		return;
 	flush_address(s, p, i);
 	for (unsigned k = 0, left = child->present; left && !s->flush.all; k++) {
+		hv_count_reads(s->vm, 1);
 		if (!child->entry[k])
 			continue;
 		left--;
@@ -168,6 +169,7 @@ void shadow_clear(struct shadow *s, struct shadow_page *p, unsigned i)
 	s->changed = true;
 	shadow_flush_entry(s, p, i);
 	list_remove(s, p, i);
+	hv_count_writes(s->vm, 1);
 	p->entry[i] = 0;
 	p->present--;
 	if (shadow_is_link(p, e))
@@ -185,6 +187,7 @@ static bool replace_rights(struct shadow *s, struct shadow_page *p, unsigned i, 
 		s->changed = true;
 		if (hwpt_restricts(old, e))
 			shadow_flush_entry(s, p, i);
+		hv_count_writes(s->vm, 1);
 		p->entry[i] = e;
 	}
 	return true;
@@ -193,6 +196,7 @@ static bool replace_rights(struct shadow *s, struct shadow_page *p, unsigned i, 
 static void add_entry(struct shadow *s, struct shadow_page *p, unsigned i, uint64_t e, uint64_t owner)
 {
 	s->changed = true;
+	hv_count_writes(s->vm, 1);
 	p->entry[i] = e;
 	p->present++;
 	list_add(s, p, i, owner);
@@ -286,8 +290,10 @@ struct shadow_page *shadow_find(struct shadow *s, gfn_t g, union shadow_role rol
 
 void shadow_empty_page(struct shadow *s, struct shadow_page *p)
 {
-	for (unsigned i = 0; i < HWPT_ENTRIES && p->present; i++)
+	for (unsigned i = 0; i < HWPT_ENTRIES && p->present; i++) {
+		hv_count_reads(s->vm, 1);
 		shadow_clear(s, p, i);
+	}
 }
 
 static void leave_frame(struct shadow *s, struct shadow_page *p)
@@ -463,9 +469,11 @@ void shadow_write_protect(struct shadow *s, gfn_t g)
 		struct shadow_page *p = &s->page[r / HWPT_ENTRIES];
 		unsigned i = r % HWPT_ENTRIES;
 
+		hv_count_reads(s->vm, 1);
 		if (!(p->entry[i] & PTE_W))
 			continue;
 		shadow_flush_entry(s, p, i);
+		hv_count_writes(s->vm, 1);
 		p->entry[i] &= ~PTE_W;
 	}
 	clear_large(s, g);

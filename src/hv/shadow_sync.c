@@ -82,6 +82,7 @@ static bool fill_ahead(struct shadow *s, struct shadow_page *p, unsigned i)
 	shadow_sync_entry(s, p, i, false);
 	if (old || !p->entry[i])
 		return false;
+	hv_count_writes(s->vm, 1);
 	p->entry[i] &= ~PTE_A;
 	s->count.prefetched++;
 	return true;
@@ -91,6 +92,7 @@ void shadow_prefetch(struct shadow *s, struct shadow_page *p, unsigned i)
 {
 	unsigned first = i & ~(SHADOW_PREFETCH - 1);
 
+	hv_count_reads(s->vm, SHADOW_PREFETCH);
 	for (unsigned k = first; k < first + SHADOW_PREFETCH; k++)
 		if (!p->entry[k])
 			fill_ahead(s, p, k);
@@ -105,6 +107,7 @@ static void update_link(struct shadow *s, struct shadow_page *p, unsigned i)
 	struct shadow_page *child;
 	gfn_t table;
 
+	hv_count_reads(s->vm, 1);
 	if (!old)
 		return;
 	e = shadow_guest_entry(s, p, i);
@@ -174,6 +177,8 @@ static bool take_snapshot(const struct shadow *s, struct shadow_page *p)
 		p->snapshot = malloc(PAGE_SIZE);
 	if (!p->snapshot)
 		return false;
+	hv_count_reads(s->vm, HV_TABLE_LINES);
+	hv_count_writes(s->vm, HV_TABLE_LINES);
 	if (table)
 		memcpy(p->snapshot, table, PAGE_SIZE);
 	else
@@ -222,6 +227,7 @@ static void resync_page(struct shadow *s, struct shadow_page *p)
 
 	shadow_drop_unsync(s, p);
 	s->count.resynced++;
+	hv_count_reads(s->vm, now ? HWPT_ENTRIES : 0);
 	for (unsigned i = 0; now && i < HWPT_ENTRIES; i++) {
 		unsigned index = hwpt_guest_index(f, 1, p->role.quadrant, i);
 
@@ -258,6 +264,7 @@ void shadow_sync_address(struct shadow *s, uint64_t lin)
 		struct shadow_page *p = &s->page[n];
 		uint64_t e = p->entry[hwpt_index(lin, p->role.level)];
 
+		hv_count_reads(s->vm, 1);
 		n = e && shadow_is_link(p, e) ? s->page_of_frame[hwpt_frame(e).v] : 0;
 	}
 	if (n && s->page[n].unsync)
