@@ -44,6 +44,7 @@ struct obs {
 	struct {
 		uint64_t entries, vmreads, vmwrites, invepts, invvpids;
 		uint64_t table_reads, table_writes; /* entries of guest, shadow and EPT tables */
+		uint64_t world_switches; /* times the processor was taken from another VM for this one */
 	} hypervisor;
 	struct { uint64_t blocks_decoded, insns_decoded, blocks_invalidated, interrupts, exceptions; } cpu;
 };

@@ -77,9 +77,67 @@ static inline uint64_t *vmx_xcr0(struct cpu *cpu) { return &cpu->xcr0; } /* only
 static inline uint32_t *vmx_pkru(struct cpu *cpu) { return &cpu->pkru; }
 static inline uint64_t *vmx_dr(struct cpu *cpu, unsigned n) { return &cpu->dr[n]; } /* 0-3 */
 static inline uint64_t *vmx_dr6(struct cpu *cpu) { return &cpu->dr6; }
+static inline uint64_t *vmx_random(struct cpu *cpu) { return &cpu->rng; } /* where the sequence of RDRAND stands */
 
 /* Counters of the above; software may set them. */
 static inline struct vmx_counts *vmx_counts(struct cpu *cpu) { return &cpu->vmx.counts; }
+
+/*
+ * All of it that a guest can have changed: what software saves when it gives the processor to another guest.
+ * @random: the machine's source of random numbers is a sequence, and a guest that has the processor
+ * again is to go on where it was.
+ */
+struct vmx_live {
+	struct fpu fpu;
+	uint64_t gpr[16];
+	uint64_t cr2, xcr0, dr[4], dr6;
+	uint64_t star, lstar, cstar, fmask, kernel_gs_base, tsc_aux;
+	uint64_t random;
+	uint32_t pkru;
+};
+
+static inline void vmx_save_live(const struct cpu *cpu, struct vmx_live *l)
+{
+	l->fpu = cpu->fpu;
+	memcpy(l->gpr, cpu->gpr, sizeof(l->gpr));
+	memcpy(l->dr, cpu->dr, sizeof(l->dr));
+	l->cr2 = cpu->cr2, l->xcr0 = cpu->xcr0, l->dr6 = cpu->dr6, l->pkru = cpu->pkru;
+	l->star = cpu->msr.star, l->lstar = cpu->msr.lstar, l->cstar = cpu->msr.cstar, l->fmask = cpu->msr.fmask;
+	l->kernel_gs_base = cpu->msr.kernel_gs_base, l->tsc_aux = cpu->msr.tsc_aux;
+	l->random = cpu->rng;
+}
+
+static inline void vmx_load_live(struct cpu *cpu, const struct vmx_live *l)
+{
+	cpu->fpu = l->fpu;
+	memcpy(cpu->gpr, l->gpr, sizeof(l->gpr));
+	memcpy(cpu->dr, l->dr, sizeof(l->dr));
+	cpu->cr2 = l->cr2, cpu->xcr0 = l->xcr0, cpu->dr6 = l->dr6, cpu->pkru = l->pkru;
+	cpu->msr.star = l->star, cpu->msr.lstar = l->lstar, cpu->msr.cstar = l->cstar, cpu->msr.fmask = l->fmask;
+	cpu->msr.kernel_gs_base = l->kernel_gs_base, cpu->msr.tsc_aux = l->tsc_aux;
+	cpu->rng = l->random;
+}
+
+/* The processor's performance counters, saved and loaded with the guest that they count for. */
+struct vmx_counters {
+	struct mmu_stats mmu;
+	struct cpu_stats cpu;
+	struct vmx_counts door;
+};
+
+static inline void vmx_save_counters(const struct cpu *cpu, struct vmx_counters *c)
+{
+	c->mmu = cpu->mmu.stats;
+	c->cpu = cpu->stats;
+	c->door = cpu->vmx.counts;
+}
+
+static inline void vmx_load_counters(struct cpu *cpu, const struct vmx_counters *c)
+{
+	cpu->mmu.stats = c->mmu;
+	cpu->stats = c->cpu;
+	cpu->vmx.counts = c->door;
+}
 
 /* RDMSR of a capability MSR 0x480-0x490. Returns 0, or -1: no such MSR. */
 int vmx_read_capability(const struct cpu *cpu, uint32_t msr, uint64_t *v);

@@ -28,25 +28,28 @@ unsigned engine_ram_layout(uint64_t memory, struct machmem_range range[2])
 	return range[1].bytes ? 2 : 1;
 }
 
-/*
- * Makes a VM with one vCPU after RESET.
- * -EINVAL: bad size or options; -ENOMEM. Nothing is left behind on error.
- */
-int engine_create(struct engine_vm **out, const struct engine_config *cfg, struct error *err)
+int engine_config_check(const struct engine_config *cfg, struct error *err)
 {
-	struct engine_vm *vm;
-	int r;
-
 	if (cfg->mmu >= ENGINE_MMU_COUNT)
 		return error_set(err, -EINVAL, "engine: no MMU scheme number %d", (int)cfg->mmu);
 	if (!cfg->memory || cfg->memory & ~PAGE_MASK || cfg->memory > MACHMEM_SPAN_MAX / 2)
 		return error_set(err, -EINVAL, "engine: %llu bytes of guest memory: not possible",
 				 (unsigned long long)cfg->memory);
-	vm = aligned_alloc(64, (sizeof(*vm) + 63) & ~(size_t)63);
+	return 0;
+}
+
+/* @machine: NULL for native */
+static int make_vm(struct engine_vm **out, struct engine_machine *machine, const struct engine_config *cfg,
+		   struct error *err)
+{
+	struct engine_vm *vm = aligned_alloc(64, (sizeof(*vm) + 63) & ~(size_t)63);
+	int r;
+
 	if (!vm)
 		return error_set(err, -ENOMEM, "engine: out of memory");
 	memset(vm, 0, sizeof(*vm));
 	vm->cfg = *cfg;
+	vm->machine = machine;
 	vm->rams = engine_ram_layout(cfg->memory, vm->ram);
 	vm->ops = cfg->mmu == ENGINE_NATIVE ? &engine_native_ops : &engine_hv_ops;
 	r = vm->ops->create(vm, err);
@@ -60,11 +63,43 @@ int engine_create(struct engine_vm **out, const struct engine_config *cfg, struc
 	return 0;
 }
 
+/*
+ * Makes a VM with one vCPU after RESET.
+ * -EINVAL: bad size or options; -ENOMEM. Nothing is left behind on error.
+ */
+int engine_create(struct engine_vm **out, const struct engine_config *cfg, struct error *err)
+{
+	struct engine_machine *machine = NULL;
+	int r = engine_config_check(cfg, err);
+
+	if (!r && cfg->mmu != ENGINE_NATIVE)
+		r = engine_machine_create(&machine, cfg, 1, err);
+	if (!r)
+		r = make_vm(out, machine, cfg, err);
+	if (r)
+		engine_machine_destroy(machine);
+	else
+		(*out)->own_machine = machine;
+	return r;
+}
+
+int engine_create_on(struct engine_machine *machine, struct engine_vm **out, const struct engine_config *cfg,
+		     struct error *err)
+{
+	int r = engine_config_check(cfg, err);
+
+	if (!r)
+		r = engine_machine_admit(machine, cfg, err);
+	return r ? r : make_vm(out, machine, cfg, err);
+}
+
 void engine_destroy(struct engine_vm *vm)
 {
 	if (!vm)
 		return;
 	vm->ops->destroy(vm);
+	if (vm->own_machine)
+		engine_machine_destroy(vm->machine);
 	free(vm);
 }
 
@@ -154,21 +189,40 @@ void engine_observe(const struct engine_vm *vm, struct obs *obs)
 	vm->ops->observe(vm, obs);
 }
 
-void engine_observe_cpu(const struct cpu *cpu, struct obs *obs)
+static void observe_walks(const struct mmu_stats *s, struct obs *obs)
 {
-	const struct mmu_stats *s = &cpu->mmu.stats;
-
-	static_assert(OBS_REFS_MAX == WALK_REFS_MAX, "one bucket each");
+	static_assert(OBS_REFS_MAX == WALK_REFS_MAX && OBS_PLACES == HW_PLACES && OBS_LEVELS == HW_LEVELS,
+		      "one bucket each");
 	obs->translation.walks = s->walks;
 	obs->translation.refs = s->refs;
 	obs->translation.refs_max = s->refs_max;
 	memcpy(obs->translation.by_refs, s->by_refs, sizeof(s->by_refs));
+	obs->translation.guest_refs = s->stage_refs[STAGE_GUEST];
+	obs->translation.host_refs = s->stage_refs[STAGE_HOST];
+	memcpy(obs->translation.ref_hits, s->ref_hits, sizeof(s->ref_hits));
+	memcpy(obs->translation.guest_cache_hits, s->walk_cache_hits[STAGE_GUEST], sizeof(s->walk_cache_hits[0]));
+	memcpy(obs->translation.host_cache_hits, s->walk_cache_hits[STAGE_HOST], sizeof(s->walk_cache_hits[0]));
+	obs->translation.guest_cache_misses = s->walk_cache_misses[STAGE_GUEST];
+	obs->translation.host_cache_misses = s->walk_cache_misses[STAGE_HOST];
+	obs->translation.nested_tlb_hits = s->nested_tlb_hits;
+	obs->translation.nested_tlb_misses = s->nested_tlb_misses;
+	obs->translation.repeated = s->repeated;
+}
+
+void engine_observe_cpu(const struct cpu *cpu, struct obs *obs)
+{
+	const struct mmu_stats *s = &cpu->mmu.stats;
+
+	observe_walks(s, obs);
+	obs->translation.splintered = s->splintered;
+	obs->translation.flushes = s->flushes;
 	obs->translation.l1d_misses = s->l1d_misses;
 	obs->translation.l1i_misses = s->l1i_misses;
 	obs->translation.l2d_hits = s->l2d_hits;
 	obs->translation.l2d_misses = s->l2d_misses;
 	obs->translation.l2i_hits = s->l2i_hits;
 	obs->translation.l2i_misses = s->l2i_misses;
+	memcpy(obs->translation.data_hits, s->data_hits, sizeof(s->data_hits));
 	obs->cpu.blocks_decoded = cpu->stats.blocks_decoded;
 	obs->cpu.insns_decoded = cpu->stats.insns_decoded;
 	obs->cpu.blocks_invalidated = cpu->stats.blocks_invalidated;

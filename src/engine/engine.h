@@ -57,6 +57,7 @@ int engine_create(struct engine_vm **out, const struct engine_config *cfg, struc
  * configurations whose processor hardware differs are -EINVAL
  */
 struct engine_machine;
+#define ENGINE_VMS_MAX 64
 int engine_machine_create(struct engine_machine **out, const struct engine_config *cfg, unsigned vms,
 			  struct error *err);
 /* After its VMs were destroyed. */

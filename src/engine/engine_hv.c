@@ -1,37 +1,14 @@
-/*
- * A VM under the hypervisor: a machine with memory for the guest and for the
- * hypervisor's tables, one processor in VMX operation, one VM on it.
- */
+/* A VM under the hypervisor, on a machine of its own or with others. */
 #include "engine/engine_impl.h"
-#include "hv/hv.h"
 
 
 static int hv_engine_create(struct engine_vm *vm, struct error *err)
 {
-	struct machmem_range ram[2];
-	unsigned ranges = engine_ram_layout(hv_machine_memory(&vm->cfg), ram);
-	int r = machmem_init(&vm->mem, ram, ranges, err);
-
-	if (r)
-		return r;
-	r = cpu_create(&vm->cpu, &vm->mem, &vm->cfg.cpu, err);
-	if (r)
-		goto no_cpu;
-	r = hv_create(&vm->hv, &vm->cfg, vm->ram, vm->rams, &vm->mem, vm->cpu, err);
-	if (!r)
-		return 0;
-	cpu_destroy(vm->cpu);
-no_cpu:
-	machmem_destroy(&vm->mem);
-	return r;
+	vm->cpu = vm->machine->cpu;
+	return hv_create(&vm->hv, &vm->machine->hv, &vm->cfg, vm->ram, vm->rams, err);
 }
 
-static void hv_engine_destroy(struct engine_vm *vm)
-{
-	hv_destroy(vm->hv);
-	cpu_destroy(vm->cpu);
-	machmem_destroy(&vm->mem);
-}
+static void hv_engine_destroy(struct engine_vm *vm) { hv_destroy(vm->hv); }
 
 static uint8_t *hv_engine_page(struct engine_vm *vm, uint64_t gfn_no, bool touch)
 {
@@ -95,6 +72,7 @@ static void hv_engine_nmi(struct engine_vm *vm) { hv_nmi(vm->hv); }
 
 static void hv_engine_observe(const struct engine_vm *vm, struct obs *obs)
 {
+	hv_make_current(vm->hv); /* with its counters */
 	engine_observe_cpu(vm->cpu, obs);
 	hv_observe(vm->hv, obs);
 }

@@ -3,6 +3,7 @@
 #define GNOMON_ENGINE_ENGINE_IMPL_H
 
 #include "engine/engine.h"
+#include "hv/hv.h"
 
 /* Registers beyond engine_regs and engine_sregs that the state hash covers. */
 struct engine_msrs {
@@ -12,17 +13,26 @@ struct engine_msrs {
 	uint64_t dr[4], dr6, dr7;
 };
 
-struct hv_vm;
+struct engine_machine {
+	struct machmem mem;
+	struct cpu *cpu;
+	struct hv_machine hv;
+	struct cpu_config processor;
+	unsigned vms_max;
+};
 
 struct engine_vm {
 	struct engine_config cfg;
 	const struct engine_ops *ops;
 	struct machmem_range ram[2]; /* guest-physical */
 	unsigned rams;
-	struct machmem mem;          /* the machine's memory: under native also the guest's */
 	struct cpu *cpu;             /* the (physical) processor */
+	/* under a hypervisor */
+	struct engine_machine *machine;
+	bool own_machine;            /* it goes with the VM */
 	struct hv_vm *hv;
 	/* native */
+	struct machmem mem;          /* the machine's memory and the guest's */
 	uint64_t skipped;            /* ns of idle time: virtual time is cpu->insns + skipped */
 	bool bus_pending;            /* the last exit was a device access, not yet told to the processor */
 };
@@ -54,6 +64,11 @@ struct engine_ops {
 	void (*describe)(struct engine_vm *vm, char *buf, size_t bytes);
 };
 extern const struct engine_ops engine_native_ops, engine_hv_ops;
+
+/* -EINVAL: bad size or scheme. */
+int engine_config_check(const struct engine_config *cfg, struct error *err);
+/* May this VM be one of the machine's? -EINVAL. */
+int engine_machine_admit(struct engine_machine *machine, const struct engine_config *cfg, struct error *err);
 
 /* What the processor counted, into the parts of @obs that are its own. */
 void engine_observe_cpu(const struct cpu *cpu, struct obs *obs);

@@ -6,7 +6,6 @@
  */
 #include "cpu/block.h"
 #include "engine/engine_impl.h"
-#include "hv/hv.h"
 
 /* As VM entry without EPT loads the PDPTEs: from memory. */
 static void load_pdptes(const struct engine_vm *vm, struct mmu_regs *r)
@@ -18,6 +17,7 @@ static void load_pdptes(const struct engine_vm *vm, struct mmu_regs *r)
 static void entry_regs(struct engine_vm *vm, struct mmu_regs *r)
 {
 	struct hv_vm *hv = vm->hv;
+	struct vmx_counts door = *vmx_counts(vm->cpu); /* looking is not the hypervisor's work */
 	uint64_t proc2 = hv_read(hv, VMCS_PROC_CTL) & PROC_SECONDARY ? hv_read(hv, VMCS_PROC_CTL2) : 0;
 
 	*r = (struct mmu_regs){
@@ -35,6 +35,7 @@ static void entry_regs(struct engine_vm *vm, struct mmu_regs *r)
 	} else if (r->cr0 & CR0_PG && r->cr4 & CR4_PAE && !(r->efer & EFER_LMA)) {
 		load_pdptes(vm, r);
 	}
+	*vmx_counts(vm->cpu) = door;
 }
 
 static enum xlate_event walk_logged(struct cpu *c, gva_t a, enum access_kind kind, enum access_mode mode,
@@ -59,6 +60,7 @@ enum xlate_event engine_walk(struct engine_vm *vm, gva_t a, enum access_kind kin
 	*log = (struct walk_log){0};
 	if (!vm->hv)
 		return walk_logged(vm->cpu, a, kind, mode, out, log);
+	hv_make_current(vm->hv);
 	entry_regs(vm, &guest);
 	mmu_set_regs(&vm->cpu->mmu, &guest);
 	ev = walk_logged(vm->cpu, a, kind, mode, out, log);
@@ -68,7 +70,7 @@ enum xlate_event engine_walk(struct engine_vm *vm, gva_t a, enum access_kind kin
 
 void engine_drop_translations(struct engine_vm *vm)
 {
-	mmu_flush_all_vpids(&vm->cpu->mmu);
+	mmu_flush_everything(&vm->cpu->mmu);
 	mmu_flush_ept(&vm->cpu->mmu, 0, true);
 }
 

@@ -30,7 +30,14 @@ struct hv_core {
 	bool sync_cr3, sync_efer; /* the guest changes these without an exit: read them from the VMCS */
 	uint32_t proc;            /* primary controls as they stand in the VMCS */
 	uint32_t entry_ctl;
-	/* Time: virtual time is the physical TSC plus vm->emulated_insns. */
+	/* While another VM has the processor, what it does not switch */
+	struct vmx_live live;
+	struct vmx_counters counters;
+	/*
+	 * Time: virtual time is the physical TSC plus vm->emulated_insns, less what passed while others had the
+	 * processor (away); left: TSC and count when it was taken away.
+	 */
+	uint64_t away_tsc, away_insns, left_tsc, left_insns;
 	int64_t guest_tsc_base;   /* guest TSC minus virtual time: what the guest wrote */
 	uint64_t tsc_offset;      /* as it stands in the VMCS */
 	/* Events */
@@ -69,10 +76,21 @@ static inline struct hv_core *hv_core(const struct hv_vm *vm) { return vm->priv;
 /* ---- what root software reaches with ordinary instructions: state that VMX does not switch ---- */
 
 static inline uint32_t hv_guest_pkru(const struct hv_vm *vm) { return *vmx_pkru(vm->cpu); }
-/* RDTSC: the machine's own time. */
-static inline uint64_t hv_machine_tsc(const struct hv_vm *vm) { return cpu_tsc(vm->cpu); }
-/* The performance counter of retired instructions. */
-static inline uint64_t hv_machine_insns(const struct hv_vm *vm) { return vm->cpu->insns; }
+/* RDTSC: the machine's own time, of which the VM has had this much. */
+static inline uint64_t hv_own_tsc(const struct hv_vm *vm)
+{
+	const struct hv_core *core = hv_core(vm);
+
+	return (vm->machine->current == vm ? cpu_tsc(vm->cpu) : core->left_tsc) - core->away_tsc;
+}
+/* The performance counter of retired instructions: those that the guest executed itself. */
+static inline uint64_t hv_own_insns(const struct hv_vm *vm)
+{
+	const struct hv_core *core = hv_core(vm);
+
+	return (vm->machine->current == vm ? vm->cpu->insns : core->left_insns) - core->away_insns;
+}
+
 
 /*
  * What the hypervisor does to entries of guest, shadow and EPT tables is counted, for the cost account. An
@@ -83,8 +101,11 @@ static inline uint64_t hv_machine_insns(const struct hv_vm *vm) { return vm->cpu
 static inline void hv_count_reads(struct hv_vm *vm, uint64_t n) { vm->obs.hypervisor.table_reads += n; }
 static inline void hv_count_writes(struct hv_vm *vm, uint64_t n) { vm->obs.hypervisor.table_writes += n; }
 
+/* ---- hv/machine.c ---- */
+int hv_alloc_frame(struct hv_machine *m, hpa_t *out);
+
 /* ---- hv/hv.c ---- */
-static inline uint64_t hv_virtual_now(const struct hv_vm *vm) { return hv_machine_tsc(vm) + vm->emulated_insns; }
+static inline uint64_t hv_virtual_now(const struct hv_vm *vm) { return hv_own_tsc(vm) + vm->emulated_insns; }
 static inline uint64_t hv_guest_tsc(const struct hv_vm *vm)
 {
 	return hv_virtual_now(vm) + (uint64_t)hv_core(vm)->guest_tsc_base;

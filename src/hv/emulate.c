@@ -234,6 +234,7 @@ static void load_live(struct hv_vm *vm)
 	e->cr2 = *vmx_cr2(vm->cpu);
 	e->xcr0 = *vmx_xcr0(vm->cpu);
 	e->pkru = *vmx_pkru(vm->cpu);
+	e->rng = *vmx_random(vm->cpu);
 	for (unsigned i = 0; i < 4; i++)
 		e->dr[i] = *vmx_dr(vm->cpu, i);
 	e->dr6 = *vmx_dr6(vm->cpu);
@@ -248,6 +249,7 @@ static void store_live(struct hv_vm *vm)
 	*vmx_cr2(vm->cpu) = e->cr2;
 	*vmx_xcr0(vm->cpu) = e->xcr0;
 	*vmx_pkru(vm->cpu) = e->pkru;
+	*vmx_random(vm->cpu) = e->rng;
 	for (unsigned i = 0; i < 4; i++)
 		*vmx_dr(vm->cpu, i) = e->dr[i];
 	*vmx_dr6(vm->cpu) = e->dr6;
@@ -326,6 +328,7 @@ void hv_put_state(struct hv_vm *vm)
 {
 	struct cpu *e = vm->emul;
 
+	hv_make_current(vm);
 	store_state(vm, true);
 	hv_write(vm, VMCS_GUEST_ACTIVITY, ACTIVITY_ACTIVE);
 	hv_write(vm, VMCS_GUEST_PENDING_DEBUG, 0);

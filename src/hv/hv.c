@@ -1,6 +1,5 @@
 /*
- * The hypervisor's core: takes the processor into VMX operation, makes a VM,
- * and runs its vCPU: enter the guest, find out why it exited, handle that, again.
+ * The hypervisor's core: makes a VM and runs its vCPU: enter the guest, find out why it exited, handle that, again.
  * Handlers are in exit_<group>.c, in the list at the end of this file; paging is
  * the backend's.
  *
@@ -66,19 +65,7 @@ void hv_update_proc(struct hv_vm *vm, uint32_t set, uint32_t clear)
 	hv_write(vm, VMCS_PROC_CTL, proc);
 }
 
-/* ---- machine memory ---- */
-
-#define ROOM_FIXED ((uint64_t)128 << 20)
-
-uint64_t hv_machine_memory(const struct engine_config *cfg)
-{
-	/* EPT or shadow tables, and what is lost to aligning runs of frames. */
-	uint64_t room = ROOM_FIXED + cfg->memory / 64 + cfg->shadow_memory;
-
-	if (cfg->host_pages == HOST_PAGES_1G)
-		room += 2 * SIZE_1G;
-	return (cfg->memory + room + SIZE_2M - 1) & ~(SIZE_2M - 1);
-}
+/* ---- guest memory ---- */
 
 void hv_snoop(struct hv_vm *vm, uint64_t a, unsigned bytes)
 {
@@ -90,39 +77,25 @@ void hv_snoop(struct hv_vm *vm, uint64_t a, unsigned bytes)
 
 void hv_ram_written(struct hv_vm *vm, uint64_t a, unsigned bytes)
 {
+	hv_make_current(vm);
 	hv_snoop(vm, a, bytes);
 	vm->mmu->guest_wrote(vm, a, bytes);
 }
 
 /* ---- making a VM ---- */
 
-static int alloc_frame(struct hv_vm *vm, hpa_t *out)
-{
-	mfn_t m;
-	int r = machmem_alloc(vm->mem, 0, OWNER_HYPERVISOR, &m);
-
-	if (!r)
-		*out = mfn_to_hpa(m);
-	return r;
-}
-
-static int enter_vmx_operation(struct hv_vm *vm, struct error *err)
+static int make_vmcs(struct hv_vm *vm, struct error *err)
 {
 	struct hv_core *core = hv_core(vm);
-	hpa_t pml4;
+	struct hv_machine *m = vm->machine;
 
-	if (alloc_frame(vm, &pml4) || alloc_frame(vm, &vm->vmxon) || alloc_frame(vm, &vm->vmcs) ||
-	    alloc_frame(vm, &core->io_bitmap_a) || alloc_frame(vm, &core->io_bitmap_b) ||
-	    alloc_frame(vm, &core->msr_bitmap))
+	if (hv_alloc_frame(m, &vm->vmcs) || hv_alloc_frame(m, &core->io_bitmap_a) ||
+	    hv_alloc_frame(m, &core->io_bitmap_b) || hv_alloc_frame(m, &core->msr_bitmap))
 		return error_set(err, -ENOMEM, "hypervisor: no machine memory for the VMCS");
-	put_u32(machmem_ptr(vm->mem, vm->vmxon), VMCS_REVISION);
 	put_u32(machmem_ptr(vm->mem, vm->vmcs), VMCS_REVISION);
-	vmx_setup_root(vm->cpu, pml4);
-	/* The machine's local APIC passes external interrupts on to the processor ("virtual wire mode"). */
-	lapic_write(&vm->cpu->lapic, 0xf0, 0x1ff, 0);
-	lapic_write(&vm->cpu->lapic, 0x350, 0x700, 0);
-	if (vmx_vmxon(vm->cpu, vm->vmxon) || vmx_vmclear(vm->cpu, vm->vmcs) || vmx_vmptrld(vm->cpu, vm->vmcs))
-		return error_set(err, -ENODEV, "hypervisor: the processor refuses VMX operation");
+	if (vmx_vmclear(vm->cpu, vm->vmcs))
+		return error_set(err, -ENODEV, "hypervisor: the processor refuses the VMCS");
+	hv_make_current(vm);
 	return 0;
 }
 
@@ -149,7 +122,7 @@ static int setup_controls(struct hv_vm *vm, struct error *err)
 				     PROC_MSR_BITMAPS | PROC_SECONDARY,
 			     &core->proc) ||
 	    !adjust_controls(vm, MSR_VMX_PROCBASED_CTLS2,
-			     PROC2_VPID | (vm->cfg.cpu.feature[CPUF_RDTSCP] ? PROC2_RDTSCP : 0) |
+			     (vm->vpid ? PROC2_VPID : 0) | (vm->cfg.cpu.feature[CPUF_RDTSCP] ? PROC2_RDTSCP : 0) |
 				     (vm->cfg.cpu.feature[CPUF_INVPCID] ? PROC2_INVPCID : 0),
 			     &proc2) ||
 	    !adjust_controls(vm, MSR_VMX_TRUE_EXIT_CTLS,
@@ -239,7 +212,7 @@ static int setup_vmcs(struct hv_vm *vm, struct error *err)
 static int create_parts(struct hv_vm *vm, struct error *err)
 {
 	uint64_t misc = 0;
-	int r = enter_vmx_operation(vm, err);
+	int r = make_vmcs(vm, err);
 
 	if (r)
 		return r;
@@ -253,45 +226,56 @@ static int create_parts(struct hv_vm *vm, struct error *err)
 	return 0;
 }
 
-int hv_create(struct hv_vm **out, const struct engine_config *cfg, const struct machmem_range *ram, unsigned rams,
-	      struct machmem *mem, struct cpu *cpu, struct error *err)
+int hv_create(struct hv_vm **out, struct hv_machine *machine, const struct engine_config *cfg,
+	      const struct machmem_range *ram, unsigned rams, struct error *err)
 {
 	struct hv_vm *vm = calloc(1, sizeof(*vm));
-	struct hv_core *core = calloc(1, sizeof(*core));
-	int r = -ENOMEM;
+	struct hv_core *core = aligned_alloc(64, (sizeof(*core) + 63) & ~(size_t)63);
+	int r;
 
 	if (!vm || !core) {
 		free(vm);
 		free(core);
 		return error_set(err, -ENOMEM, "hypervisor: out of memory");
 	}
+	memset(core, 0, sizeof(*core));
+	vm->machine = machine;
 	vm->cfg = *cfg;
 	memcpy(vm->ram, ram, rams * sizeof(*ram));
 	vm->rams = rams;
-	vm->mem = mem;
-	vm->cpu = cpu;
-	vm->owner = OWNER_VM;
-	vm->vpid = 1;
+	vm->mem = machine->mem;
+	vm->cpu = machine->cpu;
+	vm->owner = (uint16_t)(OWNER_VM + machine->vms);
+	vm->vpid = cfg->no_vpid ? 0 : (uint16_t)(1 + machine->vms);
 	vm->mmu = hv_mmu_backends[cfg->mmu];
 	vm->priv = core;
 	core->stop_passed = UINT64_MAX;
+	core->left_tsc = core->away_tsc = cpu_tsc(vm->cpu);
+	core->left_insns = core->away_insns = vm->cpu->insns;
 	r = vm->mmu ? create_parts(vm, err) : error_set(err, -EINVAL, "hypervisor: not an MMU backend");
 	if (r) {
 		hv_destroy(vm);
 		return r;
 	}
+	machine->vms++;
 	*out = vm;
 	return 0;
 }
 
 void hv_destroy(struct hv_vm *vm)
 {
+	struct hv_machine *m = vm->machine;
+
+	if (vm->vmcs.v)
+		hv_make_current(vm);
 	if (vm->mmu_state)
 		vm->mmu->destroy(vm);
 	hv_emulator_destroy(vm);
 	p2m_destroy(vm);
-	vmx_vmclear(vm->cpu, vm->vmcs);
-	vmx_vmxoff(vm->cpu);
+	if (vm->vmcs.v)
+		vmx_vmclear(vm->cpu, vm->vmcs);
+	m->current = m->current == vm ? NULL : m->current;
+	m->last = m->last == vm ? NULL : m->last;
 	free(vm->priv);
 	free(vm);
 }
@@ -354,14 +338,15 @@ void hv_skip_insn(struct hv_vm *vm)
 /* ---- time ---- */
 
 uint64_t hv_now(const struct hv_vm *vm) { return hv_virtual_now(vm); }
-uint64_t hv_insns(const struct hv_vm *vm) { return hv_machine_insns(vm) + vm->emulated_insns; }
+uint64_t hv_insns(const struct hv_vm *vm) { return hv_own_insns(vm) + vm->emulated_insns; }
 
 void hv_advance(struct hv_vm *vm, uint64_t to_ns)
 {
 	uint64_t now = hv_virtual_now(vm);
 
+	hv_make_current(vm); /* time passes for nobody else */
 	if (to_ns > now)
-		cpu_skip_time(vm->cpu, hv_machine_tsc(vm) + (to_ns - now));
+		cpu_skip_time(vm->cpu, cpu_tsc(vm->cpu) + (to_ns - now));
 }
 
 /* Instructions that the guest may execute before something is due. */
@@ -426,7 +411,7 @@ static void note_entry(struct hv_vm *vm)
 static enum hv_verdict enter_guest(struct hv_vm *vm, const struct engine_run *run)
 {
 	struct hv_core *core = hv_core(vm);
-	uint64_t offset = vm->emulated_insns + (uint64_t)core->guest_tsc_base;
+	uint64_t offset = vm->emulated_insns + (uint64_t)core->guest_tsc_base - core->away_tsc;
 	enum vmx_result r;
 	bool exited = false;
 
@@ -436,7 +421,8 @@ static enum hv_verdict enter_guest(struct hv_vm *vm, const struct engine_run *ru
 	}
 	hv_write(vm, VMCS_GUEST_PREEMPTION_TIMER, ticks_left(vm, run));
 	note_entry(vm);
-	cpu_set_stop(vm->cpu, core->stop_armed, core->stop_address, core->stop_passed - vm->emulated_insns);
+	cpu_set_stop(vm->cpu, core->stop_armed, core->stop_address,
+		     core->stop_passed - vm->emulated_insns + core->away_insns);
 	r = vmx_enter(vm->cpu, !core->launched, &exited);
 	if (r != VMX_SUCCEED)
 		return entry_failed(vm, r);
@@ -673,6 +659,9 @@ static bool step(struct hv_vm *vm, struct engine_run *run)
 
 void hv_run(struct hv_vm *vm, struct engine_run *run)
 {
+	vm->obs.hypervisor.world_switches += vm->machine->last && vm->machine->last != vm;
+	vm->machine->last = vm;
+	hv_make_current(vm);
 	hv_core(vm)->extint = run->request_irq_window;
 	hv_core(vm)->stop_armed = run->stop_at_address;
 	hv_core(vm)->stop_address = run->stop_address;
@@ -693,8 +682,10 @@ void hv_nmi(struct hv_vm *vm) { hv_core(vm)->nmi_pending = true; }
 
 struct cpu *hv_get_state(struct hv_vm *vm)
 {
-	struct work work = save_work(vm);
+	struct work work;
 
+	hv_make_current(vm);
+	work = save_work(vm);
 	hv_load_state(vm);
 	restore_work(vm, &work);
 	return vm->emul;
@@ -702,7 +693,7 @@ struct cpu *hv_get_state(struct hv_vm *vm)
 
 void hv_observe(const struct hv_vm *vm, struct obs *obs)
 {
-	const struct vmx_counts *door = vmx_counts(vm->cpu);
+	const struct vmx_counts *door = vmx_counts(vm->cpu); /* the engine made the VM current */
 
 	obs->exits.total = vm->obs.exits.total;
 	memcpy(obs->exits.by_reason, vm->obs.exits.by_reason, sizeof(obs->exits.by_reason));
@@ -724,6 +715,7 @@ void hv_observe(const struct hv_vm *vm, struct obs *obs)
 	obs->hypervisor.table_writes = vm->obs.hypervisor.table_writes;
 	obs->tables = vm->obs.tables;
 	obs->shadow = vm->obs.shadow;
+	obs->hypervisor.world_switches = vm->obs.hypervisor.world_switches;
 	obs->tables.p2m_bytes = p2m_bytes(vm);
 	vm->mmu->observe(vm, obs);
 }
@@ -731,8 +723,10 @@ void hv_observe(const struct hv_vm *vm, struct obs *obs)
 void hv_describe(struct hv_vm *vm, char *buf, size_t bytes)
 {
 	struct hv_core *core = hv_core(vm);
-	struct work work = save_work(vm);
+	struct work work;
 
+	hv_make_current(vm);
+	work = save_work(vm);
 	snprintf(buf, bytes,
 		 "last VM exit: %s, qualification %llx, guest-physical %llx, linear %llx; %llu exits, %s\n",
 		 vm->obs.exits.total ? hv_exit_name(core->exit_reason) : "none",

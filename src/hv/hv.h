@@ -72,15 +72,29 @@ struct hv_guest_regs {
 /* The guest's physical map: gfn -> mfn, allocated on first use. */
 struct p2m;
 
+/*
+ * What the hypervisor has once: the processor in VMX operation, and the machine's memory. Its VMs share
+ * both; each has a VMCS, an owner number for its frames and a VPID of its own.
+ */
+struct hv_machine {
+	struct machmem *mem;
+	struct cpu *cpu;
+	hpa_t root, vmxon;     /* the hypervisor's CR3; the VMXON region */
+	unsigned vms;          /* made so far */
+	struct hv_vm *current; /* whose VMCS and registers are in the processor; NULL: nobody's */
+	struct hv_vm *last;    /* the last that ran */
+};
+
 struct hv_vm {
+	struct hv_machine *machine;
 	struct engine_config cfg;
 	struct machmem_range ram[2]; /* guest RAM, guest-physical */
 	unsigned rams;
 	struct machmem *mem;
 	struct cpu *cpu;          /* the physical processor: through cpu/vmx.h only */
-	hpa_t vmxon, vmcs;
+	hpa_t vmcs;
 	uint16_t owner;           /* frame owner number */
-	uint16_t vpid;
+	uint16_t vpid;            /* 0: without, transitions flush */
 	const struct hv_mmu_ops *mmu;
 	void *mmu_state;
 	struct p2m *p2m;
@@ -99,15 +113,22 @@ struct hv_vm {
 };
 
 /* ---- the VM, for the engine (hv/hv.c) ---- */
-/* RAM that a machine needs to run such a VM: the guest's, and room for tables. */
+/* RAM that a machine needs to run such a VM: the guest's, and room for tables. For several: the sum. */
 uint64_t hv_machine_memory(const struct engine_config *cfg);
-/*
- * Turns the processor into a hypervisor's and makes a VM with one vCPU in its
- * RESET state. @ram, @rams: guest RAM. @mem: with hv_machine_memory() bytes of RAM. -ENOMEM, -EINVAL.
- */
-int hv_create(struct hv_vm **out, const struct engine_config *cfg, const struct machmem_range *ram, unsigned rams,
-	      struct machmem *mem, struct cpu *cpu, struct error *err);
+/* Turns the processor into a hypervisor's. @mem: with hv_machine_memory() bytes of RAM. -ENOMEM, -ENODEV. */
+int hv_machine_init(struct hv_machine *m, struct machmem *mem, struct cpu *cpu, struct error *err);
+/* After its VMs were destroyed. */
+void hv_machine_fini(struct hv_machine *m);
+/* Makes a VM with one vCPU in its RESET state. @ram, @rams: guest RAM. -ENOMEM, -EINVAL. */
+int hv_create(struct hv_vm **out, struct hv_machine *machine, const struct engine_config *cfg,
+	      const struct machmem_range *ram, unsigned rams, struct error *err);
+/* The VM's frames go back to the machine; the hypervisor's tables for it go with the machine. */
 void hv_destroy(struct hv_vm *vm);
+/*
+ * The world switch: gives the processor to @vm, if another has it. The VMCS pointer is loaded, and what VMX does not
+ * switch is saved and loaded. Every function below that needs the vCPU's registers does it by itself.
+ */
+void hv_make_current(struct hv_vm *vm);
 /* engine_run() and its companions. */
 void hv_run(struct hv_vm *vm, struct engine_run *run);
 void hv_interrupt(struct hv_vm *vm, uint8_t vector);

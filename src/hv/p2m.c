@@ -49,6 +49,7 @@ void p2m_destroy(struct hv_vm *vm)
 
 	if (!p)
 		return;
+	machmem_free_owner(vm->mem, vm->owner);
 	for (unsigned i = 0; i < vm->rams; i++)
 		free(p->word[i]);
 	free(p);

@@ -131,6 +131,16 @@ int machmem_alloc(struct machmem *mm, unsigned order, uint16_t owner, mfn_t *fir
 	return 0;
 }
 
+void machmem_free_owner(struct machmem *mm, uint16_t owner)
+{
+	for (uint64_t f = 0, run; f < span_frames(mm); f += run + 1) {
+		for (run = 0; f + run < span_frames(mm) && mm->owner[f + run] == owner; run++)
+			;
+		if (run)
+			machmem_free(mm, mfn(f), run);
+	}
+}
+
 void machmem_free(struct machmem *mm, mfn_t first, uint64_t frames)
 {
 	for (uint64_t f = first.v; f < first.v + frames; f++) {

@@ -79,6 +79,9 @@ int machmem_alloc(struct machmem *mm, unsigned order, uint16_t owner, mfn_t *fir
 /* Gives frames back; they must have been allocated. */
 void machmem_free(struct machmem *mm, mfn_t first, uint64_t frames);
 
+/* Gives all frames of @owner back. */
+void machmem_free_owner(struct machmem *mm, uint16_t owner);
+
 static inline uint16_t machmem_owner(const struct machmem *mm, mfn_t f)
 {
 	return f.v < mm->span >> PAGE_SHIFT ? mm->owner[f.v] : OWNER_NONE;

@@ -27,6 +27,7 @@
 struct vm {
 	struct vm_config cfg;
 	struct vm_console console;
+	struct engine_machine *machine; /* NULL: one of its own */
 	struct engine_vm *engine;
 	struct platform platform;
 	struct engine_run run;
@@ -43,7 +44,6 @@ struct vm {
 	struct vm_stop stop;
 	bool cut;                   /* engine_run() ended for a stop: the next one goes on as if it had not */
 	bool halt_pending;          /* stopped halted: idle time has yet to pass */
-	uint64_t at_address_insns;  /* count at which it stopped at an address; UINT64_MAX: it never did */
 	size_t console_matched;     /* bytes of stop.console that were last put out */
 	uint64_t console_insns;     /* count at which the instruction that completed it is over; UINT64_MAX: not found */
 	unsigned idle_wakes;
@@ -152,7 +152,8 @@ static int vm_install_acpi(struct vm *vm, uint64_t *rsdp, struct error *err)
 
 static int vm_load(struct vm *vm, const struct load_request *rq, struct error *err)
 {
-	int ret = engine_create(&vm->engine, &vm->cfg.engine, err);
+	int ret = vm->machine ? engine_create_on(vm->machine, &vm->engine, &vm->cfg.engine, err)
+			      : engine_create(&vm->engine, &vm->cfg.engine, err);
 	struct load_request full = *rq;
 
 	if (ret)
@@ -188,6 +189,11 @@ static int vm_boot(struct vm *vm, struct error *err)
 
 int vm_create(struct vm **out, const struct vm_config *cfg, struct error *err)
 {
+	return vm_create_on(out, cfg, NULL, err);
+}
+
+int vm_create_on(struct vm **out, const struct vm_config *cfg, struct engine_machine *machine, struct error *err)
+{
 	struct vm *vm;
 	int ret = memmap_check_memory(cfg->engine.memory, cfg->engine.cpu.maxphyaddr, err);
 
@@ -197,9 +203,9 @@ int vm_create(struct vm **out, const struct vm_config *cfg, struct error *err)
 	if (!vm)
 		return error_set(err, -ENOMEM, "out of memory");
 	vm->cfg = *cfg;
+	vm->machine = machine;
 	vm->stop = VM_STOP_NONE;
 	vm->console_insns = UINT64_MAX;
-	vm->at_address_insns = UINT64_MAX;
 	platform_init(&vm->platform, cfg->engine.memory,
 		      cfg->clock == VM_CLOCK_WALL ? (int64_t)time(NULL) : RTC_DEFAULT_EPOCH);
 	ret = vm_boot(vm, err);
@@ -485,13 +491,8 @@ static void vm_prepare_run(struct vm *vm)
 /* Puts the conditions under which to stop into the engine's terms. */
 static void vm_prepare_stop(struct vm *vm)
 {
-	uint64_t insns = engine_insns(vm->engine);
-	bool leave_address = vm->at_address_insns == insns; /* it stopped there; now it is to get away */
-
 	vm->run.insn_limit = min_u64(vm->cfg.limit_insns, min_u64(vm->stop.insns, vm->console_insns));
-	if (leave_address)
-		vm->run.insn_limit = min_u64(vm->run.insn_limit, insns + 1);
-	vm->run.stop_at_address = vm->stop.at_address && !leave_address;
+	vm->run.stop_at_address = vm->stop.at_address;
 	vm->run.stop_address = vm->stop.address;
 }
 
@@ -561,8 +562,6 @@ enum vm_stopped vm_run_until(struct vm *vm, const struct vm_stop *stop)
 			vm_step(vm);
 		while (!vm_stops_here(vm, &why));
 	}
-	if (why == VM_STOPPED_ADDRESS)
-		vm->at_address_insns = engine_insns(vm->engine);
 	vm_flush_output(vm);
 	vm->stop = VM_STOP_NONE; /* its text is the caller's */
 	vm->ran_ns = vm_ran_ns(vm);

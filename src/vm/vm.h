@@ -57,7 +57,7 @@ struct vm_result {
 	uint64_t virtual_ns;
 	struct engine_hash hash;
 	struct obs obs;
-	double wall_seconds;    /* from vm_run() to its end */
+	double wall_seconds;    /* of the host, while it ran */
 };
 
 struct vm;
@@ -67,6 +67,8 @@ struct vm;
  * Errors: those of reading files, of load_kernel(), of engine_create(); -EINVAL for an unusable amount of memory.
  */
 int vm_create(struct vm **out, const struct vm_config *cfg, struct error *err);
+/* The same on a machine that it shares with other VMs: cfg->engine is one of those the machine was made for. */
+int vm_create_on(struct vm **out, const struct vm_config *cfg, struct engine_machine *machine, struct error *err);
 void vm_destroy(struct vm *vm);
 /* Connects its serial line; without one output is dropped and there is no input. */
 void vm_set_console(struct vm *vm, struct vm_console console);

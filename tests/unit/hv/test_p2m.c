@@ -16,6 +16,7 @@
 struct machine {
 	struct machmem mem;
 	struct cpu *cpu;
+	struct hv_machine hv;
 	struct hv_vm *vm;
 };
 
@@ -29,12 +30,14 @@ static void make(struct machine *m, uint64_t memory, enum host_pages pages)
 	ram.bytes = hv_machine_memory(&cfg);
 	assert_int_equal(machmem_init(&m->mem, &ram, 1, &err), 0);
 	assert_int_equal(cpu_create(&m->cpu, &m->mem, &cfg.cpu, &err), 0);
-	assert_int_equal(hv_create(&m->vm, &cfg, &guest, 1, &m->mem, m->cpu, &err), 0);
+	assert_int_equal(hv_machine_init(&m->hv, &m->mem, m->cpu, &err), 0);
+	assert_int_equal(hv_create(&m->vm, &m->hv, &cfg, &guest, 1, &err), 0);
 }
 
 static void unmake(struct machine *m)
 {
 	hv_destroy(m->vm);
+	hv_machine_fini(&m->hv);
 	cpu_destroy(m->cpu);
 	machmem_destroy(&m->mem);
 }
