@@ -144,6 +144,28 @@ static int set_audit_every(void *ctx, const char *v, struct error *err)
 	return ret;
 }
 
+static int set_hw(void *ctx, const char *v, struct error *err)
+{
+	struct error why = {0};
+	int ret = hw_load(&((struct vm_config *)ctx)->engine.cpu.hw, v, &why);
+
+	return ret ? error_set(err, -EINVAL, "--hw: %.400s", why.text) : 0;
+}
+
+static int set_data_cache(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct vm_config *)ctx)->engine.cpu.data_cache = true;
+	return 0;
+}
+
+static int set_no_vpid(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct vm_config *)ctx)->engine.no_vpid = true;
+	return 0;
+}
+
 static int set_no_fast_path(void *ctx, const char *v, struct error *err)
 {
 	(void)v, (void)err;
@@ -168,6 +190,10 @@ const struct option_desc guest_options[] = {
 	{"shadow-memory", "SIZE", "limit of the shadow tables", set_shadow_memory},
 	{"audit", NULL, "check the scheme's tables after every exit: slow", set_audit},
 	{"audit-every", "N", "check them after every Nth exit", set_audit_every},
+	{"hw", "NAME|FILE", "translation hardware and its costs: a built-in description (default skylake;\n"
+			    "gnomon hw list) or a file; what the guest does and sees stays the same", set_hw},
+	{"data-cache", NULL, "data accesses go through the modelled caches too: slow", set_data_cache},
+	{"no-vpid", NULL, "VM entries and exits flush the TLBs", set_no_vpid},
 	{"no-fast-path", NULL, "no shortcut past the modelled TLB: slow, same result", set_no_fast_path},
 	{0},
 };

@@ -4,6 +4,7 @@
 const struct command *const commands[] = {
 	&cmd_run,
 	&cmd_compare,
+	&cmd_hw,
 	&cmd_help,
 	&cmd_version,
 	NULL,

@@ -84,23 +84,49 @@ static json_t *find_differences(const struct compare_run *run, unsigned runs)
 	return notes;
 }
 
+#define CYCLES "cost.cycles.total"
+
+/* What slowdowns are relative to: the native run, else the first that has a report. NULL: none. */
+static const struct compare_run *find_baseline(const struct compare_run *run, unsigned runs)
+{
+	const struct compare_run *base = NULL;
+
+	for (unsigned i = 0; i < runs; i++)
+		if (run[i].report && (!base || strcmp(run[i].mmu, "native") == 0))
+			base = &run[i];
+	return base && number(base->report, CYCLES) > 0 ? base : NULL;
+}
+
+/* A run as the comparison shows it: its report, and how much slower than @base it would have been. */
+static json_t *build_run(const struct compare_run *run, const struct compare_run *base)
+{
+	json_t *o;
+
+	if (!run->report) {
+		o = json_object();
+		json_object_set_new(o, "mmu", json_string(run->mmu));
+		json_object_set_new(o, "error", json_string(run->error ? run->error : "unknown"));
+		return o;
+	}
+	o = json_copy(run->report);
+	if (base)
+		json_object_set_new(o, "slowdown", json_real(number(run->report, CYCLES) / number(base->report, CYCLES)));
+	return o;
+}
+
 void compare_add(json_t *comparison, const char *work, const struct compare_run *run, unsigned runs)
 {
 	json_t *w = json_object(), *list = json_array(), *notes = find_differences(run, runs);
+	const struct compare_run *base = find_baseline(run, runs);
 
-	for (unsigned i = 0; i < runs; i++) {
-		json_t *none = json_object();
-
-		json_object_set_new(none, "mmu", json_string(run[i].mmu));
-		json_object_set_new(none, "error", json_string(run[i].error ? run[i].error : "unknown"));
-		json_array_append(list, run[i].report ? run[i].report : none);
-		json_decref(none);
-	}
+	for (unsigned i = 0; i < runs; i++)
+		json_array_append_new(list, build_run(&run[i], base));
 	if (json_array_size(notes))
 		json_object_set_new(comparison, "equal", json_false());
 	json_object_set_new(w, "work", work ? json_string(work) : json_null());
 	json_object_set_new(w, "equal", json_boolean(json_array_size(notes) == 0));
 	json_object_set_new(w, "differences", notes);
+	json_object_set_new(w, "baseline", base ? json_string(base->mmu) : json_null());
 	json_object_set_new(w, "runs", list);
 	json_array_append_new(json_object_get(comparison, "works"), w);
 }
@@ -149,6 +175,18 @@ static void cell_seconds(const json_t *report, const char *path, char text[CELL_
 		snprintf(text, CELL_BYTES, "%.2f", number(report, path));
 }
 
+static void cell_percent(const json_t *report, const char *path, char text[CELL_BYTES])
+{
+	if (json_is_number(find(report, path)))
+		snprintf(text, CELL_BYTES, "%.1f %%", 100 * number(report, path));
+}
+
+static void cell_factor(const json_t *report, const char *path, char text[CELL_BYTES])
+{
+	if (json_is_number(find(report, path)))
+		snprintf(text, CELL_BYTES, "%.3f", number(report, path));
+}
+
 static void cell_string(const json_t *report, const char *path, char text[CELL_BYTES])
 {
 	const char *s = json_string_value(find(report, path));
@@ -186,6 +224,10 @@ static const struct row rows_after[] = {
 	{"traced table reads", cell_count, "faults.traced_reads"},
 	{"page walks", cell_count, "translation.walks"},
 	{"references", cell_count, "translation.refs"},
+	{"  that hit in L1", cell_count, "translation.ref_hits.l1"},
+	{"  in L2", cell_count, "translation.ref_hits.l2"},
+	{"  in the last-level cache", cell_count, "translation.ref_hits.llc"},
+	{"  in memory", cell_count, "translation.ref_hits.memory"},
 	{"references a walk, mean", cell_refs_per_walk, "translation.refs"},
 	{"references a walk, most", cell_count, "translation.refs_max"},
 	{"shadow tables, KiB (most)", cell_count, "tables.shadow_kib_max"},
@@ -193,6 +235,13 @@ static const struct row rows_after[] = {
 	{"virtual seconds", cell_seconds, "guest.virtual_seconds"},
 	{"user seconds", cell_seconds, "host.user_seconds"},
 	{"million instructions a second", cell_mips, "host.user_seconds"},
+};
+/* By the cost account of the hardware description. */
+static const struct row rows_cost[] = {
+	{"modelled cycles", cell_count, CYCLES},
+	{"  in translation", cell_percent, "cost.share.translation"},
+	{"  in exits and entries", cell_percent, "cost.share.exits"},
+	{"  in the hypervisor, with those", cell_percent, "cost.share.hypervisor"},
 };
 
 struct table {
@@ -302,6 +351,19 @@ static void print_verdict(const json_t *work, FILE *out)
 		fprintf(out, "    %s\n", json_string_value(json_array_get(notes, i)));
 }
 
+static void print_cost(const struct table *t, const json_t *work)
+{
+	const char *base = json_string_value(json_object_get(work, "baseline"));
+	char label[64];
+
+	if (!base)
+		return;
+	for (unsigned i = 0; i < ARRAY_SIZE(rows_cost); i++)
+		print_row(t, &rows_cost[i]);
+	snprintf(label, sizeof(label), "slowdown against %s", base);
+	print_row(t, &(struct row){label, cell_factor, "slowdown"});
+}
+
 static void print_work(const json_t *work, FILE *out)
 {
 	const json_t *runs = json_object_get(work, "runs"), *name = json_object_get(work, "work");
@@ -319,6 +381,7 @@ static void print_work(const json_t *work, FILE *out)
 	print_reasons(&t);
 	for (unsigned i = 0; i < ARRAY_SIZE(rows_after); i++)
 		print_row(&t, &rows_after[i]);
+	print_cost(&t, work);
 	print_verdict(work, out);
 }
 
@@ -339,7 +402,9 @@ static const char *const csv_columns[] = {
 	"guest.exit", "guest.exit_code", "guest.instructions", "guest.virtual_seconds", "guest.state_hash",
 	"guest.state_hash_no_accessed", "exits.total", "faults.guest", "faults.true", "faults.hidden",
 	"faults.traced_writes", "faults.traced_reads", "faults.ept_violations", "translation.walks",
-	"translation.refs", "translation.refs_max", "tables.shadow_kib", "tables.shadow_kib_max", "tables.ept_kib",
+	"translation.refs", "translation.refs_max", "translation.ref_hits.l1", "translation.ref_hits.l2",
+	"translation.ref_hits.llc", "translation.ref_hits.memory", "cost.hw", "cost.cycles.total",
+	"cost.share.translation", "cost.share.exits", "cost.share.hypervisor", "slowdown", "tables.shadow_kib", "tables.shadow_kib_max", "tables.ept_kib",
 	"tables.p2m_kib", "tables.guest_frames", "host.user_seconds", "host.wall_seconds", "host.max_rss_kib",
 };
 

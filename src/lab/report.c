@@ -3,6 +3,7 @@
  */
 #include "lab/report.h"
 #include "arch/vmx.h"
+#include "lab/cost.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -79,6 +80,9 @@ static json_t *build_config(const struct vm_config *cfg)
 	json_object_set_new(o, "mitigations", json_boolean(e->cpu.mitigations));
 	put(o, "seed", e->cpu.seed);
 	json_object_set_new(o, "fast_path", json_boolean(e->cpu.fast_path));
+	put_string(o, "hw", e->cpu.hw.name);
+	json_object_set_new(o, "data_cache", json_boolean(e->cpu.data_cache));
+	json_object_set_new(o, "vpid", json_boolean(!e->no_vpid));
 	json_object_set_new(o, "cpu_features", build_features(&e->cpu));
 	return o;
 }
@@ -138,6 +142,48 @@ static json_t *build_faults(const struct obs *obs)
 	return o;
 }
 
+static json_t *build_places(const uint64_t hits[OBS_PLACES])
+{
+	static const char *const place[OBS_PLACES] = {[HW_L1] = "l1", [HW_L2] = "l2", [HW_LLC] = "llc",
+						      [HW_MEMORY] = "memory"};
+	json_t *o = json_object();
+
+	for (unsigned i = 0; i < OBS_PLACES; i++)
+		put(o, place[i], hits[i]);
+	return o;
+}
+
+static json_t *build_walk_cache(const uint64_t hits[OBS_LEVELS], uint64_t misses)
+{
+	static const char *const level[OBS_LEVELS] = {NULL, "pte", "pde", "pdpte", "pml4e", "pml5e"};
+	json_t *o = json_object();
+
+	for (unsigned i = 1; i < OBS_LEVELS; i++)
+		put(o, level[i], hits[i]);
+	put(o, "misses", misses);
+	return o;
+}
+
+static json_t *build_walk_caches(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	json_object_set_new(o, "guest", build_walk_cache(obs->translation.guest_cache_hits,
+							 obs->translation.guest_cache_misses));
+	json_object_set_new(o, "host", build_walk_cache(obs->translation.host_cache_hits,
+							obs->translation.host_cache_misses));
+	return o;
+}
+
+static json_t *build_nested_tlb(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	put(o, "hits", obs->translation.nested_tlb_hits);
+	put(o, "misses", obs->translation.nested_tlb_misses);
+	return o;
+}
+
 static json_t *build_translation(const struct obs *obs)
 {
 	json_t *o = json_object(), *by = json_object();
@@ -153,12 +199,35 @@ static json_t *build_translation(const struct obs *obs)
 	put(o, "refs", obs->translation.refs);
 	put(o, "refs_max", obs->translation.refs_max);
 	json_object_set_new(o, "by_refs", by);
+	put(o, "guest_refs", obs->translation.guest_refs);
+	put(o, "host_refs", obs->translation.host_refs);
+	json_object_set_new(o, "ref_hits", build_places(obs->translation.ref_hits));
+	json_object_set_new(o, "walk_caches", build_walk_caches(obs));
+	json_object_set_new(o, "nested_tlb", build_nested_tlb(obs));
+	put(o, "repeated", obs->translation.repeated);
+	put(o, "splintered", obs->translation.splintered);
+	put(o, "flushes", obs->translation.flushes);
 	put(o, "l1d_misses", obs->translation.l1d_misses);
 	put(o, "l1i_misses", obs->translation.l1i_misses);
 	put(o, "l2d_hits", obs->translation.l2d_hits);
 	put(o, "l2d_misses", obs->translation.l2d_misses);
 	put(o, "l2i_hits", obs->translation.l2i_hits);
 	put(o, "l2i_misses", obs->translation.l2i_misses);
+	json_object_set_new(o, "data_hits", build_places(obs->translation.data_hits));
+	return o;
+}
+
+static json_t *build_hypervisor(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	put(o, "entries", obs->hypervisor.entries);
+	put(o, "vmreads", obs->hypervisor.vmreads);
+	put(o, "vmwrites", obs->hypervisor.vmwrites);
+	put(o, "invepts", obs->hypervisor.invepts);
+	put(o, "invvpids", obs->hypervisor.invvpids);
+	put(o, "table_reads", obs->hypervisor.table_reads);
+	put(o, "table_writes", obs->hypervisor.table_writes);
 	return o;
 }
 
@@ -203,6 +272,42 @@ static json_t *build_cpu(const struct obs *obs)
 	return o;
 }
 
+/* Cycles have fractions only because instructions may. */
+static void put_cycles(json_t *o, const char *key, double cycles) { put(o, key, (uint64_t)(cycles + 0.5)); }
+
+static json_t *build_cycles(const struct cost *c)
+{
+	const struct { const char *key; double cycles; } part[] = {
+		{"instructions", c->instructions}, {"l2_tlb", c->l2_tlb}, {"walks", c->walks},
+		{"references", c->references}, {"walk_caches", c->walk_caches}, {"data", c->data},
+		{"events", c->events}, {"exits", c->exits}, {"entries", c->entries}, {"dispatch", c->dispatch},
+		{"vmcs", c->vmcs}, {"invalidations", c->invalidations}, {"emulation", c->emulation},
+		{"tables", c->tables}, {"total", c->total},
+	};
+	json_t *o = json_object();
+
+	for (unsigned i = 0; i < ARRAY_SIZE(part); i++)
+		put_cycles(o, part[i].key, part[i].cycles);
+	return o;
+}
+
+static json_t *build_cost(const struct hw *hw, const struct obs *obs, uint64_t insns)
+{
+	json_t *o = json_object(), *share = json_object();
+	struct cost c;
+	double total;
+
+	cost_account(hw, obs, insns, &c);
+	total = c.total > 0 ? c.total : 1;
+	json_object_set_new(share, "translation", json_real(c.translation / total));
+	json_object_set_new(share, "hypervisor", json_real(c.hypervisor / total));
+	json_object_set_new(share, "exits", json_real((c.exits + c.entries) / total));
+	put_string(o, "hw", hw->name);
+	json_object_set_new(o, "cycles", build_cycles(&c));
+	json_object_set_new(o, "share", share);
+	return o;
+}
+
 json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, const struct report_host *host)
 {
 	json_t *o = json_object();
@@ -217,7 +322,9 @@ json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, con
 	json_object_set_new(o, "translation", build_translation(&r->obs));
 	json_object_set_new(o, "tables", build_tables(&r->obs));
 	json_object_set_new(o, "shadow", build_shadow(&r->obs));
+	json_object_set_new(o, "hypervisor", build_hypervisor(&r->obs));
 	json_object_set_new(o, "cpu", build_cpu(&r->obs));
+	json_object_set_new(o, "cost", build_cost(&cfg->engine.cpu.hw, &r->obs, r->insns));
 	return o;
 }
 

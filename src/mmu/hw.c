@@ -593,6 +593,7 @@ static const struct key cost_keys[] = {
 	COST_KEY("nested_tlb_hit", nested_tlb_hit),
 	{.name = "exit", .read = read_exits, .offset = offsetof(struct hw_cost, exit), .max = CYCLES_MAX, .needed = true},
 	COST_KEY("entry", entry),
+	COST_KEY("dispatch", dispatch),
 	COST_KEY("vmread", vmread),
 	COST_KEY("vmwrite", vmwrite),
 	COST_KEY("invept", invept),

@@ -74,6 +74,7 @@ struct hw_cost {
 	uint32_t nested_tlb_hit;
 	uint32_t exit[HW_EXIT_REASONS]; /* the transition out, by basic reason */
 	uint32_t entry;          /* VM entry */
+	uint32_t dispatch;       /* software of every exit: registers saved and loaded, the handler found */
 	uint32_t vmread, vmwrite, invept, invvpid;
 	uint32_t emulated_insn;  /* decoding and executing one guest instruction in software */
 	uint32_t table_read, table_write; /* software reads / writes one entry of a guest, shadow or EPT table */
