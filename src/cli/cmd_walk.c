@@ -277,7 +277,7 @@ static void print_legend(FILE *out)
 	      "      L large page (a: PAT in a 4 KiB entry), G global, N no execution, kN protection key N\n"
 	      "      EPT: R W X rights, memory type, L large page, A accessed, D dirty\n"
 	      "can   rights so far in this stage: w write, u user, x execute; EPT: r w x\n"
-	      "hit   where the entry was found: L1, L2, LLC, mem\n",
+	      "hit   where it was found: L1, L2, LLC, mem(ory), a page-walk cache (PWC), the nested TLB (nTLB)\n",
 	      out);
 }
 

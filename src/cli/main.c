@@ -5,6 +5,7 @@ const struct command *const commands[] = {
 	&cmd_run,
 	&cmd_compare,
 	&cmd_hw,
+	&cmd_walk,
 	&cmd_help,
 	&cmd_version,
 	NULL,

@@ -17,9 +17,12 @@ static void load_pdptes(const struct engine_vm *vm, struct mmu_regs *r)
 static void entry_regs(struct engine_vm *vm, struct mmu_regs *r)
 {
 	struct hv_vm *hv = vm->hv;
-	struct vmx_counts door = *vmx_counts(vm->cpu); /* looking is not the hypervisor's work */
-	uint64_t proc2 = hv_read(hv, VMCS_PROC_CTL) & PROC_SECONDARY ? hv_read(hv, VMCS_PROC_CTL2) : 0;
+	struct vmx_counts door;
+	uint64_t proc2;
 
+	hv_make_current(hv);
+	door = *vmx_counts(vm->cpu); /* looking is not the hypervisor's work */
+	proc2 = hv_read(hv, VMCS_PROC_CTL) & PROC_SECONDARY ? hv_read(hv, VMCS_PROC_CTL2) : 0;
 	*r = (struct mmu_regs){
 		.cr0 = hv_read(hv, VMCS_GUEST_CR0), .cr3 = hv_read(hv, VMCS_GUEST_CR3),
 		.cr4 = hv_read(hv, VMCS_GUEST_CR4), .efer = hv_read(hv, VMCS_GUEST_EFER),

@@ -97,6 +97,12 @@ static unsigned entry_index(const struct walk_view *v, const struct walk_step *s
 	return (unsigned)((s->at & ~PAGE_MASK) / entry_bytes(v, s->stage));
 }
 
+/* Split walk caches and the nested TLB know a table or a page, not the entry it came from. */
+static bool is_entry(const struct walk_step *s)
+{
+	return s->what == STEP_REF || (s->what == STEP_WALK_CACHE && s->at);
+}
+
 static bool nested(const struct walk_view *v) { return v->mmu == ENGINE_EPT; }
 
 /* Whose tables the processor walks in a stage. */
@@ -243,7 +249,7 @@ static void rights_text(const struct walk_step *s, char buf[4])
 {
 	uint16_t r = s->rights;
 
-	if (s->what == STEP_REF && s->stage == STAGE_GUEST && !(s->entry & PTE_P))
+	if (is_entry(s) && s->stage == STAGE_GUEST && !(s->entry & PTE_P))
 		strcpy(buf, "---");
 	else if (s->stage == STAGE_HOST || s->what == STEP_NESTED_TLB)
 		sprintf(buf, "%c%c%c", r & TLB_EPT_R ? 'r' : '-', r & TLB_EPT_W ? 'w' : '-', r & TLB_EPT_X ? 'x' : '-');
@@ -251,27 +257,36 @@ static void rights_text(const struct walk_step *s, char buf[4])
 		sprintf(buf, "%c%c%c", r & TLB_W ? 'w' : '-', r & TLB_U ? 'u' : '-', r & TLB_NX ? '-' : 'x');
 }
 
+/* Where a step's value came from, in four letters. */
+static const char *hit_name(const struct walk_step *s)
+{
+	static const char *const place[HW_PLACES] = {"L1", "L2", "LLC", "mem"};
+
+	if (s->what == STEP_REF)
+		return place[s->place < HW_PLACES ? s->place : HW_MEMORY];
+	return s->what == STEP_WALK_CACHE ? "PWC" : "nTLB";
+}
+
 static void print_step(const struct walk_view *v, unsigned n, int digits, FILE *out)
 {
 	const struct walk_step *s = &v->log.step[n];
-	char name[24], flags[32] = "", rights[4];
-	static const char *const short_place[HW_PLACES] = {"L1", "L2", "LLC", "mem"};
+	char name[24], flags[32], rights[4];
 
 	step_name(v, s, name, sizeof(name));
 	rights_text(s, rights);
 	fprintf(out, "%2u  %-13s ", n + 1, name);
-	if (nested(v) && s->what == STEP_WALK_CACHE && s->stage == STAGE_GUEST)
+	if (nested(v) && s->what == STEP_WALK_CACHE && s->stage == STAGE_GUEST && !is_entry(s))
 		fprintf(out, "%*s ", digits, "");
 	else if (nested(v))
 		fprintf(out, "%0*" PRIx64 " ", digits, s->at_gpa);
-	if (s->what == STEP_REF) {
+	if (is_entry(s)) {
 		walk_view_flags(s->stage, s->level, s->entry, flags);
-		fprintf(out, "%3u %0*" PRIx64 " %016" PRIx64 "  %-19s %s %-4s %6u\n", entry_index(v, s), digits, s->at,
-			s->entry, flags, rights, short_place[s->place < HW_PLACES ? s->place : HW_MEMORY], s->cycles);
-		return;
+		fprintf(out, "%3u %0*" PRIx64, entry_index(v, s), digits, s->at);
+	} else {
+		strcpy(flags, s->what == STEP_WALK_CACHE ? "the table" : "the page");
+		fprintf(out, "%3s %*s", "", digits, "");
 	}
-	snprintf(flags, sizeof(flags), "%s", s->what == STEP_WALK_CACHE ? "from a walk cache" : "gives the page");
-	fprintf(out, "%3s %*s %016" PRIx64 "  %-19s %s %-4s %6u\n", "", digits, "", s->entry, flags, rights, "hit", s->cycles);
+	fprintf(out, " %016" PRIx64 "  %-19s %s %-4s %6u\n", s->entry, flags, rights, hit_name(s), s->cycles);
 }
 
 static void print_mapping(const struct walk_view *v, FILE *out)
@@ -466,16 +481,17 @@ static json_t *step_json(const struct walk_view *v, const struct walk_step *s)
 		put(o, "for_guest_level", s->guest_level);
 	if (nested(v))
 		put_hex(o, "guest_physical", s->at_gpa);
-	if (s->what == STEP_REF) {
+	if (is_entry(s)) {
 		put_hex(o, "table", s->at & PAGE_MASK);
 		put(o, "index", entry_index(v, s));
 		put_hex(o, "entry_at", s->at);
 		put_hex(o, "entry", s->entry);
 		json_object_set_new(o, "bits", host ? host_bits(s->level, s->entry) : guest_bits(s->level, s->entry));
-		put_text(o, "hit", place_name[s->place < HW_PLACES ? s->place : HW_MEMORY]);
 	} else {
 		put_hex(o, "gives", s->entry);
 	}
+	if (s->what == STEP_REF)
+		put_text(o, "hit", place_name[s->place < HW_PLACES ? s->place : HW_MEMORY]);
 	json_object_set_new(o, "rights", rights_json(s->rights, !host, host));
 	put(o, "cycles", s->cycles);
 	return o;
