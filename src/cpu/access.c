@@ -277,6 +277,19 @@ static uint8_t *touched(struct cpu *cpu, uint64_t lin, unsigned bytes, enum acce
 	return f ? (uint8_t *)(uintptr_t)(lin + f->addend) : NULL;
 }
 
+/* What the hypervisor's emulator does is not the processor's. */
+static void count_access(struct cpu *cpu, const struct part *p)
+{
+	if (!cpu->emul_ops)
+		mmu_data_access(&cpu->mmu, p->hpa, p->bytes);
+}
+
+static void load_part(struct cpu *cpu, const struct part *p, uint8_t *to)
+{
+	count_access(cpu, p);
+	memcpy(to, machmem_ptr(cpu->mmu.mem, hpa(p->hpa)), p->bytes);
+}
+
 /* Reads, with the rights that @kind asks for. */
 static int load_parts(struct cpu *cpu, uint64_t lin, uint8_t *to, unsigned bytes, enum access_kind kind,
 		      enum access_mode mode)
@@ -294,7 +307,7 @@ static int load_parts(struct cpu *cpu, uint64_t lin, uint8_t *to, unsigned bytes
 		return EXEC_STOP;
 	for (int i = 0; i < parts; i++) {
 		if (part[i].ram)
-			memcpy(to, machmem_ptr(cpu->mmu.mem, hpa(part[i].hpa)), part[i].bytes);
+			load_part(cpu, &part[i], to);
 		else if (device_read(cpu, part[i].hpa, to, part[i].bytes))
 			return EXEC_STOP;
 		to += part[i].bytes;
@@ -321,6 +334,7 @@ static int store_part(struct cpu *cpu, const struct part *p, const uint8_t *from
 {
 	if (!p->ram)
 		return device_write(cpu, p->hpa, from, p->bytes);
+	count_access(cpu, p);
 	/* The emulator has no blocks; those of the machine's processor are its owner's business. */
 	if (cpu->mmu.mem->code_map[p->hpa >> PAGE_SHIFT] && !cpu->emul_ops)
 		blocks_note_write(cpu, p->hpa, p->bytes);

@@ -39,6 +39,7 @@ int cpu_create(struct cpu **out, struct machmem *mem, const struct cpu_config *c
 	cpu->mmu.maxphyaddr = cfg->maxphyaddr;
 	cpu->mmu.pages_1g = cpu_has(cpu, CPUF_PDPE1GB);
 	cpu->mmu.fast_path = cfg->fast_path;
+	cpu->mmu.data_cache = cfg->data_cache;
 	cpu_reset(cpu);
 	*out = cpu;
 	return 0;
@@ -100,7 +101,7 @@ void cpu_reset(struct cpu *cpu)
 	cpu->rng = cpu->cfg.seed;
 	cpu->fetch_page = FAST_INVALID;
 	cpu_update_mode(cpu);
-	mmu_flush_all_vpids(&cpu->mmu);
+	mmu_flush_everything(&cpu->mmu);
 }
 
 void cpu_skip_time(struct cpu *cpu, uint64_t tsc)

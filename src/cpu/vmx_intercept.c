@@ -404,8 +404,6 @@ int vmx_exit_ept(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, ui
 		e.guest_linear = lin_valid ? lin : 0;
 		if (cpu->vmx.nmi_unblocking_iret && !cpu->vmx.vectoring)
 			e.qualification |= EPT_VIOL_NMI_UNBLOCK;
-		if (lin_valid)
-			mmu_flush_ept_gva(&cpu->mmu, gva(lin));
 	}
 	return stop_for_exit(cpu, &e);
 }

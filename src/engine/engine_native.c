@@ -60,7 +60,7 @@ static void native_set_sregs(struct engine_vm *vm, const struct engine_sregs *s)
 		for (unsigned i = 0; i < 4; i++)
 			c->pdpte[i] = machmem_read64(&vm->mem, hpa((s->cr3 & 0xffffffe0) + 8 * i));
 	engine_cpu_set_sregs(c, s);
-	mmu_flush_all_vpids(&c->mmu);
+	mmu_flush_everything(&c->mmu);
 }
 
 /* ---- running ---- */

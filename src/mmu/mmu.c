@@ -1,33 +1,43 @@
 /*
- * Lookups through the TLB model, and the invalidations.
- *
- * Skylake server: L1D 64 entries 4-way for 4 KiB, 32 4-way for 2 MiB, 4 for
- * 1 GiB; L1I 128 8-way and 8 for 2 MiB; L2 1536 12-way for 4 KiB and 2 MiB, 16 for 1 GiB.
+ * Lookups through the TLBs. A translation is entered in each TLB at the largest
+ * size, up to the smaller of the guest's and the host's page, that this TLB holds.
  *
  * A cached translation whose rights do not allow the access is dropped and the
  * tables are walked: so a fault always comes from the tables, and relaxing rights
  * without a flush never faults spuriously (which the manual allows).
- * A 2 MiB entry of a 1 GiB page is never made: sizes are exact or min(guest, host).
+ * Not modelled: speculative fills and prefetches.
  */
 #include "mmu/mmu.h"
 
 #include <errno.h>
 
-#include "arch/vmx.h"
-#include "arch/x86.h"
+#include "mmu/flush.h"
 #include "mmu/tlb.h"
 #include "mmu/walk.h"
 
+static int init_tlbs(struct mmu *m, const struct hw *hw)
+{
+	static const struct hw_tlb none;
+
+	return tlb_init(&m->l1d.tlb, &hw->l1d, true) | tlb_init(&m->l1i.tlb, &hw->l1i, true) |
+	       tlb_init(&m->l2d, &hw->l2d, false) | tlb_init(&m->l2i, hw->l2_split ? &hw->l2i : &none, false);
+}
+
+static int init_walk_caches(struct mmu *m, const struct hw *hw)
+{
+	int r = walk_cache_init(&m->nested_tlb, &hw->nested_tlb);
+
+	if (hw->walk_caches == HW_WALK_UNIFIED)
+		r |= walk_cache_init(&m->unified, &hw->unified);
+	for (unsigned i = 2; i < HW_LEVELS && hw->walk_caches == HW_WALK_SPLIT; i++)
+		r |= walk_cache_init(&m->guest[i], &hw->guest[i]) | walk_cache_init(&m->host[i], &hw->host[i]);
+	return r;
+}
+
 int mmu_init(struct mmu *m, struct machmem *mem, const struct hw *hw, struct error *err)
 {
-	bool failed;
-
 	*m = (struct mmu){.mem = mem, .hw = *hw, .maxphyaddr = 46, .fast_path = true, .pages_1g = true};
-	failed = tlb_array_init(&m->l1d.small, 16, 4, true) || tlb_array_init(&m->l1d.large, 8, 4, true) ||
-		 tlb_array_init(&m->l1d.huge, 1, 4, true) || tlb_array_init(&m->l1i.small, 16, 8, true) ||
-		 tlb_array_init(&m->l1i.large, 1, 8, true) || tlb_array_init(&m->l1i.huge, 1, 4, true) ||
-		 tlb_array_init(&m->l2, 128, 12, false) || tlb_array_init(&m->l2_huge, 4, 4, false);
-	if (failed) {
+	if (init_tlbs(m, hw) | init_walk_caches(m, hw) | mem_caches_init(&m->caches, hw)) {
 		mmu_destroy(m);
 		return error_set(err, -ENOMEM, "mmu: out of memory");
 	}
@@ -39,11 +49,17 @@ int mmu_init(struct mmu *m, struct machmem *mem, const struct hw *hw, struct err
 
 void mmu_destroy(struct mmu *m)
 {
-	struct tlb_array *all[] = {&m->l1d.small, &m->l1d.large, &m->l1d.huge, &m->l1i.small,
-				   &m->l1i.large, &m->l1i.huge,  &m->l2,       &m->l2_huge};
-
-	for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
-		tlb_array_destroy(all[i]);
+	tlb_destroy(&m->l1d.tlb);
+	tlb_destroy(&m->l1i.tlb);
+	tlb_destroy(&m->l2d);
+	tlb_destroy(&m->l2i);
+	walk_cache_destroy(&m->nested_tlb);
+	walk_cache_destroy(&m->unified);
+	for (unsigned i = 0; i < HW_LEVELS; i++) {
+		walk_cache_destroy(&m->guest[i]);
+		walk_cache_destroy(&m->host[i]);
+	}
+	mem_caches_destroy(&m->caches);
 }
 
 void mmu_fast_flush(struct mmu *m)
@@ -64,14 +80,6 @@ void mmu_set_regs(struct mmu *m, const struct mmu_regs *r)
 		return;
 	m->regs = *r;
 	mmu_fast_flush(m);
-}
-
-static struct tlb_tags current_tags(const struct mmu *m)
-{
-	uint32_t pcid = m->regs.cr4 & CR4_PCIDE ? (uint32_t)(m->regs.cr3 & CR3_PCID_MASK) : 0;
-
-	return (struct tlb_tags){(uint32_t)m->regs.vpid << 12 | pcid,
-				 m->regs.nested ? m->regs.eptp & EPT_ADDR_MASK : 0};
 }
 
 static bool entry_permits(const struct mmu *m, const struct tlb_entry *e, enum access_kind kind,
@@ -105,7 +113,7 @@ static void fill_fast(struct mmu *m, struct l1_tlb *l1, struct tlb_array *a, str
 	if (l1 == &m->l1i) {
 		f.rtag = lin_page;
 	} else {
-		if (m->data_watch)
+		if (m->data_watch || m->data_cache)
 			return;
 		if (entry_permits(m, e, ACCESS_READ, mode))
 			f.rtag = lin_page;
@@ -123,58 +131,76 @@ struct lookup {
 	struct tlb_entry *entry;
 };
 
-static bool find_l1(struct l1_tlb *l1, uint64_t lin, struct tlb_tags t, struct lookup *out)
+static bool find(const struct tlb *t, uint64_t lin, struct tlb_tags tags, struct lookup *out)
 {
-	struct { struct tlb_array *a; unsigned shift; } order[] = {{&l1->small, 12}, {&l1->large, 21}, {&l1->huge, 30}};
-
-	for (unsigned i = 0; i < ARRAY_SIZE(order); i++) {
-		out->array = order[i].a;
-		out->entry = tlb_find(order[i].a, lin, order[i].shift, t);
+	for (unsigned i = 0; i < HW_PAGES; i++) {
+		out->array = t->of[i];
+		out->entry = out->array ? tlb_find(out->array, lin, tlb_size_shift(i), tags) : NULL;
 		if (out->entry)
 			return true;
 	}
 	return false;
 }
 
-static bool find_l2(struct mmu *m, uint64_t lin, struct tlb_tags t, struct lookup *out)
+static struct l1_tlb *l1_of(struct mmu *m, enum access_kind kind)
 {
-	out->array = &m->l2;
-	out->entry = tlb_find(&m->l2, lin, 12, t);
-	if (!out->entry)
-		out->entry = tlb_find(&m->l2, lin, 21, t);
-	if (!out->entry) {
-		out->array = &m->l2_huge;
-		out->entry = tlb_find(&m->l2_huge, lin, 30, t);
+	return kind == ACCESS_FETCH ? &m->l1i : &m->l1d;
+}
+
+static struct tlb *l2_of(struct mmu *m, enum access_kind kind)
+{
+	return kind == ACCESS_FETCH && m->hw.l2_split ? &m->l2i : &m->l2d;
+}
+
+/* The part of the page that is @lin's at a smaller size. */
+static struct tlb_entry piece_of(const struct tlb_entry *e, uint64_t lin, unsigned shift)
+{
+	struct tlb_entry piece = *e;
+
+	piece.page += lin & ((1ull << e->shift) - 1) & ~((1ull << shift) - 1);
+	piece.tag = lin >> shift;
+	piece.shift = (uint8_t)shift;
+	return piece;
+}
+
+/*
+ * Enters the translation of @lin at the largest size that @t holds and the page has.
+ * @l1: first-level TLB that @t is part of, or NULL. False: it holds none, nothing is entered.
+ */
+static bool enter(struct mmu *m, struct l1_tlb *l1, struct tlb *t, const struct tlb_entry *e, uint64_t lin,
+		  struct lookup *out)
+{
+	unsigned size = (e->shift - PAGE_SHIFT) / 9u;
+	struct tlb_entry piece;
+
+	while (!t->of[size])
+		if (size-- == 0)
+			return false;
+	piece = piece_of(e, lin, tlb_size_shift(size));
+	if (piece.shift < piece.guest_shift) {
+		m->stats.splintered++;
+		m->splintered = true;
 	}
-	return out->entry;
+	out->array = t->of[size];
+	out->entry = tlb_insert(m, l1, out->array, &piece);
+	return true;
 }
 
-static struct tlb_array *l1_array(struct l1_tlb *l1, unsigned shift)
+static void give(const struct tlb_entry *e, uint64_t lin, struct xlate *out, uint16_t *rights)
 {
-	return shift == 12 ? &l1->small : shift == 21 ? &l1->large : &l1->huge;
+	out->page = hpa(e->page + (lin & ((1ull << e->shift) - 1) & PAGE_MASK));
+	*rights = e->rights;
 }
 
-static void drop_everywhere(struct mmu *m, uint64_t lin, struct tlb_tags t)
+/* The translation was not in the first level: enters it there and uses it. */
+static void use_in_l1(struct mmu *m, struct l1_tlb *l1, const struct tlb_entry *e, uint64_t lin, enum access_mode mode,
+		      struct xlate *out, uint16_t *rights)
 {
 	struct lookup f;
 
-	while (find_l1(&m->l1d, lin, t, &f))
-		tlb_drop(f.entry);
-	while (find_l1(&m->l1i, lin, t, &f))
-		tlb_drop(f.entry);
-	while (find_l2(m, lin, t, &f))
-		tlb_drop(f.entry);
-	mmu_fast_flush(m);
-}
-
-static void use_entry(struct mmu *m, struct l1_tlb *l1, struct lookup *f, uint64_t lin, enum access_mode mode,
-		      struct xlate *out, uint16_t *rights)
-{
-	struct tlb_entry *e = f->entry;
-
-	out->page = hpa(e->page + (lin & ((1ull << e->shift) - 1) & PAGE_MASK));
-	*rights = e->rights;
-	fill_fast(m, l1, f->array, e, lin, mode);
+	give(e, lin, out, rights);
+	if (enter(m, l1, &l1->tlb, e, lin, &f))
+		fill_fast(m, l1, f.array, f.entry, lin, mode);
 }
 
 /* No paging and no EPT: addresses are what they are, nothing is cached. */
@@ -205,29 +231,30 @@ static bool is_mixed(const struct mmu *m, const struct tlb_entry *e)
 	return false;
 }
 
-static enum xlate_event walk_and_enter(struct mmu *m, struct l1_tlb *l1, uint64_t lin, enum access_kind kind,
-				       enum access_mode mode, struct tlb_tags t, struct xlate *out, uint16_t *rights)
+/*
+ * Walks the tables and enters what is found in both levels.
+ * @e: receives the translation; it is not in any TLB itself
+ */
+static enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
+				       struct tlb_entry *e, struct xlate *out, uint16_t *rights)
 {
-	struct tlb_entry e = {.asid = t.asid, .ep4ta = t.ep4ta};
+	struct tlb_tags t = tlb_current_tags(m);
 	struct lookup f;
 	enum xlate_event ev;
 
-	ev = mmu_paging(m) ? walk_linear(m, lin, kind, mode, &e, out) : walk_physical(m, lin, kind, out, &e);
-	if (ev)
+	*e = (struct tlb_entry){.asid = t.asid, .ep4ta = t.ep4ta};
+	ev = mmu_paging(m) ? walk_linear(m, lin, kind, mode, e, out) : walk_physical(m, lin, kind, out, e);
+	if (ev) {
+		flush_after_event(m, ev, lin, out);
 		return ev;
-	/* As processors do with pages of mixed memory type: 4 KiB are entered. */
-	if (is_mixed(m, &e)) {
-		e.shift = PAGE_SHIFT;
-		e.tag = lin >> PAGE_SHIFT;
-		e.page = out->page.v;
-		m->splintered = true;
 	}
+	/* As processors do with pages of mixed memory type: 4 KiB are entered. */
+	if (is_mixed(m, e))
+		*e = piece_of(e, lin, PAGE_SHIFT);
 	if (!machmem_is_ram(m->mem, out->page))
-		e.rights |= TLB_MMIO;
-	tlb_insert(m, NULL, e.shift == 30 ? &m->l2_huge : &m->l2, &e);
-	f.array = l1_array(l1, e.shift);
-	f.entry = tlb_insert(m, l1, f.array, &e);
-	use_entry(m, l1, &f, lin, mode, out, rights);
+		e->rights |= TLB_MMIO;
+	enter(m, NULL, l2_of(m, kind), e, lin, &f);
+	use_in_l1(m, l1_of(m, kind), e, lin, mode, out, rights);
 	return XLATE_OK;
 }
 
@@ -240,8 +267,9 @@ uint8_t *mmu_data_resident(struct mmu *m, uint64_t lin, enum access_kind kind, e
 
 	if ((lin & PAGE_MASK) == fast_tag)
 		return (uint8_t *)(uintptr_t)(lin + fast->addend);
-	if (!m->fast_path || m->data_watch || mode >= MODE_USER_ALIGN || !(mmu_paging(m) || m->regs.nested) ||
-	    !find_l1(&m->l1d, lin, current_tags(m), &f) || !entry_permits(m, f.entry, kind, mode))
+	if (!m->fast_path || m->data_watch || m->data_cache || mode >= MODE_USER_ALIGN ||
+	    !(mmu_paging(m) || m->regs.nested) || !find(&m->l1d.tlb, lin, tlb_current_tags(m), &f) ||
+	    !entry_permits(m, f.entry, kind, mode))
 		return NULL;
 	page = f.entry->page + (lin & ((1ull << f.entry->shift) - 1) & PAGE_MASK);
 	if (f.entry->rights & TLB_MMIO || (kind == ACCESS_WRITE && m->mem->code_map[page >> PAGE_SHIFT]))
@@ -251,180 +279,112 @@ uint8_t *mmu_data_resident(struct mmu *m, uint64_t lin, enum access_kind kind, e
 	return (uint8_t *)machmem_ptr(m->mem, hpa(page)) + (lin & ~PAGE_MASK);
 }
 
+/* The second level, then the tables. */
+static enum xlate_event translate_missed(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
+					 struct xlate *out, uint16_t *rights)
+{
+	struct tlb_tags t = tlb_current_tags(m);
+	bool fetch = kind == ACCESS_FETCH;
+	struct tlb_entry e;
+	struct lookup f;
+
+	*(fetch ? &m->stats.l1i_misses : &m->stats.l1d_misses) += 1;
+	if (find(l2_of(m, kind), lin, t, &f)) {
+		if (entry_permits(m, f.entry, kind, mode)) {
+			*(fetch ? &m->stats.l2i_hits : &m->stats.l2d_hits) += 1;
+			tlb_touch(m, NULL, f.array, f.entry);
+			use_in_l1(m, l1_of(m, kind), f.entry, lin, mode, out, rights);
+			return XLATE_OK;
+		}
+		flush_translation(m, lin, t);
+	}
+	*(fetch ? &m->stats.l2i_misses : &m->stats.l2d_misses) += 1;
+	return walk_and_enter(m, lin, kind, mode, &e, out, rights);
+}
+
 enum xlate_event mmu_translate(struct mmu *m, gva_t addr, enum access_kind kind, enum access_mode mode,
 			       struct xlate *out, uint16_t *rights)
 {
-	struct l1_tlb *l1 = kind == ACCESS_FETCH ? &m->l1i : &m->l1d;
+	struct l1_tlb *l1 = l1_of(m, kind);
 	uint64_t lin = addr.v;
 	struct tlb_tags t;
 	struct lookup f;
 
 	if (!mmu_paging(m) && !m->regs.nested)
 		return identity(m, l1, lin, mode, out, rights);
-	t = current_tags(m);
-	if (likely(find_l1(l1, lin, t, &f))) {
+	t = tlb_current_tags(m);
+	if (likely(find(&l1->tlb, lin, t, &f))) {
 		if (likely(entry_permits(m, f.entry, kind, mode))) {
 			tlb_touch(m, l1, f.array, f.entry);
-			use_entry(m, l1, &f, lin, mode, out, rights);
+			give(f.entry, lin, out, rights);
+			fill_fast(m, l1, f.array, f.entry, lin, mode);
 			return XLATE_OK;
 		}
-		drop_everywhere(m, lin, t);
+		flush_translation(m, lin, t);
 	}
-	*(kind == ACCESS_FETCH ? &m->stats.l1i_misses : &m->stats.l1d_misses) += 1;
-	if (find_l2(m, lin, t, &f)) {
-		if (entry_permits(m, f.entry, kind, mode)) {
-			*(kind == ACCESS_FETCH ? &m->stats.l2i_hits : &m->stats.l2d_hits) += 1;
-			tlb_touch(m, NULL, f.array, f.entry);
-			struct tlb_array *a = l1_array(l1, f.entry->shift);
+	return translate_missed(m, lin, kind, mode, out, rights);
+}
 
-			f.entry = tlb_insert(m, l1, a, f.entry);
-			f.array = a;
-			use_entry(m, l1, &f, lin, mode, out, rights);
-			return XLATE_OK;
-		}
-		drop_everywhere(m, lin, t);
+/* Which level of the TLBs would serve the access; 0: none. Changes nothing. */
+static unsigned level_that_holds(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode)
+{
+	struct tlb_tags t = tlb_current_tags(m);
+	struct lookup f;
+
+	if (find(&l1_of(m, kind)->tlb, lin, t, &f))
+		return entry_permits(m, f.entry, kind, mode) ? 1 : 0;
+	return find(l2_of(m, kind), lin, t, &f) && entry_permits(m, f.entry, kind, mode) ? 2 : 0;
+}
+
+static void log_mapping(struct walk_log *log, const struct tlb_entry *e, const struct xlate *x, uint16_t rights)
+{
+	log->mapped = true;
+	log->guest_shift = e->guest_shift;
+	log->shift = e->shift;
+	log->pkey = e->pkey;
+	log->rights = rights;
+	log->page = x->page.v & ~((1ull << e->shift) - 1);
+}
+
+enum xlate_event mmu_translate_logged(struct mmu *m, gva_t addr, enum access_kind kind, enum access_mode mode,
+				      struct xlate *out, struct walk_log *log)
+{
+	struct tlb_entry e = {.shift = PAGE_SHIFT, .guest_shift = PAGE_SHIFT};
+	uint16_t rights = 0;
+	enum xlate_event ev;
+
+	*log = (struct walk_log){0};
+	if (!mmu_paging(m) && !m->regs.nested) {
+		ev = identity(m, l1_of(m, kind), addr.v, mode, out, &rights);
+	} else {
+		log->tlb_level = level_that_holds(m, addr.v, kind, mode);
+		/* The walk enters the translation: it must not stand there twice. */
+		flush_translation(m, addr.v, tlb_current_tags(m));
+		*(kind == ACCESS_FETCH ? &m->stats.l1i_misses : &m->stats.l1d_misses) += 1;
+		*(kind == ACCESS_FETCH ? &m->stats.l2i_misses : &m->stats.l2d_misses) += 1;
+		m->log = log;
+		ev = walk_and_enter(m, addr.v, kind, mode, &e, out, &rights);
+		m->log = NULL;
 	}
-	*(kind == ACCESS_FETCH ? &m->stats.l2i_misses : &m->stats.l2d_misses) += 1;
-	return walk_and_enter(m, l1, lin, kind, mode, t, out, rights);
+	if (!ev)
+		log_mapping(log, &e, out, rights);
+	return ev;
+}
+
+void mmu_count_data(struct mmu *m, uint64_t at, unsigned bytes)
+{
+	unsigned shift = m->caches.line_shift;
+
+	for (uint64_t line = at >> shift; line <= (at + bytes - 1) >> shift; line++)
+		m->stats.data_hits[mem_caches_access(&m->caches, line << shift)]++;
 }
 
 enum xlate_event mmu_translate_gpa(struct mmu *m, gpa_t a, enum access_kind kind, struct xlate *out)
 {
 	struct tlb_entry e;
+	enum xlate_event ev = walk_physical(m, a.v, kind, out, &e);
 
-	return walk_physical(m, a.v, kind, out, &e);
-}
-
-/* ---- invalidations ---- */
-
-/* Which entries an invalidation drops. */
-struct drop_rule {
-	bool any_vpid, any_pcid, keep_globals;
-	uint16_t vpid, pcid;
-	bool by_page, by_ept;
-	bool whole_page; /* every entry of the guest's page, where by_page means the one that holds lin */
-	uint64_t lin, ep4ta;
-};
-
-static bool rule_drops(const struct drop_rule *r, const struct tlb_entry *e)
-{
-	if (r->by_ept && e->ep4ta != r->ep4ta)
-		return false;
-	if (!r->any_vpid && e->asid >> 12 != r->vpid)
-		return false;
-	if (r->keep_globals && (e->rights & TLB_G))
-		return false;
-	if (!r->any_pcid && (e->asid & 0xfff) != r->pcid && !(r->by_page && !r->keep_globals && (e->rights & TLB_G)))
-		return false;
-	if (r->whole_page && e->guest_shift > e->shift)
-		return r->lin >> e->guest_shift == e->tag >> (e->guest_shift - e->shift);
-	return !r->by_page || r->lin >> e->shift == e->tag;
-}
-
-static void drop_array(struct tlb_array *a, const struct drop_rule *r)
-{
-	for (uint32_t i = 0; i < a->sets * a->ways; i++) {
-		struct tlb_entry *e = &a->entry[i];
-
-		if (e->tag != TLB_INVALID && rule_drops(r, e))
-			tlb_drop(e);
-	}
-}
-
-static void drop_all(struct mmu *m, const struct drop_rule *r)
-{
-	struct tlb_array *all[] = {&m->l1d.small, &m->l1d.large, &m->l1d.huge, &m->l1i.small,
-				   &m->l1i.large, &m->l1i.huge,  &m->l2,       &m->l2_huge};
-
-	for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
-		drop_array(all[i], r);
-	mmu_fast_flush(m);
-}
-
-static void drop_set(struct tlb_array *a, uint64_t lin, unsigned shift, const struct drop_rule *r)
-{
-	struct tlb_entry *e = &a->entry[(size_t)((lin >> shift) & (a->sets - 1)) * a->ways];
-
-	for (uint32_t w = 0; w < a->ways; w++)
-		if (e[w].tag != TLB_INVALID && e[w].shift == shift && rule_drops(r, &e[w]))
-			tlb_drop(&e[w]);
-}
-
-/* A rule about one page concerns one set of each array, unless parts of the page may stand in others. */
-static void drop_page(struct mmu *m, const struct drop_rule *r)
-{
-	struct l1_tlb *l1[] = {&m->l1d, &m->l1i};
-
-	if (r->whole_page && m->splintered) {
-		drop_all(m, r);
-		return;
-	}
-	for (unsigned i = 0; i < 2; i++) {
-		drop_set(&l1[i]->small, r->lin, 12, r);
-		drop_set(&l1[i]->large, r->lin, 21, r);
-		drop_set(&l1[i]->huge, r->lin, 30, r);
-	}
-	drop_set(&m->l2, r->lin, 12, r);
-	drop_set(&m->l2, r->lin, 21, r);
-	drop_set(&m->l2_huge, r->lin, 30, r);
-	mmu_fast_flush(m);
-}
-
-static uint16_t current_pcid(const struct mmu *m) { return (uint16_t)(current_tags(m).asid & 0xfff); }
-
-void mmu_flush_page(struct mmu *m, gva_t addr)
-{
-	drop_page(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = current_pcid(m), .by_page = true,
-					 .whole_page = true, .lin = addr.v});
-}
-
-void mmu_flush_pcid_page(struct mmu *m, uint16_t pcid, gva_t addr)
-{
-	drop_page(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = pcid, .by_page = true, .whole_page = true,
-				    .keep_globals = true, .lin = addr.v});
-}
-
-void mmu_flush_pcid(struct mmu *m, uint16_t pcid)
-{
-	drop_all(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = pcid, .keep_globals = true});
-}
-
-void mmu_flush_nonglobal(struct mmu *m)
-{
-	drop_all(m, &(struct drop_rule){.vpid = m->regs.vpid, .any_pcid = true, .keep_globals = true});
-}
-
-void mmu_flush_vpid_all(struct mmu *m, uint16_t vpid)
-{
-	drop_all(m, &(struct drop_rule){.vpid = vpid, .any_pcid = true});
-}
-
-void mmu_flush_vpid_keep_globals(struct mmu *m, uint16_t vpid)
-{
-	drop_all(m, &(struct drop_rule){.vpid = vpid, .any_pcid = true, .keep_globals = true});
-}
-
-void mmu_flush_vpid_page(struct mmu *m, uint16_t vpid, gva_t addr)
-{
-	drop_page(m, &(struct drop_rule){.vpid = vpid, .any_pcid = true, .by_page = true, .whole_page = true,
-				    .lin = addr.v});
-}
-
-void mmu_flush_all_vpids(struct mmu *m)
-{
-	/* VPID 0 is not a tag of software: INVVPID 2 leaves it alone, but may drop it. */
-	drop_all(m, &(struct drop_rule){.any_vpid = true, .any_pcid = true});
-}
-
-void mmu_flush_ept(struct mmu *m, uint64_t eptp, bool all)
-{
-	struct drop_rule r = {.any_vpid = true, .any_pcid = true, .by_ept = !all, .ep4ta = eptp & EPT_ADDR_MASK};
-
-	drop_all(m, &r);
-}
-
-void mmu_flush_ept_gva(struct mmu *m, gva_t addr)
-{
-	drop_page(m, &(struct drop_rule){.vpid = m->regs.vpid, .pcid = current_pcid(m), .by_page = true,
-					 .lin = addr.v});
+	if (ev)
+		flush_after_physical_event(m, ev, out);
+	return ev;
 }

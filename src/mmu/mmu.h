@@ -20,7 +20,9 @@
 #include "arch/addr.h"
 #include "base/util.h"
 #include "mem/machmem.h"
+#include "mmu/cache.h"
 #include "mmu/hw.h"
+#include "mmu/walk_cache.h"
 
 /* How an access reaches memory. */
 enum access_kind { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
@@ -130,8 +132,8 @@ struct walk_log {
 struct tlb_entry {
 	uint64_t tag;   /* (linear page number >> size shift), or TLB_INVALID */
 	uint64_t page;  /* hpa of the whole page (4 KiB, 2 MiB or 1 GiB) */
-	uint32_t asid;  /* vpid << 12 | pcid */
-	uint64_t ep4ta; /* the EPT root it was made under; 0 without EPT */
+	uint32_t asid;  /* vpid << 12 | pcid; ASID_PHYSICAL: guest-physical, made without paging */
+	uint64_t ep4ta; /* the EPT root it was made under, with EP4TA_VALID; 0 without EPT */
 	uint64_t stamp; /* for LRU: larger is more recent */
 	uint16_t rights; /* TLB_* */
 	uint8_t shift;  /* 12, 21, 30 */
@@ -140,6 +142,7 @@ struct tlb_entry {
 	uint32_t generation; /* of what the way holds: changes when it is entered or dropped */
 };
 #define TLB_INVALID (~0ull)
+#define EP4TA_VALID 1ull
 
 #define FAST_SLOTS 256
 #define FAST_WORDS (FAST_SLOTS / 64)
@@ -148,7 +151,7 @@ struct tlb_array {
 	struct tlb_entry *entry; /* [sets * ways] */
 	uint32_t sets;           /* power of two */
 	uint32_t ways;
-	unsigned shift;          /* page size of a lookup in it (log2); an array may hold several */
+	uint8_t pages;           /* page sizes it may hold (HW_4K | ...); each is indexed by its own page number */
 	uint32_t *mru;           /* [sets]: the most recently used way */
 	uint64_t *slots;         /* L1 only: [sets][FAST_SLOTS / 64], fast slots that the MRU way stands in */
 };
@@ -175,10 +178,14 @@ struct fast_tlb {
 	uint64_t used[MODE_COUNT][FAST_WORDS]; /* slots that may be valid */
 };
 
+struct tlb {
+	unsigned arrays;
+	struct tlb_array array[HW_ARRAYS_MAX];
+	struct tlb_array *of[HW_PAGES]; /* by page size (4 KiB, 2 MiB, 1 GiB): the array that holds it; NULL: none does */
+};
+
 struct l1_tlb {
-	struct tlb_array small; /* 4 KiB */
-	struct tlb_array large; /* 2 MiB */
-	struct tlb_array huge;  /* 1 GiB */
+	struct tlb tlb;
 	struct fast_tlb fast;
 };
 
@@ -194,13 +201,14 @@ struct mmu {
 	struct hw hw;
 	struct walk_log *log; /* not NULL: the next walk is recorded here */
 	struct l1_tlb l1d, l1i;
-	struct tlb_array l2;      /* 4 KiB and 2 MiB */
+	struct tlb l2d, l2i; /* second level; l2i only if hw.l2_split */
+	struct walk_cache guest[HW_LEVELS], host[HW_LEVELS], unified, nested_tlb;
+	struct mem_caches caches;
 	/*
 	 * Where the walker last set an accessed or dirty flag in a frame that code was
 	 * decoded from, plus 1; 0 if it did not. The owner of the blocks clears it.
 	 */
 	uint64_t code_written;
-	struct tlb_array l2_huge; /* 1 GiB */
 	uint64_t clock;      /* LRU stamps */
 	struct mmu_stats stats;
 };
@@ -239,6 +247,17 @@ static inline bool mmu_paging(const struct mmu *m) { return m->regs.cr0 >> 31 & 
  * (PDPTE loads). EPT events as in mmu_translate(). */
 enum xlate_event mmu_translate_gpa(struct mmu *mmu, gpa_t a, enum access_kind kind, struct xlate *out);
 
+/*
+ * A data access of the processor to RAM at machine address @at: with data_cache every line that it
+ * touches goes through the modelled caches. Accesses within one page.
+ */
+void mmu_count_data(struct mmu *mmu, uint64_t at, unsigned bytes);
+static ALWAYS_INLINE void mmu_data_access(struct mmu *mmu, uint64_t at, unsigned bytes)
+{
+	if (unlikely(mmu->data_cache))
+		mmu_count_data(mmu, at, bytes);
+}
+
 /* ---- architectural invalidations (SDM "Operations that Invalidate TLBs and Paging-Structure Caches") ---- */
 
 void mmu_flush_page(struct mmu *mmu, gva_t addr);         /* INVLPG in the current VPID */
@@ -249,10 +268,11 @@ void mmu_flush_nonglobal(struct mmu *mmu);                /* INVPCID 3 */
 void mmu_flush_vpid_all(struct mmu *mmu, uint16_t vpid);
 void mmu_flush_vpid_keep_globals(struct mmu *mmu, uint16_t vpid); /* INVVPID 3 */
 void mmu_flush_vpid_page(struct mmu *mmu, uint16_t vpid, gva_t addr); /* INVVPID 0 */
-void mmu_flush_all_vpids(struct mmu *mmu);                /* INVVPID 2 */
+void mmu_flush_all_vpids(struct mmu *mmu);                /* INVVPID 2: every VPID but 0 */
 void mmu_flush_ept(struct mmu *mmu, uint64_t eptp, bool all); /* INVEPT 1 (of eptp) / 2 */
-/* An EPT violation drops the combined mappings of the address that caused it. */
-void mmu_flush_ept_gva(struct mmu *mmu, gva_t addr);
+void mmu_flush_everything(struct mmu *mmu);               /* RESET */
+void mmu_flush_pcid_all(struct mmu *mmu, uint16_t pcid);  /* as mmu_flush_pcid(), its globals too: CR4.SMEP 0 -> 1 */
+/* Page faults and EPT violations invalidate, too: mmu_translate() does it. */
 
 /* Host-side lookups only: after something they depend on (code pages, watchpoints) changed. */
 void mmu_fast_flush(struct mmu *mmu);

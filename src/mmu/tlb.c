@@ -1,27 +1,56 @@
 #include "mmu/tlb.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
-int tlb_array_init(struct tlb_array *a, uint32_t sets, uint32_t ways, bool fast)
+static int array_init(struct tlb_array *a, const struct hw_array *hw, bool fast)
 {
-	*a = (struct tlb_array){.sets = sets, .ways = ways};
-	a->entry = calloc((size_t)sets * ways, sizeof(*a->entry));
+	uint32_t sets = hw_array_sets(hw);
+
+	assert(hw->ways && sets && (sets & (sets - 1)) == 0 && sets * hw->ways == hw->entries);
+	*a = (struct tlb_array){.sets = sets, .ways = hw->ways, .pages = hw->pages};
+	a->entry = calloc(hw->entries, sizeof(*a->entry));
 	a->mru = calloc(sets, sizeof(*a->mru));
 	a->slots = fast ? calloc((size_t)sets * FAST_WORDS, sizeof(*a->slots)) : NULL;
 	if (!a->entry || !a->mru || (fast && !a->slots))
 		return -ENOMEM;
-	for (uint32_t i = 0; i < sets * ways; i++)
+	for (uint32_t i = 0; i < hw->entries; i++)
 		a->entry[i].tag = TLB_INVALID;
 	return 0;
 }
 
-void tlb_array_destroy(struct tlb_array *a)
+int tlb_init(struct tlb *t, const struct hw_tlb *hw, bool fast)
 {
-	free(a->entry);
-	free(a->mru);
-	free(a->slots);
-	*a = (struct tlb_array){0};
+	*t = (struct tlb){0};
+	assert(hw->arrays <= HW_ARRAYS_MAX);
+	for (unsigned i = 0; i < hw->arrays; i++) {
+		const struct hw_array *h = &hw->array[i];
+		struct tlb_array *a = &t->array[t->arrays];
+
+		if (!h->entries)
+			continue;
+		t->arrays++;
+		if (array_init(a, h, fast))
+			return -ENOMEM;
+		for (unsigned size = 0; size < HW_PAGES; size++) {
+			if (!(h->pages >> size & 1))
+				continue;
+			assert(!t->of[size]);
+			t->of[size] = a;
+		}
+	}
+	return 0;
+}
+
+void tlb_destroy(struct tlb *t)
+{
+	for (unsigned i = 0; i < t->arrays; i++) {
+		free(t->array[i].entry);
+		free(t->array[i].mru);
+		free(t->array[i].slots);
+	}
+	*t = (struct tlb){0};
 }
 
 static uint32_t set_of(const struct tlb_array *a, uint64_t tag) { return (uint32_t)tag & (a->sets - 1); }

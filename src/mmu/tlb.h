@@ -1,18 +1,45 @@
-/* One set-associative TLB array with true LRU, and the host-side lookups that mirror its most recently used ways. */
+/*
+ * TLBs: set-associative arrays with true LRU, and the host-side lookups that mirror
+ * the most recently used ways of first-level ones. Replacement other than LRU and
+ * hashed set indices are not modelled.
+ */
 #ifndef GNOMON_MMU_TLB_H
 #define GNOMON_MMU_TLB_H
 
+#include "arch/vmx.h"
+#include "arch/x86.h"
 #include "mmu/mmu.h"
 
-/* @sets: power of two. @fast: keep track of fast slots (L1 arrays). -ENOMEM. */
-int tlb_array_init(struct tlb_array *a, uint32_t sets, uint32_t ways, bool fast);
-void tlb_array_destroy(struct tlb_array *a);
+/*
+ * The arrays that @hw describes, empty; it must not move afterwards.
+ * @fast: keep track of fast slots (first level). -ENOMEM (tlb_destroy() is still allowed).
+ */
+int tlb_init(struct tlb *t, const struct hw_tlb *hw, bool fast);
+void tlb_destroy(struct tlb *t);
+
+/* Page sizes as the TLBs know them: 0, 1, 2 are 4 KiB, 2 MiB, 1 GiB. */
+static inline unsigned tlb_size_shift(unsigned size) { return PAGE_SHIFT + 9 * size; }
 
 /* What a lookup must match besides the page. */
 struct tlb_tags {
-	uint32_t asid;  /* vpid << 12 | pcid */
+	uint32_t asid;  /* as in struct tlb_entry */
 	uint64_t ep4ta;
 };
+
+/* Those of an access with the registers as they are. */
+static inline struct tlb_tags tlb_current_tags(const struct mmu *m)
+{
+	uint32_t pcid = m->regs.cr4 & CR4_PCIDE ? (uint32_t)(m->regs.cr3 & CR3_PCID_MASK) : 0;
+
+	return (struct tlb_tags){mmu_paging(m) ? (uint32_t)m->regs.vpid << 12 | pcid : ASID_PHYSICAL,
+				 m->regs.nested ? (m->regs.eptp & EPT_ADDR_MASK) | EP4TA_VALID : 0};
+}
+
+/* First way of the set that page number @tag belongs to. */
+static inline struct tlb_entry *tlb_set(const struct tlb_array *a, uint64_t tag)
+{
+	return &a->entry[(size_t)((uint32_t)tag & (a->sets - 1)) * a->ways];
+}
 
 /* The entry for a page of size 2^shift that holds @lin, or NULL. Does not change LRU order. */
 struct tlb_entry *tlb_find(const struct tlb_array *a, uint64_t lin, unsigned shift, struct tlb_tags t);

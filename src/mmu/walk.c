@@ -1,19 +1,25 @@
 /*
  * The page walker. Paging formats are data (struct format: an array of levels);
  * EPT is walked by the same kind of loop, and nested paging is composition: every
- * address that the guest walk forms goes through walk_physical().
+ * address that the guest walk forms goes through stage 2.
  *
  * Order of effects, as hardware leaves them: an entry that refers to another
  * table gets its accessed flag when it is followed; the last entry gets accessed
  * (and, for a write, dirty) only if the access is allowed.
  *
+ * Walk caches and the nested TLB (docs/walk-caches.md) are asked on the way. What
+ * they hold may be stale, as the manual allows. So that events do not depend on
+ * them, a walk that used any of it and ends in an event is made again without.
+ * Not modelled: walks that run ahead of an instruction, and several at a time.
+ *
  * Sources: SDM volume 3, "4-Level Paging and 5-Level Paging", "PAE Paging",
- * "32-Bit Paging", "The Extended Page Table Mechanism (EPT)".
+ * "32-Bit Paging", "The Extended Page Table Mechanism (EPT)", "Paging-Structure Caches".
  */
 #include "mmu/walk.h"
 
 #include "arch/vmx.h"
 #include "arch/x86.h"
+#include "mmu/flush.h"
 
 struct level {
 	uint8_t shift;     /* address bits below this are not this level's */
@@ -26,23 +32,29 @@ struct format {
 	uint8_t levels;
 	uint8_t entry_bytes;
 	struct level level[5]; /* [0] is the root */
+	uint8_t shift[HW_LEVELS]; /* the same shifts by the number of the level: 1 = PTE */
 };
 
+#define SHIFTS {0, 12, 21, 30, 39, 48}
 static const struct format format_5level = {
-	"5-level", 5, 8, {{48, 9, false}, {39, 9, false}, {30, 9, true}, {21, 9, true}, {12, 9, true}}};
+	"5-level", 5, 8, {{48, 9, false}, {39, 9, false}, {30, 9, true}, {21, 9, true}, {12, 9, true}}, SHIFTS};
 static const struct format format_4level = {
-	"4-level", 4, 8, {{39, 9, false}, {30, 9, true}, {21, 9, true}, {12, 9, true}}};
-static const struct format format_pae = {"PAE", 2, 8, {{21, 9, true}, {12, 9, true}}};
-static const struct format format_32bit = {"32-bit", 2, 4, {{22, 10, true}, {12, 10, true}}};
+	"4-level", 4, 8, {{39, 9, false}, {30, 9, true}, {21, 9, true}, {12, 9, true}}, SHIFTS};
+static const struct format format_pae = {"PAE", 2, 8, {{21, 9, true}, {12, 9, true}}, SHIFTS};
+static const struct format format_32bit = {"32-bit", 2, 4, {{22, 10, true}, {12, 10, true}}, {0, 12, 22}};
 
 struct walk {
 	struct mmu *mmu;
 	uint64_t lin;
 	enum access_kind kind;
 	enum access_mode mode;
+	struct walk_tags guest_tags, host_tags; /* of what is cached of either stage */
+	bool caches;         /* the walk caches and the nested TLB may be used */
+	bool used;           /* something of them was */
 	unsigned refs;
-	uint16_t ept_rights; /* of the last walk_stage2 */
-	unsigned ept_shift;  /* page size of the last walk_stage2 */
+	uint8_t guest_level; /* of the entry whose address stage 2 translates; 0: the final address */
+	uint16_t ept_rights; /* of the last stage 2 */
+	unsigned ept_shift;  /* page size of the last stage 2 */
 	bool ept_dirty;
 	struct xlate *out;
 };
@@ -73,6 +85,131 @@ static void entry_or(struct mmu *m, uint64_t at, uint64_t set)
 	/* All the flags live in the two low bytes, of either entry size. */
 	put_u16(p, (uint16_t)(get_u16(p) | set));
 	note_code_write(m, at);
+}
+
+/* ---- recording ---- */
+
+static struct walk_step *log_step(struct walk *w, enum walk_stage stage, unsigned level, uint32_t cycles)
+{
+	struct walk_log *log = w->mmu->log;
+	struct walk_step *s;
+
+	if (log->steps == WALK_STEPS_MAX)
+		log->steps--; /* no walk is so long; a defined end all the same */
+	s = &log->step[log->steps++];
+	*s = (struct walk_step){.stage = stage, .level = (uint8_t)level, .cycles = cycles,
+				.guest_level = stage == STAGE_HOST ? w->guest_level : 0};
+	return s;
+}
+
+static NOINLINE void log_reference(struct walk *w, enum walk_stage stage, unsigned level, uint64_t at, uint64_t at_gpa,
+				   uint64_t entry, enum hw_place place)
+{
+	const struct hw *hw = &w->mmu->hw;
+	struct walk_step *s = log_step(w, stage, level,
+				       place == HW_MEMORY ? hw->memory_latency : hw->cache[place].latency);
+
+	s->what = STEP_REF;
+	s->at = at;
+	s->at_gpa = at_gpa;
+	s->entry = entry;
+	s->place = (uint8_t)place;
+}
+
+static NOINLINE void log_cached(struct walk *w, enum walk_stage stage, unsigned level, uint64_t at, uint64_t at_gpa,
+				uint64_t value)
+{
+	const struct hw_cost *cost = &w->mmu->hw.cost;
+	struct walk_step *s = log_step(w, stage, level, level ? cost->walk_cache_hit : cost->nested_tlb_hit);
+
+	s->what = level ? STEP_WALK_CACHE : STEP_NESTED_TLB;
+	s->at = at;
+	s->at_gpa = at_gpa;
+	s->entry = value;
+}
+
+/* The rights that the last step led to. */
+static ALWAYS_INLINE void log_rights(struct walk *w, uint16_t rights)
+{
+	struct walk_log *log = w->mmu->log;
+
+	if (unlikely(log))
+		log->step[log->steps - 1].rights = rights;
+}
+
+/* ---- the memory hierarchy ---- */
+
+static uint64_t reference(struct walk *w, enum walk_stage stage, unsigned level, uint64_t at, uint64_t at_gpa,
+			  unsigned bytes)
+{
+	struct mmu *m = w->mmu;
+	enum hw_place place = mem_caches_access(&m->caches, at);
+	uint64_t e = bytes == 8 ? machmem_read64(m->mem, hpa(at)) : machmem_read32(m->mem, hpa(at));
+
+	w->refs++;
+	m->stats.stage_refs[stage]++;
+	m->stats.ref_hits[place]++;
+	if (unlikely(m->log))
+		log_reference(w, stage, level, at, at_gpa, e, place);
+	return e;
+}
+
+/* ---- the unified cache ---- */
+
+static struct walk_entry unified_key(const struct walk_tags *tags, uint64_t at, uint64_t addr, unsigned shift)
+{
+	return (struct walk_entry){.tags = *tags, .at = at, .shift = (uint8_t)shift, .prefix = addr >> shift};
+}
+
+static void unified_enter(struct walk *w, enum walk_stage stage, struct walk_entry *key, uint64_t value)
+{
+	w->mmu->stats.walk_cache_misses[stage] += w->caches;
+	key->value = value;
+	walk_cache_enter(&w->mmu->unified, key);
+}
+
+static void count_unified_hit(struct walk *w, enum walk_stage stage, unsigned level, uint64_t at, uint64_t at_gpa,
+			      uint64_t value)
+{
+	w->used = true;
+	w->mmu->stats.walk_cache_hits[stage][level]++;
+	if (unlikely(w->mmu->log))
+		log_cached(w, stage, level, at, at_gpa, value);
+}
+
+/* ---- split caches ---- */
+
+/* Is there any of @levels' caches? */
+static bool split_exists(const struct walk_cache cache[HW_LEVELS])
+{
+	for (unsigned i = 2; i < HW_LEVELS; i++)
+		if (walk_cache_exists(&cache[i]))
+			return true;
+	return false;
+}
+
+/* The longest prefix of @addr that is cached. @want has the tags; @shift: per level. NULL: none. */
+static const struct walk_entry *split_find(struct walk *w, enum walk_stage stage, struct walk_cache cache[HW_LEVELS],
+					   struct walk_tags tags, uint64_t addr, const uint8_t shift[HW_LEVELS],
+					   unsigned levels, unsigned *level)
+{
+	struct mmu_stats *st = &w->mmu->stats;
+
+	if (!w->caches || w->mmu->hw.walk_caches != HW_WALK_SPLIT || !split_exists(cache))
+		return NULL;
+	for (unsigned i = 2; i <= levels; i++) {
+		struct walk_entry want = {.tags = tags, .shift = shift[i], .prefix = addr >> shift[i]};
+		const struct walk_entry *e = walk_cache_find(&cache[i], &want);
+
+		if (!e)
+			continue;
+		w->used = true;
+		st->walk_cache_hits[stage][i]++;
+		*level = i;
+		return e;
+	}
+	st->walk_cache_misses[stage]++;
+	return NULL;
 }
 
 /* ---- EPT ---- */
@@ -111,68 +248,203 @@ static enum xlate_event ept_violation(struct walk *w, uint64_t gpa_v, uint64_t a
 	return XLATE_EPT_VIOLATION;
 }
 
-/*
- * One walk of the EPT for guest-physical @gpa_v. @table: the access is to a
- * guest paging structure (the walker's own), not the final one.
- */
-static enum xlate_event walk_ept(struct walk *w, uint64_t gpa_v, enum access_kind kind, bool table, uint64_t *out)
+/* A walk of the EPT, as far as it has come. */
+struct ept_walk {
+	uint64_t gpa;
+	uint64_t need;     /* EPT_VIOL_READ | ... */
+	uint64_t rights;   /* EPT_R | ... of all levels so far */
+	uint64_t table;
+	unsigned level;
+	bool ad;           /* accessed and dirty flags are in use */
+	bool for_table;    /* the access is to a guest paging structure (the walker's own) */
+};
+
+static const uint8_t ept_shifts[HW_LEVELS] = SHIFTS;
+
+static uint16_t tlb_ept_rights(uint64_t rights)
 {
-	struct mmu *m = w->mmu;
-	bool ad = m->regs.eptp & EPTP_AD;
-	uint64_t need = ept_access_bits(kind, table, ad), rights = 7, at = m->regs.eptp & EPT_ADDR_MASK;
-	unsigned levels = (unsigned)(m->regs.eptp >> EPTP_WALK_SHIFT & 7) + 1; /* 4 or 5: VM entry checks it */
+	return (uint16_t)((rights & EPT_R ? TLB_EPT_R : 0) | (rights & EPT_W ? TLB_EPT_W : 0) |
+			  (rights & EPT_X ? TLB_EPT_X : 0));
+}
 
-	if (levels == 4 && gpa_v >> 48)
-		return ept_violation(w, gpa_v, need, 0, table);
-	for (unsigned shift = levels == 5 ? 48 : 39;; shift -= 9) {
-		uint64_t e;
-		bool leaf;
+static bool ept_is_leaf(unsigned level, uint64_t e) { return level == 1 || (level <= 3 && (e & EPT_PS)); }
 
-		at += (gpa_v >> shift & 0x1ff) * 8;
-		e = machmem_read64(m->mem, hpa(at));
-		w->refs++;
-		if (!(e & 7))
-			return ept_violation(w, gpa_v, need, 0, table);
-		leaf = shift == 12 || (shift <= 30 && (e & EPT_PS));
-		if (ept_entry_misconfigured(m, e, shift, leaf)) {
-			w->out->gpa = gpa(gpa_v);
-			return XLATE_EPT_MISCONFIG;
-		}
-		rights &= e & 7;
-		if (!leaf) {
-			if (ad && !(e & EPT_A))
-				entry_or(m, at, EPT_A);
-			at = e & EPT_ADDR_MASK;
-			continue;
-		}
-		if ((need & rights) != need)
-			return ept_violation(w, gpa_v, need, rights, table);
-		if (ad) {
-			uint64_t set = EPT_A | (need & EPT_VIOL_WRITE ? EPT_D : 0);
+/* Flags that the access sets in the last entry. */
+static uint64_t ept_leaf_flags(const struct ept_walk *x)
+{
+	return x->ad ? EPT_A | (x->need & EPT_VIOL_WRITE ? EPT_D : 0) : 0;
+}
 
-			if ((e & set) != set)
-				entry_or(m, at, set);
-			w->ept_dirty = (e | set) & EPT_D;
-		} else {
-			w->ept_dirty = true;
-		}
-		w->ept_rights = (uint16_t)((rights & EPT_R ? TLB_EPT_R : 0) | (rights & EPT_W ? TLB_EPT_W : 0) |
-					   (rights & EPT_X ? TLB_EPT_X : 0));
-		w->ept_shift = shift;
-		*out = (e & EPT_ADDR_MASK & ~((1ull << shift) - 1)) | (gpa_v & ((1ull << shift) - 1));
-		return XLATE_OK;
+/* Split caches: begins the walk at the table that the longest cached prefix names. */
+static void ept_skip(struct walk *w, struct ept_walk *x)
+{
+	unsigned level = 0;
+	const struct walk_entry *e = split_find(w, STAGE_HOST, w->mmu->host, w->host_tags, x->gpa, ept_shifts,
+						x->level, &level);
+
+	if (!e)
+		return;
+	x->level = level - 1;
+	x->table = e->value;
+	x->rights = e->rights;
+	if (unlikely(w->mmu->log)) {
+		log_cached(w, STAGE_HOST, level, 0, x->gpa, e->value);
+		log_rights(w, tlb_ept_rights(x->rights));
 	}
 }
 
-static enum xlate_event walk_stage2(struct walk *w, uint64_t gpa_v, enum access_kind kind, bool table, uint64_t *out)
+/* Unified cache: the entry at @at, if it is held and needs no flag set (that is done in memory). */
+static bool ept_cached_entry(struct walk *w, const struct ept_walk *x, struct walk_entry *key, uint64_t *e)
 {
-	if (w->mmu->regs.nested)
-		return walk_ept(w, gpa_v, kind, table, out);
+	const struct walk_entry *found = w->caches ? walk_cache_find(&w->mmu->unified, key) : NULL;
+
+	if (!found)
+		return false;
+	*e = found->value;
+	if (ept_is_leaf(x->level, *e) && (*e & ept_leaf_flags(x)) != ept_leaf_flags(x))
+		return false;
+	count_unified_hit(w, STAGE_HOST, x->level, key->at, x->gpa, *e);
+	return true;
+}
+
+/* An entry was followed, or used as the last one: the caches that hold such take it. */
+static void ept_enter(struct walk *w, const struct ept_walk *x, struct walk_entry *key, uint64_t e, bool leaf)
+{
+	struct mmu *m = w->mmu;
+	struct walk_entry n = {.tags = w->host_tags, .shift = ept_shifts[x->level],
+			       .prefix = x->gpa >> ept_shifts[x->level], .value = e & EPT_ADDR_MASK,
+			       .rights = (uint16_t)x->rights};
+
+	if (walk_cache_exists(&m->unified) && (leaf ? m->hw.unified_host_leaf : m->hw.unified_host))
+		unified_enter(w, STAGE_HOST, key, e);
+	else if (!leaf)
+		walk_cache_enter(&m->host[x->level], &n);
+}
+
+/* The last entry: is the access allowed, and where does it go? */
+static enum xlate_event ept_leaf(struct walk *w, const struct ept_walk *x, struct walk_entry *key, uint64_t e,
+				 bool cached, uint64_t *out)
+{
+	uint64_t set = ept_leaf_flags(x), below = (1ull << ept_shifts[x->level]) - 1;
+
+	if ((x->need & x->rights) != x->need)
+		return ept_violation(w, x->gpa, x->need, x->rights, x->for_table);
+	if ((e & set) != set)
+		entry_or(w->mmu, key->at, set);
+	if (!cached)
+		ept_enter(w, x, key, e | set, true);
+	w->ept_dirty = !x->ad || ((e | set) & EPT_D);
+	w->ept_rights = tlb_ept_rights(x->rights);
+	w->ept_shift = ept_shifts[x->level];
+	*out = (e & EPT_ADDR_MASK & ~below) | (x->gpa & below);
+	return XLATE_OK;
+}
+
+static enum xlate_event ept_levels(struct walk *w, struct ept_walk *x, uint64_t *out)
+{
+	struct mmu *m = w->mmu;
+
+	for (;; x->level--) {
+		unsigned shift = ept_shifts[x->level];
+		struct walk_entry key = unified_key(&w->host_tags, x->table + (x->gpa >> shift & 0x1ff) * 8, x->gpa, shift);
+		uint64_t e;
+		bool cached = ept_cached_entry(w, x, &key, &e), leaf;
+
+		if (!cached)
+			e = reference(w, STAGE_HOST, x->level, key.at, x->gpa, 8);
+		if (!(e & 7))
+			return ept_violation(w, x->gpa, x->need, 0, x->for_table);
+		leaf = ept_is_leaf(x->level, e);
+		if (ept_entry_misconfigured(m, e, shift, leaf)) {
+			w->out->gpa = gpa(x->gpa);
+			return XLATE_EPT_MISCONFIG;
+		}
+		x->rights &= e & 7;
+		log_rights(w, tlb_ept_rights(x->rights));
+		if (leaf)
+			return ept_leaf(w, x, &key, e, cached, out);
+		if (x->ad && !(e & EPT_A))
+			entry_or(m, key.at, EPT_A);
+		if (!cached)
+			ept_enter(w, x, &key, e | (x->ad ? EPT_A : 0), false);
+		x->table = e & EPT_ADDR_MASK;
+	}
+}
+
+/* One walk of the EPT for guest-physical @gpa_v. @table: the access is to a guest paging structure. */
+static enum xlate_event walk_ept(struct walk *w, uint64_t gpa_v, enum access_kind kind, bool table, uint64_t *out)
+{
+	uint64_t eptp = w->mmu->regs.eptp;
+	bool ad = eptp & EPTP_AD;
+	struct ept_walk x = {.gpa = gpa_v, .need = ept_access_bits(kind, table, ad), .rights = 7,
+			     .table = eptp & EPT_ADDR_MASK, .ad = ad, .for_table = table,
+			     .level = (unsigned)(eptp >> EPTP_WALK_SHIFT & 7) + 1}; /* 4 or 5: VM entry checks it */
+
+	if (x.level == 4 && gpa_v >> 48)
+		return ept_violation(w, gpa_v, x.need, 0, table);
+	ept_skip(w, &x);
+	return ept_levels(w, &x, out);
+}
+
+/* ---- stage 2 ---- */
+
+static enum xlate_event no_stage2(struct walk *w, uint64_t gpa_v, uint64_t *out)
+{
 	w->ept_rights = TLB_EPT_RWX;
 	w->ept_shift = 30;
 	w->ept_dirty = true;
 	*out = gpa_v;
 	return XLATE_OK;
+}
+
+/* The final address. */
+static enum xlate_event final_address(struct walk *w, uint64_t gpa_v, enum access_kind kind, uint64_t *out)
+{
+	w->guest_level = 0;
+	return w->mmu->regs.nested ? walk_ept(w, gpa_v, kind, false, out) : no_stage2(w, gpa_v, out);
+}
+
+static bool nested_tlb_holds(struct walk *w, uint64_t gpa_v, const struct walk_entry *key, uint64_t *out)
+{
+	struct mmu *m = w->mmu;
+	const struct walk_entry *e;
+
+	if (!w->caches || !walk_cache_exists(&m->nested_tlb))
+		return false;
+	e = walk_cache_find(&m->nested_tlb, key);
+	if (!e) {
+		m->stats.nested_tlb_misses++;
+		return false;
+	}
+	m->stats.nested_tlb_hits++;
+	w->used = true;
+	w->ept_rights = e->ept_rights;
+	*out = e->value | (gpa_v & ~PAGE_MASK);
+	if (unlikely(m->log)) {
+		log_cached(w, STAGE_HOST, 0, 0, gpa_v, e->value);
+		log_rights(w, e->ept_rights);
+	}
+	return true;
+}
+
+/* Address of an entry in the guest's table of @level. */
+static enum xlate_event table_address(struct walk *w, unsigned level, uint64_t gpa_v, uint64_t *out)
+{
+	struct walk_entry key = {.tags = w->host_tags, .shift = PAGE_SHIFT, .prefix = gpa_v >> PAGE_SHIFT};
+	enum xlate_event ev;
+
+	if (!w->mmu->regs.nested)
+		return no_stage2(w, gpa_v, out);
+	w->guest_level = (uint8_t)level;
+	if (nested_tlb_holds(w, gpa_v, &key, out))
+		return XLATE_OK;
+	ev = walk_ept(w, gpa_v, ACCESS_READ, true, out);
+	if (!ev) {
+		key.value = *out & PAGE_MASK;
+		key.ept_rights = w->ept_rights;
+		walk_cache_enter(&w->mmu->nested_tlb, &key);
+	}
+	return ev;
 }
 
 /* ---- rights ---- */
@@ -297,11 +569,6 @@ static uint16_t combine_rights(uint16_t rights, uint64_t e, bool nx_counts)
 	return rights;
 }
 
-static uint64_t read_entry(const struct mmu *m, const struct format *f, uint64_t at)
-{
-	return f->entry_bytes == 8 ? machmem_read64(m->mem, hpa(at)) : machmem_read32(m->mem, hpa(at));
-}
-
 /* Sets flags in the guest's entry at guest-physical @entry_gpa (host-physical @at). */
 static enum xlate_event set_entry_flags(struct walk *w, uint64_t entry_gpa, uint64_t at, uint64_t set)
 {
@@ -341,7 +608,7 @@ static enum xlate_event finish(struct walk *w, uint64_t entry_gpa, uint64_t at, 
 		if (ev)
 			return ev;
 	}
-	ev = walk_stage2(w, target, w->kind, false, &page);
+	ev = final_address(w, target, w->kind, &page);
 	if (ev)
 		return ev;
 	if (((e | set) & PTE_D) && w->ept_dirty)
@@ -354,7 +621,6 @@ static enum xlate_event finish(struct walk *w, uint64_t entry_gpa, uint64_t at, 
 	/* 4 MiB pages have no TLB of their own: the translation is entered in halves. */
 	if (shift == 22)
 		shift = 21;
-	m->splintered |= shift < out->guest_shift;
 	out->shift = (uint8_t)shift;
 	out->tag = w->lin >> shift;
 	out->page = page & ~((1ull << shift) - 1);
@@ -363,49 +629,203 @@ static enum xlate_event finish(struct walk *w, uint64_t entry_gpa, uint64_t at, 
 	return XLATE_OK;
 }
 
-static enum xlate_event walk_tables(struct walk *w, struct tlb_entry *out)
-{
-	struct mmu *m = w->mmu;
-	const struct format *f = format_of(m);
-	uint16_t rights = TLB_W | TLB_U;
-	uint64_t table;
+/* The guest's walk, as far as it has come. */
+struct guest_walk {
+	const struct format *format;
+	unsigned level;    /* of the entry that is read next */
+	uint64_t table;    /* guest-physical address of its table */
+	uint64_t machine;  /* the same table in machine memory, if it is known */
+	bool known;
+	uint16_t rights;   /* TLB_W, TLB_U, TLB_NX of the levels above */
+};
 
-	if (!root_table(m, f, w->lin, &table))
-		return page_fault(w, 0);
-	for (const struct level *lv = f->level;; lv++) {
-		uint64_t index = w->lin >> lv->shift & ((1u << lv->bits) - 1);
-		uint64_t entry_gpa = table + index * f->entry_bytes, at, e;
-		enum xlate_event ev = walk_stage2(w, entry_gpa, ACCESS_READ, true, &at);
+static const struct level *level_of(const struct format *f, unsigned level) { return &f->level[f->levels - level]; }
+
+/* Split caches: begins the walk at the table that the longest cached prefix names. */
+static void guest_skip(struct walk *w, struct guest_walk *g)
+{
+	const struct format *f = g->format;
+	unsigned level = 0;
+	const struct walk_entry *e = split_find(w, STAGE_GUEST, w->mmu->guest, w->guest_tags, w->lin, f->shift,
+						f->levels, &level);
+
+	if (!e)
+		return;
+	g->level = level - 1;
+	g->table = e->table;
+	g->machine = e->value;
+	g->known = true;
+	g->rights = e->rights;
+	w->ept_rights = e->ept_rights;
+	if (unlikely(w->mmu->log)) {
+		log_cached(w, STAGE_GUEST, level, 0, 0, e->value);
+		log_rights(w, e->rights);
+	}
+}
+
+/* Split caches: the entry of the level above was followed, and this is where its table is. */
+static void guest_enter_split(struct walk *w, const struct guest_walk *g)
+{
+	unsigned level = g->level + 1, shift;
+	struct walk_entry n = {.tags = w->guest_tags, .value = g->machine, .table = g->table, .rights = g->rights,
+			       .ept_rights = w->ept_rights};
+
+	if (level > g->format->levels)
+		return;
+	shift = level_of(g->format, level)->shift;
+	n.shift = (uint8_t)shift;
+	n.prefix = w->lin >> shift;
+	walk_cache_enter(&w->mmu->guest[level], &n);
+}
+
+/* Machine address of the next entry. */
+static enum xlate_event guest_entry_address(struct walk *w, struct guest_walk *g, uint64_t entry_gpa, uint64_t *at)
+{
+	enum xlate_event ev;
+
+	if (g->known) {
+		*at = g->machine | (entry_gpa & ~PAGE_MASK);
+		g->known = false;
+		return XLATE_OK;
+	}
+	ev = table_address(w, g->level, entry_gpa, at);
+	if (!ev) {
+		g->machine = *at & PAGE_MASK;
+		guest_enter_split(w, g);
+	}
+	return ev;
+}
+
+/* Unified cache: the entry at @key, which refers to another table. */
+static bool guest_cached_entry(struct walk *w, const struct guest_walk *g, uint64_t entry_gpa,
+			       const struct walk_entry *key, uint64_t *e)
+{
+	const struct walk_entry *found;
+
+	if (!w->caches || g->level < 2 || !w->mmu->hw.unified_guest)
+		return false;
+	found = walk_cache_find(&w->mmu->unified, key);
+	if (!found)
+		return false;
+	*e = found->value;
+	count_unified_hit(w, STAGE_GUEST, g->level, key->at, entry_gpa, *e);
+	return true;
+}
+
+/* The last entry: rights, flags, and the page. */
+static enum xlate_event guest_leaf(struct walk *w, const struct guest_walk *g, uint64_t entry_gpa, uint64_t at,
+				   uint64_t e, struct tlb_entry *out)
+{
+	const struct level *lv = level_of(g->format, g->level);
+	uint8_t pkey = (uint8_t)(e >> PTE_PKEY_SHIFT & 15);
+	uint32_t denied = access_denied(w, g->rights, pkey);
+
+	if (denied)
+		return page_fault(w, denied);
+	out->pkey = pkey;
+	return finish(w, entry_gpa, at, e, leaf_address(g->format, lv, e) | (w->lin & ((1ull << lv->shift) - 1)),
+		      lv->shift, g->rights, out);
+}
+
+/* An entry that refers to another table. */
+static enum xlate_event guest_follow(struct walk *w, struct guest_walk *g, uint64_t entry_gpa, struct walk_entry *key,
+				     uint64_t e, bool cached)
+{
+	const struct mmu *m = w->mmu;
+
+	if (!(e & PTE_A)) {
+		enum xlate_event ev = set_entry_flags(w, entry_gpa, key->at, PTE_A);
 
 		if (ev)
 			return ev;
-		e = read_entry(m, f, at);
-		w->refs++;
+	}
+	if (!cached && m->hw.unified_guest && walk_cache_exists(&m->unified))
+		unified_enter(w, STAGE_GUEST, key, e | PTE_A);
+	g->table = e & (g->format->entry_bytes == 4 ? 0xfffff000ull : PTE_ADDR_MASK);
+	return XLATE_OK;
+}
+
+static enum xlate_event guest_levels(struct walk *w, struct guest_walk *g, struct tlb_entry *out)
+{
+	const struct format *f = g->format;
+
+	for (;; g->level--) {
+		const struct level *lv = level_of(f, g->level);
+		uint64_t entry_gpa = g->table + (w->lin >> lv->shift & ((1u << lv->bits) - 1)) * f->entry_bytes, at, e;
+		enum xlate_event ev = guest_entry_address(w, g, entry_gpa, &at);
+		struct walk_entry key;
+		bool cached, leaf;
+
+		if (ev)
+			return ev;
+		key = unified_key(&w->guest_tags, at, w->lin, lv->shift);
+		cached = guest_cached_entry(w, g, entry_gpa, &key, &e);
+		if (!cached)
+			e = reference(w, STAGE_GUEST, g->level, at, entry_gpa, f->entry_bytes);
 		if (!(e & PTE_P))
 			return page_fault(w, 0);
-		bool leaf = entry_is_leaf(m, f, lv, e);
-
-		if (entry_reserved(m, f, lv, e, leaf))
+		leaf = entry_is_leaf(w->mmu, f, lv, e);
+		if (entry_reserved(w->mmu, f, lv, e, leaf))
 			return page_fault(w, PF_P | PF_RSVD);
-		rights = combine_rights(rights, e, f->entry_bytes == 8);
-		if (leaf) {
-			uint8_t pkey = (uint8_t)(e >> PTE_PKEY_SHIFT & 15);
-			uint32_t denied = access_denied(w, rights, pkey);
-
-			if (denied)
-				return page_fault(w, denied);
-			out->pkey = pkey;
-			return finish(w, entry_gpa, at, e,
-				      leaf_address(f, lv, e) | (w->lin & ((1ull << lv->shift) - 1)), lv->shift,
-				      rights, out);
-		}
-		if (!(e & PTE_A)) {
-			ev = set_entry_flags(w, entry_gpa, at, PTE_A);
-			if (ev)
-				return ev;
-		}
-		table = e & (f->entry_bytes == 4 ? 0xfffff000ull : PTE_ADDR_MASK);
+		g->rights = combine_rights(g->rights, e, f->entry_bytes == 8);
+		log_rights(w, g->rights);
+		if (leaf)
+			return guest_leaf(w, g, entry_gpa, at, e, out);
+		ev = guest_follow(w, g, entry_gpa, &key, e, cached);
+		if (ev)
+			return ev;
 	}
+}
+
+static enum xlate_event walk_tables(struct walk *w, struct tlb_entry *out)
+{
+	struct guest_walk g = {.format = format_of(w->mmu), .rights = TLB_W | TLB_U};
+
+	g.level = g.format->levels;
+	/* PAE's PDPTEs are registers: what they say is never cached. */
+	if (!root_table(w->mmu, g.format, w->lin, &g.table))
+		return page_fault(w, 0);
+	guest_skip(w, &g);
+	return guest_levels(w, &g, out);
+}
+
+/* ---- attempts ---- */
+
+static void begin(struct walk *w, struct mmu *m)
+{
+	struct tlb_tags t = tlb_current_tags(m);
+	const struct format *f = format_of(m);
+	uint8_t ept = (uint8_t)(m->regs.nested ? WALK_MODE_EPT | (m->regs.eptp & EPTP_AD ? WALK_MODE_AD : 0) |
+							 ((m->regs.eptp >> EPTP_WALK_SHIFT & 7) == 4 ? WALK_MODE_EPT5 : 0)
+					       : 0);
+
+	w->mmu = m;
+	w->caches = true;
+	w->guest_tags = (struct walk_tags){t.asid, t.ep4ta, (uint8_t)(ept | (f->levels + (f == &format_pae)))};
+	w->host_tags = (struct walk_tags){ASID_PHYSICAL, t.ep4ta, ept};
+}
+
+/*
+ * Should the walk be made again? What it used may be stale where the tables are not; the event has to be theirs.
+ * The stale parts go, as they would with the event itself; @lin: to a linear address.
+ */
+static bool repeats(struct walk *w, enum xlate_event ev, bool lin)
+{
+	struct mmu *m = w->mmu;
+
+	if (!ev || !w->used)
+		return false;
+	if (lin)
+		flush_stale_structures(m, w->lin);
+	if (ev != XLATE_PAGE_FAULT)
+		flush_stale_nested(m, w->out->gpa.v);
+	m->stats.repeated++;
+	w->caches = w->used = false;
+	if (unlikely(m->log)) {
+		m->log->steps = 0;
+		m->log->repeated = true;
+	}
+	return true;
 }
 
 static void count_walk(struct mmu *m, unsigned refs)
@@ -422,9 +842,13 @@ static void count_walk(struct mmu *m, unsigned refs)
 enum xlate_event walk_linear(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
 			     struct tlb_entry *e, struct xlate *out)
 {
-	struct walk w = {.mmu = m, .lin = lin, .kind = kind, .mode = mode, .out = out};
-	enum xlate_event ev = walk_tables(&w, e);
+	struct walk w = {.lin = lin, .kind = kind, .mode = mode, .out = out};
+	enum xlate_event ev;
 
+	begin(&w, m);
+	do
+		ev = walk_tables(&w, e);
+	while (repeats(&w, ev, true));
 	count_walk(m, w.refs);
 	return ev;
 }
@@ -432,10 +856,14 @@ enum xlate_event walk_linear(struct mmu *m, uint64_t lin, enum access_kind kind,
 enum xlate_event walk_physical(struct mmu *m, uint64_t gpa_v, enum access_kind kind, struct xlate *out,
 			       struct tlb_entry *e)
 {
-	struct walk w = {.mmu = m, .lin = gpa_v, .kind = kind, .mode = MODE_IMPLICIT, .out = out};
+	struct walk w = {.lin = gpa_v, .kind = kind, .mode = MODE_IMPLICIT, .out = out};
 	uint64_t page;
-	enum xlate_event ev = walk_stage2(&w, gpa_v, kind, false, &page);
+	enum xlate_event ev;
 
+	begin(&w, m);
+	do
+		ev = final_address(&w, gpa_v, kind, &page);
+	while (repeats(&w, ev, false));
 	if (m->regs.nested)
 		count_walk(m, w.refs);
 	if (ev)

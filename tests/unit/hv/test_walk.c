@@ -200,7 +200,7 @@ static void test_agree(void **state)
 		p->mmu.maxphyaddr = p->vm.cfg.cpu.maxphyaddr = widths[next(p) % 4];
 		p->mmu.pages_1g = p->vm.cfg.cpu.feature[CPUF_PDPE1GB] = chance(p, 70);
 		mmu_set_regs(&p->mmu, &r);
-		mmu_flush_all_vpids(&p->mmu);
+		mmu_flush_everything(&p->mmu);
 		p->vm.guest = (struct hv_guest_regs){.cr0 = r.cr0, .cr3 = r.cr3, .cr4 = r.cr4, .efer = r.efer};
 		memcpy(p->vm.guest.pdpte, r.pdpte, sizeof(r.pdpte));
 		p->cpu->pkru = r.pkru;

@@ -1,0 +1,56 @@
+/*
+ * What page walks are shortened by: paging-structure caches of both organisations
+ * and the nested TLB (docs/walk-caches.md). One kind of array serves all; walk.c
+ * says what goes in and what a hit is good for, flush.c what is dropped when.
+ */
+#ifndef GNOMON_MMU_WALK_CACHE_H
+#define GNOMON_MMU_WALK_CACHE_H
+
+#include <stdbool.h>
+
+#include "mmu/assoc.h"
+#include "mmu/hw.h"
+
+/* What a cached thing is valid for. */
+struct walk_tags {
+	uint32_t asid;   /* vpid << 12 | pcid of linear and combined mappings; ASID_PHYSICAL: guest-physical */
+	uint64_t ep4ta;  /* 0: made without EPT */
+	uint8_t mode;    /* formats of the tables it was made of, WALK_MODE_*: another mode never finds it */
+};
+#define ASID_PHYSICAL (1u << 28)
+#define WALK_MODE_GUEST 0x07u /* guest entries: levels of the format; PAE counts its registers */
+#define WALK_MODE_EPT   0x08u
+#define WALK_MODE_EPT5  0x10u /* five levels */
+#define WALK_MODE_AD    0x20u /* with accessed and dirty flags: what was cached with them has them set */
+
+struct walk_entry {
+	struct walk_tags tags;
+	uint8_t shift;    /* the entry maps 2^shift bytes of addresses... */
+	uint64_t prefix;  /* ...those whose upper part this is: linear or guest-physical */
+	uint64_t at;      /* unified: machine address of the entry; else 0 */
+	uint64_t value;   /* unified: the entry; else machine address of the next table (split) or the page (nested TLB) */
+	uint64_t table;   /* split, guest: guest-physical address of the next table */
+	uint16_t rights;  /* split: of the levels so far (TLB_*) */
+	uint16_t ept_rights; /* split guest entry, nested TLB: EPT's rights to the page of the table */
+};
+
+struct walk_cache {
+	struct assoc lru;
+	struct walk_entry *entry; /* [entries] */
+};
+
+/* -ENOMEM (walk_cache_destroy() is still allowed). */
+int walk_cache_init(struct walk_cache *c, const struct hw_array *hw);
+void walk_cache_destroy(struct walk_cache *c);
+
+static inline bool walk_cache_exists(const struct walk_cache *c) { return c->lru.sets; }
+
+/*
+ * What the cache holds for @want (tags, shift, prefix and, unified, at count); it becomes the
+ * most recently used. NULL: nothing, or there is no such cache.
+ */
+const struct walk_entry *walk_cache_find(struct walk_cache *c, const struct walk_entry *want);
+/* Enters a copy in place of what it held for the same, or of the least recently used. */
+void walk_cache_enter(struct walk_cache *c, const struct walk_entry *e);
+
+#endif
