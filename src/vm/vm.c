@@ -34,6 +34,9 @@ struct vm {
 	enum vm_end end;
 	char message[sizeof(((struct vm_result *)0)->message)];
 	volatile int interrupted;   /* set by vm_interrupt(), perhaps in a signal handler */
+	volatile int ticked;        /* likewise by vm_tick() */
+	void (*tick)(void *ctx);
+	void *tick_ctx;
 	bool input_open;
 	uint8_t input[INPUT_BYTES]; /* read, but the serial port had no room yet */
 	unsigned input_count;
@@ -235,6 +238,18 @@ void vm_set_console(struct vm *vm, struct vm_console console)
 void vm_interrupt(struct vm *vm)
 {
 	vm->interrupted = 1;
+	engine_kick(vm->engine);
+}
+
+void vm_set_ticker(struct vm *vm, void (*tick)(void *ctx), void *ctx)
+{
+	vm->tick = tick;
+	vm->tick_ctx = ctx;
+}
+
+void vm_tick(struct vm *vm)
+{
+	vm->ticked = 1;
 	engine_kick(vm->engine);
 }
 
@@ -498,7 +513,7 @@ static void vm_prepare_stop(struct vm *vm)
 
 static bool vm_was_cut(const struct vm *vm)
 {
-	return vm->run.exit == ENGINE_EXIT_STOP ||
+	return vm->run.exit == ENGINE_EXIT_STOP || vm->run.exit == ENGINE_EXIT_INTR ||
 	       (vm->run.exit == ENGINE_EXIT_LIMIT && engine_insns(vm->engine) < vm->cfg.limit_insns);
 }
 
@@ -511,6 +526,11 @@ static void vm_step(struct vm *vm)
 	vm->cut = vm_was_cut(vm);
 	if (!vm->cut)
 		vm_handle_exit(vm);
+	if (vm->ticked) {
+		vm->ticked = 0;
+		if (vm->tick)
+			vm->tick(vm->tick_ctx);
+	}
 	/* Only at a boundary where nothing is half done: a read that is answered is consumed by the next run. */
 	if (vm->interrupted && vm->end == VM_END_NONE)
 		vm_end(vm, VM_END_INTERRUPTED, NULL);

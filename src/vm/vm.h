@@ -98,6 +98,12 @@ void vm_observe(const struct vm *vm, struct obs *obs);
 struct engine_vm *vm_engine(struct vm *vm);
 /* Asks a running vm_run() to end with VM_END_INTERRUPTED. Async-signal-safe. */
 void vm_interrupt(struct vm *vm);
+/*
+ * Looking at a VM while it runs: @tick is called from within vm_run_until() some time after every vm_tick(), which is
+ * async-signal-safe. It may observe the VM, and changes nothing in the guest.
+ */
+void vm_set_ticker(struct vm *vm, void (*tick)(void *ctx), void *ctx);
+void vm_tick(struct vm *vm);
 /* Instructions completed so far. Async-signal-safe; may lag. */
 uint64_t vm_insns(const struct vm *vm);
 
