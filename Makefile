@@ -65,6 +65,7 @@ bench:
 	@scripts/setup.sh build guest bench
 	@$(MAKE) --no-print-directory all guest
 	@bench/boot.sh $(BUILD)/gnomon $(GUEST)
+	@bench/counting.sh $(BUILD)/gnomon $(GUEST)
 
 # Keeps the downloaded kernels and configured build directories; distclean does not.
 clean:
@@ -80,7 +81,7 @@ help:
 	@echo "                MEMORY=$(MEMORY)  APPEND='$(APPEND)'  ARGS='--json ...'"
 	@echo "make shell      boot one guest to a shell on this terminal (MMU=ept)"
 	@echo "make test       all tests"
-	@echo "make bench      CPU time of a boot, beside QEMU's translator"
+	@echo "make bench      CPU time of a boot, beside QEMU's translator and by hardware model"
 	@echo "make guest      fetch the kernel and build the initramfs in build/guest"
 	@echo "make sanitize   build build-asan with AddressSanitizer and UBSan (also: make debug)"
 	@echo "make clean      remove what was built; distclean: and what was downloaded"
