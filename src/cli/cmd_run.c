@@ -4,6 +4,7 @@
 
 #include "cli/cli.h"
 #include "cli/console.h"
+#include "cli/stats.h"
 #include "lab/report.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -20,6 +21,9 @@ struct run {
 	struct console console;
 	struct report_file file;
 	struct vm *vm;
+	bool want_stats;
+	uint64_t stats_ns; /* 0: the default */
+	struct stats stats;
 };
 
 /* Signal handlers have no other way to find the run. */
@@ -61,10 +65,25 @@ static int set_progress(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int set_stats(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct run *)ctx)->want_stats = true;
+	return 0;
+}
+
+static int set_stats_interval(void *ctx, const char *v, struct error *err)
+{
+	((struct run *)ctx)->want_stats = true;
+	return stats_parse_interval(v, &((struct run *)ctx)->stats_ns, err);
+}
+
 static const struct option_desc run_options[] = {
 	{"mmu", "SCHEME", "native, brute, shadow or ept (default native)", set_mmu},
 	{"report", "FILE", "write what was counted as JSON", set_report},
 	{"serial", "FILE", "serial output to FILE, or 'none' (default: the terminal)", set_serial},
+	{"stats", NULL, "show on standard error once a second what is counted", set_stats},
+	{"stats-interval", "S", "every S seconds (0.05 to 3600)", set_stats_interval},
 	{"progress-fd", "N", "write the count of instructions to descriptor N now and then", set_progress},
 	{0},
 };
@@ -212,6 +231,15 @@ static int write_report(struct run *run, const struct vm_result *r, const struct
 	return ret;
 }
 
+static int start_stats(struct run *run, struct error *err)
+{
+	if (!run->want_stats)
+		return 0;
+	stats_init(&run->stats, stderr, run->stats_ns, run->console.out >= 0 && isatty(run->console.out));
+	stats_add(&run->stats, run->vm, NULL, run->cfg.engine.mmu);
+	return stats_start(&run->stats, err);
+}
+
 static int run_to_end(struct run *run)
 {
 	static struct vm_result result; /* large */
@@ -219,6 +247,7 @@ static int run_to_end(struct run *run)
 	int status;
 
 	vm_run(run->vm, &result);
+	stats_stop(&run->stats);
 	status = exit_status(&result);
 	host = measure_host(status);
 	console_restore(&run->console);
@@ -250,6 +279,12 @@ static int run_prepared(struct run *run, struct error *err)
 	}
 	vm_set_console(run->vm, console_for_vm(&run->console));
 	install_signals(run);
+	ret = start_stats(run, err);
+	if (ret) {
+		console_close(&run->console);
+		cli_error("run", err->text);
+		return CLI_HOST_FAILED;
+	}
 	ret = run_to_end(run);
 	console_close(&run->console);
 	return ret;
