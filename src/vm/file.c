@@ -77,6 +77,17 @@ int blob_read(struct blob *b, const char *what, const char *name, uint64_t max, 
 	return error_set(err, ret, "%s '%s': %s", what, name, strerror(-ret));
 }
 
+int blob_copy(struct blob *b, const char *name, const void *data, uint64_t bytes, struct error *err)
+{
+	*b = (struct blob){.name = name, .data = malloc(bytes), .bytes = bytes};
+	if (!b->data) {
+		b->bytes = 0;
+		return error_set(err, -ENOMEM, "'%s': out of memory", name);
+	}
+	memcpy(b->data, data, bytes);
+	return 0;
+}
+
 void blob_free(struct blob *b)
 {
 	free(b->data);

@@ -19,6 +19,8 @@ struct blob {
  * -errno of open/read, -EISDIR, -EFBIG, -EINVAL if the file is empty, -ENOMEM; nothing is allocated on error.
  */
 int blob_read(struct blob *b, const char *what, const char *name, uint64_t max, struct error *err);
+/* A copy of @bytes (> 0) at @data. -ENOMEM. */
+int blob_copy(struct blob *b, const char *name, const void *data, uint64_t bytes, struct error *err);
 void blob_free(struct blob *b);
 
 #endif

@@ -176,7 +176,8 @@ static int vm_boot(struct vm *vm, struct error *err)
 	struct initrds in = {.count = 0};
 	struct load_request rq = {.memory = cfg->engine.memory, .cmdline = cfg->append,
 				  .long_mode = cfg->engine.cpu.feature[CPUF_LM]};
-	int ret = blob_read(&rq.kernel, "kernel", cfg->kernel, KERNEL_BYTES_MAX, err);
+	int ret = cfg->kernel_image ? blob_copy(&rq.kernel, cfg->kernel, cfg->kernel_image, cfg->kernel_bytes, err)
+				    : blob_read(&rq.kernel, "kernel", cfg->kernel, KERNEL_BYTES_MAX, err);
 
 	if (ret)
 		return ret;

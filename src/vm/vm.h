@@ -27,7 +27,9 @@ struct vm_console {
 
 struct vm_config {
 	struct engine_config engine;
-	const char *kernel;     /* path */
+	const char *kernel;     /* path; with an image in memory just what it is called */
+	const void *kernel_image; /* NULL: read the file; else kernel_bytes of it, needed while vm_create() runs */
+	uint64_t kernel_bytes;
 	const char *initrd;     /* path; multiboot: "file args,file args,..."; NULL if none */
 	const char *append;     /* kernel command line, "" if none */
 	enum vm_clock clock;

@@ -146,6 +146,21 @@ bool option(const char *word)
 	return false;
 }
 
+u64 option_number(const char *name, u64 fallback)
+{
+	size_t n = strlen(name);
+	u64 v = 0;
+
+	for (const char *p = command_line; *p; p++) {
+		if (memcmp(p, name, n) || p[n] != '=' || (p != command_line && p[-1] != ' '))
+			continue;
+		for (p += n + 1; *p >= '0' && *p <= '9'; p++)
+			v = v * 10 + (u64)(*p - '0');
+		return v;
+	}
+	return fallback;
+}
+
 static bool count_check(bool ok, bool excused, const char *fmt, va_list ap)
 {
 	checks++;

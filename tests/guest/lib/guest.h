@@ -82,6 +82,7 @@ bool expect_unless(const char *word, const char *what, u64 vector, u64 error);
 _Noreturn void finish(const char *test); /* prints the sums and ends the machine */
 _Noreturn void exit_machine(u32 value);
 bool option(const char *word); /* on the command line */
+u64 option_number(const char *name, u64 fallback); /* N of "name=N", decimal, on the command line */
 
 void gate_set(unsigned vector, const void *handler, unsigned dpl, unsigned ist, bool present);
 void gate_reset(unsigned vector);
