@@ -473,17 +473,19 @@ static int check_cache(const struct reader *r, config_setting_t *s, void *to)
 	return 0;
 }
 
-static int check_cache_geometry(const struct reader *r, config_setting_t *s, struct hw_cache *c, uint32_t line)
+static int check_cache_geometry(const struct reader *r, config_setting_t *s, const char *name, struct hw_cache *c,
+				uint32_t line)
 {
 	if (!c->bytes)
 		return 0;
-	if (c->ways == WAYS_ALL && c->bytes % line == 0)
-		c->ways = (uint32_t)(c->bytes / line);
+	if (c->ways == WAYS_ALL)
+		c->ways = (uint32_t)max_u64(c->bytes / line, 1);
 	if (c->bytes % ((uint64_t)c->ways * line))
-		return refuse(r, s, "%u bytes are no multiple of %u ways of %u-byte lines", (unsigned)c->bytes, c->ways,
-			      line);
+		return refuse(r, s, "%s has %u bytes, which are no multiple of %u ways of %u-byte lines", name,
+			      (unsigned)c->bytes, c->ways, line);
 	if (!is_pow2(c->bytes / c->ways / line))
-		return refuse(r, s, "%u sets are no power of two", (unsigned)(c->bytes / c->ways / line));
+		return refuse(r, s, "%s has %u sets, which are no power of two", name,
+			      (unsigned)(c->bytes / c->ways / line));
 	return 0;
 }
 
@@ -498,7 +500,7 @@ static int check_caches(const struct reader *r, config_setting_t *s, void *to)
 		return refuse(r, member_or(s, "line"), "%u: must be a power of two from %u to %u", hw->line, LINE_MIN,
 			      LINE_MAX);
 	for (unsigned i = 0; i < HW_MEMORY && ret == 0; i++)
-		ret = check_cache_geometry(r, member_or(s, name[i]), &hw->cache[i], hw->line);
+		ret = check_cache_geometry(r, member_or(s, name[i]), name[i], &hw->cache[i], hw->line);
 	return ret;
 }
 
