@@ -122,23 +122,30 @@ static uint64_t table_bytes(const struct obs *o)
 	return o->tables.shadow_bytes + o->tables.ept_bytes + o->tables.p2m_bytes;
 }
 
-static void add_translation(const struct stats_vm *v, char *buf, size_t bytes)
+static void add_walks(const struct stats_vm *v, char *buf, size_t bytes)
 {
 	const struct obs *was = &v->was.obs, *now = &v->now.obs;
-	double insns = (double)(v->now.insns - v->was.insns), cached = cache_hit_rate(v);
 	uint64_t walks = now->translation.walks - was->translation.walks;
+	double cached = cache_hit_rate(v);
 	char number[16];
 
-	add(buf, bytes, "%s walks/s of %.2f references, %.3f TLB misses per 1000 instructions",
+	add(buf, bytes, "%s walks/s of %.2f references",
 	    short_number(rate(v, was->translation.walks, now->translation.walks), number),
-	    ratio((double)(now->translation.refs - was->translation.refs), (double)walks),
-	    1000 * ratio((double)(tlb_misses(now) - tlb_misses(was)), insns));
+	    ratio((double)(now->translation.refs - was->translation.refs), (double)walks));
 	if (cached >= 0)
 		add(buf, bytes, ", walk caches hit %.1f %%", cached);
 }
 
-/* What the scheme does; nothing on the bare machine. False: nothing. */
-static bool add_scheme(const struct stats_vm *v, char *buf, size_t bytes)
+static void add_tlb(const struct stats_vm *v, char *buf, size_t bytes)
+{
+	uint64_t misses = tlb_misses(&v->now.obs) - tlb_misses(&v->was.obs);
+
+	add(buf, bytes, "%.3f TLB misses per 1000 instructions",
+	    1000 * ratio((double)misses, (double)(v->now.insns - v->was.insns)));
+}
+
+/* What the hypervisor's scheme does. */
+static void add_scheme(const struct stats_vm *v, char *buf, size_t bytes)
 {
 	const struct obs *was = &v->was.obs, *now = &v->now.obs;
 	char number[16];
@@ -154,10 +161,9 @@ static bool add_scheme(const struct stats_vm *v, char *buf, size_t bytes)
 		break;
 	case ENGINE_NATIVE:
 	case ENGINE_MMU_COUNT:
-		return false;
+		return;
 	}
 	add(buf, bytes, ", tables %" PRIu64 " KiB", (table_bytes(now) + 1023) >> 10);
-	return true;
 }
 
 static void add_exits(const struct stats_vm *v, char *buf, size_t bytes)
@@ -176,40 +182,35 @@ static void add_speed(const struct stats_vm *v, char *buf, size_t bytes)
 	    rate(v, v->was.insns, v->now.insns) / 1e6);
 }
 
-void stats_format_line(const struct stats_vm *v, char *buf, size_t bytes)
+/* All parts, @between them; what comes first is the title. */
+static void format(const struct stats_vm *v, const char *between, char *buf, size_t bytes)
 {
-	*buf = 0;
-	add(buf, bytes, "%s%s", v->name ? v->name : "", v->name ? ": " : "");
 	add_speed(v, buf, bytes);
-	add(buf, bytes, "; ");
 	if (v->mmu != ENGINE_NATIVE) {
+		add(buf, bytes, "%s", between);
 		add_exits(v, buf, bytes);
-		add(buf, bytes, "; ");
 	}
-	add_translation(v, buf, bytes);
+	add(buf, bytes, "%s", between);
+	add_walks(v, buf, bytes);
+	add(buf, bytes, "%s", between);
+	add_tlb(v, buf, bytes);
 	if (v->mmu != ENGINE_NATIVE) {
-		add(buf, bytes, "; ");
+		add(buf, bytes, "%s", between);
 		add_scheme(v, buf, bytes);
 	}
 	add(buf, bytes, "\n");
 }
 
+void stats_format_line(const struct stats_vm *v, char *buf, size_t bytes)
+{
+	snprintf(buf, bytes, "%s%s", v->name ? v->name : "", v->name ? ": " : "");
+	format(v, "; ", buf, bytes);
+}
+
 void stats_format_block(const struct stats_vm *v, char *buf, size_t bytes)
 {
-	*buf = 0;
-	add(buf, bytes, "%-12s ", v->name ? v->name : engine_mmu_name[v->mmu]);
-	add_speed(v, buf, bytes);
-	add(buf, bytes, "\n  ");
-	if (v->mmu != ENGINE_NATIVE) {
-		add_exits(v, buf, bytes);
-		add(buf, bytes, "\n  ");
-	}
-	add_translation(v, buf, bytes);
-	if (v->mmu != ENGINE_NATIVE) {
-		add(buf, bytes, "\n  ");
-		add_scheme(v, buf, bytes);
-	}
-	add(buf, bytes, "\n");
+	snprintf(buf, bytes, "%-12s ", v->name ? v->name : engine_mmu_name[v->mmu]);
+	format(v, "\n  ", buf, bytes);
 }
 
 /* ---- showing ---- */

@@ -232,6 +232,7 @@ static bool act(struct run *r)
 	case ENGINE_EXIT_INTR:
 		return look(r);
 	case ENGINE_EXIT_LIMIT:
+	case ENGINE_EXIT_STOP: /* not asked for */
 	case ENGINE_EXIT_SHUTDOWN:
 	case ENGINE_EXIT_FAIL:
 		break;
