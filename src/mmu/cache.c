@@ -4,14 +4,15 @@
 
 int mem_caches_init(struct mem_caches *c, const struct hw *hw)
 {
-	*c = (struct mem_caches){0};
+	assert((hw->line & (hw->line - 1)) == 0);
+	/* Without any cache accesses are counted by lines all the same. */
+	*c = (struct mem_caches){.line_shift = hw->line ? (unsigned)__builtin_ctz(hw->line) : 6};
 	for (unsigned i = 0; i < HW_MEMORY; i++) {
 		const struct hw_cache *h = &hw->cache[i];
 
 		if (!h->bytes)
 			continue;
-		assert(hw->line && (hw->line & (hw->line - 1)) == 0 && h->bytes / hw->line <= UINT32_MAX);
-		c->line_shift = (unsigned)__builtin_ctz(hw->line);
+		assert(hw->line && h->bytes / hw->line <= UINT32_MAX);
 		int r = assoc_init(&c->level[i], (uint32_t)(h->bytes / hw->line), h->ways);
 
 		if (r)
