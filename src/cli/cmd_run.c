@@ -1,11 +1,15 @@
-/* gnomon run: boots one guest under one scheme, with the terminal as its serial console. */
+/*
+ * gnomon run: boots one guest under one scheme, with the terminal as its serial
+ * console; or several that VM files describe, one processor for all of them.
+ */
 #include <signal.h>
 #undef REG_RIP /* glibc's, of ucontext; ours is a register slot (cpu/uop.h) */
 
 #include "cli/cli.h"
 #include "cli/console.h"
-#include "cli/stats.h"
+#include "cli/vm_file.h"
 #include "lab/report.h"
+#include "vm/schedule.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -14,43 +18,34 @@
 
 #define PROGRESS_INTERVAL_US 200000
 
+/* One VM of a run. */
 struct run {
-	struct vm_config cfg;
-	const char *report, *serial;
-	int progress_fd; /* -1: none */
+	struct vm_description what;
 	struct console console;
 	struct report_file file;
 	struct vm *vm;
-	bool want_stats;
-	uint64_t stats_ns; /* 0: the default */
-	struct stats stats;
+};
+
+/* All of one command. */
+struct session {
+	struct vm_description guest; /* as the command line describes it; with --vm, the processor */
+	const char *vm_path[ENGINE_VMS_MAX];
+	struct vm_file vm_file[ENGINE_VMS_MAX];
+	unsigned files;              /* --vm: so many */
+	uint64_t slice;              /* 0: not given */
+	const char *for_one;         /* an option that was given and is for a run without --vm */
+	int progress_fd;             /* -1: none */
+	struct engine_machine *machine;
+	struct run run[ENGINE_VMS_MAX];
+	unsigned runs;
 };
 
 /* Signal handlers have no other way to find the run. */
 static struct {
-	struct run *run;
+	struct session *session;
 } current;
 
 /* ---- options ---- */
-
-static int set_mmu(void *ctx, const char *v, struct error *err)
-{
-	return parse_mmu(v, strlen(v), &((struct run *)ctx)->cfg.engine.mmu, err);
-}
-
-static int set_report(void *ctx, const char *v, struct error *err)
-{
-	(void)err;
-	((struct run *)ctx)->report = v;
-	return 0;
-}
-
-static int set_serial(void *ctx, const char *v, struct error *err)
-{
-	(void)err;
-	((struct run *)ctx)->serial = v;
-	return 0;
-}
 
 static int set_progress(void *ctx, const char *v, struct error *err)
 {
@@ -61,49 +56,80 @@ static int set_progress(void *ctx, const char *v, struct error *err)
 		return ret;
 	if (fd > INT32_MAX)
 		return error_set(err, -EINVAL, "--progress-fd '%s': no file descriptor", v);
-	((struct run *)ctx)->progress_fd = (int)fd;
+	((struct session *)ctx)->progress_fd = (int)fd;
 	return 0;
 }
 
-static int set_stats(void *ctx, const char *v, struct error *err)
+static int set_vm(void *ctx, const char *v, struct error *err)
 {
-	(void)v, (void)err;
-	((struct run *)ctx)->want_stats = true;
+	struct session *s = ctx;
+
+	if (s->files == ENGINE_VMS_MAX)
+		return error_set(err, -EINVAL, "--vm '%s': more than %d VMs", v, ENGINE_VMS_MAX);
+	s->vm_path[s->files++] = v;
 	return 0;
 }
 
-static int set_stats_interval(void *ctx, const char *v, struct error *err)
+static int set_slice(void *ctx, const char *v, struct error *err)
 {
-	((struct run *)ctx)->want_stats = true;
-	return stats_parse_interval(v, &((struct run *)ctx)->stats_ns, err);
+	struct session *s = ctx;
+	int ret = parse_count("slice", v, &s->slice, err);
+
+	if (ret == 0 && s->slice == 0)
+		ret = error_set(err, -EINVAL, "--slice '%s': at least 1", v);
+	return ret;
 }
 
-static const struct option_desc run_options[] = {
-	{"mmu", "SCHEME", "native, brute, shadow or ept (default native)", set_mmu},
-	{"report", "FILE", "write what was counted as JSON", set_report},
-	{"serial", "FILE", "serial output to FILE, or 'none' (default: the terminal)", set_serial},
-	{"stats", NULL, "show on standard error once a second what is counted", set_stats},
-	{"stats-interval", "S", "every S seconds (0.05 to 3600)", set_stats_interval},
+static const struct option_desc session_options[] = {
 	{"progress-fd", "N", "write the count of instructions to descriptor N now and then", set_progress},
+	{"vm", "FILE", "run the VM that FILE describes; give it again for more VMs", set_vm},
+	{"slice", "N", "instructions a VM executes at a time (default 1M)", set_slice},
 	{0},
 };
+
+/* What describes a guest is in its file if there are files. */
+static int note_given(void *ctx, const struct option_desc *d, const char *value, struct error *err)
+{
+	struct session *s = ctx;
+
+	(void)value, (void)err;
+	if (!guest_option_of_processor(d))
+		s->for_one = d->name;
+	return 0;
+}
+
+static int check_options(const struct session *s, struct error *err)
+{
+	if (s->files && s->for_one)
+		return error_set(err, -EINVAL, "option '--%s' describes a guest: with --vm its place is the VM file",
+				 s->for_one);
+	if (!s->files && s->slice)
+		return error_set(err, -EINVAL, "option '--slice' is for several VMs (--vm)");
+	return 0;
+}
 
 static void help(FILE *out)
 {
 	const struct option_group groups[] = {
-		{.title = "Run", .table = run_options},
+		{.title = "Run", .table = vm_options},
+		{.title = "Command", .table = session_options},
 		{.title = "Guest and machine", .table = guest_options},
 		{0},
 	};
 
-	fputs("Usage: gnomon run --kernel FILE [--mmu SCHEME] [OPTIONS]\n\n"
-	      "Boots one guest. Its serial port is the terminal: Ctrl-A X ends the run, Ctrl-A H helps.\n",
+	fputs("Usage: gnomon run --kernel FILE [--mmu SCHEME] [OPTIONS]\n"
+	      "       gnomon run --vm FILE [--vm FILE]... [--slice N] [OPTIONS OF THE PROCESSOR]\n\n"
+	      "Boots one guest. Its serial port is the terminal: Ctrl-A X ends the run, Ctrl-A H helps.\n"
+	      "With --vm: boots guests that files describe, with the options below as keys (docs/FORMATS.md),\n"
+	      "on one processor that they take turns on. --hw, --data-cache, --no-vpid, --no-fast-path,\n"
+	      "--cpu-features, --maxphyaddr and --mitigations belong to that processor: they stay on the\n"
+	      "command line. What a guest prints appears as 'NAME| line' unless its file has a key serial.\n",
 	      out);
 	options_help(out, groups);
-	fputs("\nExit status:\n"
+	fputs("\nExit status (several VMs: 0 if all ended so, otherwise that of the first that did not):\n"
 	      "  0    the guest powered off or reset, or --limit-insns was reached\n"
 	      "  odd  the guest wrote V to the debug-exit port 0xf4: (V << 1 | 1) & 255\n"
-	      "  2    bad options, kernel, initrd or report path: nothing was run\n"
+	      "  2    bad options, VM file, kernel, initrd or report path: nothing was run\n"
 	      "  4    triple fault\n"
 	      "  6    halted for good: nothing is left that could wake the processor\n"
 	      "  8    VM entry failed, or the hypervisor gave up\n"
@@ -117,15 +143,16 @@ static void help(FILE *out)
 static void on_end_signal(int sig)
 {
 	(void)sig;
-	if (current.run && current.run->vm)
-		vm_interrupt(current.run->vm);
+	for (unsigned i = 0; current.session && i < current.session->runs; i++)
+		if (current.session->run[i].vm)
+			vm_interrupt(current.session->run[i].vm);
 }
 
 /* A crash must not leave a terminal in raw mode. */
 static void on_fatal_signal(int sig)
 {
-	if (current.run)
-		console_restore(&current.run->console);
+	for (unsigned i = 0; current.session && i < current.session->runs; i++)
+		console_restore(&current.session->run[i].console);
 	raise(sig); /* the handler is gone (SA_RESETHAND): the signal takes its course when we return */
 }
 
@@ -133,28 +160,31 @@ static void on_progress_signal(int sig)
 {
 	char text[24], *p = text + sizeof(text);
 	int saved = errno;
-	uint64_t n;
+	uint64_t n = 0;
 
 	(void)sig;
-	if (current.run && current.run->vm) {
+	for (unsigned i = 0; current.session && i < current.session->runs; i++)
+		n += vm_insns(current.session->run[i].vm);
+	if (current.session) {
 		*--p = '\n';
-		for (n = vm_insns(current.run->vm); n || *p == '\n'; n /= 10)
+		for (; n || *p == '\n'; n /= 10)
 			*--p = (char)('0' + n % 10);
-		if (write(current.run->progress_fd, p, (size_t)(text + sizeof(text) - p)) < 0) {
+		if (write(current.session->progress_fd, p, (size_t)(text + sizeof(text) - p)) < 0) {
 			/* nobody listens: no reason to stop */
 		}
 	}
 	errno = saved;
 }
 
-static void install_signals(struct run *run)
+static void install_signals(struct session *s)
 {
 	static const int ending[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 	static const int fatal[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL};
 	const struct itimerval every = {{0, PROGRESS_INTERVAL_US}, {0, PROGRESS_INTERVAL_US}};
 	struct sigaction sa = {.sa_handler = on_end_signal};
+	bool tty = false;
 
-	current.run = run;
+	current.session = s;
 	for (unsigned i = 0; i < ARRAY_SIZE(ending); i++)
 		sigaction(ending[i], &sa, NULL);
 	sa = (struct sigaction){.sa_handler = on_fatal_signal, .sa_flags = (int)SA_RESETHAND};
@@ -162,9 +192,11 @@ static void install_signals(struct run *run)
 		sigaction(fatal[i], &sa, NULL);
 	sa = (struct sigaction){.sa_handler = SIG_IGN};
 	sigaction(SIGPIPE, &sa, NULL);
-	if (run->console.tty)
+	for (unsigned i = 0; i < s->runs; i++)
+		tty |= s->run[i].console.tty;
+	if (tty)
 		sigaction(SIGTSTP, &sa, NULL);
-	if (run->progress_fd >= 0) {
+	if (s->progress_fd >= 0) {
 		sa = (struct sigaction){.sa_handler = on_progress_signal, .sa_flags = SA_RESTART};
 		sigaction(SIGALRM, &sa, NULL);
 		setitimer(ITIMER_REAL, &every, NULL);
@@ -208,9 +240,14 @@ static struct report_host measure_host(int exit_code)
 
 static void say_end(const struct run *run, const struct vm_result *r, const struct report_host *host)
 {
-	fprintf(stderr, "gnomon run: %s: %s after %llu instructions, %.2f s virtual, %.2f s user\n",
-		engine_mmu_name[run->cfg.engine.mmu], vm_end_name[r->end], (unsigned long long)r->insns,
-		(double)r->virtual_ns / 1e9, host->user_seconds);
+	fprintf(stderr, "gnomon run: %s%s%s: %s after %llu instructions, %.2f s virtual, ",
+		run->what.name ? run->what.name : "", run->what.name ? ": " : "",
+		engine_mmu_name[run->what.cfg.engine.mmu], vm_end_name[r->end], (unsigned long long)r->insns,
+		(double)r->virtual_ns / 1e9);
+	if (run->what.name)
+		fprintf(stderr, "%llu world switches\n", (unsigned long long)r->obs.hypervisor.world_switches);
+	else
+		fprintf(stderr, "%.2f s user\n", host->user_seconds);
 	if (*r->message)
 		fprintf(stderr, "%s%s", r->message, r->message[strlen(r->message) - 1] == '\n' ? "" : "\n");
 }
@@ -221,9 +258,9 @@ static int write_report(struct run *run, const struct vm_result *r, const struct
 	json_t *json;
 	int ret;
 
-	if (!run->report)
+	if (!run->what.report)
 		return 0;
-	json = report_build(&run->cfg, r, host);
+	json = report_build(&run->what.cfg, r, host);
 	ret = report_file_commit(&run->file, json, &err);
 	json_decref(json);
 	if (ret)
@@ -231,77 +268,184 @@ static int write_report(struct run *run, const struct vm_result *r, const struct
 	return ret;
 }
 
-static int start_stats(struct run *run, struct error *err)
-{
-	if (!run->want_stats)
-		return 0;
-	stats_init(&run->stats, stderr, run->stats_ns, run->console.out >= 0 && isatty(run->console.out));
-	stats_add(&run->stats, run->vm, NULL, run->cfg.engine.mmu);
-	return stats_start(&run->stats, err);
-}
-
-static int run_to_end(struct run *run)
+/* Says and writes what came of one VM. Returns its exit status. */
+static int finish(struct run *run)
 {
 	static struct vm_result result; /* large */
 	struct report_host host;
 	int status;
 
-	vm_run(run->vm, &result);
-	stats_stop(&run->stats);
+	vm_result(run->vm, &result);
 	status = exit_status(&result);
 	host = measure_host(status);
-	console_restore(&run->console);
-	console_end_line(&run->console);
 	say_end(run, &result, &host);
 	return write_report(run, &result, &host) ? CLI_HOST_FAILED : status;
 }
 
-/* Everything that can go wrong before the guest runs goes wrong here. */
-static int prepare(struct run *run, struct error *err)
+static int run_to_end(struct session *s)
 {
-	int ret = guest_options_check(&run->cfg, err);
+	struct schedule_result schedule;
+	struct vm *vms[ENGINE_VMS_MAX];
+	int status = CLI_OK;
 
-	if (ret == 0 && run->report)
-		ret = report_file_open(&run->file, run->report, err);
-	if (ret == 0)
-		ret = vm_create(&run->vm, &run->cfg, err);
+	for (unsigned i = 0; i < s->runs; i++)
+		vms[i] = s->run[i].vm;
+	if (s->files)
+		schedule_run(vms, s->runs, s->slice ? s->slice : SCHEDULE_SLICE_DEFAULT, &schedule);
+	else
+		while (vm_run_until(vms[0], &VM_STOP_NONE) != VM_STOPPED_END)
+			;
+	for (unsigned i = 0; i < s->runs; i++) {
+		console_restore(&s->run[i].console);
+		console_end_line(&s->run[i].console);
+	}
+	for (unsigned i = 0; i < s->runs; i++) {
+		int one = finish(&s->run[i]);
+
+		status = status ? status : one;
+	}
+	if (s->files)
+		fprintf(stderr, "gnomon run: %u VMs, %llu slices, %llu world switches\n", s->runs,
+			(unsigned long long)schedule.slices, (unsigned long long)schedule.switches);
+	return status;
+}
+
+/* ---- the beginning ---- */
+
+/* Names mark the lines of what VMs print; the terminal's input goes to one. */
+static int check_together(const struct session *s, struct error *err)
+{
+	for (unsigned i = 0; i < s->files; i++)
+		for (unsigned j = 0; j < i; j++) {
+			const struct vm_description *a = &s->vm_file[j].vm, *b = &s->vm_file[i].vm;
+
+			if (strcmp(a->name, b->name) == 0)
+				return error_set(err, -EINVAL, "%.200s: name: '%s' is the name of the VM in '%.200s' too",
+						 s->vm_path[i], b->name, s->vm_path[j]);
+			if (a->serial && b->serial && strcmp(a->serial, "stdio") == 0 && strcmp(b->serial, "stdio") == 0)
+				return error_set(err, -EINVAL, "%.200s: serial: the VM in '%.200s' has stdio already",
+						 s->vm_path[i], s->vm_path[j]);
+		}
+	return 0;
+}
+
+static int read_vm_files(struct session *s, struct error *err)
+{
+	for (unsigned i = 0; i < s->files; i++) {
+		int ret = vm_file_load(&s->vm_file[i], s->vm_path[i], &s->guest.cfg, err);
+
+		if (ret)
+			return ret;
+		s->run[i].what = s->vm_file[i].vm;
+	}
+	s->runs = s->files;
+	return check_together(s, err);
+}
+
+static int make_machine(struct session *s, struct error *err)
+{
+	static struct engine_config cfg[ENGINE_VMS_MAX];
+
+	for (unsigned i = 0; i < s->runs; i++)
+		cfg[i] = s->run[i].what.cfg.engine;
+	return engine_machine_create(&s->machine, cfg, s->runs, err);
+}
+
+static int make_vm(struct session *s, unsigned i, struct error *err)
+{
+	struct run *run = &s->run[i];
+	struct error why = {0};
+	int ret;
+
+	if (!s->files)
+		return vm_create(&run->vm, &run->what.cfg, err);
+	ret = vm_create_on(&run->vm, &run->what.cfg, s->machine, &why);
+	return ret ? error_set(err, ret, "%.200s: %.300s", s->vm_path[i], why.text) : 0;
+}
+
+/* Everything that can go wrong before a guest runs goes wrong here. */
+static int prepare(struct session *s, struct error *err)
+{
+	int ret = check_options(s, err);
+
+	if (ret == 0 && s->files) {
+		ret = read_vm_files(s, err);
+	} else if (ret == 0) {
+		s->runs = 1;
+		s->run[0].what = s->guest;
+		ret = guest_options_check(&s->guest.cfg, err);
+	}
+	for (unsigned i = 0; ret == 0 && i < s->runs; i++)
+		if (s->run[i].what.report)
+			ret = report_file_open(&s->run[i].file, s->run[i].what.report, err);
+	if (ret == 0 && s->files)
+		ret = make_machine(s, err);
+	for (unsigned i = 0; ret == 0 && i < s->runs; i++)
+		ret = make_vm(s, i, err);
 	return ret;
 }
 
-/* The console is opened last: error messages are for a terminal in its ordinary state. */
-static int run_prepared(struct run *run, struct error *err)
+static int open_console(struct run *run, struct error *err)
 {
-	int ret = console_open(&run->console, run->serial, err);
+	const char *serial = run->what.serial;
 
-	if (ret) {
-		cli_error("run", err->text);
-		return CLI_USAGE;
+	if (run->what.name && !serial) {
+		console_open_labelled(&run->console, run->what.name);
+		return 0;
 	}
-	vm_set_console(run->vm, console_for_vm(&run->console));
-	install_signals(run);
-	ret = start_stats(run, err);
-	if (ret) {
-		console_close(&run->console);
-		cli_error("run", err->text);
-		return CLI_HOST_FAILED;
+	if (run->what.name && strcmp(serial, "stdio") == 0)
+		serial = NULL;
+	return console_open(&run->console, serial, err);
+}
+
+/* Consoles are opened last: error messages are for a terminal in its ordinary state. */
+static int run_prepared(struct session *s, struct error *err)
+{
+	int status = CLI_USAGE;
+	unsigned i;
+
+	for (i = 0; i < s->runs && open_console(&s->run[i], err) == 0; i++)
+		vm_set_console(s->run[i].vm, console_for_vm(&s->run[i].console));
+	if (i == s->runs) {
+		install_signals(s);
+		status = run_to_end(s);
 	}
-	ret = run_to_end(run);
-	console_close(&run->console);
-	return ret;
+	while (i > 0)
+		console_close(&s->run[--i].console);
+	if (err->code)
+		cli_error("run", err->text);
+	return status;
+}
+
+static void clean_up(struct session *s)
+{
+	current.session = NULL;
+	for (unsigned i = 0; i < ENGINE_VMS_MAX; i++) {
+		report_file_abandon(&s->run[i].file);
+		vm_destroy(s->run[i].vm);
+		vm_file_free(&s->vm_file[i]);
+	}
+	engine_machine_destroy(s->machine);
 }
 
 static int run_command(int argc, char **argv)
 {
-	static struct run run = {.progress_fd = -1, .file = {.fd = -1}, .console = {.in = -1, .out = -1}};
+	static struct session s = {.progress_fd = -1};
 	const struct option_group groups[] = {
-		{.title = "Run", .table = run_options, .ctx = &run},
-		{.title = "Guest and machine", .table = guest_options, .ctx = &run.cfg},
+		{.title = "Run", .table = vm_options, .ctx = &s.guest, .given = note_given, .given_ctx = &s},
+		{.title = "Command", .table = session_options, .ctx = &s},
+		{.title = "Guest and machine", .table = guest_options, .ctx = &s.guest.cfg, .given = note_given,
+		 .given_ctx = &s},
 		{0},
 	};
 	struct error err = {0};
 	int status;
 
-	vm_config_default(&run.cfg);
+	vm_config_default(&s.guest.cfg);
+	for (unsigned i = 0; i < ENGINE_VMS_MAX; i++) {
+		s.run[i].file.fd = -1;
+		s.run[i].console = (struct console){.in = -1, .out = -1};
+	}
 	switch (options_parse(argc, argv, groups, &err)) {
 	case OPTIONS_HELP:
 		help(stdout);
@@ -313,16 +457,14 @@ static int run_command(int argc, char **argv)
 	case OPTIONS_OK:
 		break;
 	}
-	if (prepare(&run, &err)) {
+	if (prepare(&s, &err)) {
 		cli_error("run", err.text);
 		status = err.code == -ENOMEM ? CLI_HOST_FAILED : CLI_USAGE;
 	} else {
-		status = run_prepared(&run, &err);
+		status = run_prepared(&s, &err);
 	}
-	report_file_abandon(&run.file);
-	current.run = NULL;
-	vm_destroy(run.vm);
+	clean_up(&s);
 	return status;
 }
 
-const struct command cmd_run = {"run", "boot one guest under one scheme", run_command, help};
+const struct command cmd_run = {"run", "boot a guest under one scheme, or several on one machine", run_command, help};

@@ -32,18 +32,44 @@ static void write_all(int fd, const void *data, size_t bytes)
 	}
 }
 
+/* In one piece, so that lines of several writers stay whole. */
+static void put_line(struct console *c)
+{
+	char text[sizeof(c->line) + 64];
+	int n = snprintf(text, sizeof(text), "%s| %.*s\n", c->label, (int)c->line_bytes, c->line);
+
+	write_all(c->out, text, min_u64((uint64_t)n, sizeof(text) - 1));
+	c->line_bytes = 0;
+}
+
+static void output_labelled(struct console *c, const uint8_t *data, size_t bytes)
+{
+	for (size_t i = 0; i < bytes; i++) {
+		if (data[i] == '\n' || c->line_bytes == sizeof(c->line))
+			put_line(c);
+		if (data[i] != '\n' && data[i] != '\r' && data[i])
+			c->line[c->line_bytes++] = (char)data[i];
+	}
+}
+
 static void output(void *ctx, const uint8_t *data, size_t bytes)
 {
 	struct console *c = ctx;
 
 	if (c->out < 0 || bytes == 0)
 		return;
+	if (c->label) {
+		output_labelled(c, data, bytes);
+		return;
+	}
 	write_all(c->out, data, bytes);
 	c->mid_line = data[bytes - 1] != '\n';
 }
 
 void console_end_line(struct console *c)
 {
+	if (c->label && c->line_bytes)
+		put_line(c);
 	if (c->out >= 0 && c->mid_line && isatty(c->out))
 		write_all(c->out, (const uint8_t *)"\n", 1);
 	c->mid_line = false;
@@ -140,6 +166,11 @@ int console_open(struct console *c, const char *serial, struct error *err)
 		return error_set(err, -errno, "--serial '%s': %s", serial, strerror(errno));
 	c->own_out = true;
 	return 0;
+}
+
+void console_open_labelled(struct console *c, const char *label)
+{
+	*c = (struct console){.in = -1, .out = STDOUT_FILENO, .label = label};
 }
 
 void console_restore(struct console *c)

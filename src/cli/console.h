@@ -16,6 +16,9 @@ struct console {
 	bool escape;         /* Ctrl-A was typed */
 	bool mid_line;       /* the last thing printed was no newline */
 	bool quit;           /* Ctrl-A X */
+	const char *label;   /* not NULL: output goes out in whole lines with this in front */
+	char line[1024];     /* ... and this is the one that has begun */
+	unsigned line_bytes;
 	struct termios saved;
 };
 
@@ -24,6 +27,8 @@ struct console {
  * -errno with @err if the file cannot be written.
  */
 int console_open(struct console *c, const char *serial, struct error *err);
+/* Standard output only, shared with others: whole lines, each after "@label| ". */
+void console_open_labelled(struct console *c, const char *label);
 /* On a terminal: makes what is printed next begin a line. */
 void console_end_line(struct console *c);
 /* Restores the terminal; async-signal-safe, may be repeated. */

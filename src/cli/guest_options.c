@@ -198,6 +198,18 @@ const struct option_desc guest_options[] = {
 	{0},
 };
 
+bool guest_option_of_processor(const struct option_desc *d)
+{
+	static int (*const setters[])(void *, const char *, struct error *) = {
+		set_features, set_maxphyaddr, set_mitigations, set_hw, set_data_cache, set_no_vpid, set_no_fast_path,
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(setters); i++)
+		if (d->set == setters[i])
+			return true;
+	return false;
+}
+
 int guest_options_check(const struct vm_config *cfg, struct error *err)
 {
 	if (!cfg->kernel)

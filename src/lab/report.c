@@ -228,6 +228,7 @@ static json_t *build_hypervisor(const struct obs *obs)
 	put(o, "invvpids", obs->hypervisor.invvpids);
 	put(o, "table_reads", obs->hypervisor.table_reads);
 	put(o, "table_writes", obs->hypervisor.table_writes);
+	put(o, "world_switches", obs->hypervisor.world_switches);
 	return o;
 }
 

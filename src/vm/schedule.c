@@ -23,7 +23,7 @@ void schedule_run(struct vm *const *vms, unsigned count, uint64_t slice, struct 
 {
 	struct vm *ring[ENGINE_VMS_MAX];
 	const struct vm *last = NULL;
-	unsigned left = min_u64(count, ENGINE_VMS_MAX);
+	unsigned left = count < ENGINE_VMS_MAX ? count : ENGINE_VMS_MAX;
 
 	*result = (struct schedule_result){0};
 	memcpy(ring, vms, left * sizeof(*ring));

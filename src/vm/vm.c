@@ -70,6 +70,22 @@ void vm_config_default(struct vm_config *cfg)
 
 /* ---- making it ---- */
 
+static int read_file(struct blob *b, const struct vm_config *cfg, const char *what, const char *name, uint64_t max,
+		     struct error *err)
+{
+	char *joined;
+	int ret;
+
+	if (*name == '/' || !cfg->directory)
+		return blob_read(b, what, name, max, err);
+	if (asprintf(&joined, "%s%s", cfg->directory, name) < 0)
+		return error_set(err, -ENOMEM, "%s: out of memory", what);
+	ret = blob_read(b, what, joined, max, err);
+	b->name = name;
+	free(joined);
+	return ret;
+}
+
 /* Multiboot modules: "file args,file args"; a doubled comma stands for one. Anything else has one initrd. */
 #define VM_MODULES_MAX 64
 struct initrds {
@@ -103,8 +119,9 @@ static char *cut_element(char *list)
 	return NULL;
 }
 
-static int read_modules(struct initrds *in, const char *spec, uint64_t max, struct error *err)
+static int read_modules(struct initrds *in, const struct vm_config *cfg, struct error *err)
 {
+	const char *spec = cfg->initrd;
 	char *name;
 
 	in->text = strdup(spec);
@@ -121,7 +138,7 @@ static int read_modules(struct initrds *in, const char *spec, uint64_t max, stru
 		length = strcspn(item, " ");
 		memcpy(name, item, length);
 		name[length] = 0;
-		ret = blob_read(&in->module[in->count].file, "initrd", name, max, err);
+		ret = read_file(&in->module[in->count].file, cfg, "initrd", name, cfg->engine.memory, err);
 		if (ret)
 			return ret;
 		in->module[in->count++].args = item;
@@ -137,8 +154,8 @@ static int read_initrds(struct initrds *in, const struct vm_config *cfg, enum lo
 	if (!cfg->initrd)
 		return 0;
 	if (format == LOAD_MULTIBOOT)
-		return read_modules(in, cfg->initrd, cfg->engine.memory, err);
-	ret = blob_read(&in->module[0].file, "initrd", cfg->initrd, cfg->engine.memory, err);
+		return read_modules(in, cfg, err);
+	ret = read_file(&in->module[0].file, cfg, "initrd", cfg->initrd, cfg->engine.memory, err);
 	in->module[0].args = "";
 	in->count = ret == 0;
 	return ret;
@@ -177,7 +194,7 @@ static int vm_boot(struct vm *vm, struct error *err)
 	struct load_request rq = {.memory = cfg->engine.memory, .cmdline = cfg->append,
 				  .long_mode = cfg->engine.cpu.feature[CPUF_LM]};
 	int ret = cfg->kernel_image ? blob_copy(&rq.kernel, cfg->kernel, cfg->kernel_image, cfg->kernel_bytes, err)
-				    : blob_read(&rq.kernel, "kernel", cfg->kernel, KERNEL_BYTES_MAX, err);
+				    : read_file(&rq.kernel, cfg, "kernel", cfg->kernel, KERNEL_BYTES_MAX, err);
 
 	if (ret)
 		return ret;

@@ -32,6 +32,7 @@ struct vm_config {
 	uint64_t kernel_bytes;
 	const char *initrd;     /* path; multiboot: "file args,file args,..."; NULL if none */
 	const char *append;     /* kernel command line, "" if none */
+	const char *directory;  /* of kernel and initrd, if their paths are relative, with a slash; NULL: the current one */
 	enum vm_clock clock;
 	uint64_t limit_insns;   /* UINT64_MAX: none */
 };

@@ -78,7 +78,7 @@ static bool same(const struct guest *g, const struct vm_result *r)
 
 static bool run_together(struct guest *guests, unsigned count, uint64_t slice)
 {
-	struct engine_config cfg[VMS_MAX];
+	struct engine_config cfg[VMS_MAX] = {0};
 	static struct vm_result result;
 	struct engine_machine *machine;
 	struct schedule_result all;
