@@ -104,6 +104,33 @@ for mmu in native brute shadow ept; do
 done
 rm "$dir/report"
 
+# Hardware descriptions: what is refused says where and why; variations of three lines run to the same end.
+printf 'base = "skylake";\nname = "bad";\nnested_tlb = { entries = 12; ways = 4; };\n' >"$dir/bad.hw"
+printf 'base = "textbook";\nname = "good";\nnested_tlb = { entries = 16; ways = "all"; };\n' >"$dir/good.hw"
+for c in run compare; do
+	refused "bad.hw:3: nested_tlb.ways: 3 sets are no power of two" $c --kernel "$dir/exit" --hw "$dir/bad.hw"
+	refused "neither a built-in description nor a file" $c --kernel "$dir/exit" --hw "$dir/none"
+	refused "no regular file" $c --kernel "$dir/exit" --hw "$dir"
+done
+refused "bad.hw:3: nested_tlb.ways" hw check "$dir/bad.hw"
+refused 'one of list, show' hw
+refused "'frobnicate': not one of" hw frobnicate
+ends 0 hw check "$dir/good.hw"
+ends 0 hw list
+while read -r name _; do
+	ends 0 hw show "$name"
+	cp "$kept/.out" "$dir/copy.hw"
+	ends 0 hw check "$dir/copy.hw"
+	ends 0 hw show "$name" --summary
+	ends 67 run --mmu ept --kernel "$dir/exit" --memory 16M --hw "$name" --report "$dir/report"
+	grep -q "\"hw\": \"$name\"" "$dir/report" || fail "the report does not name --hw $name"
+done < <("$gnomon" hw list)
+ends 67 run --mmu shadow --kernel "$dir/exit" --memory 16M --hw "$dir/good.hw" --data-cache --no-vpid --report "$dir/report"
+for key in '"hw": "good"' '"data_cache": true' '"vpid": false' '"ref_hits"' '"walk_caches"' '"table_reads"' '"cycles"'; do
+	grep -qF "$key" "$dir/report" || fail "no $key in the report"
+done
+rm "$dir/report" "$dir/copy.hw"
+
 # A signal: the report is still written, the status says so.
 timeout -s INT 1 "$gnomon" run --kernel "$dir/spin" --memory 16M --report "$dir/report" </dev/null >/dev/null 2>&1
 grep -q '"exit": "interrupted"' "$dir/report" 2>/dev/null || fail "no report after a signal"
@@ -116,6 +143,10 @@ grep -q '"schema": "gnomon-compare/1"' "$kept/.out" || fail "compare --json"
 ends 0 compare --kernel "$dir/exit" --memory 16M --csv --logs "$dir/logs"
 [ "$(wc -l <"$kept/.out")" -eq 5 ] || fail "compare --csv"
 [ -e "$dir/logs/ept.log" ] || fail "compare --logs"
+head -n 1 "$kept/.out" | grep -q ',cost.cycles.total,.*,slowdown,' || fail "compare --csv: no costs"
+ends 0 compare --kernel "$dir/exit" --memory 16M --hw "$dir/good.hw" --mmu shadow,ept
+grep -q 'modelled cycles' "$kept/.out" || fail "compare: no modelled cycles"
+grep -q 'slowdown against shadow' "$kept/.out" || fail "compare: does not say what slowdowns are relative to"
 
 # Interrupting a comparison ends its children and cleans up.
 "$gnomon" compare --kernel "$dir/spin" --memory 16M --logs "$dir/logs" </dev/null >/dev/null 2>&1 &

@@ -374,17 +374,13 @@ static int load_in(const struct dir *d, const char *name, struct hw *hw, char *s
 	snprintf(path, sizeof(path), "%s/%s", d->path, name);
 	ret = hw_load(hw, path, &err);
 	/* Messages name paths; the directory is different every time. */
-	says[0] = 0;
-	for (const char *p = err.text; *p;) {
-		size_t n = strlen(d->path);
+	for (const char *p = err.text; *p; p++) {
+		bool here = strncmp(p, d->path, strlen(d->path)) == 0;
 
-		if (strncmp(p, d->path, n) == 0) {
-			strcat(says, "D");
-			p += n;
-		} else {
-			strncat(says, p++, 1);
-		}
+		*says++ = here ? 'D' : *p;
+		p += here ? strlen(d->path) - 1 : 0;
 	}
+	*says = 0;
 	return ret;
 }
 

@@ -261,6 +261,10 @@ static json_t *a_report(enum engine_mmu mmu, uint64_t insns, uint64_t hash)
 	r.obs.translation.refs = 240;
 	r.obs.translation.refs_max = 24;
 	r.obs.translation.by_refs[24] = 10;
+	r.obs.translation.ref_hits[HW_L1] = 140;
+	r.obs.translation.ref_hits[HW_MEMORY] = 100;
+	r.obs.translation.guest_cache_hits[2] = 3;
+	r.obs.hypervisor.vmreads = mmu == ENGINE_NATIVE ? 0 : 11;
 	r.obs.tables.ept_bytes = 4097;
 	return report_build(&cfg, &r, &host);
 }
@@ -284,6 +288,35 @@ static void test_report(void **state)
 	assert_int_equal(json_integer_value(json_object_get(at(r, "exits", "by_reason"), "reason 69")), 2);
 	assert_int_equal(json_integer_value(json_object_get(at(r, "translation", "by_refs"), "24")), 10);
 	assert_int_equal(json_integer_value(at(r, "tables", "ept_kib")), 5);
+	assert_string_equal(json_string_value(at(r, "config", "hw")), "skylake");
+	assert_true(json_is_true(at(r, "config", "vpid")) && json_is_false(at(r, "config", "data_cache")));
+	assert_int_equal(json_integer_value(json_object_get(at(r, "translation", "ref_hits"), "l1")), 140);
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(at(r, "translation", "walk_caches"), "guest"),
+							    "pde")), 3);
+	assert_int_equal(json_integer_value(at(r, "hypervisor", "vmreads")), 11);
+	json_decref(r);
+}
+
+/* Parts are a count times a figure each, and add up. */
+static void test_report_cost(void **state)
+{
+	json_t *r = a_report(ENGINE_EPT, 1000, 1);
+	const json_t *cycles = at(r, "cost", "cycles");
+	struct hw hw;
+	json_int_t references, total;
+
+	(void)state;
+	hw_default(&hw);
+	references = 140 * hw.cache[HW_L1].latency + 100 * hw.memory_latency;
+	assert_string_equal(json_string_value(at(r, "cost", "hw")), "skylake");
+	assert_int_equal(json_integer_value(json_object_get(cycles, "instructions")), 1000);
+	assert_int_equal(json_integer_value(json_object_get(cycles, "references")), references);
+	assert_int_equal(json_integer_value(json_object_get(cycles, "vmcs")), 11 * hw.cost.vmread);
+	total = 1000 + references + 10 * hw.cost.l2_tlb_miss + 3 * hw.cost.walk_cache_hit + 5 * hw.cost.exit[48] +
+		2 * hw.cost.exit[69] + 7 * hw.cost.dispatch + 11 * hw.cost.vmread;
+	assert_int_equal(json_integer_value(json_object_get(cycles, "total")), total);
+	assert_true(json_real_value(json_object_get(at(r, "cost", "share"), "translation")) * (double)total >
+		    (double)references);
 	json_decref(r);
 }
 
@@ -312,11 +345,16 @@ static void test_compare_equal(void **state)
 	assert_non_null(strstr(text, "1,234,567"));
 	assert_non_null(strstr(text, "EPT violation"));
 	assert_non_null(strstr(text, "24.00"));
+	assert_non_null(strstr(text, "modelled cycles"));
+	assert_non_null(strstr(text, "slowdown against native"));
+	assert_non_null(strstr(text, "1.000"));
 	assert_non_null(strstr(text, "All runs agree"));
 	free(text);
 	text = printed(c, compare_print_csv);
 	assert_non_null(strstr(text, "\nforkwait:20,ept,poweroff,0,1234567,"));
 	free(text);
+	/* The slowdown is the comparison's: reports stay as they are. */
+	assert_null(json_object_get(run[1].report, "slowdown"));
 	json_decref(c);
 	json_decref(run[0].report);
 	json_decref(run[1].report);
@@ -358,6 +396,7 @@ int main(void)
 		cmocka_unit_test(test_report_file),
 		cmocka_unit_test(test_report_full_disk),
 		cmocka_unit_test(test_report),
+		cmocka_unit_test(test_report_cost),
 		cmocka_unit_test(test_compare_equal),
 		cmocka_unit_test(test_compare_different),
 	};
