@@ -43,7 +43,24 @@ int cpu_read_pdptes(struct cpu *cpu, uint64_t cr3, uint64_t pdpte[4])
 	return 0;
 }
 
+/* ---- what a write to a control register invalidates: docs/tags.md ---- */
+
+/* Globals and all PCIDs, of the current VPID. */
 static void flush_everything(struct cpu *cpu) { mmu_flush_vpid_all(&cpu->mmu, cpu->mmu.regs.vpid); }
+
+static uint16_t current_pcid(const struct cpu *cpu)
+{
+	return cpu->cr4 & CR4_PCIDE ? (uint16_t)(cpu->cr3 & CR3_PCID_MASK) : 0;
+}
+
+/* Setting PCIDE, SMAP, PKE or LA57, or clearing SMEP, invalidates nothing. @changed: bits of CR4, now written */
+static void flush_for_cr4(struct cpu *cpu, uint64_t changed)
+{
+	if (changed & (CR4_PGE | CR4_PAE | CR4_PSE) || (changed & ~cpu->cr4 & CR4_PCIDE))
+		flush_everything(cpu);
+	else if (changed & cpu->cr4 & CR4_SMEP)
+		mmu_flush_pcid_all(&cpu->mmu, current_pcid(cpu));
+}
 
 /* ---- CR0 ---- */
 
@@ -79,7 +96,7 @@ static int set_cr0(struct cpu *cpu, uint64_t v)
 	cpu->cr0 = v;
 	cpu->efer = efer;
 	cpu_update_mode(cpu);
-	if (changed & CR0_PG)
+	if (changed & (CR0_PG | CR0_PE))
 		flush_everything(cpu);
 	return 0;
 }
@@ -103,7 +120,7 @@ static int set_cr3(struct cpu *cpu, uint64_t v)
 	cpu->cr3 = v;
 	cpu_update_mode(cpu);
 	if (!keep)
-		mmu_flush_pcid(&cpu->mmu, pcide ? (uint16_t)(v & CR3_PCID_MASK) : 0);
+		mmu_flush_pcid(&cpu->mmu, current_pcid(cpu));
 	return 0;
 }
 
@@ -155,9 +172,7 @@ static int set_cr4(struct cpu *cpu, uint64_t v)
 	}
 	cpu->cr4 = v;
 	cpu_update_mode(cpu);
-	if ((changed & (CR4_PGE | CR4_PAE | CR4_PSE | CR4_LA57)) || (changed & ~v & CR4_PCIDE) ||
-	    (changed & v & CR4_SMEP))
-		flush_everything(cpu);
+	flush_for_cr4(cpu, changed);
 	return 0;
 }
 

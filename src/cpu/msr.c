@@ -95,6 +95,13 @@ static int write_mtrr(struct cpu *cpu, uint32_t msr, uint64_t v)
 	return 0;
 }
 
+bool cpu_msr_is_mtrr(uint32_t msr)
+{
+	return msr == MSR_MTRR_DEF_TYPE || msr - MSR_MTRR_PHYSBASE0 < 2 * MTRR_VARIABLE ||
+	       msr == MSR_MTRR_FIX64K_00000 || msr == MSR_MTRR_FIX16K_80000 || msr == MSR_MTRR_FIX16K_A0000 ||
+	       (msr >= MSR_MTRR_FIX4K_C0000 && msr < MSR_MTRR_FIX4K_C0000 + 8);
+}
+
 /* ---- EFER, time ---- */
 
 static int write_efer(struct cpu *cpu, uint64_t v)
@@ -258,7 +265,7 @@ int cpu_rdmsr(struct cpu *cpu, uint32_t msr, uint64_t *v)
 	}
 }
 
-int cpu_wrmsr(struct cpu *cpu, uint32_t msr, uint64_t v)
+static int write_msr(struct cpu *cpu, uint32_t msr, uint64_t v)
 {
 	if (is_apic_msr(msr))
 		return write_apic(cpu, msr, v);
@@ -284,4 +291,14 @@ int cpu_wrmsr(struct cpu *cpu, uint32_t msr, uint64_t v)
 	default:
 		return plain_register(cpu, msr) ? write_plain(cpu, msr, v) : write_mtrr(cpu, msr, v);
 	}
+}
+
+int cpu_wrmsr(struct cpu *cpu, uint32_t msr, uint64_t v)
+{
+	if (write_msr(cpu, msr, v))
+		return -1;
+	/* SDM "Invalidating the Translation Lookaside Buffers (TLBs)": writing an MTRR does, globals too. */
+	if (cpu_msr_is_mtrr(msr))
+		mmu_flush_vpid_all(&cpu->mmu, cpu->mmu.regs.vpid);
+	return 0;
 }

@@ -13,4 +13,7 @@
 int cpu_rdmsr(struct cpu *cpu, uint32_t msr, uint64_t *v);
 int cpu_wrmsr(struct cpu *cpu, uint32_t msr, uint64_t v);
 
+/* Is it a memory type range register? A write to one invalidates the TLBs. */
+bool cpu_msr_is_mtrr(uint32_t msr);
+
 #endif

@@ -216,6 +216,7 @@ static int load_segments(struct cpu *cpu, const struct task *t, unsigned ext)
 /* CR3 of a 32-bit TSS, if paging is in force; PAE's PDPTEs with it. Returns 0 or EXEC_STOP. */
 static int load_cr3(struct cpu *cpu, uint32_t cr3)
 {
+	bool changes = cr3 != cpu->cr3;
 	uint64_t pdpte[4];
 
 	if (!(cpu->cr0 & CR0_PG))
@@ -227,7 +228,9 @@ static int load_cr3(struct cpu *cpu, uint32_t cr3)
 	}
 	cpu->cr3 = cr3;
 	cpu_update_mode(cpu);
-	mmu_flush_pcid(&cpu->mmu, 0);
+	/* A switch within an address space keeps its translations. */
+	if (changes)
+		mmu_flush_pcid(&cpu->mmu, 0);
 	return 0;
 }
 

@@ -133,6 +133,8 @@ void hwpt_setup_vmcs(struct hv_vm *vm)
 	hv_write(vm, VMCS_CR3_TARGET_COUNT, 0);
 	hv_write(vm, VMCS_CR0_MASK, ~0ull);
 	hv_write(vm, VMCS_CR4_MASK, ~0ull);
+	/* Somebody else may have had the VPID. */
+	hwpt_flush_all(vm);
 }
 
 bool hwpt_uses_pcid(const struct hv_guest_regs *g)

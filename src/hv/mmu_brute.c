@@ -338,9 +338,7 @@ static bool fill(struct hv_vm *vm, uint64_t lin, const struct guest_walk *w)
 	e = &n->entry[hwpt_index(lin, 1)];
 	hv_count_writes(vm, 1);
 	*e = hwpt_leaf(m, attributes);
-	b->fills++;
-	/* Whatever the TLB knew of this page was not enough. */
-	hwpt_flush_address(vm, hwpt_canonical(b->rules.format, lin));
+	b->fills++; /* the entry allows more than before: nothing to flush */
 	return true;
 }
 
@@ -424,9 +422,11 @@ static void wrote_page(struct hv_vm *vm, uint64_t a, unsigned bytes)
 	if (!is_table(b, a))
 		return;
 	drop_dependents(vm, gfn(a >> PAGE_SHIFT), a & ~PAGE_MASK, bytes);
-	/* Bit 1 is the leaf level: nothing hangs off those. */
-	if (b->levels[a >> PAGE_SHIFT] & ~3u)
-		take_stock(vm);
+	/* Bit 1 is the leaf level: nothing hangs off those, and what the TLB has of the page the guest has to flush. */
+	if (!(b->levels[a >> PAGE_SHIFT] & ~3u))
+		return;
+	/* Nodes are free for reuse, and frames may have become tables. */
+	take_stock(vm);
 	hwpt_flush_all(vm);
 }
 
@@ -476,7 +476,10 @@ static void brute_mode_changed(struct hv_vm *vm)
 	hwpt_write_regs(vm, hardware_root(brute_of(vm)));
 }
 
-/* The hardware tables are always current, so only the TLB has something to forget. */
+/*
+ * The hardware tables are always current, so only the TLB has something to forget: the page. Cached upper entries
+ * and pages that are large in the guest's tables were forgotten when the guest wrote those.
+ */
 static void brute_invlpg(struct hv_vm *vm, uint64_t lin)
 {
 	uint64_t canonical = hwpt_canonical(brute_of(vm)->rules.format, lin);

@@ -50,12 +50,14 @@ static void invept(struct hv_vm *vm)
 	(void)r;
 }
 
-static void flush_linear(struct hv_vm *vm)
+/* Combined mappings of the guest, which it tags with PCIDs of its own. Without a VPID, VM exits drop them. */
+static void flush_linear(struct hv_vm *vm, bool globals)
 {
-	enum vmx_result r = vmx_invvpid(vm->cpu, INVVPID_SINGLE, vm->vpid, gva(0));
+	uint64_t type = globals ? INVVPID_SINGLE : INVVPID_SINGLE_KEEP_GLOBALS;
+	bool done = !vm->vpid || vmx_invvpid(vm->cpu, type, vm->vpid, gva(0)) == VMX_SUCCEED;
 
-	assert(r == VMX_SUCCEED);
-	(void)r;
+	assert(done);
+	(void)done;
 }
 
 /* ---- tables ---- */
@@ -187,25 +189,33 @@ static void write_registers(struct hv_vm *vm)
 	hv_write(vm, VMCS_GUEST_PDPTE3, g->pdpte[3]);
 }
 
+/*
+ * What the guest does by itself, the processor makes forget. These are for what was emulated: task switches,
+ * and whatever came in their way.
+ */
 static void mode_changed(struct hv_vm *vm)
 {
 	write_registers(vm);
-	flush_linear(vm);
+	flush_linear(vm, true);
 }
 
 static void load_cr3(struct hv_vm *vm, bool flush)
 {
 	write_registers(vm);
 	if (flush)
-		flush_linear(vm);
+		flush_linear(vm, false);
 }
 
-static void invlpg(struct hv_vm *vm, uint64_t lin) { vmx_invvpid(vm->cpu, INVVPID_ADDRESS, vm->vpid, gva(lin)); }
+static void invlpg(struct hv_vm *vm, uint64_t lin)
+{
+	(void)lin; /* INVLPG drops the cached upper entries of all addresses, INVVPID of one address does not */
+	flush_linear(vm, true);
+}
 
 static void flush(struct hv_vm *vm, enum hv_flush kind, uint16_t pcid)
 {
-	(void)kind, (void)pcid;
-	flush_linear(vm);
+	(void)pcid; /* root software cannot invalidate a single PCID of a guest */
+	flush_linear(vm, kind == HV_FLUSH_ALL);
 }
 
 static void setup_vmcs(struct hv_vm *vm)
@@ -217,6 +227,9 @@ static void setup_vmcs(struct hv_vm *vm)
 	hv_write(vm, VMCS_EXCEPTION_BITMAP, 0);
 	hv_write(vm, VMCS_CR0_MASK, CR0_MASKED);
 	hv_write(vm, VMCS_CR4_MASK, CR4_HELD);
+	/* Somebody else may have had the VPID, and the root's frame for a root. */
+	flush_linear(vm, true);
+	invept(vm);
 }
 
 /* ---- what EPT has nothing to do with ---- */

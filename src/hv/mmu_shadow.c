@@ -84,8 +84,8 @@ static void shadow_invlpg(struct hv_vm *vm, uint64_t lin)
 		return;
 	shadow_begin(s);
 	shadow_sync_address(s, canonical);
+	shadow_flush_page(s, canonical);
 	shadow_end(s);
-	hwpt_flush_address(vm, canonical);
 }
 
 static void shadow_flush(struct hv_vm *vm, enum hv_flush kind, uint16_t pcid)
@@ -142,7 +142,7 @@ static void shadow_p2m_changed(struct hv_vm *vm, gfn_t first, uint64_t frames)
 			shadow_empty_page(s, &s->page[n]);
 	}
 	if (s->changed)
-		hwpt_flush_all(vm);
+		shadow_flush_all(s);
 	s->changed |= changed;
 }
 

@@ -74,6 +74,8 @@ struct shadow_page {
 	uint8_t pins;              /* current root, in this many places */
 	bool live, based, several; /* several: it serves more than one linear address */
 	bool root;                 /* has been a root: lives without parents */
+	bool unplaced;             /* several, of pieces: counts in shadow.pieces_anywhere */
+	bool owing;                /* root that is not current: as shadow.owing */
 	bool orphaned, unsync;
 };
 
@@ -89,6 +91,7 @@ struct shadow_region {  /* 2 MiB of guest-physical space */
 };
 
 #define SHADOW_FLUSH_MAX 32u
+#define SHADOW_PIECES    4096u
 struct shadow_flush {
 	bool all, nonglobal;
 	unsigned addresses;
@@ -114,6 +117,14 @@ struct shadow {
 	uint32_t *unsync;            /* [limit]: pages out of sync */
 	uint32_t unsync_count;
 	struct shadow_flush flush;
+	/*
+	 * Links went without a flush (flush_link()). The flush that the guest owes for what it changed there may
+	 * be an INVLPG of another address: it drops the upper entries that the processor has cached of all.
+	 */
+	bool owing;
+	/* Where global pages may be cached in pieces, as INVLPG must know: by hash of the page's address. */
+	uint64_t pieces[SHADOW_PIECES / 64];
+	uint32_t pieces_anywhere; /* pages of pieces that serve other addresses than were noted */
 	bool changed;                /* an entry was changed in this operation */
 	struct hwpt_unexplained unexplained;
 	struct {
@@ -179,7 +190,13 @@ void shadow_unmap_frame(struct shadow *s, gfn_t g);
 /* Removes the pages that mirror the frame as a table; current roots stay, empty. */
 void shadow_zap_tables(struct shadow *s, gfn_t g);
 /* The TLB must forget what entry @i of @p said. */
-void shadow_flush_entry(struct shadow *s, const struct shadow_page *p, unsigned i);
+void shadow_flush_entry(struct shadow *s, struct shadow_page *p, unsigned i);
+/* The TLB forgets everything, at once. */
+void shadow_flush_all(struct shadow *s);
+/* The TLB must forget the address, canonical. */
+void shadow_flush_address(struct shadow *s, uint64_t lin);
+/* The TLB must forget what the guest's INVLPG of the address, canonical, makes a processor forget. */
+void shadow_flush_page(struct shadow *s, uint64_t lin);
 
 /* ---- shadow_sync.c: from guest entries to shadow entries, tracing, out-of-sync tables ---- */
 

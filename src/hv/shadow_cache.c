@@ -55,30 +55,55 @@ static struct shadow_link *link_of(const struct shadow *s, entry_ref r)
 	return &s->page[r / HWPT_ENTRIES].link[r % HWPT_ENTRIES];
 }
 
-static void flush_address(struct shadow *s, const struct shadow_page *p, unsigned i)
+void shadow_flush_address(struct shadow *s, uint64_t lin)
 {
 	struct shadow_flush *f = &s->flush;
+
+	for (unsigned i = 0; i < f->addresses; i++)
+		if (f->address[i] == lin)
+			return;
+	if (f->addresses == SHADOW_FLUSH_MAX)
+		f->all = true;
+	else
+		f->address[f->addresses++] = lin;
+}
+
+static void flush_address(struct shadow *s, const struct shadow_page *p, unsigned i)
+{
 	uint64_t lin = p->base + ((uint64_t)i << hwpt_shift(p->role.level));
 
 	/* A page that serves several addresses names none. */
-	if (!p->based || p->several || f->addresses == SHADOW_FLUSH_MAX)
-		f->all = true;
+	if (!p->based || p->several)
+		s->flush.all = true;
 	else
-		f->address[f->addresses++] = hwpt_canonical((enum hwpt_format)p->role.format, lin);
+		shadow_flush_address(s, hwpt_canonical((enum hwpt_format)p->role.format, lin));
+}
+
+/* What led through @p may stay in the TLB until the guest flushes; @p may serve the current address space, or not. */
+static void leave_owing(struct shadow *s, struct shadow_page *p)
+{
+	if (p->pins || p->parents)
+		s->owing = true;
+	else
+		p->owing = true;
 }
 
 /*
  * A link goes. If others lead to the table at the same address, what the TLB has
  * of it is still right, or the guest changed its own table and has to flush. If
- * not: the link's address, for the paging-structure caches, and all below.
+ * not: the link's address, for the paging-structure caches (they hold no global
+ * translations: a flush of all but those drops them, too), and all below.
  */
-static void flush_link(struct shadow *s, const struct shadow_page *p, unsigned i)
+static void flush_link(struct shadow *s, struct shadow_page *p, unsigned i)
 {
-	const struct shadow_page *child = shadow_page_of(s, p->entry[i]);
+	struct shadow_page *child = shadow_page_of(s, p->entry[i]);
 
-	if (!child->several && link_of(s, child->parents)->next)
+	if (!child->several && link_of(s, child->parents)->next) {
+		leave_owing(s, p);
 		return;
-	flush_address(s, p, i);
+	}
+	if (!s->flush.nonglobal)
+		flush_address(s, p, i);
 	for (unsigned k = 0, left = child->present; left && !s->flush.all; k++) {
 		hv_count_reads(s->vm, 1);
 		if (!child->entry[k])
@@ -88,7 +113,7 @@ static void flush_link(struct shadow *s, const struct shadow_page *p, unsigned i
 	}
 }
 
-void shadow_flush_entry(struct shadow *s, const struct shadow_page *p, unsigned i)
+void shadow_flush_entry(struct shadow *s, struct shadow_page *p, unsigned i)
 {
 	struct shadow_flush *f = &s->flush;
 	uint64_t e = p->entry[i];
@@ -107,6 +132,7 @@ static void flush_now(struct shadow *s)
 
 	if (f->all) {
 		hwpt_flush_all(s->vm);
+		s->owing = false;
 	} else {
 		for (unsigned i = 0; i < f->addresses; i++)
 			hwpt_flush_address(s->vm, f->address[i]);
@@ -115,6 +141,59 @@ static void flush_now(struct shadow *s)
 	}
 	f->all = f->nonglobal = false;
 	f->addresses = 0;
+}
+
+void shadow_flush_all(struct shadow *s)
+{
+	s->flush.all = true;
+	flush_now(s);
+}
+
+/*
+ * A large global page that is mapped in pieces: INVLPG of one address has to drop them all. That is done when
+ * its entry is changed, but this may have been the entry of a root that never used it, since another root's
+ * translations served. So the page is remembered by its address, whoever maps it.
+ */
+static unsigned piece_slot(uint64_t lin, unsigned shift)
+{
+	return (unsigned)((lin >> shift ^ shift) * 0x9e3779b97f4a7c15ull >> 52) & (SHADOW_PIECES - 1);
+}
+
+/* Large pages of the guest that pages of the role are pieces of: the smallest there are. */
+static unsigned piece_shift(union shadow_role role)
+{
+	return role.level == 2 ? 30 : role.format == HWPT_32 ? 22 : 21;
+}
+
+static bool is_pieces(const struct shadow_page *p) { return p->role.direct && p->role.global; }
+
+static void note_pieces(struct shadow *s, const struct shadow_page *p, uint64_t base)
+{
+	unsigned slot = piece_slot(hwpt_canonical((enum hwpt_format)p->role.format, base), piece_shift(p->role));
+
+	if (!is_pieces(p))
+		return;
+	s->pieces[slot / 64] |= 1ull << slot % 64;
+}
+
+static bool in_pieces(const struct shadow *s, uint64_t lin)
+{
+	bool any = s->pieces_anywhere != 0;
+
+	for (unsigned shift = 21; shift <= 30; shift += shift == 21 ? 1 : 8) {
+		unsigned slot = piece_slot(lin, shift);
+
+		any |= s->pieces[slot / 64] >> slot % 64 & 1;
+	}
+	return any;
+}
+
+void shadow_flush_page(struct shadow *s, uint64_t lin)
+{
+	if (s->owing || in_pieces(s, lin))
+		s->flush.all = true;
+	else
+		shadow_flush_address(s, lin);
 }
 
 /* ---- who points at what ---- */
@@ -214,15 +293,19 @@ void shadow_set_leaf(struct shadow *s, struct shadow_page *p, unsigned i, uint64
 	add_entry(s, p, i, e, target);
 }
 
-/* The page and all below it serve more than one linear address. */
-static void mark_several(struct shadow *s, struct shadow_page *p)
+/* The page and all below it serve more than one linear address. @unplaced: nobody says which. */
+static void mark_several(struct shadow *s, struct shadow_page *p, bool unplaced)
 {
+	if (unplaced && is_pieces(p) && !p->unplaced) {
+		p->unplaced = true;
+		s->pieces_anywhere++;
+	}
 	if (p->several)
 		return;
 	p->several = true;
 	for (unsigned i = 0; i < HWPT_ENTRIES && p->role.level > 1; i++)
 		if (p->entry[i] && shadow_is_link(p, p->entry[i]))
-			mark_several(s, shadow_page_of(s, p->entry[i]));
+			mark_several(s, shadow_page_of(s, p->entry[i]), true);
 }
 
 /* @p is about to serve @base (too). */
@@ -233,7 +316,8 @@ static void note_base(struct shadow *s, struct shadow_page *p, uint64_t base, bo
 		p->base = base;
 	}
 	if (several || p->base != base)
-		mark_several(s, p);
+		mark_several(s, p, several);
+	note_pieces(s, p, base);
 }
 
 void shadow_set_link(struct shadow *s, struct shadow_page *p, unsigned i, struct shadow_page *child,
@@ -322,6 +406,7 @@ void shadow_zap_page(struct shadow *s, struct shadow_page *p)
 	leave_frame(s, p);
 	lru_remove(s, p);
 	p->live = false;
+	s->pieces_anywhere -= p->unplaced;
 	p->same_frame = s->free;
 	s->free = shadow_number(s, p);
 	s->in_use--;

@@ -111,6 +111,19 @@ static struct shadow_page *make_root(struct shadow *s, unsigned i)
 	return p;
 }
 
+/*
+ * The flush that the guest owes for a change of the address space @p is the root of may have been an INVLPG in
+ * it, which is still to come. If @p was removed in the meantime, nobody knows.
+ */
+static void settle_root(struct shadow *s, struct shadow_page *p)
+{
+	if (p && !p->owing)
+		return;
+	s->flush.nonglobal = true;
+	if (p)
+		p->owing = false;
+}
+
 bool shadow_load_roots(struct shadow *s)
 {
 	unsigned roots = hwpt_is_long(s->rules.format) ? 1 : HWPT_ROOTS;
@@ -123,6 +136,8 @@ bool shadow_load_roots(struct shadow *s)
 
 		if (i < roots && root_key(s, i, &g, &role))
 			p = shadow_find(s, g, role);
+		if (i < roots)
+			settle_root(s, p);
 		if (p)
 			shadow_touch(s, p);
 		set_root(s, i, p);
