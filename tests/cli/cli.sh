@@ -131,6 +131,68 @@ for key in '"hw": "good"' '"data_cache": true' '"vpid": false' '"ref_hits"' '"wa
 done
 rm "$dir/report" "$dir/copy.hw"
 
+# VM files: what is refused says where and why.
+vm() { printf "$1" >"$dir/$2.vm"; } # text, name
+says() { # text, what is said of bad.vm
+	vm "$1" bad
+	refused "bad.vm:$2" run --vm "$dir/bad.vm"
+}
+ok='kernel = "exit"; memory = "16M";\n'
+says '# nothing\n' '1: kernel: missing'
+says "$ok\nfrobnicate = 1;" '3: frobnicate: no such key'
+says "$ok memory = 32;" '2: duplicate setting name'
+says "$ok append = " '2: syntax error'
+says "$ok append = 7;" '2: append: a string is wanted'
+says "$ok seed = -1;" '2: seed: not below 0'
+says "$ok seed = 1.5;" '2: seed: a number or a string is wanted'
+says "$ok seed = [ 1 ];" '2: seed: a number or a string is wanted'
+says "$ok seed = \"many\";" "2: seed: 'many': not a number"
+says "$ok seed = \"a\\\\nb\";" "2: seed: 'a?b': not a number"
+says "$ok audit = 1;" '2: audit: true or false is wanted'
+says "$ok mmu = \"magic\";" "2: mmu: 'magic': one of"
+says "$ok mmu = \"native\";" '2: mmu: native has no hypervisor'
+says "$ok clock = \"wall\";" '2: clock: VMs on one processor'
+says "$ok name = \"two words\";" "2: name: 'two words'"
+says "kernel = \"exit\";\nmemory = 1;" '2: memory: 1024 KiB is too small'
+says "$ok@include \"x\"" '2: @include:'
+says "$ok\\000" '2: a NUL byte'
+says "kernel = \"nothing\";" " kernel 'nothing': No such file" 2>/dev/null
+for option in hw data-cache no-vpid no-fast-path cpu-features maxphyaddr mitigations; do
+	says "$ok $option = \"x\";" "2: --$option belongs to the processor"
+done
+head -c 70000 /dev/zero | tr '\0' ' ' >"$dir/bad.vm"
+refused 'bad.vm:1: larger than' run --vm "$dir/bad.vm"
+refused "No such file" run --vm "$dir/none.vm"
+refused "Is a directory" run --vm "$dir"
+vm "$ok" one
+refused "'--memory' describes a guest" run --vm "$dir/one.vm" --memory 16M
+refused "'--report' describes a guest" run --report "$dir/report" --vm "$dir/one.vm"
+refused "'--slice' is for several VMs" run --kernel "$dir/exit" --slice 100
+refused "--slice '0'" run --vm "$dir/one.vm" --slice 0
+refused "'one' is the name of the VM in" run --vm "$dir/one.vm" --vm "$dir/one.vm"
+vm "$ok serial = \"stdio\";" bad
+vm "$ok serial = \"stdio\";" worse
+refused 'worse.vm: serial: ' run --vm "$dir/bad.vm" --vm "$dir/worse.vm"
+
+# ... and what is not refused runs: the first status that is not 0, a report for each, paths as the file has them.
+ends 67 run --vm "$dir/one.vm"
+vm 'kernel = "spin"; memory = 16; mmu = "shadow"; limit-insns = 1234; report = "two.json"; audit = true; serial = "two.log";' two
+vm 'kernel = "halt"; memory = 16; mmu = "brute"; name = "third"; report = "three.json"; audit = false;' three
+ends 67 run --vm "$dir/two.vm" --vm "$dir/one.vm" --vm "$dir/three.vm" --slice 100 --hw zen --no-vpid
+grep -q '^gnomon run: two: shadow: limit after 1234 instructions' "$kept/.err" || fail "run --vm: $(cat "$kept/.err")"
+grep -q '^gnomon run: third: brute: halted after' "$kept/.err" || fail "run --vm: $(cat "$kept/.err")"
+grep -q '^gnomon run: 3 VMs, [0-9]* slices, [0-9]* world switches$' "$kept/.err" || fail "run --vm: $(cat "$kept/.err")"
+grep -q '"instructions": 1234,' "$dir/two.json" || fail "run --vm: no report"
+grep -q '"exit": "halted"' "$dir/three.json" || fail "run --vm: no second report"
+[ -e "$dir/two.log" ] || fail "run --vm: no serial log"
+vm 'kernel = "spin"; memory = 16; report = "two.json";' two
+vm 'kernel = "spin"; memory = 16; report = "three.json"; mmu = "shadow";' three
+timeout -s INT 1 "$gnomon" run --vm "$dir/two.vm" --vm "$dir/three.vm" </dev/null >/dev/null 2>&1
+for n in two three; do
+	grep -q '"exit": "interrupted"' "$dir/$n.json" || fail "run --vm: no report of $n after a signal"
+done
+rm -f "$dir"/*.vm "$dir"/*.json "$dir/two.log"
+
 # A signal: the report is still written, the status says so.
 timeout -s INT 1 "$gnomon" run --kernel "$dir/spin" --memory 16M --report "$dir/report" </dev/null >/dev/null 2>&1
 grep -q '"exit": "interrupted"' "$dir/report" 2>/dev/null || fail "no report after a signal"
