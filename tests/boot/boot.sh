@@ -6,6 +6,7 @@
 #   generic      Debian's generic kernel under shadow and EPT
 #   bzimage      the compressed kernel through the 64-bit boot protocol
 #   audit        a boot whose tables are checked after every exit (brute force: every 16th)
+#   hw           other translation hardware, and no VPIDs: the same instructions, the same state
 #   fast-path    every access through the TLB model: the same walks, references and misses
 # `gnomon compare` exits with 0 only if all runs agree.
 set -uo pipefail
@@ -99,6 +100,23 @@ audit)
 	work=forkwait:2
 	compare "$kit/vmlinux-cloud" native,shadow,ept --audit
 	compare "$kit/vmlinux-cloud" native,brute --audit-every 16
+	;;
+hw)
+	work=forkwait:5,cow:2:16,ctxsw:20
+	keeper=$(dirname "$0")/../guest/hw/keeper.hw
+	variants=()
+	for mmu in native brute shadow ept; do
+		for hw in zen textbook smallest; do
+			variants+=("--mmu $mmu --hw $hw")
+		done
+	done
+	for mmu in native shadow ept; do
+		variants+=("--mmu $mmu --hw icelake" "--mmu $mmu --hw $keeper")
+	done
+	for mmu in brute shadow ept; do
+		variants+=("--mmu $mmu --no-vpid")
+	done
+	same_as_native "${variants[@]}"
 	;;
 fast-path)
 	work=forkwait:2
