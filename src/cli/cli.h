@@ -31,7 +31,7 @@ struct command {
 	int (*run)(int argc, char **argv); /* argv[0] is the command's name */
 	void (*help)(FILE *out);
 };
-extern const struct command cmd_run, cmd_compare, cmd_hw, cmd_walk, cmd_help, cmd_version;
+extern const struct command cmd_run, cmd_compare, cmd_hw, cmd_walk, cmd_lab, cmd_help, cmd_version;
 extern const struct command *const commands[]; /* ends with NULL */
 const struct command *command_find(const char *name);
 

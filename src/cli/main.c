@@ -6,6 +6,7 @@ const struct command *const commands[] = {
 	&cmd_compare,
 	&cmd_hw,
 	&cmd_walk,
+	&cmd_lab,
 	&cmd_help,
 	&cmd_version,
 	NULL,

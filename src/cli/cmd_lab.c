@@ -1,0 +1,174 @@
+/* gnomon lab: runs a published experiment and prints our figures next to the paper's. */
+#include "cli/cli.h"
+#include "cli/jobs.h"
+#include "lab/lab.h"
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct lab_command {
+	struct lab_options o;
+	struct hw hw;
+	bool json;
+	char kit[PATH_MAX];
+};
+
+static int set_hw(void *ctx, const char *v, struct error *err)
+{
+	struct lab_command *c = ctx;
+	struct error why = {0};
+
+	if (hw_load(&c->hw, v, &why))
+		return error_set(err, -EINVAL, "--hw: %.400s", why.text);
+	c->o.hw = &c->hw;
+	return 0;
+}
+
+static int set_kit(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct lab_command *)ctx)->o.kit = v;
+	return 0;
+}
+
+static int set_json(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct lab_command *)ctx)->json = true;
+	return 0;
+}
+
+static int set_quick(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct lab_command *)ctx)->o.quick = true;
+	return 0;
+}
+
+static int set_jobs(void *ctx, const char *v, struct error *err)
+{
+	uint64_t n;
+	int ret = parse_count("jobs", v, &n, err);
+
+	if (ret == 0 && (n == 0 || n > 64))
+		ret = error_set(err, -EINVAL, "--jobs '%s': from 1 to 64", v);
+	if (ret == 0)
+		((struct lab_command *)ctx)->o.threads = (unsigned)n;
+	return ret;
+}
+
+static const struct option_desc lab_options[] = {
+	{"json", NULL, "print the result as JSON (docs/FORMATS.md)", set_json},
+	{"hw", "NAME|FILE", "another description of the hardware than the lab's own", set_hw},
+	{"kit", "DIR", "kernel and initramfs of 'make guest' (default: the build's), for labs that boot Linux", set_kit},
+	{"quick", NULL, "small counts: seconds instead of minutes, coarser figures", set_quick},
+	{"jobs", "N", "guests that run at a time (default: one for each processor)", set_jobs},
+	{0},
+};
+
+static void print_list(FILE *out)
+{
+	for (unsigned i = 0; lab_list[i]; i++)
+		fprintf(out, "  %-14s %s\n", lab_list[i]->name, lab_list[i]->title);
+}
+
+static void help(FILE *out)
+{
+	const struct option_group groups[] = {{.title = "Options", .table = lab_options}, {0}};
+
+	fputs("Usage: gnomon lab [list]\n"
+	      "       gnomon lab NAME [OPTIONS]\n\n"
+	      "Runs a published experiment on our machine and prints our figures next to the paper's. What is\n"
+	      "measured, how to read it and what differs: docs/labs.md.\n\nLabs:\n", out);
+	print_list(out);
+	options_help(out, groups);
+	fputs("\nExit status: 0; 2 for wrong options; 10 if a guest could not be run to its end.\n", out);
+}
+
+static int fail(int status, const char *text)
+{
+	cli_error("lab", text);
+	return status;
+}
+
+/* The guest kit that 'make guest' left in the build directory this program lies in. */
+static const char *find_kit(char path[PATH_MAX])
+{
+	static const char *const beside[] = {"guest", "../guest", "../../guest"};
+	ssize_t n = readlink("/proc/self/exe", path, PATH_MAX - 64);
+	char *name;
+
+	path[n > 0 ? n : 0] = 0;
+	name = strrchr(path, '/');
+	for (unsigned i = 0; name && i < ARRAY_SIZE(beside); i++) {
+		snprintf(name + 1, 64, "%s/vmlinux-cloud", beside[i]);
+		if (access(path, R_OK) == 0) {
+			snprintf(name + 1, 64, "%s", beside[i]);
+			return path;
+		}
+	}
+	return NULL;
+}
+
+static void show_progress(void *ctx, const char *what, unsigned done, unsigned all)
+{
+	(void)ctx;
+	if (isatty(STDERR_FILENO))
+		fprintf(stderr, "\r\033[Kgnomon lab: %u of %u guests measured (%s)%s", done, all, what, done == all ? "\n" : "");
+	else if (done == all)
+		fprintf(stderr, "gnomon lab: %u guests measured\n", all);
+}
+
+static int run_lab(struct lab_command *c, const struct lab *lab)
+{
+	struct error err = {0};
+	json_t *result;
+
+	c->o.progress = show_progress;
+	if (!c->o.threads)
+		c->o.threads = jobs_processors();
+	if (!c->o.kit)
+		c->o.kit = find_kit(c->kit);
+	if (lab_run(lab, &c->o, &result, &err))
+		return fail(CLI_HOST_FAILED, err.text);
+	if (c->json) {
+		json_dumpf(result, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+		putchar('\n');
+	} else {
+		lab_print(result, stdout);
+	}
+	json_decref(result);
+	return fflush(stdout) ? CLI_HOST_FAILED : CLI_OK;
+}
+
+static int run_command(int argc, char **argv)
+{
+	static struct lab_command c;
+	const struct option_group groups[] = {{.title = "Options", .table = lab_options, .ctx = &c}, {0}};
+	const char *name = argc > 1 && argv[1][0] != '-' ? argv[1] : NULL;
+	const struct lab *lab = name ? lab_find(name) : NULL;
+	struct error err = {0};
+	char text[128];
+
+	switch (options_parse(argc - (name != NULL), argv + (name != NULL), groups, &err)) {
+	case OPTIONS_HELP:
+		help(stdout);
+		return CLI_OK;
+	case OPTIONS_BAD:
+		strncat(err.text, " (see gnomon lab --help)", sizeof(err.text) - strlen(err.text) - 1);
+		return fail(CLI_USAGE, err.text);
+	case OPTIONS_OK:
+		break;
+	}
+	if (!name || strcmp(name, "list") == 0) {
+		print_list(stdout);
+		return fflush(stdout) ? CLI_HOST_FAILED : CLI_OK;
+	}
+	if (lab)
+		return run_lab(&c, lab);
+	snprintf(text, sizeof(text), "no lab '%.64s' (see gnomon lab list)", name);
+	return fail(CLI_USAGE, text);
+}
+
+const struct command cmd_lab = {"lab", "run a published experiment: our figures beside the paper's", run_command, help};
