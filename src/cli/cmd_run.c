@@ -7,6 +7,7 @@
 
 #include "cli/cli.h"
 #include "cli/console.h"
+#include "cli/stats.h"
 #include "cli/vm_file.h"
 #include "lab/report.h"
 #include "vm/schedule.h"
@@ -35,6 +36,9 @@ struct session {
 	uint64_t slice;              /* 0: not given */
 	const char *for_one;         /* an option that was given and is for a run without --vm */
 	int progress_fd;             /* -1: none */
+	bool want_stats;
+	uint64_t stats_ns;           /* 0: the default */
+	struct stats stats;
 	struct engine_machine *machine;
 	struct run run[ENGINE_VMS_MAX];
 	unsigned runs;
@@ -80,7 +84,22 @@ static int set_slice(void *ctx, const char *v, struct error *err)
 	return ret;
 }
 
+static int set_stats(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct session *)ctx)->want_stats = true;
+	return 0;
+}
+
+static int set_stats_interval(void *ctx, const char *v, struct error *err)
+{
+	((struct session *)ctx)->want_stats = true;
+	return stats_parse_interval(v, &((struct session *)ctx)->stats_ns, err);
+}
+
 static const struct option_desc session_options[] = {
+	{"stats", NULL, "show on standard error once a second what is counted", set_stats},
+	{"stats-interval", "S", "every S seconds (0.05 to 3600)", set_stats_interval},
 	{"progress-fd", "N", "write the count of instructions to descriptor N now and then", set_progress},
 	{"vm", "FILE", "run the VM that FILE describes; give it again for more VMs", set_vm},
 	{"slice", "N", "instructions a VM executes at a time (default 1M)", set_slice},
@@ -282,6 +301,20 @@ static int finish(struct run *run)
 	return write_report(run, &result, &host) ? CLI_HOST_FAILED : status;
 }
 
+static int start_stats(struct session *s, struct error *err)
+{
+	bool terminal = false;
+
+	if (!s->want_stats)
+		return 0;
+	for (unsigned i = 0; i < s->runs; i++)
+		terminal |= s->run[i].console.out >= 0 && isatty(s->run[i].console.out);
+	stats_init(&s->stats, stderr, s->stats_ns, terminal);
+	for (unsigned i = 0; i < s->runs; i++)
+		stats_add(&s->stats, s->run[i].vm, s->run[i].what.name, s->run[i].what.cfg.engine.mmu);
+	return stats_start(&s->stats, err);
+}
+
 static int run_to_end(struct session *s)
 {
 	struct schedule_result schedule;
@@ -295,6 +328,7 @@ static int run_to_end(struct session *s)
 	else
 		while (vm_run_until(vms[0], &VM_STOP_NONE) != VM_STOPPED_END)
 			;
+	stats_stop(&s->stats);
 	for (unsigned i = 0; i < s->runs; i++) {
 		console_restore(&s->run[i].console);
 		console_end_line(&s->run[i].console);
@@ -408,7 +442,7 @@ static int run_prepared(struct session *s, struct error *err)
 		vm_set_console(s->run[i].vm, console_for_vm(&s->run[i].console));
 	if (i == s->runs) {
 		install_signals(s);
-		status = run_to_end(s);
+		status = start_stats(s, err) ? CLI_HOST_FAILED : run_to_end(s);
 	}
 	while (i > 0)
 		console_close(&s->run[--i].console);
