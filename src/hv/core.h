@@ -101,6 +101,10 @@ static inline uint64_t hv_own_insns(const struct hv_vm *vm)
 static inline void hv_count_reads(struct hv_vm *vm, uint64_t n) { vm->obs.hypervisor.table_reads += n; }
 static inline void hv_count_writes(struct hv_vm *vm, uint64_t n) { vm->obs.hypervisor.table_writes += n; }
 
+/* ---- hv/ownership.c ---- */
+/* Do the tables that the VMCS names reach frames of this VM only? If not, a line in @buf and false. */
+bool hv_audit_owners(struct hv_vm *vm, char *buf, size_t bytes);
+
 /* ---- hv/machine.c ---- */
 int hv_alloc_frame(struct hv_machine *m, hpa_t *out);
 

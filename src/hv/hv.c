@@ -459,7 +459,7 @@ static enum hv_verdict audit(struct hv_vm *vm)
 		return HV_RESUME;
 	work = save_work(vm);
 	hv_sync_guest(vm);
-	ok = vm->mmu->audit(vm, text, sizeof(text));
+	ok = vm->mmu->audit(vm, text, sizeof(text)) && hv_audit_owners(vm, text, sizeof(text));
 	restore_work(vm, &work);
 	if (ok)
 		return HV_RESUME;

@@ -178,11 +178,53 @@ static void test_audit(void **state)
 	unmake(&m);
 }
 
+/* Two VMs on one machine: frames of their own, an audit that sees a foreign one, and all of them back at the end. */
+static void test_owners(void **state)
+{
+	struct engine_config cfg = {.mmu = ENGINE_EPT, .memory = SIZE_2M};
+	struct machmem_range guest = {0, SIZE_2M};
+	struct machine m;
+	struct hv_vm *other;
+	char text[160] = "";
+	struct error err;
+	uint64_t free_frames, *leaf, mine;
+	mfn_t f;
+
+	(void)state;
+	make(&m, SIZE_2M, HOST_PAGES_4K);
+	cpu_config_default(&cfg.cpu);
+	assert_int_equal(hv_create(&other, &m.hv, &cfg, &guest, 1, &err), 0);
+	assert_int_not_equal(other->owner, m.vm->owner);
+	assert_int_not_equal(other->vpid, m.vm->vpid);
+	free_frames = m.mem.frames_free;
+	assert_int_equal(p2m_get(other, gfn(5), &f, NULL), 0);
+	assert_int_equal(machmem_owner(&m.mem, f), other->owner);
+
+	hv_make_current(m.vm);
+	assert_int_equal(hv_mmu_ept.ept_violation(m.vm, 0x5000, EPT_VIOL_WRITE), HV_RESUME);
+	assert_true(hv_audit_owners(m.vm, text, sizeof(text)));
+	leaf = leaf_of(&m, 0x5000);
+	mine = *leaf;
+	*leaf = (mine & ~EPT_ADDR_MASK) | f.v << PAGE_SHIFT;
+	assert_false(hv_audit_owners(m.vm, text, sizeof(text)));
+	assert_non_null(strstr(text, "owner is 17 instead of 16"));
+	*leaf = (mine & ~EPT_ADDR_MASK) | other->vmcs.v;
+	assert_false(hv_audit_owners(m.vm, text, sizeof(text)));
+	*leaf = mine;
+	assert_true(hv_audit_owners(m.vm, text, sizeof(text)));
+
+	hv_destroy(other);
+	assert_int_equal(machmem_owner(&m.mem, f), OWNER_NONE);
+	assert_in_range(free_frames - m.mem.frames_free, 1, 4); /* the first VM's page and its tables */
+	unmake(&m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_lazy), cmocka_unit_test(test_no_ram), cmocka_unit_test(test_runs),
 		cmocka_unit_test(test_exhausted), cmocka_unit_test(test_ept_sizes), cmocka_unit_test(test_audit),
+		cmocka_unit_test(test_owners),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
