@@ -225,10 +225,10 @@ static void print_head(const struct walk_view *v, FILE *out)
 
 static void print_columns(const struct walk_view *v, int digits, FILE *out)
 {
-	fprintf(out, " #  %-13s ", "step");
+	fprintf(out, " # %-12s ", "step");
 	if (nested(v))
 		fprintf(out, "%-*s ", digits, "for gpa");
-	fprintf(out, "idx %-*s %-16s  %-19s %-3s %-4s cycles\n", digits, "entry at", "entry", "bits", "can", "hit");
+	fprintf(out, "idx %-*s %-16s %-19s %-3s %-4s cycles\n", digits, "entry at", "entry", "bits", "can", "hit");
 }
 
 static void step_name(const struct walk_view *v, const struct walk_step *s, char *buf, size_t bytes)
@@ -239,9 +239,9 @@ static void step_name(const struct walk_view *v, const struct walk_step *s, char
 	else if (s->stage == STAGE_GUEST)
 		add(buf, bytes, "%s L%u", tables_name(v, s->stage), s->level);
 	else if (s->guest_level)
-		add(buf, bytes, " EPT L%u for %u", s->level, s->guest_level);
+		add(buf, bytes, "EPT L%u for %u", s->level, s->guest_level);
 	else
-		add(buf, bytes, " EPT L%u page", s->level);
+		add(buf, bytes, "EPT L%u page", s->level);
 }
 
 /* What may be done so far: three letters. */
@@ -274,7 +274,7 @@ static void print_step(const struct walk_view *v, unsigned n, int digits, FILE *
 
 	step_name(v, s, name, sizeof(name));
 	rights_text(s, rights);
-	fprintf(out, "%2u  %-13s ", n + 1, name);
+	fprintf(out, "%2u %-12s ", n + 1, name);
 	if (nested(v) && s->what == STEP_WALK_CACHE && s->stage == STAGE_GUEST && !is_entry(s))
 		fprintf(out, "%*s ", digits, "");
 	else if (nested(v))
@@ -286,7 +286,7 @@ static void print_step(const struct walk_view *v, unsigned n, int digits, FILE *
 		strcpy(flags, s->what == STEP_WALK_CACHE ? "the table" : "the page");
 		fprintf(out, "%3s %*s", "", digits, "");
 	}
-	fprintf(out, " %016" PRIx64 "  %-19s %s %-4s %6u\n", s->entry, flags, rights, hit_name(s), s->cycles);
+	fprintf(out, " %016" PRIx64 " %-19s %s %-4s %6u\n", s->entry, flags, rights, hit_name(s), s->cycles);
 }
 
 static void print_mapping(const struct walk_view *v, FILE *out)
