@@ -5,6 +5,9 @@
  * count of instructions and the same state. For a difference the instruction after
  * which states differ is searched for by halving the instruction limit.
  *
+ * Each scheme draws its own translation hardware from the seed (the two native runs
+ * the same: they are compared by their counts, too), and some run without VPIDs.
+ *
  * Wild guests may compute what depends on the TLB: there only the processor with and
  * without its fast path are compared, and the rest has to survive.
  */
@@ -12,6 +15,7 @@
 #undef REG_RIP /* the host's, for its own contexts */
 
 #include "mf_gen.h"
+#include "mf_hw.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -276,6 +280,23 @@ static void write_memory(struct engine_vm *vm, const struct mf_guest *g)
 			engine_mem_write(vm, gpa(a), g->mem + a, 4096);
 }
 
+static void choose_hardware(const struct mf_guest *g, const struct scheme *s, struct engine_config *cfg)
+{
+	uint64_t n = s->mmu == ENGINE_NATIVE ? 0 : (uint64_t)(s - schemes);
+
+	mf_random_hw(&cfg->cpu.hw, g->seed * SCHEMES + n);
+	cfg->no_vpid = s->mmu != ENGINE_NATIVE && (g->seed * 5 + n) % 4 == 0;
+}
+
+static const char *hardware_name(const struct mf_guest *g, const struct scheme *s, char name[48])
+{
+	struct engine_config cfg = {.mmu = s->mmu};
+
+	choose_hardware(g, s, &cfg);
+	snprintf(name, 48, "%s%s", cfg.cpu.hw.name, cfg.no_vpid ? ", no VPID" : "");
+	return name;
+}
+
 static struct engine_vm *make(const struct mf_guest *g, const struct scheme *s, bool audit)
 {
 	struct engine_config cfg = {.mmu = s->mmu, .cpu = g->cpu, .memory = MF_MEMORY, .host_pages = s->pages,
@@ -285,6 +306,7 @@ static struct engine_vm *make(const struct mf_guest *g, const struct scheme *s, 
 	struct error err;
 
 	cfg.cpu.fast_path = !s->slow;
+	choose_hardware(g, s, &cfg);
 	if (engine_create(&vm, &cfg, &err)) {
 		fprintf(stderr, "machfuzz: %s: %s\n", s->name, err.text);
 		exit(2);
@@ -442,7 +464,7 @@ static void describe(const struct mf_guest *g, const struct scheme *s, uint64_t 
 		     struct outcome *o)
 {
 	struct run r = {.g = g, .out = o, .rng = g->seed * 2 + 1, .next = g->period};
-	char text[4096];
+	char text[4096], name[48];
 	gpa_t a;
 	struct engine_sregs sr;
 	struct engine_regs rg;
@@ -456,7 +478,7 @@ static void describe(const struct mf_guest *g, const struct scheme *s, uint64_t 
 		engine_run(r.vm, &r.run);
 	} while (act(&r) && o->records < EVENTS_MAX);
 	engine_describe(r.vm, text, sizeof(text));
-	printf("--- %s after %llu instructions, time %llu, exit %d %s\n%s", s->name,
+	printf("--- %s (hardware %s) after %llu instructions, time %llu, exit %d %s\n%s", s->name, hardware_name(g, s, name),
 	       (unsigned long long)engine_insns(r.vm), (unsigned long long)engine_now(r.vm), (int)r.run.exit,
 	       r.run.exit == ENGINE_EXIT_FAIL ? r.run.fail.text : "", text);
 	engine_get_sregs(r.vm, &sr);
