@@ -110,7 +110,8 @@ static json_t *build_run(const struct compare_run *run, const struct compare_run
 	}
 	o = json_copy(run->report);
 	if (base)
-		json_object_set_new(o, "slowdown", json_real(number(run->report, CYCLES) / number(base->report, CYCLES)));
+		json_object_set_new(o, "slowdown",
+				    json_real(number(run->report, CYCLES) / number(base->report, CYCLES)));
 	return o;
 }
 
@@ -404,7 +405,8 @@ static const char *const csv_columns[] = {
 	"faults.traced_writes", "faults.traced_reads", "faults.ept_violations", "translation.walks",
 	"translation.refs", "translation.refs_max", "translation.ref_hits.l1", "translation.ref_hits.l2",
 	"translation.ref_hits.llc", "translation.ref_hits.memory", "cost.hw", "cost.cycles.total",
-	"cost.share.translation", "cost.share.exits", "cost.share.hypervisor", "slowdown", "tables.shadow_kib", "tables.shadow_kib_max", "tables.ept_kib",
+	"cost.share.translation", "cost.share.exits", "cost.share.hypervisor", "slowdown", "tables.shadow_kib",
+	"tables.shadow_kib_max", "tables.ept_kib",
 	"tables.p2m_kib", "tables.guest_frames", "host.user_seconds", "host.wall_seconds", "host.max_rss_kib",
 };
 

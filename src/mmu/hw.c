@@ -55,8 +55,9 @@ struct key {
 	size_t offset;  /* where it goes in what its group goes to */
 	uint32_t max;   /* numbers, lengths of strings */
 	bool needed;    /* must be there if there is no base */
-	const struct key *members;                                                 /* groups; ends with name == NULL */
-	int (*check)(const struct reader *r, config_setting_t *s, void *to); /* groups, after their members */
+	/* Groups: their keys (ends with name == NULL), and what is to be looked at after those. */
+	const struct key *members;
+	int (*check)(const struct reader *r, config_setting_t *s, void *to);
 };
 
 static bool is_pow2(uint64_t n) { return n && !(n & (n - 1)); }
@@ -593,7 +594,8 @@ static const struct key cost_keys[] = {
 	COST_KEY("l2_tlb_miss", l2_tlb_miss),
 	COST_KEY("walk_cache_hit", walk_cache_hit),
 	COST_KEY("nested_tlb_hit", nested_tlb_hit),
-	{.name = "exit", .read = read_exits, .offset = offsetof(struct hw_cost, exit), .max = CYCLES_MAX, .needed = true},
+	{.name = "exit", .read = read_exits, .offset = offsetof(struct hw_cost, exit), .max = CYCLES_MAX,
+	 .needed = true},
 	COST_KEY("entry", entry),
 	COST_KEY("dispatch", dispatch),
 	COST_KEY("vmread", vmread),
@@ -618,7 +620,8 @@ static int read_base(const struct reader *r, config_setting_t *s, const struct k
 
 static const struct key root_keys[] = {
 	{.name = "base", .read = read_base},
-	{.name = "name", .read = read_string, .offset = offsetof(struct hw, name), .max = sizeof(((struct hw *)0)->name)},
+	{.name = "name", .read = read_string, .offset = offsetof(struct hw, name),
+	 .max = sizeof(((struct hw *)0)->name)},
 	{.name = "title", .read = read_string, .offset = offsetof(struct hw, title),
 	 .max = sizeof(((struct hw *)0)->title), .needed = true},
 	{.name = "tlb", .read = read_group, .members = tlbs_keys, .check = check_tlbs, .needed = true},
@@ -626,7 +629,8 @@ static const struct key root_keys[] = {
 	{.name = "nested_tlb", .read = read_group, .offset = offsetof(struct hw, nested_tlb), .members = array_keys,
 	 .check = check_array},
 	{.name = "caches", .read = read_group, .members = caches_keys, .check = check_caches, .needed = true},
-	{.name = "cost", .read = read_group, .offset = offsetof(struct hw, cost), .members = cost_keys, .needed = true},
+	{.name = "cost", .read = read_group, .offset = offsetof(struct hw, cost), .members = cost_keys,
+	 .needed = true},
 	{0},
 };
 

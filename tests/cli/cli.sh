@@ -156,7 +156,7 @@ says "$ok name = \"two words\";" "2: name: 'two words'"
 says "kernel = \"exit\";\nmemory = 1;" '2: memory: 1024 KiB is too small'
 says "$ok@include \"x\"" '2: @include:'
 says "$ok\\000" '2: a NUL byte'
-says "kernel = \"nothing\";" " kernel 'nothing': No such file" 2>/dev/null
+says "kernel = \"nothing\";" " kernel '$dir/nothing': No such file"
 for option in hw data-cache no-vpid no-fast-path cpu-features maxphyaddr mitigations; do
 	says "$ok $option = \"x\";" "2: --$option belongs to the processor"
 done
