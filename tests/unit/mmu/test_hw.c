@@ -51,7 +51,7 @@ static void test_builtins(void **state)
 		assert_true(strlen(hw.title) > 4);
 		assert_true(hw.l1d.arrays && hw.l1i.arrays && hw.memory_latency && hw.cost.entry);
 	}
-	assert_int_equal(n, ARRAY_SIZE(wanted));
+	assert_true(n >= ARRAY_SIZE(wanted));
 	for (unsigned i = 0; i < ARRAY_SIZE(wanted); i++) {
 		struct hw hw;
 
