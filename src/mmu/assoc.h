@@ -14,6 +14,7 @@ struct assoc {
 	uint64_t *stamp; /* [sets * ways]: larger is more recent; 0 if empty */
 	uint32_t sets;   /* power of two; 0: there is no such structure */
 	uint32_t ways;
+	uint32_t used;   /* ways that are not empty */
 	uint64_t clock;
 };
 #define ASSOC_NONE (~0u)
@@ -56,10 +57,16 @@ static inline uint32_t assoc_victim(const struct assoc *a, uint32_t first)
 /* Puts @key into the way, as the most recently used. */
 static inline void assoc_put(struct assoc *a, uint32_t i, uint64_t key)
 {
+	a->used += !a->key[i];
 	a->key[i] = key + 1;
 	assoc_touch(a, i);
 }
 
-static inline void assoc_drop(struct assoc *a, uint32_t i) { a->key[i] = a->stamp[i] = 0; }
+/* Empties a way that is not empty. */
+static inline void assoc_drop(struct assoc *a, uint32_t i)
+{
+	a->key[i] = a->stamp[i] = 0;
+	a->used--;
+}
 
 #endif

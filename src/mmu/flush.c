@@ -53,12 +53,12 @@ static bool entry_dropped(const struct drop_rule *r, const struct tlb_entry *e)
 {
 	bool global = e->rights & TLB_G;
 
+	if (r->by_page && !page_dropped(r, e))
+		return false;
 	if (!tags_dropped(r, e->asid, e->ep4ta) || (global && r->keep_globals))
 		return false;
 	/* An invalidation by page that concerns globals finds them under any PCID. */
-	if (e->asid != ASID_PHYSICAL && !r->any_pcid && (e->asid & 0xfff) != r->pcid && !(r->by_page && global))
-		return false;
-	return !r->by_page || page_dropped(r, e);
+	return e->asid == ASID_PHYSICAL || r->any_pcid || (e->asid & 0xfff) == r->pcid || (r->by_page && global);
 }
 
 static bool drop_ways(struct tlb_entry *e, uint32_t ways, const struct drop_rule *r)
@@ -137,7 +137,7 @@ static bool structure_dropped(const struct drop_rule *r, const struct walk_entry
 
 static void drop_cached(struct walk_cache *c, const struct drop_rule *r)
 {
-	for (uint32_t i = 0; i < assoc_entries(&c->lru); i++)
+	for (uint32_t i = 0; c->lru.used && i < assoc_entries(&c->lru); i++)
 		if (c->lru.key[i] && structure_dropped(r, &c->entry[i]))
 			assoc_drop(&c->lru, i);
 }
