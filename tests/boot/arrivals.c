@@ -1,11 +1,11 @@
 /*
  * Stopping at addresses: the guest arrives at the same addresses after the same
  * counts of instructions under every scheme, and ends as if it had never been
- * stopped: arrivals SEED KERNEL INITRD APPEND SCHEME...
+ * stopped: arrivals SEED STEP KERNEL INITRD APPEND SCHEME...
  *
- * Addresses are where the guest was at random counts, so that all kinds of
- * instructions are among them: also those that the hypervisor emulates. An empty
- * INITRD is none.
+ * Addresses are where the guest was at random counts, STEP instructions apart on
+ * average, so that all kinds of instructions are among them: also those that the
+ * hypervisor emulates. An empty INITRD is none.
  */
 #include "vm/vm.h"
 
@@ -15,7 +15,6 @@
 
 #define MISSING   77 /* meson: skipped */
 #define ADDRESSES 16
-#define STEP      1500000 /* instructions between two random counts, on average */
 
 struct log {
 	uint64_t arrivals, sum; /* of counts and addresses, in order */
@@ -65,7 +64,7 @@ static void stopped_there(struct vm *vm, uint64_t address, struct log *log)
 	note(log, address);
 }
 
-static void run_stopping(struct vm *vm, uint64_t seed, struct log *log)
+static void run_stopping(struct vm *vm, uint64_t seed, uint64_t step, struct log *log)
 {
 	uint64_t random = seed, pool[ADDRESSES], known = 0;
 	enum vm_stopped why;
@@ -73,7 +72,7 @@ static void run_stopping(struct vm *vm, uint64_t seed, struct log *log)
 	*log = (struct log){0};
 	do {
 		uint64_t r = next_random(&random);
-		struct vm_stop stop = {.insns = vm_insns(vm) + 1 + r % (2 * STEP), .at_address = known > 0};
+		struct vm_stop stop = {.insns = vm_insns(vm) + 1 + r % (2 * step), .at_address = known > 0};
 
 		if (known)
 			stop.address = pool[(r >> 32) % (known < ADDRESSES ? known : ADDRESSES)];
@@ -92,7 +91,7 @@ static bool same(const struct vm_result *a, const struct vm_result *b)
 }
 
 /* @first: of the first scheme; what it found is there unless log->arrivals is 0. */
-static bool check(const struct vm_config *cfg, uint64_t seed, struct log *first)
+static bool check(const struct vm_config *cfg, uint64_t seed, uint64_t step, struct log *first)
 {
 	static struct vm_result whole, stopped;
 	struct log log;
@@ -101,7 +100,7 @@ static bool check(const struct vm_config *cfg, uint64_t seed, struct log *first)
 	vm_run(vm, &whole);
 	vm_destroy(vm);
 	vm = make(cfg);
-	run_stopping(vm, seed, &log);
+	run_stopping(vm, seed, step, &log);
 	vm_result(vm, &stopped);
 	vm_destroy(vm);
 	printf("%s: %llu arrivals, %llu instructions\n", engine_mmu_name[cfg->engine.mmu],
@@ -124,22 +123,23 @@ int main(int argc, char **argv)
 	struct stat st;
 	struct log first = {0};
 	uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) | 1 : 1;
+	uint64_t step = argc > 2 ? strtoull(argv[2], NULL, 0) : 0;
 	bool ok = true;
 
-	if (argc < 6)
+	if (argc < 7 || !step)
 		return 2;
-	if (stat(argv[2], &st))
+	if (stat(argv[3], &st))
 		return MISSING;
 	vm_config_default(&cfg);
-	cfg.kernel = argv[2];
-	cfg.initrd = *argv[3] ? argv[3] : NULL;
-	cfg.append = argv[4];
+	cfg.kernel = argv[3];
+	cfg.initrd = *argv[4] ? argv[4] : NULL;
+	cfg.append = argv[5];
 	cfg.engine.memory = (uint64_t)128 << 20;
-	for (int i = 5; i < argc; i++)
+	for (int i = 6; i < argc; i++)
 		for (unsigned m = 0; m < ENGINE_MMU_COUNT; m++)
 			if (!strcmp(argv[i], engine_mmu_name[m])) {
 				cfg.engine.mmu = (enum engine_mmu)m;
-				ok &= check(&cfg, seed, &first);
+				ok &= check(&cfg, seed, step, &first);
 			}
 	return !ok;
 }
