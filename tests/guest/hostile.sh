@@ -2,7 +2,7 @@
 # A hostile guest and its neighbour on one machine: hostile.sh GNOMON ELF SCHEME SCHEME [OPTIONS]
 # The first scheme is the hostile guest's. Both have to end well: the neighbour's secret was neither
 # read nor changed.
-gnomon=$1 elf=$2 hostile=$3 neighbour=$4
+gnomon=$1 elf=$(realpath "$2") hostile=$3 neighbour=$4
 shift 4
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
