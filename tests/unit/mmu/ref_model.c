@@ -81,7 +81,7 @@ static bool tlb_new(struct ref_tlb *t, const struct hw_tlb *hw)
 	bool ok = true;
 
 	t->arrays = hw->arrays;
-	for (unsigned i = 0; i < hw->arrays; i++) {
+	for (unsigned i = 0; i < HW_ARRAYS_MAX && i < hw->arrays; i++) {
 		t->pages[i] = hw->array[i].entries ? hw->array[i].pages : 0;
 		ok &= array_new(&t->array[i], hw->array[i].entries, hw->array[i].ways);
 	}
