@@ -270,15 +270,20 @@ static const char *const stopped_name[] = {
 	[VM_STOPPED_ADDRESS] = "address", [VM_STOPPED_HALT] = "halt",
 };
 
-static void print_legend(FILE *out)
+static void print_legend(const struct walk_command *w)
 {
-	fputs("\nstep  EPT L4 for 3: on the way to the guest's level-3 entry; EPT L4 page: to the page itself\n"
-	      "bits  guest's and shadow tables: P present, W writable, U user, t PWT, c PCD, A accessed, D dirty,\n"
-	      "      L large page (a: PAT in a 4 KiB entry), G global, N no execution, kN protection key N\n"
-	      "      EPT: R W X rights, memory type, L large page, A accessed, D dirty\n"
-	      "can   rights so far in this stage: w write, u user, x execute; EPT: r w x\n"
-	      "hit   where it was found: L1, L2, LLC, mem(ory), a page-walk cache (PWC), the nested TLB (nTLB)\n",
-	      out);
+	bool ept = w->cfg.engine.mmu == ENGINE_EPT;
+
+	putchar('\n');
+	if (ept)
+		puts("step  EPT L4 for 3: on the way to the guest's level-3 entry; EPT L4 page: to the page itself");
+	puts("bits  P present, W writable, U user, t PWT, c PCD, A accessed, D dirty, L large page (a: PAT in a\n"
+	     "      4 KiB entry), G global, N no execution, kN protection key N");
+	if (ept)
+		puts("      EPT: R W X rights, memory type, L large page, A accessed, D dirty");
+	puts(ept ? "can   rights so far in this stage: w write, u user, x execute; EPT: r w x" :
+		   "can   rights so far: w write, u user, x execute");
+	puts("hit   where it was found: L1, L2, LLC, mem(ory), a page-walk cache (PWC), the nested TLB (nTLB)");
 }
 
 static void show_table(const struct walk_command *w, enum vm_stopped why, const struct engine_regs *r,
@@ -286,7 +291,7 @@ static void show_table(const struct walk_command *w, enum vm_stopped why, const 
 {
 	static struct walk_view v; /* large */
 
-	printf("%s on %s, stopped (%s) after %" PRIu64 " instructions: rip %" PRIx64 ", cr3 %" PRIx64 ", CPL %u\n",
+	printf("%s on %s, stopped (%s) after %" PRIu64 " instructions:\nrip %" PRIx64 ", cr3 %" PRIx64 ", CPL %u\n",
 	       engine_mmu_name[w->cfg.engine.mmu], w->cfg.engine.cpu.hw.name, stopped_name[why], vm_insns(w->vm), r->rip,
 	       s->cr3, s->seg[SEG_SS].attr >> SEG_AR_DPL_SHIFT & 3);
 	for (unsigned i = 0; i < w->count; i++) {
@@ -295,7 +300,7 @@ static void show_table(const struct walk_command *w, enum vm_stopped why, const 
 		putchar('\n');
 		walk_view_print(&v, stdout);
 	}
-	print_legend(stdout);
+	print_legend(w);
 }
 
 static json_t *stopped_json(const struct walk_command *w, enum vm_stopped why, const struct engine_regs *r,

@@ -167,8 +167,8 @@ static const char *page_fault_meaning(const struct walk_view *v)
 	if (v->mmu == ENGINE_NATIVE || v->mmu == ENGINE_EPT || !v->guest.permits)
 		return "the guest's own tables do not allow it: its page-fault handler would run";
 	if (!v->ram)
-		return "hidden from the guest: its tables lead to a device, the hypervisor would emulate the access";
-	return "hidden from the guest: its own tables allow the access; the hypervisor would fill its table and go on";
+		return "hidden from the guest: a device's address, the hypervisor would emulate the access";
+	return "hidden from the guest, whose tables allow it: the hypervisor would fill its own";
 }
 
 const char *walk_view_meaning(const struct walk_view *v, char *buf)
@@ -183,8 +183,8 @@ const char *walk_view_meaning(const struct walk_view *v, char *buf)
 		text = page_fault_meaning(v);
 		break;
 	case XLATE_EPT_VIOLATION:
-		text = v->ram ? "hidden from the guest: its RAM has no EPT entry yet, the hypervisor would make one and go on" :
-				"hidden from the guest: there is no RAM, the hypervisor would emulate the access to a device";
+		text = v->ram ? "hidden from the guest: RAM with no EPT entry yet, the hypervisor would make one" :
+				"hidden from the guest: a device's address, the hypervisor would emulate the access";
 		break;
 	case XLATE_EPT_MISCONFIG:
 		text = "an EPT entry that no hypervisor should write: the hypervisor would give up";
@@ -220,7 +220,7 @@ static void print_head(const struct walk_view *v, FILE *out)
 	if (v->log.tlb_level)
 		fprintf(out, "The level-%u TLB holds it, so an access makes no walk now. If it did not:\n", v->log.tlb_level);
 	if (v->log.repeated)
-		fprintf(out, "A walk with cached parts came to a fault, so hardware made it again without caches. The second:\n");
+		fprintf(out, "A walk with cached parts came to a fault: hardware made it again without. The second:\n");
 }
 
 static void print_columns(const struct walk_view *v, int digits, FILE *out)
@@ -376,12 +376,9 @@ static void print_totals(const struct walk_view *v, FILE *out)
 			fprintf(out, "%s%u in %s", sep, t.places[i], place_name[i]);
 			sep = ", ";
 		}
-	fputs(t.refs ? ")" : "", out);
-	if (t.walk_cache_hits)
-		fprintf(out, "; %u from walk caches", t.walk_cache_hits);
-	if (t.nested_tlb_hits)
-		fprintf(out, "; %u from the nested TLB", t.nested_tlb_hits);
-	fprintf(out, "; %" PRIu64 " cycles.\n", t.cycles);
+	fprintf(out, "%s; %" PRIu64 " cycles.\n", t.refs ? ")" : "", t.cycles);
+	if (t.walk_cache_hits || t.nested_tlb_hits)
+		fprintf(out, "Beside them: %u from walk caches, %u from the nested TLB.\n", t.walk_cache_hits, t.nested_tlb_hits);
 }
 
 void walk_view_print(const struct walk_view *v, FILE *out)
@@ -479,7 +476,7 @@ static json_t *step_json(const struct walk_view *v, const struct walk_step *s)
 	}
 	if (host)
 		put(o, "for_guest_level", s->guest_level);
-	if (nested(v))
+	if (nested(v) && (host || is_entry(s)))
 		put_hex(o, "guest_physical", s->at_gpa);
 	if (is_entry(s)) {
 		put_hex(o, "table", s->at & PAGE_MASK);

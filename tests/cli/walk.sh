@@ -65,7 +65,7 @@ ends 12 'before it came to the stop' walk --kernel "$dir/exit" --at-address 0x12
 
 for mmu in native brute shadow ept; do
 	# Without paging, at an instruction that the hypervisor has to complete.
-	ends 0 'stopped (address) after 1 instructions: rip 100022' walk --mmu $mmu --kernel "$dir/exit" \
+	ends 0 'rip 100022, cr3' walk --mmu $mmu --kernel "$dir/exit" \
 		--at-address 0x100022
 	ends 0 'The guest: no paging, guest-physical 100022' walk --mmu $mmu --kernel "$dir/exit" --at-address 0x100022
 	ends 0 'stopped (instructions) after 77' walk --mmu $mmu --kernel "$dir/loop" --at-insn 77

@@ -147,8 +147,8 @@ static void test_nested(void **state)
 	says(v, " 1 nested TLB   ");
 	says(v, " 4 EPT L2 page  200000000123   1 00000000a008 00003fff002000b7 R W X WB L - -      rwx L1        4\n");
 	says(v, "a page of 1 GiB, of which the TLB holds 2 MiB.\n");
-	says(v, "Total: 2 references, 1 to guest tables and 1 to EPT (2 in L1); 1 from walk caches; 1 from the nested TLB; "
-		"21 cycles.\n");
+	says(v, "Total: 2 references, 1 to guest tables and 1 to EPT (2 in L1); 21 cycles.\n"
+		"Beside them: 1 from walk caches, 1 from the nested TLB.\n");
 	narrow(v);
 	free(v);
 }
@@ -173,10 +173,10 @@ static void test_faults(void **state)
 	(void)state;
 	meaning(v, ENGINE_NATIVE, XLATE_PAGE_FAULT, false, true, "the guest's own tables do not allow it");
 	meaning(v, ENGINE_SHADOW, XLATE_PAGE_FAULT, false, true, "the guest's own tables do not allow it");
-	meaning(v, ENGINE_SHADOW, XLATE_PAGE_FAULT, true, true, "would fill its table");
+	meaning(v, ENGINE_SHADOW, XLATE_PAGE_FAULT, true, true, "would fill its own");
 	meaning(v, ENGINE_BRUTE, XLATE_PAGE_FAULT, true, false, "would emulate the access");
-	meaning(v, ENGINE_EPT, XLATE_EPT_VIOLATION, true, true, "no EPT entry yet");
-	meaning(v, ENGINE_EPT, XLATE_EPT_VIOLATION, true, false, "to a device");
+	meaning(v, ENGINE_EPT, XLATE_EPT_VIOLATION, true, true, "with no EPT entry yet");
+	meaning(v, ENGINE_EPT, XLATE_EPT_VIOLATION, true, false, "a device's address");
 	v->x.error_code = PF_P | PF_W | PF_U;
 	v->mmu = ENGINE_NATIVE;
 	v->event = XLATE_PAGE_FAULT;
