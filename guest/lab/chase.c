@@ -93,7 +93,7 @@ static inline u64 next_address(struct pattern *p)
 			r = high(r, next_random(&p->random));
 		unit = high(r, p->units);
 	}
-	return base + (unit << UNIT_SHIFT) + (unit * 7 % 64) * 64;
+	return base + (unit << UNIT_SHIFT) + (unit * 0x9e3779b97f4a7c15ull >> 58) * 64;
 }
 
 static void switch_space(struct pattern *p)

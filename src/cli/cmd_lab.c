@@ -131,7 +131,7 @@ static int run_lab(struct lab_command *c, const struct lab *lab)
 	if (!c->o.kit)
 		c->o.kit = find_kit(c->kit);
 	if (lab_run(lab, &c->o, &result, &err))
-		return fail(CLI_HOST_FAILED, err.text);
+		return fail(err.code == -EINVAL ? CLI_USAGE : CLI_HOST_FAILED, err.text);
 	if (c->json) {
 		json_dumpf(result, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
 		putchar('\n');

@@ -36,7 +36,7 @@ static const struct {
  */
 enum pattern { RANDOM, SEQUENTIAL, PROGRAM, PATTERNS };
 static const struct { const char *id, *name, *words; uint64_t reads, quick; } patterns[PATTERNS] = {
-	[RANDOM] = {"random", "random reads of 64 MiB", "kib=65536", 50000, 4000},
+	[RANDOM] = {"random", "random reads of 256 MiB", "kib=262144", 50000, 4000},
 	[SEQUENTIAL] = {"sequential", "pages of 64 MiB in order", "kib=65536 seq=1", 50000, 4000},
 	[PROGRAM] = {"program", "skewed reads of 64 MiB with work between", "kib=65536 skew=5 work=100", 50000, 4000},
 };
@@ -51,8 +51,8 @@ struct figures {
 
 static const char why_count[] = "Counted; a walk without caches reads every entry, and so it is in the paper.";
 static const char why_latency[] =
-	"Without caches the ratio is 6 if references cost the same natively and nested. Nested ones hit the L2 cache more "
-	"often, since a few tables serve many walks: how much more depends on the program, and theirs are not ours.";
+	"It would be 6 if all references cost the same, and falls as leaf entries, one of 4 natively and two of 24 nested, "
+	"miss the L2 cache more than the rest. How much more depends on the program and on the cache; theirs are not ours.";
 static const char why_density[] =
 	"An input: the work between reads was chosen so that misses are about as frequent as in the paper's programs.";
 static const char why_speedup[] =
@@ -63,8 +63,12 @@ static const char why_ntlb[] =
 	"Lookups fall by what the nested TLB takes over: four nested entries of each guest level. The paper's figure is "
 	"the same effect over its programs.";
 static const char why_large[] =
-	"A guest of 4K pages only: large nested pages save a level of each nested walk, but no TLB miss, as entries stay "
-	"4K. The paper's systems used large pages in the guest, too, which 4K nested pages had splintered.";
+	"A guest of 4K pages only: large nested pages save one level of each nested walk (behind a nested TLB one of 7 "
+	"lookups), but no TLB miss, as entries stay 4K. The paper's systems used large pages in the guest, too, which 4K "
+	"nested pages had splintered.";
+static const char why_large_l2[] =
+	"What is saved are the nested leaf entries. In 'random' they are many and miss; in 'program' next to all entries "
+	"are in the L2 cache either way, and the rest is too small a number to compare.";
 
 /* ---- running ---- */
 
@@ -94,24 +98,24 @@ static double sum(const uint64_t *v, unsigned n)
 
 	while (n)
 		all += v[--n];
-	return (double)all;
+	return lab_number(all);
 }
 
 static void read_figures(const struct lab_task *t, struct figures *f)
 {
 	const struct obs *o = &t->count[0].obs;
-	double walks = (double)o->translation.walks, hits;
+	double walks = lab_number(o->translation.walks), hits;
 	struct cost c;
 
 	lab_cost(t, 0, &c);
 	hits = sum(o->translation.guest_cache_hits, OBS_LEVELS) + sum(o->translation.host_cache_hits, OBS_LEVELS);
 	f->walks = lab_per_turn(t, walks);
-	f->refs = lab_per_turn(t, (double)o->translation.refs);
+	f->refs = lab_per_turn(t, lab_number(o->translation.refs));
 	f->pwc_hits = lab_per_turn(t, hits);
-	f->pwc_misses = lab_per_turn(t, (double)(o->translation.guest_cache_misses + o->translation.host_cache_misses));
-	f->ntlb_hits = lab_per_turn(t, (double)o->translation.nested_tlb_hits);
-	f->beyond_l2 = lab_per_turn(t, (double)(o->translation.ref_hits[HW_LLC] + o->translation.ref_hits[HW_MEMORY]));
-	f->misses_100k = walks / (double)t->count[0].insns * 1e5;
+	f->pwc_misses = lab_per_turn(t, lab_number(o->translation.guest_cache_misses + o->translation.host_cache_misses));
+	f->ntlb_hits = lab_per_turn(t, lab_number(o->translation.nested_tlb_hits));
+	f->beyond_l2 = lab_per_turn(t, lab_number(o->translation.ref_hits[HW_LLC] + o->translation.ref_hits[HW_MEMORY]));
+	f->misses_100k = walks / lab_number(t->count[0].insns) * 1e5;
 	f->latency = (c.walks + c.references + c.walk_caches) / walks;
 	f->cycles = lab_per_turn(t, c.total);
 	f->perfect = lab_per_turn(t, c.total - c.translation);
@@ -197,8 +201,20 @@ static void compare_caches(json_t *result, const struct figures f[WAYS])
 	compare(result, "large.tlb-misses", "2M nested: TLB misses saved", "%", fewer(n->walks, l->walks), 21, 43, why_large);
 	compare(result, "large.pwc-lookups", "2M nested: PWC lookups saved", "%",
 		fewer(n->pwc_hits + n->pwc_misses, l->pwc_hits + l->pwc_misses), 38, 55.5, why_large);
-	compare(result, "large.beyond-l2", "2M nested: L2-cache misses of entries saved", "%", fewer(n->beyond_l2, l->beyond_l2),
-		60, 64.7, why_large);
+}
+
+static void compare_l2(json_t *result, struct figures f[PATTERNS][WAYS])
+{
+	static const enum pattern shown[] = {RANDOM, PROGRAM};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(shown); i++) {
+		const struct figures *of = f[shown[i]];
+		char id[48], what[96];
+
+		snprintf(id, sizeof(id), "large.beyond-l2.%s", patterns[shown[i]].id);
+		snprintf(what, sizeof(what), "2M nested: entries' L2-cache misses saved, %s", patterns[shown[i]].id);
+		compare(result, id, what, "%", fewer(of[PWC_NTLB].beyond_l2, of[LARGE].beyond_l2), 60, 64.7, why_large_l2);
+	}
 }
 
 static int run(const struct lab_options *o, const struct hw *hw, json_t *result, struct error *err)
@@ -209,6 +225,11 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 
 	if (!t)
 		return error_set(err, -ENOMEM, "out of memory");
+	if (hw->walk_caches != HW_WALK_UNIFIED || !hw->nested_tlb.entries) {
+		free(t);
+		return error_set(err, -EINVAL, "bhargava: the description '%s' has no unified walk cache and nested TLB to "
+					       "take away (see gnomon hw show bhargava)", hw->name);
+	}
 	for (unsigned p = 0; p < PATTERNS; p++)
 		for (unsigned w = 0; w < WAYS; w++)
 			make_task(&t[p * WAYS + w], (enum way)w, (enum pattern)p, hw, o->quick);
@@ -223,6 +244,7 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 	compare_walks(result, f);
 	compare_program(result, f[PROGRAM]);
 	compare_caches(result, f[PROGRAM]);
+	compare_l2(result, f);
 	lab_note(result, "A range is over the paper's groups of programs; a ratio of 1 means that ours lies within. Gains are of "
 			 "the pattern 'program', by the cost account. Data go through the modelled caches, too.");
 	return 0;

@@ -15,6 +15,8 @@
 
 #define OBS_WORDS (sizeof(struct obs) / sizeof(uint64_t))
 static_assert(sizeof(struct obs) % sizeof(uint64_t) == 0, "counters are 64-bit words, all of them");
+#define COST_PARTS (sizeof(struct cost) / sizeof(double))
+static_assert(sizeof(struct cost) % sizeof(double) == 0, "the parts of a cost are doubles, all of them");
 
 static void combine(struct lab_count *a, const struct lab_count *b, bool subtract)
 {
@@ -37,9 +39,37 @@ void lab_count_look(struct vm *vm, struct lab_count *out)
 	out->insns = vm_insns(vm);
 }
 
+/* The counters of @c that went up (or, with @down, what those that went down lost); the others 0. */
+static void one_direction(const struct lab_count *c, bool down, struct lab_count *out)
+{
+	uint64_t x[OBS_WORDS];
+
+	memcpy(x, &c->obs, sizeof(x));
+	for (unsigned i = 0; i < OBS_WORDS; i++) {
+		int64_t v = down ? -(int64_t)x[i] : (int64_t)x[i];
+
+		x[i] = v > 0 ? (uint64_t)v : 0;
+	}
+	memcpy(&out->obs, x, sizeof(x));
+	out->insns = down ? 0 : c->insns;
+}
+
+/* The account is linear: that of a difference is the difference of two. */
 void lab_cost(const struct lab_task *t, unsigned i, struct cost *out)
 {
-	cost_account(&t->cfg.engine.cpu.hw, &t->count[i].obs, t->count[i].insns, out);
+	struct lab_count part;
+	struct cost minus;
+	double x[COST_PARTS], y[COST_PARTS];
+
+	one_direction(&t->count[i], false, &part);
+	cost_account(&t->cfg.engine.cpu.hw, &part.obs, part.insns, out);
+	one_direction(&t->count[i], true, &part);
+	cost_account(&t->cfg.engine.cpu.hw, &part.obs, part.insns, &minus);
+	memcpy(x, out, sizeof(x));
+	memcpy(y, &minus, sizeof(y));
+	for (unsigned k = 0; k < COST_PARTS; k++)
+		x[k] -= y[k];
+	memcpy(out, x, sizeof(x));
 }
 
 /* ---- one guest ---- */

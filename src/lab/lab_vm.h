@@ -18,7 +18,10 @@ struct lab_guest {
 };
 extern const struct lab_guest lab_guests[]; /* ends with a NULL name */
 
-/* What was counted so far, or between two looks. Sizes and maxima in it mean nothing as differences. */
+/*
+ * What was counted so far, or between two looks. Sizes and maxima in it mean nothing as differences; what is the
+ * difference of two differences may be negative: lab_number().
+ */
 struct lab_count {
 	struct obs obs;
 	uint64_t insns;
@@ -57,6 +60,7 @@ int lab_run_tasks(const struct lab_options *o, struct lab_task *task, unsigned t
 
 /* Cycles of count @i of a task by its hardware description, and any counter, each per turn. */
 void lab_cost(const struct lab_task *t, unsigned i, struct cost *out);
+static inline double lab_number(uint64_t count) { return (double)(int64_t)count; }
 static inline double lab_per_turn(const struct lab_task *t, double n) { return n / (double)t->turns; }
 
 #endif

@@ -114,9 +114,9 @@ static void read_slice(const struct lab_task *t, double v[COLUMNS])
 	struct cost c;
 
 	lab_cost(t, 0, &c);
-	v[0] = lab_per_turn(t, (double)o->translation.walks);
-	v[1] = lab_per_turn(t, (double)o->translation.refs);
-	v[2] = lab_per_turn(t, (double)o->exits.total);
+	v[0] = lab_per_turn(t, lab_number(o->translation.walks));
+	v[1] = lab_per_turn(t, lab_number(o->translation.refs));
+	v[2] = lab_per_turn(t, lab_number(o->exits.total));
 	v[3] = lab_per_turn(t, c.translation);
 	v[4] = lab_per_turn(t, c.total);
 }

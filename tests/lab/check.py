@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""Runs a lab with small counts and checks what its figures have to be: check.py GNOMON KIT LAB
+
+What is checked follows from the architecture or from the scheme, never from the paper's figures.
+"""
+import json
+import subprocess
+import sys
+
+gnomon, kit, lab = sys.argv[1:]
+failures = []
+
+
+def check(ok, what):
+    if not ok:
+        failures.append(what)
+
+
+def near(value, expected, what, tolerance=1e-9):
+    check(value is not None and abs(value - expected) <= tolerance, '%s: %s, expected %s' % (what, value, expected))
+
+
+def table(result, name):
+    found = [t for t in result['tables'] if t['id'] == name]
+    check(len(found) == 1, 'table %s' % name)
+    return {row['label']: dict(zip(found[0]['columns'], row['values'])) for row in found[0]['rows']}
+
+
+def lines(result):
+    return {line['id']: line for line in result['comparison']}
+
+
+def schema(result):
+    check(result['schema'] == 'gnomon-lab/1' and result['lab'] == lab and result['quick'] is True, 'head')
+    check(len(result['comparison']) > 0 and len(result['tables']) > 0, 'there are tables')
+    for line in result['comparison']:
+        check(line['why'].endswith('.'), '%s: a sentence why' % line['id'])
+        if None in (line['ours'], line['paper']) or not line['paper']:
+            continue
+        near(line['ratio'], line['ours'] / line['paper'] if line['paper_high'] is None else line['ratio'], line['id'])
+
+
+def adams_agesen(result):
+    exits = table(result, 'exits')
+    expected = {  # native, shadow with traces, lazy, brute, ept
+        'syscall': [0, 0, 0, 0, 0], 'in (port 0x80)': [0, 1, 1, 1, 1], 'cr8wr': [0, 1, 1, 1, 1],
+        'call/ret': [0, 0, 0, 0, 0], 'pgfault': [0, 1, 1, 1, 0], 'divzero': [0, 0, 0, 0, 0],
+        'ptemod, unchanged': [0, 1, 0, 1, 0], 'ptemod, P to NP': [0, 1, 0, 1, 0], 'ptemod, NP to P': [0, 1, 0, 1, 0],
+        # A table that is written and never used is no table any more. Brute force never gives it back.
+        'unchanged, never used': [0, 0, 0, 1, 0],
+        # Traced: two writes and the load. Lazy: one write lets the table go, and the load.
+        'P to NP to P, used, CR3 load': [0, 3, 2, None, 0],
+    }
+    for name, want in expected.items():
+        for way, n in zip(['native', 'shadow, traced', 'shadow, lazy', 'brute', 'ept'], want):
+            if n is not None:
+                near(exits[name][way], n, 'exits: %s, %s' % (name, way))
+    cycles = table(result, 'cycles')
+    for name in ['syscall', 'call/ret', 'divzero']:
+        near(cycles[name]['shadow, traced'], cycles[name]['native'], '%s costs nothing' % name)
+    if 'forkwait' in [t['id'] for t in result['tables']]:
+        forks = table(result, 'forkwait')
+        check(forks['native']['exits'] == 0, 'forkwait: native has no exits')
+        check(forks['shadow, traced']['slowdown'] > forks['shadow, lazy']['slowdown'] > 1, 'forkwait: slowdowns')
+        check(len({row['instructions'] for row in forks.values()}) == 1, 'forkwait: the same instructions')
+    else:
+        check(lines(result)['forkwait.p4']['ours'] is None, 'forkwait without a kit')
+
+
+def bhargava(result):
+    compare = lines(result)
+    near(compare['refs.native']['ours'], 4, 'native')
+    near(compare['refs.2d']['ours'], 24, '2D')
+    near(compare['refs.ntlb']['ours'], 4, 'a nested-TLB hit saves a nested walk')
+    for pattern in ['random', 'sequential', 'program']:
+        rows = table(result, pattern)
+        for name in ['2D, no caches', 'native, no walk cache']:
+            near(rows[name]['PWC hits'], 0, '%s: PWC hits' % name)
+        # A unified cache saves a reference for each hit, no more.
+        for name in ['1D_PWC: guest entries only', '2D_PWC', '2D_PWC without nested leaves']:
+            near(rows[name]['references'] + rows[name]['PWC hits'], 24, '%s, %s' % (pattern, name), 1e-6)
+        name = '2D_PWC + nested TLB'
+        near(rows[name]['references'] + rows[name]['PWC hits'] + 4 * rows[name]['NTLB hits'], 24, name, 1e-6)
+        name = 'the same, 2M nested pages'
+        near(rows[name]['references'] + rows[name]['PWC hits'] + 3 * rows[name]['NTLB hits'], 19, name, 1e-6)
+        # The final address and the guest's leaf entry are always there to be read.
+        check(rows['2D_PWC without nested leaves']['references'] >= 6 - 1e-9, '%s: leaves' % pattern)
+        check(rows['2D_PWC + nested TLB']['walk cycles'] < rows['2D_PWC']['walk cycles'] <
+              rows['2D, no caches']['walk cycles'], '%s: caches help' % pattern)
+
+
+def hugepages(result):
+    refs = table(result, 'references')
+    expected = {
+        'native 4K': 4, 'native 2M': 3, 'native 1G': 2, 'native 4K, 5 levels': 5,
+        'guest 4K, host 4K': 24, 'guest 4K, host 2M': 19, 'guest 4K, host 1G': 14,
+        'guest 2M, host 4K': 19, 'guest 2M, host 2M': 15, 'guest 2M, host 1G': 11,
+        'guest 1G, host 4K': 14, 'guest 1G, host 2M': 11, 'guest 1G, host 1G': 8,
+        'guest 4K, host 4K, 5 levels': 29, 'guest 4K, host 4K, host 5 levels': 29,
+        'guest 4K, host 4K, 5 levels in both': 35,
+    }
+    check(set(refs) == set(expected), 'all spaces')
+    for name, n in expected.items():
+        near(refs[name]['references a walk'], n, 'references: %s' % name)
+        near(refs[name]['walks a read'], 1, 'walks: %s' % name)
+    walks, splintered, l1 = table(result, 'walks'), table(result, 'splintered'), table(result, 'l1-misses')
+    sizes = {'4K': 0, '2M': 1, '1G': 2}
+    for name, row in walks.items():
+        words = name.replace(',', '').split()
+        guest, host = (words[1], words[3]) if words[0] == 'guest' else (words[1], '1G')
+        smaller = min(guest, host, key=sizes.get)
+        for region, n in row.items():
+            near(n, walks['native %s' % smaller][region], 'walks: %s as native %s' % (name, smaller), 0.01)
+            check((splintered[name][region] > 0) == (l1[name][region] > 0 and sizes[host] < sizes[guest]),
+                  'splintered: %s' % name)
+
+
+def vpid(result):
+    for mmu in ['ept', 'shadow']:
+        rows = table(result, 'vpid-%s' % mmu)
+        for slices in ['10k', '100k', '1M']:
+            tags = rows['%s instructions, two VMs, tags' % slices]
+            without = rows['%s instructions, two VMs, no tags' % slices]
+            check(tags['TLB misses'] < without['TLB misses'], '%s, %s: misses' % (mmu, slices))
+            check(tags['cycles'] < without['cycles'], '%s, %s: cycles' % (mmu, slices))
+    rows = table(result, 'pcid')
+    for mmu in ['native', 'shadow', 'ept']:
+        check(rows['%s, PCIDs' % mmu]['TLB misses'] < rows['%s, no PCIDs' % mmu]['TLB misses'], '%s: PCIDs' % mmu)
+
+
+def main():
+    command = [gnomon, 'lab', lab, '--quick', '--json', '--kit', kit]
+    result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    schema(result)
+    {'adams-agesen': adams_agesen, 'bhargava': bhargava, 'hugepages': hugepages, 'vpid': vpid}[lab](result)
+    for line in failures:
+        print('%s: %s' % (lab, line), file=sys.stderr)
+    return 1 if failures else 0
+
+
+sys.exit(main())
