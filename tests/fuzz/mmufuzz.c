@@ -285,7 +285,7 @@ static void op_access(struct fuzz *f)
 
 static void op_logged(struct fuzz *f)
 {
-	uint64_t lin = some_address(f), walks = f->mmu.stats.walks;
+	uint64_t lin = some_address(f), walks = f->mmu.stats.walks, refs = f->mmu.stats.refs, logged = 0;
 	enum access_kind kind = (enum access_kind)muf_below(&f->w, 3);
 	enum access_mode mode = some_mode(f);
 	struct result m = {.fast = true}, r = {0};
@@ -297,6 +297,11 @@ static void op_logged(struct fuzz *f)
 	compare_results(f, &m, &r);
 	if (f->mmu.stats.walks != walks && (log.mapped != !r.event || (log.mapped && log.rights != r.rights)))
 		mismatch(f, "the log differs from the result");
+	for (unsigned i = 0; i < log.steps; i++)
+		logged += log.step[i].what == STEP_REF;
+	refs = f->mmu.stats.refs - refs;
+	if (log.repeated ? logged > refs : logged != refs) /* it has the second attempt only */
+		mismatch(f, "the log has other references than were made");
 }
 
 static void op_physical(struct fuzz *f)

@@ -338,6 +338,33 @@ static void ept_flags(void **state)
 	rig_end(&r);
 }
 
+/* Upper entries get the accessed flag; a cached last entry that is not dirty is no use to a write. */
+static void ept_flags_unified(void **state)
+{
+	struct hw hw = unified_hw(true, true, true);
+	uint64_t eptp, upper, page;
+	struct rig r;
+
+	(void)state;
+	begin(&r, &hw, 12);
+	eptp = r.mmu.regs.eptp | EPTP_AD;
+	rig_set_ept(&r, eptp);
+	upper = rig_get(&r, eptp & EPT_ADDR_MASK);
+	assert_int_equal(upper & EPT_A, 0);
+	page = rig_ept_map(&r, eptp, TO, 12, TO | RIG_EPT_LEAF);
+	rig_refs(&r, FIRST);
+	assert_int_equal(rig_get(&r, eptp & EPT_ADDR_MASK), upper | EPT_A);
+	assert_int_equal(rig_get(&r, page) & (EPT_A | EPT_D), EPT_A);
+	assert_refs(&r, FIRST, 1);
+	rig_counted(&r);
+	rig_page(&r, FIRST, ACCESS_WRITE); /* the guest's PTE, and EPT's for the page to set its flag */
+	assert_int_equal(rig_counted(&r).refs, 2);
+	assert_int_equal(rig_get(&r, page) & (EPT_A | EPT_D), EPT_A | EPT_D);
+	rig_page(&r, FIRST, ACCESS_WRITE);
+	assert_int_equal(rig_counted(&r).refs, 1);
+	rig_end(&r);
+}
+
 /* ---- stale ---- */
 
 static void ept_changes_need_invept(void **state)
@@ -501,6 +528,7 @@ int main(void)
 		cmocka_unit_test(unified_and_nested_tlb),
 		cmocka_unit_test(large_host_pages),
 		cmocka_unit_test(ept_flags),
+		cmocka_unit_test(ept_flags_unified),
 		cmocka_unit_test(ept_changes_need_invept),
 		cmocka_unit_test(stale_ept_does_not_fault),
 		cmocka_unit_test(ept_violations_invalidate),
