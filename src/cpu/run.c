@@ -504,8 +504,8 @@ static ALWAYS_INLINE int run_blocks(struct cpu *cpu, bool probe)
 	return st == EXEC_STOP ? handle_stop(cpu) : run_on;
 }
 
-static int run_blocks_freely(struct cpu *cpu) { return run_blocks(cpu, false); }
-static int run_blocks_to_probe(struct cpu *cpu) { return run_blocks(cpu, true); }
+/* Apart, so that the loop without it is as if there were no probe. */
+static NOINLINE int run_blocks_to_probe(struct cpu *cpu) { return run_blocks(cpu, true); }
 
 enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 {
@@ -540,7 +540,7 @@ enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 		if (needs_single(cpu))
 			r = step(cpu);
 		else
-			r = cpu->probe.armed ? run_blocks_to_probe(cpu) : run_blocks_freely(cpu);
+			r = cpu->probe.armed ? run_blocks_to_probe(cpu) : run_blocks(cpu, false);
 		if (r != run_on)
 			return (enum cpu_run_status)r;
 	}
