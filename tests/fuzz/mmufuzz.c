@@ -48,7 +48,10 @@ struct fuzz {
 	bool wrong, thorough, verbose;
 };
 
-struct totals { uint64_t worlds, ops, accesses, by_fast, walks, refs, repeated, events[4], l1_misses, l2_hits, hits, nested_hits, flushes; };
+struct totals {
+	uint64_t worlds, ops, accesses, by_fast, walks, refs, repeated, events[4];
+	uint64_t l1_misses, l2_hits, hits, nested_hits, flushes;
+};
 
 /* ---- telling ---- */
 
@@ -353,12 +356,15 @@ static void flush_both(struct fuzz *f, enum flush kind, uint64_t lin, uint16_t p
 
 static void op_flush(struct fuzz *f)
 {
-	static const uint16_t vpids[] = {0, 1, 2, 7};
+	static const uint16_t vpids[] = {0, 1, 2, 0xffff}, pcids[] = {0, 1, 0xfff};
 	struct muf_world *w = &f->w;
 	/* Rather by address than all at once. */
-	enum flush kind = muf_chance(w, 50) ? FLUSH_PAGE : (enum flush)muf_below(w, muf_chance(w, 5) ? FLUSHES : FLUSH_EVERYTHING);
+	enum flush kind = (enum flush)muf_below(w, muf_chance(w, 5) ? FLUSHES : FLUSH_EVERYTHING);
 
-	flush_both(f, kind, some_address(f), (uint16_t)muf_below(w, 3), vpids[muf_below(w, 4)],
+	if (muf_chance(w, 50))
+		kind = FLUSH_PAGE;
+
+	flush_both(f, kind, some_address(f), pcids[muf_below(w, 3)], vpids[muf_below(w, 4)],
 		   w->eptp[muf_below(w, MUF_ROOTS)]);
 }
 
@@ -542,11 +548,13 @@ static bool run_world(uint64_t seed, uint64_t ops, const struct options *opt, bo
 static void print_totals(const struct totals *t, unsigned wrong, double seconds)
 {
 	const struct { const char *name; uint64_t n; } rows[] = {
-		{"operations", t->ops}, {"worlds", t->worlds}, {"accesses", t->accesses}, {"by the fast lookup", t->by_fast},
+		{"operations", t->ops}, {"worlds", t->worlds}, {"accesses", t->accesses},
+		{"by the fast lookup", t->by_fast},
 		{"first-level misses", t->l1_misses}, {"second-level hits", t->l2_hits}, {"walks", t->walks},
 		{"references", t->refs}, {"repeated walks", t->repeated}, {"walk-cache hits", t->hits},
 		{"nested-TLB hits", t->nested_hits}, {"invalidations", t->flushes}, {"mapped", t->events[0]},
-		{"page faults", t->events[1]}, {"EPT violations", t->events[2]}, {"EPT misconfigurations", t->events[3]},
+		{"page faults", t->events[1]}, {"EPT violations", t->events[2]},
+		{"EPT misconfigurations", t->events[3]},
 		{"wrong", wrong},
 	};
 

@@ -9,7 +9,8 @@
 #include "arch/x86.h"
 
 static uint64_t pick(struct muf_world *w, const uint64_t *from, unsigned n) { return from[muf_below(w, n)]; }
-#define PICK(w, ...) pick(w, (const uint64_t[]){__VA_ARGS__}, sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
+#define PICK(w, ...) \
+	pick(w, (const uint64_t[]){__VA_ARGS__}, sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
 
 /* ---- hardware ---- */
 
@@ -56,8 +57,25 @@ static void random_walk_caches(struct muf_world *w, struct hw *hw)
 	hw->nested_tlb = random_array(w, 50, 3, 4);
 }
 
+/* A processor's, as they come with the program. */
+static void builtin_hw(struct muf_world *w, struct hw *hw)
+{
+	const struct hw_builtin *b;
+	unsigned n = 0;
+
+	while (hw_builtins[n].name)
+		n++;
+	b = &hw_builtins[muf_below(w, n)];
+	if (hw_load(hw, b->name, NULL))
+		abort(); /* unit tests say that they are right */
+}
+
 static void random_hw(struct muf_world *w, struct hw *hw)
 {
+	if (muf_chance(w, 8)) {
+		builtin_hw(w, hw);
+		return;
+	}
 	*hw = (struct hw){.name = "random", .line = (uint32_t)PICK(w, 32, 64, 64, 128)};
 	hw->l1d = random_tlb(w, 5, 2, 4);
 	hw->l1i = random_tlb(w, 5, 2, 4);
@@ -92,7 +110,7 @@ void muf_print_hw(const struct hw *hw)
 {
 	static const char *const kinds[] = {"none", "split", "unified"};
 
-	fprintf(stderr, "  hardware:");
+	fprintf(stderr, "  hardware: %s", hw->name);
 	print_tlb("l1d", &hw->l1d);
 	print_tlb("l1i", &hw->l1i);
 	print_tlb("l2d", &hw->l2d);
@@ -248,7 +266,10 @@ static uint64_t large_address(struct muf_world *w, enum muf_mode mode, unsigned 
 	return e;
 }
 
-static unsigned mode_shift(enum muf_mode mode, unsigned level) { return 12 + (mode == MUF_32BIT ? 10 : 9) * (level - 1); }
+static unsigned mode_shift(enum muf_mode mode, unsigned level)
+{
+	return 12 + (mode == MUF_32BIT ? 10 : 9) * (level - 1);
+}
 
 /* A random entry of a guest's table of @level. */
 static uint64_t guest_entry(struct muf_world *w, enum muf_mode mode, unsigned level)
@@ -314,7 +335,7 @@ static uint64_t guest_entry_at(const struct muf_world *w, const struct muf_conte
 			       bool make, struct muf_world *writable)
 {
 	unsigned bytes = c->mode == MUF_32BIT ? 4 : 8;
-	uint64_t table = c->mode == MUF_PAE ? c->regs.pdpte[lin >> 30 & 3] & PTE_ADDR_MASK : c->regs.cr3 & 0xffffff000ull;
+	uint64_t table = (c->mode == MUF_PAE ? c->regs.pdpte[lin >> 30 & 3] : c->regs.cr3) & 0xffffff000ull;
 
 	for (unsigned l = guest_levels(c->mode);; l--) {
 		uint64_t at = table + (lin >> mode_shift(c->mode, l) & (PAGE_SIZE / bytes - 1)) * bytes, e;
@@ -405,7 +426,7 @@ static struct mmu_regs random_regs(struct muf_world *w, enum muf_mode mode, cons
 
 static void random_context(struct muf_world *w, struct muf_context *c)
 {
-	struct mmu_regs root = {.vpid = (uint16_t)PICK(w, 0, 1, 1, 2, 7)};
+	struct mmu_regs root = {.vpid = (uint16_t)PICK(w, 0, 1, 1, 2, 0xffff)};
 
 	c->mode = (enum muf_mode)PICK(w, MUF_UNPAGED, MUF_32BIT, MUF_PAE, MUF_4LEVEL, MUF_4LEVEL, MUF_4LEVEL,
 				      MUF_5LEVEL);
@@ -418,7 +439,7 @@ static void random_context(struct muf_world *w, struct muf_context *c)
 	else if (c->mode != MUF_UNPAGED)
 		root.cr3 = new_guest_page(w, guest_levels(c->mode));
 	if (c->mode >= MUF_4LEVEL)
-		root.cr3 |= PICK(w, 0, 1, 2);
+		root.cr3 |= PICK(w, 0, 1, 0xfff);
 	c->regs = random_regs(w, c->mode, &root);
 	if (!(c->regs.cr4 & CR4_PCIDE))
 		c->regs.cr3 &= PAGE_MASK;
@@ -432,11 +453,11 @@ static void vary_context(struct muf_world *w, struct muf_context *c, const struc
 	*c = *from;
 	c->regs = random_regs(w, mode, &from->regs);
 	if (muf_chance(w, 50))
-		c->regs.vpid = (uint16_t)PICK(w, 0, 1, 2, 7);
+		c->regs.vpid = (uint16_t)PICK(w, 0, 1, 2, 0xffff);
 	if (c->regs.nested && muf_chance(w, 50))
 		c->regs.eptp = w->eptp[muf_below(w, MUF_ROOTS)];
 	if (mode >= MUF_4LEVEL)
-		c->regs.cr3 = (c->regs.cr3 & PAGE_MASK) | (c->regs.cr4 & CR4_PCIDE ? PICK(w, 0, 1, 2) : 0);
+		c->regs.cr3 = (c->regs.cr3 & PAGE_MASK) | (c->regs.cr4 & CR4_PCIDE ? PICK(w, 0, 1, 0xfff) : 0);
 }
 
 int muf_world_init(struct muf_world *w, uint64_t seed)

@@ -109,7 +109,8 @@ struct ref_model *ref_new(struct machmem *mem, const struct hw *hw)
 	ok = ok && array_new(&r->nested_tlb, hw->nested_tlb.entries, hw->nested_tlb.ways);
 	for (unsigned i = 0; i < HW_MEMORY; i++)
 		if (hw->cache[i].bytes)
-			ok = ok && array_new(&r->cache[i], (uint32_t)(hw->cache[i].bytes / hw->line), hw->cache[i].ways);
+			ok = ok && array_new(&r->cache[i], (uint32_t)(hw->cache[i].bytes / hw->line),
+					     hw->cache[i].ways);
 	if (ok)
 		return r;
 	ref_free(r);
@@ -338,35 +339,42 @@ static uint64_t ept_need(const struct ref_model *r, enum access_kind kind, bool 
 static uint16_t ept_rights_to_tlb(uint64_t rwx) { return (uint16_t)((rwx & 7) * TLB_EPT_R); }
 static uint64_t tlb_rights_to_ept(uint16_t rights) { return rights / TLB_EPT_R & 7; }
 
+/* Split caches: the longest prefix that is held says where the walk goes on. */
+static void ept_start(struct search *s, uint64_t gpa_v, unsigned *level, uint64_t *table, uint64_t *rights)
+{
+	struct ref_model *r = s->r;
+	unsigned levels = *level;
+
+	if (r->hw.walk_caches != HW_WALK_SPLIT || s->no_caches || !any_exists(r->host))
+		return;
+	for (unsigned l = 2; l <= levels; l++) {
+		struct ref_entry key = known_of_physical(r, gpa_v, 12 + 9 * (l - 1)), *e;
+
+		key.format = ept_format(r);
+		e = array_use(r, &r->host[l], key.key, &key);
+		if (!e)
+			continue;
+		s->used_cached = true;
+		r->stats.walk_cache_hits[STAGE_HOST][l]++;
+		*rights = tlb_rights_to_ept(e->rights);
+		*table = e->value;
+		*level = l - 1;
+		return;
+	}
+	r->stats.walk_cache_misses[STAGE_HOST]++;
+}
+
 static enum xlate_event ept_walk(struct search *s, uint64_t gpa_v, enum access_kind kind, bool of_table,
 				 struct machine_address *to)
 {
 	struct ref_model *r = s->r;
-	unsigned levels = (unsigned)(r->regs.eptp >> 3 & 7) + 1, level = levels;
+	unsigned level = (unsigned)(r->regs.eptp >> 3 & 7) + 1;
 	uint64_t need = ept_need(r, kind, of_table), rights = 7, table = r->regs.eptp & EPT_ADDR_MASK;
 	uint64_t final = of_table ? 0 : EPT_VIOL_FINAL;
-	bool split = r->hw.walk_caches == HW_WALK_SPLIT;
 
-	if (levels == 4 && gpa_v >> 48)
+	if (level == 4 && gpa_v >> 48)
 		return violation(s, gpa_v, need | final);
-	if (split && !s->no_caches) {
-		for (unsigned l = 2; l <= levels; l++) {
-			struct ref_entry key = known_of_physical(r, gpa_v, 12 + 9 * (l - 1)), *e;
-
-			key.format = ept_format(r);
-			e = array_use(r, &r->host[l], key.key, &key);
-			if (!e)
-				continue;
-			s->used_cached = true;
-			r->stats.walk_cache_hits[STAGE_HOST][l]++;
-			rights = tlb_rights_to_ept(e->rights);
-			table = e->value;
-			level = l - 1;
-			break;
-		}
-		if (any_exists(r->host) && level == levels)
-			r->stats.walk_cache_misses[STAGE_HOST]++;
-	}
+	ept_start(s, gpa_v, &level, &table, &rights);
 	for (;; level--) {
 		unsigned shift = 12 + 9 * (level - 1);
 		uint64_t at = table + (gpa_v >> shift) % 512 * 8, e = 0;
@@ -405,7 +413,7 @@ static enum xlate_event ept_walk(struct search *s, uint64_t gpa_v, enum access_k
 			return XLATE_OK;
 		}
 		table = e & EPT_ADDR_MASK;
-		if (split) {
+		if (r->hw.walk_caches == HW_WALK_SPLIT) {
 			struct ref_entry new = known_of_physical(r, gpa_v, shift);
 
 			new.format = ept_format(r);
@@ -723,7 +731,8 @@ static enum xlate_event physical_walk(struct search *s, struct ref_entry *t)
 	return XLATE_OK;
 }
 
-static void before_repeat(struct ref_model *r, enum xlate_event ev, uint64_t lin, bool physical, const struct xlate *x);
+static void before_repeat(struct ref_model *r, enum xlate_event ev, uint64_t lin, bool physical,
+			  const struct xlate *x);
 static void after_event(struct ref_model *r, enum xlate_event ev, uint64_t lin, const struct xlate *x);
 static void after_physical_event(struct ref_model *r, enum xlate_event ev, const struct xlate *x);
 
@@ -982,13 +991,15 @@ static bool invlpg(const struct ref_model *r, const struct ref_entry *e, bool tl
 }
 
 /* INVPCID 0: of the linear address and the PCID, "except global translations". */
-static bool invpcid_address(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t pcid, uint64_t lin)
+static bool invpcid_address(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t pcid,
+			    uint64_t lin)
 {
 	return of_current_vpid(r, e) && e->pcid == pcid && !e->global && concerns(e, tlb, lin);
 }
 
 /* INVPCID 1, MOV CR3: all of the PCID "except global translations". */
-static bool invpcid_single(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t pcid, uint64_t lin)
+static bool invpcid_single(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t pcid,
+			   uint64_t lin)
 {
 	(void)tlb, (void)lin;
 	return of_current_vpid(r, e) && e->pcid == pcid && !e->global;
@@ -1003,7 +1014,8 @@ static bool invpcid_all_but_global(const struct ref_model *r, const struct ref_e
 }
 
 /* INVVPID 1: "all linear mappings and combined mappings associated with the VPID ... for all PCIDs". */
-static bool invvpid_single(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t vpid, uint64_t lin)
+static bool invvpid_single(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t vpid,
+			   uint64_t lin)
 {
 	(void)r, (void)tlb, (void)lin;
 	return e->kind == REF_LINEAR_OR_COMBINED && e->vpid == vpid;
@@ -1017,27 +1029,31 @@ static bool invvpid_keep_globals(const struct ref_model *r, const struct ref_ent
 }
 
 /* INVVPID 0 */
-static bool invvpid_address(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t vpid, uint64_t lin)
+static bool invvpid_address(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t vpid,
+			    uint64_t lin)
 {
 	return invvpid_single(r, e, tlb, vpid, lin) && concerns(e, tlb, lin);
 }
 
 /* INVVPID 2: of "all VPIDs except VPID 0000H". */
-static bool invvpid_all(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t about, uint64_t lin)
+static bool invvpid_all(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t about,
+			uint64_t lin)
 {
 	(void)r, (void)tlb, (void)about, (void)lin;
 	return e->kind == REF_LINEAR_OR_COMBINED && e->vpid != 0;
 }
 
 /* INVEPT 1: "all guest-physical mappings and combined mappings associated with the EP4TA", of all VPIDs and PCIDs. */
-static bool invept_single(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t ep4ta, uint64_t lin)
+static bool invept_single(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t ep4ta,
+			  uint64_t lin)
 {
 	(void)r, (void)tlb, (void)lin;
 	return e->ep4ta && e->ep4ta == ep4ta;
 }
 
 /* INVEPT 2: of all EP4TAs. What was made without EPT stays. */
-static bool invept_all(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t about, uint64_t lin)
+static bool invept_all(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t about,
+		       uint64_t lin)
 {
 	(void)r, (void)tlb, (void)about, (void)lin;
 	return e->ep4ta;
@@ -1069,7 +1085,8 @@ static bool ept_violated_gva(const struct ref_model *r, const struct ref_entry *
  * associated with the current PCID. It also invalidates all entries in the paging-structure caches that would
  * be used for that linear address and that are associated with the current PCID."
  */
-static bool page_faulted(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t about, uint64_t lin)
+static bool page_faulted(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t about,
+			 uint64_t lin)
 {
 	(void)tlb, (void)about;
 	return of_current_vpid(r, e) && (e->pcid == current_pcid(r) || e->global) && serves(e, lin);
@@ -1082,7 +1099,8 @@ static bool of_pcid(const struct ref_model *r, const struct ref_entry *e, bool t
 	return of_current_vpid(r, e) && e->pcid == pcid;
 }
 
-static bool whatever(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t about, uint64_t lin)
+static bool whatever(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t about,
+		     uint64_t lin)
 {
 	(void)r, (void)e, (void)tlb, (void)about, (void)lin;
 	return true;
@@ -1096,17 +1114,20 @@ static void invalidate_silently(struct ref_model *r, question drops, uint64_t ad
 }
 
 /* What of walk caches and nested TLB led to an event that may not be the tables'. */
-static bool stale_structure(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t about, uint64_t lin)
+static bool stale_structure(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t about,
+			    uint64_t lin)
 {
 	return !tlb && of_current_vpid(r, e) && e->ep4ta == current_ep4ta(r) && page_faulted(r, e, tlb, about, lin);
 }
 
-static bool stale_nested(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t about, uint64_t gpa_v)
+static bool stale_nested(const struct ref_model *r, const struct ref_entry *e, bool tlb, uint64_t about,
+			 uint64_t gpa_v)
 {
 	return !tlb && ept_violated_gpa(r, e, tlb, about, gpa_v);
 }
 
-static void before_repeat(struct ref_model *r, enum xlate_event ev, uint64_t lin, bool physical, const struct xlate *x)
+static void before_repeat(struct ref_model *r, enum xlate_event ev, uint64_t lin, bool physical,
+			  const struct xlate *x)
 {
 	if (!physical)
 		invalidate_silently(r, stale_structure, lin);
@@ -1132,12 +1153,24 @@ static void after_event(struct ref_model *r, enum xlate_event ev, uint64_t lin, 
 }
 
 void ref_flush_page(struct ref_model *r, uint64_t lin) { invalidate(r, invlpg, 0, lin); }
-void ref_flush_pcid_page(struct ref_model *r, unsigned pcid, uint64_t lin) { invalidate(r, invpcid_address, pcid, lin); }
+void ref_flush_pcid_page(struct ref_model *r, unsigned pcid, uint64_t lin)
+{
+	invalidate(r, invpcid_address, pcid, lin);
+}
+
 void ref_flush_pcid(struct ref_model *r, unsigned pcid) { invalidate(r, invpcid_single, pcid, 0); }
 void ref_flush_nonglobal(struct ref_model *r) { invalidate(r, invpcid_all_but_global, 0, 0); }
 void ref_flush_vpid_all(struct ref_model *r, unsigned vpid) { invalidate(r, invvpid_single, vpid, 0); }
-void ref_flush_vpid_keep_globals(struct ref_model *r, unsigned vpid) { invalidate(r, invvpid_keep_globals, vpid, 0); }
-void ref_flush_vpid_page(struct ref_model *r, unsigned vpid, uint64_t lin) { invalidate(r, invvpid_address, vpid, lin); }
+void ref_flush_vpid_keep_globals(struct ref_model *r, unsigned vpid)
+{
+	invalidate(r, invvpid_keep_globals, vpid, 0);
+}
+
+void ref_flush_vpid_page(struct ref_model *r, unsigned vpid, uint64_t lin)
+{
+	invalidate(r, invvpid_address, vpid, lin);
+}
+
 void ref_flush_all_vpids(struct ref_model *r) { invalidate(r, invvpid_all, 0, 0); }
 void ref_flush_ept(struct ref_model *r, uint64_t eptp, bool all)
 {

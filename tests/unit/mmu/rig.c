@@ -109,7 +109,10 @@ static unsigned levels(const struct rig *r)
 	return r->mmu.regs.cr4 & CR4_LA57 ? 5 : 4;
 }
 
-static unsigned shift_of(const struct rig *r, unsigned level) { return 12 + (entry_bytes(r) == 8 ? 9 : 10) * (level - 1); }
+static unsigned shift_of(const struct rig *r, unsigned level)
+{
+	return 12 + (entry_bytes(r) == 8 ? 9 : 10) * (level - 1);
+}
 
 static uint64_t entry_get(const struct rig *r, uint64_t at)
 {
