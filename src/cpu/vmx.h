@@ -216,6 +216,7 @@ static inline void vmx_vectoring_begin(struct cpu *cpu, const struct event *ev)
 	cpu->vmx.vectoring_info = INTR_INFO_VALID | (uint32_t)ev->type << INTR_INFO_TYPE_SHIFT | ev->vector |
 				  (error ? INTR_INFO_ERROR : 0);
 	cpu->vmx.vectoring_error = error ? ev->error : 0;
+	cpu->vmx.vectoring_detect = ev->payload & DR6_BD;
 	cpu->vmx.vectoring_insn_len = ev->type >= EVENT_SOFT_INT ? ev->insn_len : 0;
 }
 static inline void vmx_vectoring_end(struct cpu *cpu) { cpu->vmx.vectoring = false; }

@@ -293,7 +293,7 @@ static enum vmx_rf vectoring_rf(const struct vmx_state *x)
 {
 	unsigned type = (x->vectoring_info & INTR_INFO_TYPE) >> INTR_INFO_TYPE_SHIFT;
 
-	return x->injecting ? VMX_RF_KEEP : event_rf(type, x->vectoring_info & INTR_INFO_VECTOR, false);
+	return x->injecting ? VMX_RF_KEEP : event_rf(type, x->vectoring_info & INTR_INFO_VECTOR, x->vectoring_detect);
 }
 
 /* A double or triple fault is not reported as happening during the delivery of the events that led to it. */

@@ -64,6 +64,7 @@ struct vmx_state {
 	bool injecting; /* by VM entry: not intercepted, RFLAGS.RF pushed as it is, CR2 and DR6 unchanged */
 	uint32_t vectoring_info, vectoring_error;
 	uint32_t vectoring_insn_len;
+	bool vectoring_detect;        /* #DB for an access to a debug register: a fault, unlike its others */
 	bool nmi_unblocking_iret;     /* the fault was caused by an IRET that unblocked NMIs */
 	struct vmx_exit exit;
 	struct vmx_counts counts;

@@ -42,7 +42,7 @@ static void set_entry(unsigned s, unsigned level, u64 v) { put(table_at(s, level
 /* Turns it to the tables of another chain. */
 static void turn(unsigned s, unsigned level, unsigned chain, u64 flags)
 {
-	set_entry(s, level, to(tables[chain][level - 1], flags));
+	set_entry(s, level, to(tables[chain][level - 1], flags | PTE_A));
 }
 
 static void switch_to(unsigned s, unsigned pcid, bool keep)
@@ -78,16 +78,19 @@ static void flush_invpcid_1(void) { invpcid(1, pcid_now, 0); }
 static void flush_invpcid_2(void) { invpcid(2, 0, 0); }
 static void flush_invpcid_3(void) { invpcid(3, 0, 0); }
 
-/* The state every case starts from: root 0 leads to chain 0, root 1 to chain 1, and nothing is cached of them. */
+/*
+ * The state every case starts from: root 0 leads to chain 0, root 1 to chain 1, and nothing is cached of them.
+ * Accessed and dirty flags are set, so that a hypervisor may map pages of its own accord.
+ */
 static void fresh(void)
 {
 	for (unsigned c = 0; c < CHAINS; c++) {
 		for (unsigned level = 2; level < top; level++) {
-			put(tables[c][level], index_at(level), to(tables[c][level - 1], ALL));
+			put(tables[c][level], index_at(level), to(tables[c][level - 1], ALL | PTE_A));
 			put(tables[c][level], index_at(level) + 1, 0);
 		}
 		for (unsigned n = 0; n < PAGES; n++) {
-			put(tables[c][1], n, to(frame[c][n], ALL));
+			put(tables[c][1], n, to(frame[c][n], ALL | PTE_A | PTE_D));
 			put(frame[c][n], 0, value(c, n));
 			put(frame[c][n], 1, 0xc3); /* RET */
 		}
@@ -307,17 +310,31 @@ static void gigabyte_page(void)
 
 /* ---- two roots ---- */
 
+/* Where root 0 is changed: in itself, while root 1 is current, and the latter after many writes to it. */
+enum place { IN_ITSELF, FROM_OTHER, REWRITTEN, PLACES };
+static const char *const place_name[PLACES] = {
+	"changed in the same root", "changed from the other root", "rewritten from the other root",
+};
+
 /* PCIDs of the two; without any, switches flush what is not global. */
 static unsigned pcid_of(unsigned s) { return has_pcid ? s + 1 : 0; }
 static void go(unsigned s) { switch_to(s, pcid_of(s), has_pcid); }
+
+static void change_from(enum place place)
+{
+	if (place != IN_ITSELF)
+		go(1);
+	for (unsigned i = 0; place == REWRITTEN && i < 8; i++)
+		set_entry(0, top, entry(0, top));
+}
 
 /*
  * Below @level both roots share tables. One of them turns away, the change is made in it or while the other
  * is current, and is flushed where it matters with an INVLPG that has nothing to do with it.
  */
-static void shared_below(unsigned level, bool from_other)
+static void shared_below(unsigned level, enum place place)
 {
-	const char *how = from_other ? "changed from the other root" : "changed in the same root";
+	const char *how = place_name[place];
 
 	fresh();
 	turn(1, level, 0, ALL);
@@ -325,8 +342,7 @@ static void shared_below(unsigned level, bool from_other)
 	load(page(0));
 	go(0);
 	load(page(0));
-	if (from_other)
-		go(1);
+	change_from(place);
 	turn(0, level, OTHER, ALL);
 	go(0);
 	invlpg(elsewhere);
@@ -344,9 +360,9 @@ static void shared_below(unsigned level, bool from_other)
 }
 
 /* A large page in tables of each root, or (@level 3) in one they share. */
-static void shared_large(unsigned level, bool from_other, u64 global)
+static void shared_large(unsigned level, enum place place, u64 global)
 {
-	const char *how = from_other ? "changed from the other root" : "changed in the same root";
+	const char *how = place_name[place];
 	u64 *table = level == 2 ? tables[0][2] : table_at(0, 3);
 
 	fresh();
@@ -360,8 +376,7 @@ static void shared_large(unsigned level, bool from_other, u64 global)
 	expect_big("shared large page, root 1", how, level, 0);
 	go(0);
 	expect_big("shared large page, root 0", how, level, 0);
-	if (from_other)
-		go(1);
+	change_from(place);
 	if (level == 2)
 		put(table, 1, to(big[1], ALL | PTE_PS | global));
 	else
@@ -378,12 +393,12 @@ static void two_roots(void)
 {
 	if (has_pcid)
 		write_cr4(read_cr4() | CR4_PCIDE);
-	for (unsigned other = 0; other < 2; other++) {
+	for (enum place place = IN_ITSELF; place < PLACES; place++) {
 		for (unsigned level = 2; level <= top; level++)
-			shared_below(level, other);
+			shared_below(level, place);
 		for (unsigned level = 2; level <= 3; level++)
 			for (unsigned global = 0; global < 2; global++)
-				shared_large(level, other, global ? PTE_G : 0);
+				shared_large(level, place, global ? PTE_G : 0);
 	}
 	switch_to(0, 0, false);
 	if (has_pcid)
