@@ -61,7 +61,8 @@ static int set_jobs(void *ctx, const char *v, struct error *err)
 static const struct option_desc lab_options[] = {
 	{"json", NULL, "print the result as JSON (docs/FORMATS.md)", set_json},
 	{"hw", "NAME|FILE", "another description of the hardware than the lab's own", set_hw},
-	{"kit", "DIR", "kernel and initramfs of 'make guest' (default: the build's), for labs that boot Linux", set_kit},
+	{"kit", "DIR",
+	 "kernel and initramfs of 'make guest' (default: the build's), for labs that boot Linux", set_kit},
 	{"quick", NULL, "small counts: seconds instead of minutes, coarser figures", set_quick},
 	{"jobs", "N", "guests that run at a time (default: one for each processor)", set_jobs},
 	{0},
@@ -115,7 +116,8 @@ static void show_progress(void *ctx, const char *what, unsigned done, unsigned a
 {
 	(void)ctx;
 	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "\r\033[Kgnomon lab: %u of %u guests measured (%s)%s", done, all, what, done == all ? "\n" : "");
+		fprintf(stderr, "\r\033[Kgnomon lab: %u of %u guests measured (%s)%s", done, all, what,
+			done == all ? "\n" : "");
 	else if (done == all)
 		fprintf(stderr, "gnomon lab: %u guests measured\n", all);
 }
@@ -171,4 +173,5 @@ static int run_command(int argc, char **argv)
 	return fail(CLI_USAGE, text);
 }
 
-const struct command cmd_lab = {"lab", "run a published experiment: our figures beside the paper's", run_command, help};
+const struct command cmd_lab = {"lab", "run a published experiment: our figures beside the paper's",
+				run_command, help};

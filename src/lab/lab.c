@@ -232,8 +232,8 @@ static void print_line(const json_t *l, int label, unsigned sentence, FILE *out)
 	number_text(json_object_get(l, "paper_high"), high);
 	number_text(json_object_get(l, "ratio"), ratio);
 	snprintf(paper, sizeof(paper), "%s%s%s", low, range ? " to " : "", range ? high : "");
-	fprintf(out, "  %-*s  %-10s  %10s  %16s  %8s  [%u]\n", label, text_of(l, "what"), text_of(l, "unit"), ours, paper,
-		ratio, sentence);
+	fprintf(out, "  %-*s  %-10s  %10s  %16s  %8s  [%u]\n", label, text_of(l, "what"), text_of(l, "unit"),
+		ours, paper, ratio, sentence);
 }
 
 static void print_comparison(const json_t *lines, FILE *out)
@@ -241,8 +241,8 @@ static void print_comparison(const json_t *lines, FILE *out)
 	int label = label_width(lines, "what");
 	bool first;
 
-	fprintf(out, "\nOurs and the paper's\n  %-*s  %-10s  %10s  %16s  %8s  why\n", label, "", "", "ours", "paper",
-		"ratio");
+	fprintf(out, "\nOurs and the paper's\n  %-*s  %-10s  %10s  %16s  %8s  why\n", label, "", "", "ours",
+		"paper", "ratio");
 	for (size_t i = 0; i < json_array_size(lines); i++)
 		print_line(json_array_get(lines, i), label, sentence_number(lines, i, &first), out);
 	fputc('\n', out);

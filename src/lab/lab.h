@@ -30,7 +30,7 @@ struct lab {
 	const char *title; /* one line */
 	const char *source; /* the publication; NULL if there is none */
 	const char *hw;    /* description it uses if none is asked for */
-	/* Fills in @result, which has the head already. Errors: a guest could not be made or did not do its work. */
+	/* Fills in @result, which has the head already. Errors: a guest was not made or did not do its work. */
 	int (*run)(const struct lab_options *o, const struct hw *hw, json_t *result, struct error *err);
 };
 extern const struct lab lab_adams_agesen, lab_bhargava, lab_vpid, lab_hugepages;

@@ -29,33 +29,33 @@ struct figures {
 };
 
 static const char why_instruction[] =
-	"The account charges every instruction alike, and no exit occurs: the figure says only that VT-x leaves the "
-	"operation alone. What the instruction itself takes in the pipeline is not modelled.";
+	"The account charges every instruction alike, and no exit occurs: the figure says only that VT-x "
+	"leaves the operation alone. What the instruction itself takes in the pipeline is not modelled.";
 static const char why_cr8[] =
-	"Our hypervisor intercepts CR8; theirs lets the processor keep the task priority (a TPR shadow, which our processor "
-	"does not have), and hardly pays. This is a difference of the two monitors.";
+	"Our hypervisor intercepts CR8; theirs lets the processor keep the task priority (a TPR shadow, "
+	"which our processor does not have), and hardly pays. This is a difference of the two monitors.";
 static const char why_in[] =
-	"Natively the paper's IN waits for a device on a slow bus, which is no part of the account. Under VT-x ours is "
-	"exit, entry, the VMREADs and VMWRITEs that our hypervisor makes and a flat dispatch; theirs has the device's "
-	"emulation, too, in a process of the host system.";
+	"Natively the paper's IN waits for a device on a slow bus, which is no part of the account. Under "
+	"VT-x ours is exit, entry, the VMREADs and VMWRITEs that our hypervisor makes and a flat dispatch; "
+	"theirs has the device's emulation, too, in a process of the host system.";
 static const char why_fault[] =
-	"Natively delivering the fault is the paper's own figure for a division by zero, which the description has "
-	"as the cost of any event. Under VT-x the fault exits, the guest's tables are searched and the event is "
-	"injected; the rest of their monitor's software is not in the account.";
+	"Natively delivering the fault is the paper's own figure for a division by zero, which the "
+	"description has as the cost of any event. Under VT-x the fault exits, the guest's tables are "
+	"searched and the event is injected; the rest of their monitor's software is not in the account.";
 static const char why_divide[] =
-	"Not a finding natively: the description takes its cost of delivering an event from this row. Under VT-x "
-	"nothing exits.";
+	"Not a finding natively: the description takes its cost of delivering an event from this row. Under "
+	"VT-x nothing exits.";
 static const char why_trace[] =
-	"The page table is traced: a write faults, is emulated, and the shadow follows, one exit as with theirs. Ours has a "
-	"general emulator that asks for the guest's whole state, a VMREAD for each field (the table above has the sum); "
-	"how theirs differs by the value written is not in the paper.";
+	"The page table is traced: a write faults, is emulated, and the shadow follows, one exit as with "
+	"theirs. Ours has a general emulator that asks for the guest's whole state, a VMREAD for each field "
+	"(the table above has the sum); how theirs differs by the value written is not in the paper.";
 static const char why_fork[] =
-	"Exits per fork are what our shadow paging needs for Debian's kernel of today, with 64-bit tables of four "
-	"levels; theirs ran a 32-bit kernel of 2006. Per process their VT adds 9.5 million cycles: at what one of their "
-	"exits costs in the nanobenchmarks, some 800 exits, where ours needs tens.";
+	"Exits per fork are what our shadow paging needs for Debian's kernel of today, with 64-bit tables of "
+	"four levels; theirs ran a 32-bit kernel of 2006. Per process their VT adds 9.5 million cycles: at "
+	"what one of their exits costs in the nanobenchmarks, some 800 exits, where ours needs tens.";
 static const char why_fork_native[] =
-	"The paper's seconds for 40,000 processes at 3.8 GHz. Ours counts an instruction as one cycle, and no cache misses "
-	"of data; kernels and programs differ, too.";
+	"The paper's seconds for 40,000 processes at 3.8 GHz. Ours counts an instruction as one cycle, and "
+	"no cache misses of data; kernels and programs differ, too.";
 static const char why_kit[] =
 	"Not run: it needs the guest kit (a Debian kernel and an initramfs). 'make guest' makes it; or give "
 	"--kit DIR.";
@@ -125,12 +125,13 @@ static void make_loop(struct lab_task *t, unsigned loop, enum way way, const str
 	t->what = loops[loop].word;
 	if (loop == MARKED)
 		t->measure = measure_marked;
-	snprintf(t->append, sizeof(t->append), "op=%s n=%llu", loops[loop].word, (unsigned long long)t->turns);
+	snprintf(t->append, sizeof(t->append), "op=%s n=%llu", loops[loop].word,
+		 (unsigned long long)t->turns);
 }
 
 /* Count @i of @t less count @k of @base, per turn. */
-static void per_turn(const struct lab_task *t, unsigned i, const struct lab_task *base, unsigned k, double *exits,
-		     double *cycles)
+static void per_turn(const struct lab_task *t, unsigned i, const struct lab_task *base, unsigned k,
+		     double *exits, double *cycles)
 {
 	struct cost cost, without;
 
@@ -154,8 +155,8 @@ static void read_nano(const struct lab_task *task, struct figures figures[OPS])
 				per_turn(&of[l], 0, &of[0], 0, &figures[loops[l].op].exits[w],
 					 &figures[loops[l].op].cycles[w]);
 		for (unsigned i = 0; i < ARRAY_SIZE(phases); i++)
-			per_turn(marked, phases[i].phase, marked, PHASE_NOTHING, &figures[phases[i].op].exits[w],
-				 &figures[phases[i].op].cycles[w]);
+			per_turn(marked, phases[i].phase, marked, PHASE_NOTHING,
+				 &figures[phases[i].op].exits[w], &figures[phases[i].op].cycles[w]);
 	}
 }
 
@@ -164,7 +165,7 @@ static void show_nano(json_t *result, const struct figures figures[OPS])
 	json_t *exits = lab_table(result, "exits", "Exits per operation",
 				  "native|shadow, traced|shadow, lazy|brute|ept");
 	json_t *cycles = lab_table(result, "cycles",
-				   "Modelled cycles per operation (the last column: the paper's binary translator, for reference)",
+				   "Modelled cycles per operation (last column: the paper's translator, for reference)",
 				   "native|shadow, traced|shadow, lazy|brute|ept|paper's BT");
 
 	for (unsigned i = 0; i < OPS; i++) {
@@ -180,8 +181,10 @@ static void show_nano(json_t *result, const struct figures figures[OPS])
 /* Where the cycles of shadow paging with traces go. */
 static void show_parts(json_t *result, const struct lab_task *task)
 {
-	json_t *table = lab_table(result, "parts", "Shadow, traced: cycles of a loop's turn by what they are for, and VMCS accesses",
-				  "exit, entry|dispatch|VMCS|emulation|tables|walks|events|instructions|VMREADs|VMWRITEs");
+	json_t *table = lab_table(result, "parts",
+				  "Shadow, traced: cycles of a turn by what they are for, and VMCS accesses",
+				  "exit, entry|dispatch|VMCS|emulation|tables|walks|events|instructions|"
+				  "VMREADs|VMWRITEs");
 
 	for (unsigned l = 0; l < LOOPS; l++) {
 		const struct lab_task *t = task + TRACED * LOOPS + l;
@@ -206,8 +209,8 @@ static void show_parts(json_t *result, const struct lab_task *task)
 	}
 }
 
-static int run_nano(const struct lab_options *o, const struct hw *hw, struct figures figures[OPS], json_t *result,
-		    struct error *err)
+static int run_nano(const struct lab_options *o, const struct hw *hw, struct figures figures[OPS],
+		    json_t *result, struct error *err)
 {
 	struct lab_task *task = calloc(WAYS * LOOPS, sizeof(*task));
 	int ret;
@@ -240,7 +243,8 @@ static void compare_op(json_t *result, const struct op *op, const struct figures
 
 		snprintf(id, sizeof(id), "%s.%s", op->id, line[i].suffix);
 		snprintf(what, sizeof(what), "%s: %s", op->name, line[i].text);
-		lab_compare(result, &(struct lab_line){id, what, "cycles", line[i].ours, line[i].paper, LAB_NONE, op->why});
+		lab_compare(result, &(struct lab_line){id, what, "cycles", line[i].ours, line[i].paper,
+						       LAB_NONE, op->why});
 	}
 }
 
@@ -292,7 +296,8 @@ static int make_forks(struct lab_task *t, const struct forkwait *f, enum way way
 	t->what = "forkwait";
 	t->turns = f->forks;
 	snprintf(t->append, sizeof(t->append),
-		 "console=ttyS0 panic=-1 quiet cryptomgr.notests gnomon.work=forkwait:%llu,forkwait:%llu,forkwait:%llu",
+		 "console=ttyS0 panic=-1 quiet cryptomgr.notests "
+		 "gnomon.work=forkwait:%llu,forkwait:%llu,forkwait:%llu",
 		 (unsigned long long)f->forks, (unsigned long long)f->forks, (unsigned long long)f->forks * 2);
 	return cpu_config_parse(&t->cfg.engine.cpu, "-pcid,-invpcid", err);
 }
@@ -364,15 +369,21 @@ static void compare_forks(json_t *result, const struct forks *f)
 	/* Cycles of a process: seconds of the paper's P4, for 40,000 of them at 3.8 GHz. */
 	const double native = 6.02 / 40000 * 3.8e9, vt = 106.4 / 40000 * 3.8e9;
 	const struct { const char *id, *what, *unit; double ours, paper; const char *why; } line[] = {
-		{"forkwait.native", "forkwait: native, a process", "cycles", c[NATIVE], native, why_fork_native},
-		{"forkwait.vt-adds", "forkwait: VT adds, a process", "cycles", c[TRACED] - c[NATIVE], vt - native, why_fork},
-		{"forkwait.p4", "forkwait: VT to native, their P4", "times", c[TRACED] / c[NATIVE], 17.7, why_fork},
-		{"forkwait.core", "forkwait: VT to native, their Core", "times", c[TRACED] / c[NATIVE], 14.8, why_fork},
-		{"forkwait.lazy", "forkwait: the same, ours out of sync", "times", c[LAZY] / c[NATIVE], 17.7, why_fork},
+		{"forkwait.native", "forkwait: native, a process", "cycles", c[NATIVE], native,
+		 why_fork_native},
+		{"forkwait.vt-adds", "forkwait: VT adds, a process", "cycles", c[TRACED] - c[NATIVE],
+		 vt - native, why_fork},
+		{"forkwait.p4", "forkwait: VT to native, their P4", "times", c[TRACED] / c[NATIVE], 17.7,
+		 why_fork},
+		{"forkwait.core", "forkwait: VT to native, their Core", "times", c[TRACED] / c[NATIVE], 14.8,
+		 why_fork},
+		{"forkwait.lazy", "forkwait: the same, ours out of sync", "times", c[LAZY] / c[NATIVE], 17.7,
+		 why_fork},
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(line); i++)
-		lab_compare(result, &(struct lab_line){line[i].id, line[i].what, line[i].unit, line[i].ours, line[i].paper,
+		lab_compare(result, &(struct lab_line){line[i].id, line[i].what, line[i].unit, line[i].ours,
+						       line[i].paper,
 						       LAB_NONE, isnan(line[i].ours) ? why_kit : line[i].why});
 }
 
@@ -396,17 +407,20 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 			compare_op(result, &ops[i], &figures[i]);
 	if (ret == 0)
 		compare_forks(result, &forks);
-	lab_note(result, "Transitions flush the TLB (their processor had no VPID). Their second monitor, a binary translator, "
-			 "has no counterpart here: its column is printed for reference only.");
-	lab_note(result, "'traced' keeps every page table in step with each write, as their monitor did; 'lazy' is our "
-			 "default and lets leaf tables go out of sync until the guest flushes: a loop that never does pays "
-			 "nothing.");
-	lab_note(result, "In the three ptemod rows the guest puts a letter out between steps, which exits: the cycles that ept and "
-			 "lazy show there are the walk of the table's page, whose translation that exit has flushed.");
+	lab_note(result, "Transitions flush the TLB (their processor had no VPID). Their second monitor, a "
+			 "binary translator, has no counterpart here: its column is printed for reference "
+			 "only.");
+	lab_note(result, "'traced' keeps every page table in step with each write, as their monitor did; "
+			 "'lazy' is our default and lets leaf tables go out of sync until the guest flushes: "
+			 "a loop that never does pays nothing.");
+	lab_note(result, "In the three ptemod rows the guest puts a letter out between steps, which exits: "
+			 "the cycles that ept and lazy show there are the walk of the table's page, whose "
+			 "translation that exit has flushed.");
 	free(figures);
 	return ret;
 }
 
 const struct lab lab_adams_agesen = {
 	"adams-agesen", "nanobenchmarks and forkwait, natively and under VT-x with shadow paging",
-	"Adams, Agesen: A Comparison of Software and Hardware Techniques for x86 Virtualization, ASPLOS 2006", "p4", run};
+	"Adams, Agesen: A Comparison of Software and Hardware Techniques for x86 Virtualization, ASPLOS 2006",
+	"p4", run};

@@ -38,23 +38,26 @@ static double formula(const struct space *s)
 }
 
 static const char why_refs[] =
-	"Every walk reads every entry: n of the guest's tables, m of the hypervisor's for each of them and for the "
-	"final address. The figures are counted in walks that were made; the paper's are its formula.";
+	"Every walk reads every entry: n of the guest's tables, m of the hypervisor's for each of them and "
+	"for the final address. The figures are counted in walks that were made; the paper's are its "
+	"formula.";
 static const char why_cached[] =
-	"The paper's formula is that of a walk without caches, and this description has some: a walk may begin below the "
-	"root. (INVLPG before each read drops what they hold of the guest's tables.)";
+	"The paper's formula is that of a walk without caches, and this description has some: a walk may "
+	"begin below the root. (INVLPG before each read drops what they hold of the guest's tables.)";
 static const char why_reach[] =
 	"No paper: each of our page sizes was run. A TLB entry maps the smaller of the two pages, so what "
 	"counts is the smaller size, whichever side it is on.";
 
 static void name_space(struct space *s)
 {
-	const char *five = s->guest5 ? s->host5 ? ", 5 levels in both" : ", 5 levels" : s->host5 ? ", host 5 levels" : "";
+	static const char *const levels_text[2][2] = {{"", ", host 5 levels"}, {", 5 levels", ", 5 levels in both"}};
+	const char *five = levels_text[s->guest5][s->host5];
 
 	if (s->host < 0)
 		snprintf(s->label, sizeof(s->label), "native %s%s", size_name[s->guest], five);
 	else
-		snprintf(s->label, sizeof(s->label), "guest %s, host %s%s", size_name[s->guest], size_name[s->host], five);
+		snprintf(s->label, sizeof(s->label), "guest %s, host %s%s", size_name[s->guest],
+			 size_name[s->host], five);
 }
 
 /* All sizes natively, all pairs, and five levels. Returns how many. */
@@ -92,7 +95,8 @@ static int make_task(struct lab_task *t, const struct space *s, const struct hw 
 
 /* ---- references ---- */
 
-static void show_refs(json_t *result, const struct space *s, const struct lab_task *t, unsigned n, bool cached)
+static void show_refs(json_t *result, const struct space *s, const struct lab_task *t, unsigned n,
+		      bool cached)
 {
 	json_t *table = lab_table(result, "references", "References of a walk, counted",
 				  "walks a read|references a walk|guest's|hypervisor's");
@@ -101,13 +105,14 @@ static void show_refs(json_t *result, const struct space *s, const struct lab_ta
 		const struct obs *o = &t[i].count[0].obs;
 		double walks = lab_number(o->translation.walks);
 		double v[4] = {lab_per_turn(&t[i], walks), lab_number(o->translation.refs) / walks,
-			       lab_number(o->translation.guest_refs) / walks, lab_number(o->translation.host_refs) / walks};
+			       lab_number(o->translation.guest_refs) / walks,
+			       lab_number(o->translation.host_refs) / walks};
 		char id[64];
 
 		lab_row(table, s[i].label, 4, v);
 		snprintf(id, sizeof(id), "refs.%u", i);
-		lab_compare(result, &(struct lab_line){id, s[i].label, "references", v[1], formula(&s[i]), LAB_NONE,
-						       cached ? why_cached : why_refs});
+		lab_compare(result, &(struct lab_line){id, s[i].label, "references", v[1], formula(&s[i]),
+						       LAB_NONE, cached ? why_cached : why_refs});
 	}
 }
 
@@ -133,7 +138,8 @@ static int run_refs(const struct lab_options *o, const struct hw *hw, json_t *re
 #define REGIONS_MAX 3
 static const uint64_t region_kib[REGIONS_MAX] = {4 << 10, 32 << 10, 256 << 10};
 
-static const struct lab_task *task_of(const struct lab_task *t, unsigned regions, unsigned space, unsigned region)
+static const struct lab_task *task_of(const struct lab_task *t, unsigned regions, unsigned space,
+				      unsigned region)
 {
 	return &t[space * regions + region];
 }
@@ -145,7 +151,8 @@ static void show_reach(json_t *result, const struct space *s, unsigned spaces, c
 				  regions > 2 ? "4 MiB|32 MiB|256 MiB" : "4 MiB|32 MiB");
 	json_t *l1 = lab_table(result, "l1-misses", "First-level misses per random read",
 			       regions > 2 ? "4 MiB|32 MiB|256 MiB" : "4 MiB|32 MiB");
-	json_t *splintered = lab_table(result, "splintered", "Entries made in either level that are smaller than the guest's page, per random read",
+	json_t *splintered = lab_table(result, "splintered",
+				       "Entries of either level smaller than the guest's page, per random read",
 				       regions > 2 ? "4 MiB|32 MiB|256 MiB" : "4 MiB|32 MiB");
 
 	for (unsigned i = 0; i < spaces; i++) {
@@ -179,7 +186,8 @@ static void compare_reach(json_t *result, const struct lab_task *t, unsigned reg
 		const struct lab_task *task = task_of(t, regions, line[i].space, 1);
 
 		lab_compare(result, &(struct lab_line){
-			line[i].id, line[i].what, "walks", lab_per_turn(task, lab_number(task->count[0].obs.translation.walks)),
+			line[i].id, line[i].what, "walks", lab_per_turn(task,
+									lab_number(task->count[0].obs.translation.walks)),
 			LAB_NONE, LAB_NONE, why_reach});
 	}
 }
@@ -194,7 +202,8 @@ static int run_reach(const struct lab_options *o, const struct hw *hw, json_t *r
 	make_spaces(s);
 	for (unsigned i = 0; i < spaces && ret == 0; i++)
 		for (unsigned r = 0; r < regions && ret == 0; r++)
-			ret = make_task(&t[i * regions + r], &s[i], hw, region_kib[r], false, o->quick ? 5000 : 50000, err);
+			ret = make_task(&t[i * regions + r], &s[i], hw, region_kib[r], false,
+					o->quick ? 5000 : 50000, err);
 	if (ret == 0)
 		ret = lab_run_tasks(o, t, spaces * regions, err);
 	if (ret == 0) {
@@ -214,5 +223,6 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 
 const struct lab lab_hugepages = {
 	"hugepages", "4K, 2M and 1G pages on each side of nested paging: references and reach",
-	"Bhargava, Serebrin, Spadini, Manne: Accelerating Two-Dimensional Page Walks for Virtualized Systems, ASPLOS 2008",
+	"Bhargava, Serebrin, Spadini, Manne: Accelerating Two-Dimensional Page Walks for Virtualized Systems, "
+	"ASPLOS 2008",
 	"textbook", run};

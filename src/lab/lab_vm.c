@@ -104,8 +104,8 @@ int lab_run_to(struct vm *vm, const char *text, struct error *err)
 	if (!r)
 		return error_set(err, -ENOMEM, "out of memory");
 	vm_result(vm, r);
-	ret = error_set(err, -EIO, "the guest ended (%s) before it said '%.*s': %.200s", vm_end_name[r->end], length,
-			text, r->message);
+	ret = error_set(err, -EIO, "the guest ended (%s) before it said '%.*s': %.200s", vm_end_name[r->end],
+			length, text, r->message);
 	free(r);
 	return ret;
 }
@@ -200,7 +200,7 @@ int lab_run_tasks(const struct lab_options *o, struct lab_task *task, unsigned t
 	pthread_mutex_destroy(&p.lock);
 	for (unsigned i = 0; i < tasks; i++)
 		if (task[i].err.code)
-			return error_set(err, task[i].err.code, "%s (%s %s): %.300s", task[i].what, task[i].cfg.kernel,
-					 task[i].append, task[i].err.text);
+			return error_set(err, task[i].err.code, "%s (%s %s): %.300s", task[i].what,
+					 task[i].cfg.kernel, task[i].append, task[i].err.text);
 	return 0;
 }

@@ -12,11 +12,12 @@
 #define GIB ((uint64_t)1 << 30)
 
 static const char why_vpid[] =
-	"No published figure that compares: the columns say what this pair of guests pays. With tags a guest finds its "
-	"translations as it left them, as far as the two of them fit; without, every turn begins with an empty TLB.";
+	"No published figure that compares: the columns say what this pair of guests pays. With tags a guest "
+	"finds its translations as it left them, as far as the two of them fit; without, every turn begins "
+	"with an empty TLB.";
 static const char why_pcid[] =
-	"No published figure that compares. Without identifiers a load of CR3 drops all translations that are not global; "
-	"with them, and bit 63 set, none.";
+	"No published figure that compares. Without identifiers a load of CR3 drops all translations that "
+	"are not global; with them, and bit 63 set, none.";
 
 /* ---- two VMs ---- */
 
@@ -43,8 +44,9 @@ static void pair_destroy(struct pair *p)
 	free(p);
 }
 
-/* Two guests that read 2 MiB each at random, for ever: together they fit in the second-level TLB of most processors. */
-static int pair_create(struct pair **out, enum engine_mmu mmu, bool no_vpid, const struct hw *hw, struct error *err)
+/* Two guests that read 2 MiB each at random, for ever: most second-level TLBs hold both. */
+static int pair_create(struct pair **out, enum engine_mmu mmu, bool no_vpid, const struct hw *hw,
+		       struct error *err)
 {
 	struct pair *p = calloc(1, sizeof(*p));
 	struct engine_config cfg[VMS];
@@ -161,13 +163,15 @@ static void compare_pair(json_t *result, enum engine_mmu mmu, double v[WAYS][SLI
 		char id[48], what[96];
 
 		snprintf(id, sizeof(id), "vpid.%s.misses.%s", engine_mmu_name[mmu], slice_name[s]);
-		snprintf(what, sizeof(what), "%s, %s: misses a slice that tags save", engine_mmu_name[mmu], slice_name[s]);
-		lab_compare(result, &(struct lab_line){id, what, "misses", v[NO_TAGS][s][0] - v[TAGS][s][0], LAB_NONE, LAB_NONE,
-						       why_vpid});
+		snprintf(what, sizeof(what), "%s, %s: misses a slice that tags save", engine_mmu_name[mmu],
+			 slice_name[s]);
+		lab_compare(result, &(struct lab_line){id, what, "misses", v[NO_TAGS][s][0] - v[TAGS][s][0],
+						       LAB_NONE, LAB_NONE, why_vpid});
 		snprintf(id, sizeof(id), "vpid.%s.slowdown.%s", engine_mmu_name[mmu], slice_name[s]);
-		snprintf(what, sizeof(what), "%s, %s: cycles without tags, to those with", engine_mmu_name[mmu], slice_name[s]);
-		lab_compare(result, &(struct lab_line){id, what, "times", v[NO_TAGS][s][4] / v[TAGS][s][4], LAB_NONE, LAB_NONE,
-						       why_vpid});
+		snprintf(what, sizeof(what), "%s, %s: cycles without tags, to those with",
+			 engine_mmu_name[mmu], slice_name[s]);
+		lab_compare(result, &(struct lab_line){id, what, "times", v[NO_TAGS][s][4] / v[TAGS][s][4],
+						       LAB_NONE, LAB_NONE, why_vpid});
 	}
 }
 
@@ -194,7 +198,8 @@ static int run_pairs(const struct lab_options *o, const struct hw *hw, json_t *r
 static const enum engine_mmu pcid_mmus[] = {ENGINE_NATIVE, ENGINE_SHADOW, ENGINE_EPT};
 #define PCID_READS 500 /* from one load of CR3 to the next */
 
-static void make_switching(struct lab_task *t, enum engine_mmu mmu, bool pcid, const struct hw *hw, bool quick)
+static void make_switching(struct lab_task *t, enum engine_mmu mmu, bool pcid, const struct hw *hw,
+			   bool quick)
 {
 	lab_task_init(t, "chase", mmu, hw);
 	t->cfg.engine.memory = GIB + 64 * MIB;
@@ -206,7 +211,8 @@ static void make_switching(struct lab_task *t, enum engine_mmu mmu, bool pcid, c
 
 static void show_switching(json_t *result, const struct lab_task *t)
 {
-	json_t *table = lab_table(result, "pcid", "Two address spaces in one guest, 500 reads each in turn: per load of CR3",
+	json_t *table = lab_table(result, "pcid",
+				  "Two address spaces in one guest, 500 reads each in turn: per load of CR3",
 				  "TLB misses|references|exits|translation cycles|cycles");
 
 	for (unsigned i = 0; i < 2 * ARRAY_SIZE(pcid_mmus); i++) {
@@ -222,7 +228,8 @@ static void show_switching(json_t *result, const struct lab_task *t)
 		read_slice(&t[i - 1], without);
 		snprintf(id, sizeof(id), "pcid.%s.misses", mmu);
 		snprintf(text, sizeof(text), "%s: misses a CR3 load that PCIDs save", mmu);
-		lab_compare(result, &(struct lab_line){id, text, "misses", without[0] - v[0], LAB_NONE, LAB_NONE, why_pcid});
+		lab_compare(result, &(struct lab_line){id, text, "misses", without[0] - v[0], LAB_NONE,
+						       LAB_NONE, why_pcid});
 	}
 }
 
@@ -248,9 +255,11 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 
 	if (ret == 0)
 		ret = run_switching(o, hw, result, err);
-	lab_note(result, "There is no paper's column: the literature at hand has no figures for two VMs with and without tags. "
-			 "The cost of a flush beyond the misses it causes is not in the account.");
+	lab_note(result, "There is no paper's column: the literature at hand has no figures for two VMs with "
+			 "and without tags. The cost of a flush beyond the misses it causes is not in the "
+			 "account.");
 	return ret;
 }
 
-const struct lab lab_vpid = {"vpid", "two VMs, or two address spaces, taking turns: with tags and without", NULL, "skylake", run};
+const struct lab lab_vpid = {"vpid", "two VMs, or two address spaces, taking turns: with tags and without",
+			     NULL, "skylake", run};
