@@ -477,6 +477,14 @@ static bool answered_by_lapic(struct hv_vm *vm, const struct bus_access *a)
 	return true;
 }
 
+static enum hv_verdict emulated_shutdown(struct hv_vm *vm)
+{
+	store_state(vm, false);
+	hv_commit_paging(vm); /* a task switch may have come so far */
+	hv_shut_down(vm);
+	return HV_RESUME;
+}
+
 static enum hv_verdict emulate(struct hv_vm *vm)
 {
 	struct hv_core *core = hv_core(vm);
@@ -501,7 +509,10 @@ static enum hv_verdict emulate(struct hv_vm *vm)
 	case EMUL_NESTED:
 		break;
 	}
-	return HV_FAIL;
+	/* INT n that cannot be delivered, nor what comes of that. */
+	if (vm->emul->stop.kind == STOP_SHUTDOWN)
+		return emulated_shutdown(vm);
+	return hv_fail(vm, "an instruction cannot be emulated");
 }
 
 enum hv_verdict hv_emulate(struct hv_vm *vm, unsigned max_iterations)
@@ -557,10 +568,7 @@ static enum hv_verdict deliver(struct hv_vm *vm, const struct event *ev, bool ag
 	vm->emul->vmx.injecting = false;
 	if (vm->emul->stop.kind != STOP_SHUTDOWN)
 		return hv_fail(vm, "event %u cannot be delivered by emulation", ev->vector);
-	store_state(vm, false);
-	hv_commit_paging(vm); /* a task switch may have come so far */
-	hv_shut_down(vm);
-	return HV_RESUME;
+	return emulated_shutdown(vm);
 }
 
 enum hv_verdict hv_emulate_delivery(struct hv_vm *vm)
