@@ -422,7 +422,7 @@ static void wrote_page(struct hv_vm *vm, uint64_t a, unsigned bytes)
 	if (!is_table(b, a))
 		return;
 	drop_dependents(vm, gfn(a >> PAGE_SHIFT), a & ~PAGE_MASK, bytes);
-	/* Bit 1 is the leaf level: nothing hangs off those, and what the TLB has of the page the guest has to flush. */
+	/* Bit 1 is the leaf level: nothing hangs off those, and the guest has to flush the page itself. */
 	if (!(b->levels[a >> PAGE_SHIFT] & ~3u))
 		return;
 	/* Nodes are free for reuse, and frames may have become tables. */

@@ -79,7 +79,7 @@ static void flush_address(struct shadow *s, const struct shadow_page *p, unsigne
 		shadow_flush_address(s, hwpt_canonical((enum hwpt_format)p->role.format, lin));
 }
 
-/* What led through @p may stay in the TLB until the guest flushes; @p may serve the current address space, or not. */
+/* What led through @p stays in the TLB until the guest flushes, in this address space or in another. */
 static void leave_owing(struct shadow *s, struct shadow_page *p)
 {
 	if (p->pins || p->parents)
