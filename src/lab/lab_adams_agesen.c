@@ -39,12 +39,12 @@ static const char why_in[] =
 	"VT-x ours is exit, entry, the VMREADs and VMWRITEs that our hypervisor makes and a flat dispatch; "
 	"theirs has the device's emulation, too, in a process of the host system.";
 static const char why_fault[] =
-	"Natively delivering the fault is the paper's own figure for a division by zero, which the "
-	"description has as the cost of any event. Under VT-x the fault exits, the guest's tables are "
-	"searched and the event is injected; the rest of their monitor's software is not in the account.";
+	"Natively this is the description's flat cost of delivering any event, an assumed round figure. Under "
+	"VT-x the fault exits, the guest's tables are searched and the event is injected; the rest of their "
+	"monitor's software is not in the account.";
 static const char why_divide[] =
-	"Not a finding natively: the description takes its cost of delivering an event from this row. Under "
-	"VT-x nothing exits.";
+	"Natively this is the description's flat cost of delivering any event, an assumed round figure: the "
+	"finding is that VT-x adds nothing, because nothing exits.";
 static const char why_trace[] =
 	"The page table is traced: a write faults, is emulated, and the shadow follows, one exit as with "
 	"theirs. Ours has a general emulator that asks for the guest's whole state, a VMREAD for each field "
