@@ -25,7 +25,7 @@
 
 #define EVENTS_MAX 30000u /* exits of one run */
 #define IDLE_MAX   40u    /* wake-ups that nothing else comes of */
-#define LOOK_S     5      /* how often a run is looked at for progress */
+#define LOOK_S     2      /* how often a run is looked at for progress */
 #define LOOKS_MAX  60
 
 struct scheme {
