@@ -173,6 +173,22 @@ static int set_no_fast_path(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int set_cpu(void *ctx, const char *v, struct error *err)
+{
+	static const char *const names[] = {"interp", "translate"};
+	int n = choose("cpu", v, names, ARRAY_SIZE(names), err);
+
+	if (n < 0)
+		return n;
+	((struct vm_config *)ctx)->engine.cpu.translate = n;
+	return 0;
+}
+
+static int set_code_cache(void *ctx, const char *v, struct error *err)
+{
+	return parse_size("code-cache", v, &((struct vm_config *)ctx)->engine.cpu.code_cache, err);
+}
+
 const struct option_desc guest_options[] = {
 	{"kernel", "FILE", "Linux bzImage, ELF with a PVH note (vmlinux), or multiboot 1", set_kernel},
 	{"initrd", "FILE", "initial ramdisk; multiboot modules: FILE[ ARGS][,FILE...]", set_initrd},
@@ -194,6 +210,8 @@ const struct option_desc guest_options[] = {
 			    "gnomon hw list) or a file; what the guest does and sees stays the same", set_hw},
 	{"data-cache", NULL, "data accesses go through the modelled caches too: slow", set_data_cache},
 	{"no-vpid", NULL, "VM entries and exits flush the TLBs", set_no_vpid},
+	{"cpu", "KIND", "translate: to host code (default); interp: slow, same result", set_cpu},
+	{"code-cache", "SIZE", "memory for host code (default 64M)", set_code_cache},
 	{"no-fast-path", NULL, "no shortcut past the modelled TLB: slow, same result", set_no_fast_path},
 	{0},
 };

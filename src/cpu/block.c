@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include "cpu/lower.h"
+#include "cpu/xlate.h"
 
 #define HASH_SLOTS  (1u << 17)
 #define PAGE_SLOTS  (1u << 14)
@@ -83,6 +84,7 @@ void blocks_flush(struct cpu *cpu)
 	memset(bs->hash, 0, sizeof(bs->hash));
 	memset(bs->page, 0, sizeof(bs->page));
 	bs->arena_used = 0;
+	xlate_flush(cpu);
 	mmu_fast_flush(&cpu->mmu);
 }
 
@@ -165,6 +167,7 @@ static void block_invalidate(struct cpu *cpu, struct block *b)
 {
 	struct blocks *bs = cpu->blocks;
 
+	xlate_forget(cpu, b);
 	hash_remove(bs, b);
 	page_remove(bs, b, b->hpa >> PAGE_SHIFT);
 	if (b->hpa2 != BLOCK_NO_HPA && page_slot(b->hpa2 >> PAGE_SHIFT) != page_slot(b->hpa >> PAGE_SHIFT))

@@ -24,6 +24,11 @@ struct block {
 	uint16_t bytes;
 	struct block *hash_next, *page_next, *page2_next;
 	struct block *link[BLOCK_LINKS]; /* blocks that ran after this one: a hint, checked by hpa */
+	/* Host code (cpu/xlate.h), valid if xgeneration is the buffer's. */
+	const uint8_t *xcode[MODE_USER_ALIGN];
+	struct xlink *xlinks;  /* jumps that go to it */
+	uint32_t xgeneration;
+	uint32_t xruns;        /* times it was interpreted where it might have been translated */
 	struct uop uop[];
 };
 

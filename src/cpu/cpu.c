@@ -6,6 +6,7 @@
 
 #include "cpu/block.h"
 #include "cpu/stub.h"
+#include "cpu/xlate.h"
 
 static int create_parts(struct cpu *cpu, struct machmem *mem, struct error *err)
 {
@@ -15,6 +16,8 @@ static int create_parts(struct cpu *cpu, struct machmem *mem, struct error *err)
 		r = blocks_create(cpu, err);
 	if (!r && stubs_create(&cpu->stubs, err))
 		r = err ? err->code : -ENOMEM;
+	if (!r && cpu->cfg.translate)
+		r = xlate_create(cpu, err);
 	return r;
 }
 
@@ -49,6 +52,7 @@ void cpu_destroy(struct cpu *cpu)
 {
 	if (!cpu)
 		return;
+	xlate_destroy(cpu);
 	stubs_destroy(cpu->stubs);
 	blocks_destroy(cpu);
 	mmu_destroy(&cpu->mmu);

@@ -89,12 +89,16 @@ struct bus {
 
 struct blocks;       /* cpu/block.h: the decoded-block cache */
 struct host_stubs;   /* cpu/stub.h: host code for SSE, MMX, x87 */
+struct translator;   /* cpu/xlate.h: host code for blocks */
+struct xlink;
+struct block;
 
 #include "cpu/vmx_state.h"
 
 /* Counters the processor keeps of itself. */
 struct cpu_stats {
 	uint64_t blocks_decoded, insns_decoded, blocks_invalidated;
+	uint64_t blocks_translated, code_flushes; /* host code: blocks made, times the buffer was full */
 	uint64_t interrupts, exceptions, page_faults; /* delivered through the IDT */
 	uint64_t halts;
 };
@@ -106,6 +110,9 @@ struct cpu_config {
 	uint64_t seed;          /* RDRAND / RDSEED */
 	uint32_t apic_id;
 	bool fast_path;         /* default on */
+	bool translate;         /* blocks are translated to host code; otherwise all is interpreted */
+	unsigned translate_after; /* ... when they have run so often */
+	uint64_t code_cache;    /* bytes of host code, at most */
 	bool data_cache;        /* data accesses go through the modelled caches too */
 	struct hw hw;           /* the translation hardware */
 };
@@ -121,6 +128,13 @@ struct cpu {
 	uint64_t rflags;           /* everything but the arithmetic flags (those are in cc) */
 	uint64_t seg_base_eff[SEG_NONE + 1]; /* bases that apply in this mode; [SEG_NONE] is 0 */
 	uint64_t insns;            /* instructions completed: retired guest instructions */
+	/* In host code (cpu/xlate.h) the count is xlimit - xbudget. */
+	uint64_t xbudget;          /* instructions that may still be begun */
+	uint64_t xlimit;
+	struct xlink *xlink;       /* the jump through which host code was left, or NULL */
+	uint64_t xtarget;          /* scratch */
+	struct block *xexit_block; /* what left host code with another status than EXEC_NEXT */
+	const struct uop *xexit_at;
 	struct mmu mmu;
 
 	/* -- why the run loop was entered -- */
@@ -181,6 +195,7 @@ struct cpu {
 	struct cpu_config cfg;
 	struct blocks *blocks;
 	struct host_stubs *stubs;
+	struct translator *xlate;  /* NULL: interpret */
 	struct cpu_stats stats;
 	uint64_t rng;
 

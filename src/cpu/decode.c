@@ -142,6 +142,16 @@ static void lower_by_group(struct insn *in, struct uop *u)
 	u->exec = exec_ud;
 }
 
+bool decode_one(const uint8_t *bytes, unsigned avail, unsigned bits_, struct insn *in)
+{
+	ZydisDecoder d;
+
+	decoder_init(&d, bits_);
+	in->bytes = bytes;
+	in->mode_bits = bits_;
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, bytes, avail < 15 ? avail : 15, &in->z, in->op));
+}
+
 int lower_one(struct cpu *cpu, const uint8_t *bytes, unsigned avail, unsigned bits_, unsigned off, struct uop *u,
 	      bool *ends)
 {

@@ -37,6 +37,9 @@ bool lower_string(struct insn *in, struct uop *u); /* MOVS, STOS, ..., INS, OUTS
 bool lower_system(struct insn *in, struct uop *u); /* segments, far transfers, CRs, MSRs, I/O, VMX, ... */
 bool lower_vector(struct insn *in, struct uop *u); /* x87, MMX, SSE, FXSAVE, XSAVE */
 
+/* Decodes one instruction. False if it is undefined, too long or needs more than @avail bytes. */
+bool decode_one(const uint8_t *bytes, unsigned avail, unsigned bits, struct insn *in);
+
 /* #UD */
 int exec_ud(struct cpu *cpu, const struct uop *u);
 

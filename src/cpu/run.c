@@ -12,6 +12,7 @@
 #include "cpu/cpu.h"
 #include "cpu/segment.h"
 #include "cpu/vmx.h"
+#include "cpu/xlate.h"
 
 /* ---- where the next block is ---- */
 
@@ -64,9 +65,7 @@ static ALWAYS_INLINE int code_page(struct cpu *cpu, uint64_t lin, uint64_t *page
 {
 	const struct fast_entry *e = &cpu->mmu.l1i.fast.slot[cpu->mode][fast_slot(lin)];
 
-	if (unlikely(e->rtag != (lin & PAGE_MASK)))
-		e = mmu_fast_touch(&cpu->mmu, &cpu->mmu.l1i, lin, ACCESS_FETCH, (enum access_mode)cpu->mode);
-	if (likely(e)) {
+	if (likely(e->rtag == (lin & PAGE_MASK) || mmu_fetch_touch(&cpu->mmu, e, lin))) {
 		*page = (lin & PAGE_MASK) + e->addend - (uint64_t)(uintptr_t)cpu->mmu.mem->host;
 		return 0;
 	}
@@ -168,25 +167,11 @@ static void fold_rip(struct cpu *cpu, uint64_t off)
 }
 
 /*
- * Executes at most @most instructions of @b and accounts for them. Returns the
- * status: EXEC_NEXT if all went through, with RIP at the next instruction.
+ * The uop @at of @b has reported @st, which is not EXEC_NEXT: counts the instructions up to it, and
+ * makes RIP that of the instruction that is next. cpu->insns is as at the block's beginning.
  */
-static ALWAYS_INLINE int run_block(struct cpu *cpu, struct block *b, uint64_t most)
+static int leave_block(struct cpu *cpu, const struct block *b, const struct uop *at, int st)
 {
-	const struct uop *at;
-	bool whole = most >= b->insns;
-	int st = run_uops(cpu, b->uop, b->uop + (whole ? b->uops : most), &at);
-
-	if (likely(st == EXEC_NEXT)) {
-		if (likely(whole)) {
-			cpu->insns += b->insns;
-		} else {
-			cpu->insns += most;
-			if (!(at[-1].flags & UOP_SETS_RIP))
-				fold_rip(cpu, at[-1].off + at[-1].len);
-		}
-		return EXEC_NEXT;
-	}
 	cpu->insns += (uint64_t)(at - b->uop);
 	switch (st) {
 	case EXEC_LEAVE:
@@ -211,6 +196,28 @@ static ALWAYS_INLINE int run_block(struct cpu *cpu, struct block *b, uint64_t mo
 		break;
 	}
 	return st;
+}
+
+/*
+ * Executes at most @most instructions of @b and accounts for them. Returns the
+ * status: EXEC_NEXT if all went through, with RIP at the next instruction.
+ */
+static ALWAYS_INLINE int run_block(struct cpu *cpu, struct block *b, uint64_t most)
+{
+	const struct uop *at;
+	bool whole = most >= b->insns;
+	int st = run_uops(cpu, b->uop, b->uop + (whole ? b->uops : most), &at);
+
+	if (unlikely(st != EXEC_NEXT))
+		return leave_block(cpu, b, at, st);
+	if (likely(whole)) {
+		cpu->insns += b->insns;
+	} else {
+		cpu->insns += most;
+		if (!(at[-1].flags & UOP_SETS_RIP))
+			fold_rip(cpu, at[-1].off + at[-1].len);
+	}
+	return EXEC_NEXT;
 }
 
 /* ---- what stopped an instruction ---- */
@@ -475,16 +482,27 @@ static uint64_t before_probe(const struct cpu *cpu, const struct block *b)
 	return UINT64_MAX;
 }
 
-/* @probe: blocks end before the instruction that the debugging probe waits for. */
+/* Host code that begins with a block; the blocks it goes on to by itself are not seen here. */
+static int run_host_code(struct cpu *cpu, const uint8_t *code)
+{
+	struct xexit out;
+	int st = xlate_run(cpu, code, &out);
+
+	return st == EXEC_NEXT ? st : leave_block(cpu, out.block, out.at, st);
+}
+
+/* @probe: blocks end before the instruction that the debugging probe waits for; host code knows nothing of it. */
 static ALWAYS_INLINE int run_blocks(struct cpu *cpu, bool probe)
 {
 	struct block *b = NULL;
 	int st;
 
 	cpu->fetch_page = FAST_INVALID;
+	cpu->xlink = NULL;
 	do {
 		struct block *prev = b;
 		uint64_t most;
+		const uint8_t *code;
 
 		if (probe && probe_due(cpu))
 			return run_on;
@@ -497,6 +515,9 @@ static ALWAYS_INLINE int run_blocks(struct cpu *cpu, bool probe)
 			st = run_block(cpu, b, most);
 			if (st == EXEC_NEXT)
 				return run_on;
+		} else if (!probe && cpu->xlate && (code = xlate_code(cpu, b))) {
+			st = run_host_code(cpu, code);
+			b = NULL;
 		} else {
 			st = run_block(cpu, b, UINT64_MAX);
 		}

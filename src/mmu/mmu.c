@@ -19,7 +19,7 @@ static int init_tlbs(struct mmu *m, const struct hw *hw)
 {
 	static const struct hw_tlb none;
 
-	return tlb_init(&m->l1d.tlb, &hw->l1d, true) | tlb_init(&m->l1i.tlb, &hw->l1i, true) |
+	return tlb_init(&m->l1d.tlb, &hw->l1d, true) | tlb_init(&m->l1i.tlb, &hw->l1i, false) |
 	       tlb_init(&m->l2d, &hw->l2d, false) | tlb_init(&m->l2i, hw->l2_split ? &hw->l2i : &none, false);
 }
 
@@ -96,33 +96,41 @@ static bool entry_permits(const struct mmu *m, const struct tlb_entry *e, enum a
 }
 
 /*
- * Enters the 4 KiB page of @lin into the host-side lookup if every further access
- * of the kind it is entered for would be an L1 hit that changes nothing.
+ * What the host-side lookup may know of @lin's page. Without an array (no paging) there is nothing to
+ * touch, and nothing to keep apart from what matches.
  */
+static void fast_tags(const struct mmu *m, const struct l1_tlb *l1, const struct tlb_entry *e, uint64_t lin_page,
+		      uint64_t page, enum access_mode mode, struct fast_entry *f)
+{
+	if (l1 == &m->l1i) {
+		f->any_rtag = f->array ? lin_page : FAST_INVALID;
+		f->rtag = f->array ? FAST_INVALID : lin_page;
+		return;
+	}
+	if (entry_permits(m, e, ACCESS_READ, mode))
+		f->rtag = lin_page;
+	if (entry_permits(m, e, ACCESS_WRITE, mode) && !m->mem->code_map[page >> PAGE_SHIFT])
+		f->wtag = lin_page;
+	f->any_rtag = f->array ? f->rtag : FAST_INVALID;
+	f->any_wtag = f->array ? f->wtag : FAST_INVALID;
+}
+
+/* Enters the 4 KiB page of @lin, whose entry @e has just been used, into the host-side lookup. */
 static void fill_fast(struct mmu *m, struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e, uint64_t lin,
 		      enum access_mode mode)
 {
 	uint64_t lin_page = lin & PAGE_MASK;
 	uint64_t page = e->page + (lin_page & ((1ull << e->shift) - 1));
-	struct fast_entry f = {.rtag = FAST_INVALID, .wtag = FAST_INVALID, .array = a, .entry = e,
-			       .generation = e->generation,
+	struct fast_entry f = {.rtag = FAST_INVALID, .wtag = FAST_INVALID, .any_wtag = FAST_INVALID, .array = a,
+			       .entry = e, .generation = e->generation,
 			       .addend = (uint64_t)(uintptr_t)m->mem->host + page - lin_page};
 
 	if (!m->fast_path || mode >= MODE_USER_ALIGN || (e->rights & TLB_MMIO))
 		return;
-	if (l1 == &m->l1i) {
-		f.rtag = lin_page;
-	} else {
-		if (m->data_watch || m->data_cache)
-			return;
-		if (entry_permits(m, e, ACCESS_READ, mode))
-			f.rtag = lin_page;
-		if (entry_permits(m, e, ACCESS_WRITE, mode) && !m->mem->code_map[page >> PAGE_SHIFT])
-			f.wtag = lin_page;
-	}
-	/* Without an array (no paging) there is nothing to touch. */
-	f.any_rtag = a ? f.rtag : FAST_INVALID;
-	f.any_wtag = a ? f.wtag : FAST_INVALID;
+	/* Host code looks data up by the page of the last byte: it must not find another page's than the first byte's. */
+	if (l1 == &m->l1d && (m->data_watch || m->data_cache || fast_slot(lin_page) == fast_slot(lin_page - PAGE_SIZE)))
+		return;
+	fast_tags(m, l1, e, lin_page, page, mode, &f);
 	fast_fill(l1, &f, lin, mode);
 }
 

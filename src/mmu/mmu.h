@@ -153,14 +153,16 @@ struct tlb_array {
 	uint32_t ways;
 	uint8_t pages;           /* page sizes it may hold (HW_4K | ...); each is indexed by its own page number */
 	uint32_t *mru;           /* [sets]: the most recently used way */
-	uint64_t *slots;         /* L1 only: [sets][FAST_SLOTS / 64], fast slots that the MRU way stands in */
+	uint64_t *slots;         /* L1 data only: [sets][FAST_SLOTS / 64], fast slots that the MRU way stands in */
 };
 
 /*
- * Host-side lookup in front of an L1 TLB. rtag and wtag match only while the
+ * Host-side lookup in front of an L1 TLB. For data, rtag and wtag match only while the
  * translation is the most recently used way of its set, so that a hit changes
  * nothing; any_rtag and any_wtag keep what they were, and as long as the way
  * still holds the translation (generation) they can be had back by touching it.
+ * Fetches look up only where another page begins, so they can afford to touch each time: any_rtag alone
+ * is in use (rtag without paging, where there is nothing to touch).
  */
 struct fast_entry {
 	uint64_t rtag; /* linear page address a read may match, or FAST_INVALID */
@@ -281,12 +283,21 @@ void mmu_fast_flush_host_page(struct mmu *mmu, hpa_t page);
 /* ---- inline fast path ---------------------------------------------------- */
 
 /*
- * Makes the translation of @lin's page in the fast lookup usable again if an L1
+ * Makes the translation of @lin's page in the fast lookup for data usable again if an L1
  * lookup would find it there; it becomes the most recently used of its set, as that
  * lookup would make it. Returns the slot, or NULL: use mmu_translate().
  */
 struct fast_entry *mmu_fast_touch(struct mmu *mmu, struct l1_tlb *l1, uint64_t lin, enum access_kind kind,
 				  enum access_mode mode);
+
+/* The same for a fetch, from the slot @e of @lin. False: use mmu_translate(). */
+static ALWAYS_INLINE bool mmu_fetch_touch(struct mmu *mmu, const struct fast_entry *e, uint64_t lin)
+{
+	if (e->any_rtag != (lin & PAGE_MASK) || e->generation != e->entry->generation)
+		return false;
+	e->entry->stamp = ++mmu->clock;
+	return true;
+}
 
 /*
  * Host address of @lin if the L1 data TLB holds a translation that allows the

@@ -98,11 +98,12 @@ void tlb_touch(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, struct t
 	uint32_t set = set_of(a, e->tag);
 	uint32_t way = (uint32_t)(e - &a->entry[(size_t)set * a->ways]);
 
-	if (a->mru[set] == way)
-		return;
-	if (l1)
+	if (a->slots) {
+		if (a->mru[set] == way)
+			return;
 		fast_suspend_set(l1, a, set);
-	a->mru[set] = way;
+		a->mru[set] = way;
+	}
 	e->stamp = ++mmu->clock;
 }
 
@@ -126,7 +127,7 @@ struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_arra
 	uint32_t way = victim_way(ways, a->ways);
 	uint32_t generation = ways[way].generation + 1;
 
-	if (l1)
+	if (a->slots)
 		fast_suspend_set(l1, a, set);
 	ways[way] = *e;
 	ways[way].stamp = ++mmu->clock;
@@ -153,7 +154,7 @@ void fast_fill(struct l1_tlb *l1, const struct fast_entry *f, uint64_t lin, enum
 
 	l1->fast.slot[mode][slot] = *f;
 	l1->fast.used[mode][slot / 64] |= 1ull << (slot % 64);
-	if (f->array)
+	if (f->array && f->array->slots)
 		mark_slot(f->array, f->entry, slot);
 }
 

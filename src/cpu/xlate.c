@@ -1,0 +1,393 @@
+/*
+ * The translator's code buffer: its fixed routines, jumps that are tied to blocks, and when to
+ * translate. What a block becomes is in xlate_block.c.
+ *
+ * The buffer is a memory file mapped twice, writable and executable, so that no mapping is both.
+ * Space is not reclaimed piecemeal: when the buffer is full everything in it is forgotten. That and all other
+ * changes of code happen in C, between two runs of host code or in a call from it to an execute
+ * function, which goes on only to code that is still there.
+ */
+#include "cpu/xlate.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cpu/xlate_impl.h"
+
+/* Host code comes back this often, to look at cpu->kick. */
+#define STRETCH 65536u
+
+#define XRUNS_NEVER UINT32_MAX /* block->xruns: not worth translating */
+
+/* ---- what host code calls ---- */
+
+/*
+ * Executes the uop at @u of @b. If it does not simply go on to the next, or the next has been
+ * written over, says so and where in cpu->xexit.
+ */
+static int call_uop(struct cpu *cpu, struct block *b, const struct uop *u)
+{
+	int st;
+
+	cpu->insns = cpu->xlimit - cpu->xbudget - b->insns;
+	st = u->exec(cpu, u);
+	if (likely(st == EXEC_NEXT) && (u->flags & UOP_SETS_RIP || b->hpa != BLOCK_NO_HPA))
+		return EXEC_NEXT;
+	if (st == EXEC_NEXT) {
+		st = EXEC_STALE;
+		u++;
+	}
+	cpu->xexit_block = b;
+	cpu->xexit_at = u;
+	return st;
+}
+
+/* ---- the fixed routines ---- */
+
+static const uint8_t saved_regs[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
+
+static void emit_push_host(struct a_buf *a, unsigned reg) { a_insn_short(a, A_OP(0x50), reg); }
+static void emit_pop_host(struct a_buf *a, unsigned reg) { a_insn_short(a, A_OP(0x58), reg); }
+static void emit_ret_host(struct a_buf *a) { a_byte(a, 0xc3); }
+
+static void emit_guest_load(struct a_buf *a)
+{
+	for (unsigned g = RAX; g <= R15; g++)
+		if (host_reg(g) != H_NONE)
+			a_load(a, host_reg(g), gpr_mem(g));
+}
+
+static void emit_guest_store(struct a_buf *a)
+{
+	for (unsigned g = RAX; g <= R15; g++)
+		if (host_reg(g) != H_NONE)
+			a_store(a, gpr_mem(g), host_reg(g));
+}
+
+/* Back to xlate_run() with EAX; the stack is as enter left it. */
+static void emit_epilogue(struct a_buf *a)
+{
+	a_lea(a, H_RSP, a_mem(H_RSP, 8));
+	for (unsigned i = ARRAY_SIZE(saved_regs); i-- > 0;)
+		emit_pop_host(a, saved_regs[i]);
+	emit_ret_host(a);
+}
+
+static void emit_enter(struct translator *x)
+{
+	struct a_buf *a = &x->out;
+	const uint8_t *here = a_here(a);
+
+	memcpy(&x->enter, &here, sizeof(here));
+	for (unsigned i = 0; i < ARRAY_SIZE(saved_regs); i++)
+		emit_push_host(a, saved_regs[i]);
+	a_lea(a, H_RSP, a_mem(H_RSP, -8)); /* calls from host code find the stack aligned on 16 bytes */
+	a_lea(a, H_CPU, a_mem(H_RDI, CPU_BIAS));
+	a_mov(a, H_S1, H_RSI);
+	emit_guest_load(a);
+	a_jmp_reg(a, H_S1);
+}
+
+static void emit_leave_routine(struct translator *x)
+{
+	struct a_buf *a = &x->out;
+
+	x->leave = a_here(a);
+	a_store(a, CPU_MEM(xlink), H_S1);
+	emit_guest_store(a);
+	a_mov_imm(a, H_RAX, EXEC_NEXT);
+	emit_epilogue(a);
+}
+
+static void emit_call_uop_routine(struct translator *x)
+{
+	static const uint8_t add_sahf[] = {0x04, 0x7f, 0x9e}; /* to host flags, as in xlate_block.c */
+	struct a_buf *a = &x->out;
+	uint8_t *out;
+
+	x->call_uop = a_here(a);
+	emit_guest_store(a);
+	a_lea(a, H_RDI, a_mem(H_CPU, -CPU_BIAS));
+	a_mov(a, H_RSI, H_S2);
+	a_lea(a, H_RDX, a_mem_index(H_S2, H_S1, 0, 0));
+	a_lea(a, H_RSP, a_mem(H_RSP, -8));
+	a_mov_imm(a, H_RAX, (uint64_t)(uintptr_t)&call_uop);
+	a_call_reg(a, H_RAX);
+	a_lea(a, H_RSP, a_mem(H_RSP, 8));
+	a_insn(a, A_OP(0x85), H_RAX, a_reg(H_RAX));
+	out = a_jcc(a, 5);
+	a_insn(a, A_OP0F(0xb7), H_RAX, CPU_MEM(cc));
+	memcpy(a->p, add_sahf, sizeof(add_sahf));
+	a->p += sizeof(add_sahf);
+	emit_guest_load(a);
+	emit_ret_host(a);
+	a_patch_here(a, out);
+	a_lea(a, H_RSP, a_mem(H_RSP, 8)); /* not back to the caller */
+	emit_epilogue(a);
+}
+
+/*
+ * Finds the host code at linear address S1, which RIP's slot has too. As next_block() and code_page() in
+ * run.c: within the page executed from last nothing is asked, else a hit in the most recently used
+ * entry of the L1 instruction TLB. Anything else is left to them, by way of the routine that leaves.
+ */
+static void emit_resolve_routine(struct cpu *cpu, struct translator *x, unsigned mode)
+{
+	int32_t slot = (int32_t)((uint8_t *)&cpu->mmu.l1i.fast.slot[mode][0] - (uint8_t *)cpu) - CPU_BIAS;
+	struct a_buf *a = &x->out;
+	uint8_t *same, *miss[4];
+
+	x->resolve[mode] = a_here(a);
+	a_mov(a, H_S2, H_S1);
+	a_alu_imm(a, A_AND, true, a_reg(H_S2), (int32_t)PAGE_MASK);
+	a_alu(a, A_CMP, H_S2, CPU_MEM(fetch_page));
+	same = a_jcc(a, 4);
+
+	a_store(a, gpr_mem(RCX), H_RCX);
+	a_store(a, gpr_mem(RAX), H_RAX);
+	a_mov(a, H_RCX, H_S1);
+	a_mov(a, H_RAX, H_S1);
+	a_shift(a, 5, true, H_RAX, 8);
+	a_alu(a, A_XOR, H_RCX, a_reg(H_RAX));
+	a_shift(a, 5, false, H_RCX, 6);
+	a_alu_imm(a, A_AND, false, a_reg(H_RCX), (FAST_SLOTS - 1) << 6);
+	a_lea(a, H_RCX, a_mem_index(H_CPU, H_RCX, 0, slot));
+	a_alu(a, A_CMP, H_S2, a_mem(H_RCX, offsetof(struct fast_entry, any_rtag)));
+	miss[0] = a_jcc(a, 5);
+	a_load(a, H_RAX, a_mem(H_RCX, offsetof(struct fast_entry, entry)));
+	a_load32(a, H_S1, a_mem(H_RCX, offsetof(struct fast_entry, generation)));
+	a_insn(a, A_OP(0x3b), H_S1, a_mem(H_RAX, offsetof(struct tlb_entry, generation)));
+	miss[1] = a_jcc(a, 5);
+	a_load(a, H_S1, CPU_MEM(mmu.clock));
+	a_lea(a, H_S1, a_mem(H_S1, 1));
+	a_store(a, CPU_MEM(mmu.clock), H_S1);
+	a_store(a, a_mem(H_RAX, offsetof(struct tlb_entry, stamp)), H_S1);
+	a_store(a, CPU_MEM(fetch_page), H_S2);
+	a_alu(a, A_ADD, H_S2, a_mem(H_RCX, offsetof(struct fast_entry, addend)));
+	a_mov_imm(a, H_RAX, (uint64_t)(uintptr_t)cpu->mmu.mem->host);
+	a_alu(a, A_SUB, H_S2, a_reg(H_RAX));
+	a_load(a, H_S1, gpr_mem(REG_RIP));
+	a_store(a, CPU_MEM(fetch_hpa), H_S2);
+	a_load(a, H_RCX, gpr_mem(RCX));
+	a_load(a, H_RAX, gpr_mem(RAX));
+
+	a_patch_here(a, same);
+	a_alu_imm(a, A_AND, false, a_reg(H_S1), (int32_t)~PAGE_MASK);
+	/* Whoever begins in the last bytes of a page may need the next. */
+	a_alu_imm(a, A_CMP, false, a_reg(H_S1), (int32_t)PAGE_SIZE - 15);
+	miss[2] = a_jcc(a, 7);
+	a_mov(a, H_S2, H_S1);
+	a_alu(a, A_OR, H_S1, CPU_MEM(fetch_hpa));
+	a_store(a, CPU_MEM(xtarget), H_S1);
+	a_shift(a, 5, true, H_S1, PAGE_SHIFT);
+	a_alu(a, A_XOR, H_S2, a_reg(H_S1)); /* the offset, and bits of the page number over it */
+	a_alu_imm(a, A_AND, false, a_reg(H_S2), XCACHE_SLOTS - 1);
+	a_shift(a, 4, false, H_S2, 4);
+	a_mov_imm(a, H_S1, (uint64_t)(uintptr_t)&x->cache[mode][0]);
+	a_alu(a, A_ADD, H_S2, a_reg(H_S1));
+	a_load(a, H_S1, CPU_MEM(xtarget));
+	a_alu(a, A_CMP, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, hpa)));
+	miss[3] = a_jcc(a, 5);
+	a_load(a, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, code)));
+	emit_ret_host(a);
+
+	a_patch_here(a, miss[0]);
+	a_patch_here(a, miss[1]);
+	a_load(a, H_RCX, gpr_mem(RCX));
+	a_load(a, H_RAX, gpr_mem(RAX));
+	a_patch_here(a, miss[2]);
+	a_patch_here(a, miss[3]);
+	a_mov_imm(a, H_S1, 0);
+	a_lea(a, H_RSP, a_mem(H_RSP, 8));
+	a_jmp_to(a, x->leave);
+}
+
+/* ---- making ---- */
+
+static int map_buffer(struct translator *x, struct error *err)
+{
+	int fd = memfd_create("gnomon-code", MFD_CLOEXEC), rc = 0;
+	void *rw = MAP_FAILED, *rx = MAP_FAILED;
+
+	if (fd < 0)
+		return error_set(err, -errno, "translator: memfd_create: %s", strerror(errno));
+	if (ftruncate(fd, (off_t)x->bytes) == 0) {
+		rw = mmap(NULL, x->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		rx = mmap(NULL, x->bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	}
+	if (rw == MAP_FAILED || rx == MAP_FAILED)
+		rc = error_set(err, -errno, "translator: no memory for code: %s", strerror(errno));
+	close(fd);
+	x->rw = rw == MAP_FAILED ? NULL : rw;
+	x->rx = rx == MAP_FAILED ? NULL : rx;
+	return rc;
+}
+
+int xlate_create(struct cpu *cpu, struct error *err)
+{
+	struct translator *x = calloc(1, sizeof(*x));
+
+	cpu->xlate = x;
+	if (!x)
+		return error_set(err, -ENOMEM, "translator: out of memory");
+	x->bytes = (cpu->cfg.code_cache + PAGE_SIZE - 1) & PAGE_MASK;
+	if (x->bytes < 4 * XBLOCK_MOST || x->bytes > (1ull << 30))
+		return error_set(err, -EINVAL, "translator: a code cache of %llu bytes is outside %u KiB to 1 GiB",
+				 (unsigned long long)cpu->cfg.code_cache, 4 * XBLOCK_MOST >> 10);
+	x->link_most = (unsigned)(x->bytes / 64);
+	x->links = calloc(x->link_most, sizeof(*x->links));
+	if (!x->links)
+		return error_set(err, -ENOMEM, "translator: out of memory");
+	if (map_buffer(x, err))
+		return err ? err->code : -ENOMEM;
+	x->out = (struct a_buf){.p = x->rw, .to_rx = x->rx - x->rw};
+	emit_enter(x);
+	emit_leave_routine(x);
+	emit_call_uop_routine(x);
+	for (unsigned m = 0; m < XMODES; m++)
+		emit_resolve_routine(cpu, x, m);
+	x->first = x->out.p;
+	x->generation = 1;
+	return 0;
+}
+
+void xlate_destroy(struct cpu *cpu)
+{
+	struct translator *x = cpu->xlate;
+
+	if (!x)
+		return;
+	if (x->rw)
+		munmap(x->rw, x->bytes);
+	if (x->rx)
+		munmap((void *)(uintptr_t)x->rx, x->bytes);
+	free(x->links);
+	free(x);
+	cpu->xlate = NULL;
+}
+
+void xlate_flush(struct cpu *cpu)
+{
+	struct translator *x = cpu->xlate;
+
+	if (!x)
+		return;
+	x->generation++;
+	x->out.p = x->first;
+	x->link_count = 0;
+	cpu->xlink = NULL;
+	memset(x->cache, 0, sizeof(x->cache));
+	cpu->stats.code_flushes++;
+}
+
+/* ---- jumps between blocks ---- */
+
+struct xlink *xlate_link_new(struct translator *x, uint8_t *site, const uint8_t *loose)
+{
+	struct xlink *l = &x->links[x->link_count++];
+
+	*l = (struct xlink){.site = site, .loose = loose};
+	return l;
+}
+
+static void link_tie(struct translator *x, struct xlink *l, struct block *b, const uint8_t *code)
+{
+	a_patch(&x->out, l->site, code);
+	l->next = b->xlinks;
+	b->xlinks = l;
+}
+
+void xlate_forget(struct cpu *cpu, struct block *b)
+{
+	struct translator *x = cpu->xlate;
+
+	if (!x || b->xgeneration != x->generation)
+		return;
+	for (struct xlink *l = b->xlinks; l; l = l->next)
+		a_patch(&x->out, l->site, l->loose);
+	b->xlinks = NULL;
+	for (unsigned m = 0; m < XMODES; m++) {
+		struct xcache_entry *e = xcache_slot(x, m, b->hpa);
+
+		if (e->hpa == b->hpa)
+			*e = (struct xcache_entry){0};
+		b->xcode[m] = NULL;
+	}
+	/* The jump taken last may be tied to the block yet, if it was left in its way there. */
+}
+
+/* ---- translating and running ---- */
+
+static bool room(const struct translator *x)
+{
+	return x->out.p + XBLOCK_MOST <= x->rw + x->bytes && x->link_count + XLINKS_PER_BLOCK <= x->link_most;
+}
+
+static const uint8_t *translate(struct cpu *cpu, struct block *b)
+{
+	struct translator *x = cpu->xlate;
+
+	if (!room(x))
+		xlate_flush(cpu);
+	if (b->xgeneration != x->generation) {
+		b->xgeneration = x->generation;
+		b->xlinks = NULL;
+		memset(b->xcode, 0, sizeof(b->xcode));
+	}
+	b->xcode[cpu->mode] = xlate_block(cpu, x, b, cpu->mode);
+	if (b->xcode[cpu->mode])
+		cpu->stats.blocks_translated++;
+	else
+		b->xruns = XRUNS_NEVER;
+	return b->xcode[cpu->mode];
+}
+
+const uint8_t *xlate_code(struct cpu *cpu, struct block *b)
+{
+	struct translator *x = cpu->xlate;
+	struct xlink *from = cpu->xlink;
+	const uint8_t *code = NULL;
+
+	cpu->xlink = NULL;
+	if (b->bits != 64 || cpu->mode >= XMODES || b->xruns == XRUNS_NEVER)
+		return NULL;
+	/* A block at its page's very end is found by way of the next page too. */
+	if ((b->hpa & ~PAGE_MASK) > PAGE_SIZE - 15)
+		return NULL;
+	if (b->xgeneration == x->generation)
+		code = b->xcode[cpu->mode];
+	if (!code) {
+		uint32_t generation = x->generation;
+
+		if (b->xruns < cpu->cfg.translate_after) {
+			b->xruns++;
+			return NULL;
+		}
+		code = translate(cpu, b);
+		if (!code)
+			return NULL;
+		if (generation != x->generation)
+			from = NULL;
+	}
+	if (from)
+		link_tie(x, from, b, code);
+	*xcache_slot(x, cpu->mode, b->hpa) = (struct xcache_entry){b->hpa, code};
+	return code;
+}
+
+int xlate_run(struct cpu *cpu, const uint8_t *code, struct xexit *out)
+{
+	int st;
+
+	cpu->xbudget = min_u64(cpu->deadline - cpu->insns, STRETCH);
+	cpu->xlimit = cpu->insns + cpu->xbudget;
+	st = cpu->xlate->enter(cpu, code);
+	if (st == EXEC_NEXT)
+		cpu->insns = cpu->xlimit - cpu->xbudget;
+	else
+		cpu->xlink = NULL;
+	*out = (struct xexit){cpu->xexit_block, cpu->xexit_at};
+	return st;
+}

@@ -1,0 +1,56 @@
+/*
+ * The translator: host code for blocks. docs/translator.md is the description.
+ *
+ * Host code exists for a block and a data-access mode (enum access_mode), 64-bit mode only.
+ * It does what the interpreter's uops do and nothing else: the same memory accesses to the TLB
+ * model, the same boundaries, the same instruction counts. Whatever is rare or may fault is left to
+ * the uop's own execute function, called with all state in struct cpu.
+ */
+#ifndef GNOMON_CPU_XLATE_H
+#define GNOMON_CPU_XLATE_H
+
+#include "cpu/block.h"
+
+/* A jump in host code that can be tied to the block it goes to. */
+struct xlink {
+	uint8_t *site;           /* its 4-byte distance, in the writable view */
+	const uint8_t *loose;    /* where it goes when tied to nothing */
+	struct xlink *next;      /* other jumps to the same block */
+};
+
+/* What indirect jumps look up: host code by machine address. */
+struct xcache_entry {
+	uint64_t hpa;
+	const uint8_t *code;
+};
+#define XCACHE_SLOTS 4096u
+
+/* Where the interpreter goes on after host code was left. */
+struct xexit {
+	struct block *block;     /* status other than EXEC_NEXT: the block and the uop that reported it */
+	const struct uop *at;
+};
+
+struct translator;
+
+/* -ENOMEM, -errno of the mappings. @cpu->cfg.code_cache bytes of code at most. */
+int xlate_create(struct cpu *cpu, struct error *err);
+void xlate_destroy(struct cpu *cpu);
+/* All blocks are gone, or their host code is no longer wanted. */
+void xlate_flush(struct cpu *cpu);
+/* @b is no longer valid: nothing jumps to its host code any more. */
+void xlate_forget(struct cpu *cpu, struct block *b);
+
+/*
+ * Host code for @b as it would run now, made if the block has run often enough; NULL: interpret
+ * it. The jump that host code was last left through is tied to it.
+ */
+const uint8_t *xlate_code(struct cpu *cpu, struct block *b);
+/*
+ * Runs host code at @code until it leaves. No instruction beyond cpu->deadline is begun, and
+ * cpu->insns is as after the block before. Returns EXEC_NEXT at a block's boundary, or the status of a
+ * uop: then @out says which, and cpu->insns is the count at the beginning of its block.
+ */
+int xlate_run(struct cpu *cpu, const uint8_t *code, struct xexit *out);
+
+#endif

@@ -1,0 +1,827 @@
+/*
+ * From a block to host code: memory accesses, flags, ways out.
+ *
+ * Guest flags are kept in the host's. The lookup in front of a memory access destroys them, and an
+ * exception there must find them: so before one they are either saved (cpu->cc), or it is known how to make
+ * them again from registers that still have their values (struct recipe), which only the rare way out of
+ * line then does. At the end of a block cpu->cc holds them.
+ */
+#include "cpu/access.h"
+#include "cpu/xlate_impl.h"
+
+#define RECIPE_BYTES 32
+#define SLOW_JUMPS 3
+#define FLAG_CF 0x001u
+
+static_assert(sizeof(struct fast_entry) == 64 && FAST_SLOTS == 256, "the lookup is written for these");
+
+/* Instructions that give the flags once more, without other effect. */
+struct recipe {
+	uint8_t bytes[RECIPE_BYTES];
+	uint8_t n;
+	uint16_t regs; /* guest registers that must still be as they were */
+};
+
+/* Code out of line: the instruction's execute function does the whole of it. */
+struct slow {
+	uint8_t *jump[SLOW_JUMPS];
+	unsigned jumps;
+	unsigned insn;
+	const uint8_t *back;
+	struct recipe recipe; /* to make the flags before: they are not in memory */
+};
+
+struct loose {
+	uint8_t *site;
+};
+
+struct tr {
+	struct cpu *cpu;
+	struct translator *x;
+	struct block *b;
+	struct a_buf *a;
+	unsigned mode;
+	const uint8_t *call_uop;  /* S1: offset of the uop in the block */
+	struct xinsn insn[BLOCK_INSNS_MAX];
+	bool needed[BLOCK_INSNS_MAX]; /* flags as they are after the instruction are of use to somebody */
+	/* Where the guest's flags are; if in neither, the recipe has them, or nobody wants them. */
+	bool f_host, f_mem;
+	struct recipe recipe;
+	struct slow slow[BLOCK_INSNS_MAX];
+	unsigned slows;
+	uint8_t *site[XLINKS_PER_BLOCK];
+	unsigned sites;
+};
+
+/* ---- flags ---- */
+
+static void emit_bytes(struct a_buf *a, const uint8_t *p, unsigned n)
+{
+	memcpy(a->p, p, n);
+	a->p += n;
+}
+
+/* Host flags to cpu->cc; they stay in the host's too. Changes S1. */
+static void emit_save(struct a_buf *a)
+{
+	static const uint8_t lahf_seto[] = {0x9f, 0x0f, 0x90, 0xc0};
+
+	a_mov(a, H_S1, H_RAX);
+	emit_bytes(a, lahf_seto, sizeof(lahf_seto));
+	a_insn(a, (struct a_op){.opcode = 0x89, .p66 = true}, H_RAX, CPU_MEM(cc));
+	a_mov(a, H_RAX, H_S1);
+}
+
+/* cpu->cc to the host's. With @keep no register changes; else S1 does. */
+static void emit_restore(struct a_buf *a, bool keep)
+{
+	static const uint8_t add_sahf[] = {0x04, 0x7f, 0x9e};
+
+	if (keep)
+		a_store(a, gpr_mem(RAX), H_RAX);
+	else
+		a_mov(a, H_S1, H_RAX);
+	a_insn(a, A_OP0F(0xb7), H_RAX, CPU_MEM(cc));
+	emit_bytes(a, add_sahf, sizeof(add_sahf));
+	if (keep)
+		a_load(a, H_RAX, gpr_mem(RAX));
+	else
+		a_mov(a, H_RAX, H_S1);
+}
+
+static void emit_recipe(struct a_buf *a, const struct recipe *r) { emit_bytes(a, r->bytes, r->n); }
+
+static void flags_to_memory(struct tr *t)
+{
+	if (t->f_mem)
+		return;
+	if (!t->f_host)
+		emit_recipe(t->a, &t->recipe);
+	emit_save(t->a);
+	t->f_host = t->f_mem = true;
+}
+
+/* Only the carry is wanted, and that by itself. */
+static bool carry_only(const struct xinsn *x)
+{
+	return !(x->tests & ~FLAG_CF) && (x->sets | FLAG_CF) == XF_ALL;
+}
+
+/* Does the instruction want flags from before in the host's? */
+static bool reads_flags(const struct tr *t, unsigned i)
+{
+	const struct xinsn *x = &t->insn[i];
+
+	return x->tests || (x->sets && !x->sets_all && t->needed[i]);
+}
+
+/* Before instruction @i; @destroys: it begins with code that changes the host's flags. */
+static void flags_before(struct tr *t, unsigned i, bool destroys)
+{
+	const struct xinsn *x = &t->insn[i];
+	bool outlived = t->needed[i] && !x->sets; /* wanted as they are when the instruction is done */
+	bool spoilt = outlived && (t->recipe.regs & x->writes);
+
+	if (destroys) {
+		if (!t->f_mem && (!t->recipe.n || spoilt))
+			flags_to_memory(t);
+		t->f_host = false;
+	} else if (spoilt && !t->f_host && !t->f_mem) {
+		emit_recipe(t->a, &t->recipe);
+		t->f_host = true;
+	}
+}
+
+/* ... and when what destroys them is over, at the instruction itself. S1 and S2 are kept. */
+static void flags_for(struct tr *t, unsigned i)
+{
+	if (t->f_host || !reads_flags(t, i))
+		return;
+	if (!t->f_mem) {
+		emit_recipe(t->a, &t->recipe);
+	} else if (carry_only(&t->insn[i])) {
+		a_insn(t->a, (struct a_op){.map = 1, .opcode = 0xba, .p66 = true}, 4, CPU_MEM(cc));
+		a_byte(t->a, 8);
+		return;
+	} else {
+		emit_restore(t->a, true);
+	}
+	t->f_host = true;
+}
+
+static void flags_after(struct tr *t, unsigned i)
+{
+	const struct xinsn *x = &t->insn[i];
+
+	if (x->sets) {
+		t->f_host = true;
+		t->f_mem = false;
+		t->recipe.n = 0;
+	} else if (t->recipe.regs & x->writes) {
+		t->recipe.n = 0;
+	}
+	if (!t->recipe.n)
+		t->recipe.regs = 0;
+}
+
+/* ---- recipes ---- */
+
+static uint16_t reg_bit(int g) { return (uint16_t)(1u << g); }
+
+/* ADD OR ADC SBB AND SUB XOR CMP by number, or 8 for TEST; -1 for others. *dst, *src: guest registers or -1. */
+static int alu_of(const struct xinsn *x, int *dst, int *src)
+{
+	uint8_t op = x->op.opcode;
+
+	*src = -1;
+	if (x->kind != X_SELF || x->op.map || x->mem || x->reg_high || x->rm_high)
+		return -1;
+	if (op < 0x40 && (op & 7) < 6) {
+		*dst = (op & 7) < 2 ? x->rm : (op & 7) < 4 ? x->reg : RAX;
+		*src = (op & 7) < 2 ? x->reg : (op & 7) < 4 ? x->rm : -1;
+		return op >> 3;
+	}
+	*dst = x->rm;
+	if (op == 0x80 || op == 0x81 || op == 0x83)
+		return x->ext;
+	if (op == 0x84 || op == 0x85) {
+		*src = x->reg;
+		return 8;
+	}
+	if ((op == 0xf6 || op == 0xf7) && x->ext < 2)
+		return 8;
+	*dst = RAX;
+	return op == 0xa8 || op == 0xa9 ? 8 : -1;
+}
+
+static bool in_host(int g) { return g < 0 || host_reg((unsigned)g) != H_NONE; }
+
+/* Instruction @x, encoded in [@from, p), with ADD for SUB and SUB for ADD. */
+static void emit_inverse(struct a_buf *to, const struct xinsn *x, const uint8_t *from, unsigned n)
+{
+	bool group = x->op.opcode >= 0x80;
+	unsigned at = (x->op.p66 ? 1 : 0) + (from[x->op.p66 ? 1 : 0] >> 4 == 4); /* the opcode, behind its prefixes */
+
+	emit_bytes(to, from, n);
+	/* Extension 0 is ADD, 5 SUB; opcodes 00-05 and 28-2D. */
+	to->p[-(int)n + (int)at + group] ^= 0x28;
+}
+
+/* The flags of @x, just emitted at [@from, p), can be had again. */
+static void recipe_make(struct tr *t, const struct xinsn *x, const uint8_t *from)
+{
+	struct recipe *r = &t->recipe;
+	struct a_buf to = {.p = r->bytes};
+	unsigned n = (unsigned)(t->a->p - from);
+	int dst, src, alu = alu_of(x, &dst, &src);
+
+	r->n = 0;
+	r->regs = 0;
+	if (alu < 0 || alu == A_ADC || alu == A_SBB || !in_host(dst) || !in_host(src) || 2 * n > RECIPE_BYTES)
+		return;
+	if (alu == A_CMP || alu == 8) {
+		emit_bytes(&to, from, n);
+	} else if (alu == A_ADD || alu == A_SUB) {
+		if (dst == src)
+			return;
+		emit_inverse(&to, x, from, n);
+		emit_bytes(&to, from, n);
+	} else { /* of the result alone */
+		struct a_op test = {.opcode = x->op.opcode & 1 || x->op.opcode == 0x83 ? 0x85 : 0x84, .w = x->op.w,
+				    .p66 = x->op.p66, .byte_reg = x->op.byte_reg};
+
+		a_insn(&to, test, (unsigned)host_reg((unsigned)dst), a_reg(host_reg((unsigned)dst)));
+	}
+	r->n = (uint8_t)(to.p - r->bytes);
+	r->regs = reg_bit(dst) | (src >= 0 ? reg_bit(src) : 0);
+}
+
+/* ---- out of line ---- */
+
+/* A jump just emitted goes to the slow way of instruction @i, which has been begun last. */
+static void to_slow(struct tr *t, unsigned i, uint8_t *jump)
+{
+	struct slow *s;
+
+	if (!t->slows || t->slow[t->slows - 1].insn != i) {
+		s = &t->slow[t->slows++];
+		s->insn = i;
+		s->jumps = 0;
+		s->recipe.n = 0;
+		if (!t->f_mem)
+			s->recipe = t->recipe;
+	}
+	s = &t->slow[t->slows - 1];
+	assert(s->jumps < SLOW_JUMPS);
+	s->jump[s->jumps++] = jump;
+}
+
+static void slow_back(struct tr *t, unsigned i)
+{
+	if (t->slows && t->slow[t->slows - 1].insn == i)
+		t->slow[t->slows - 1].back = a_here(t->a);
+}
+
+static void emit_call_uop(struct tr *t, unsigned i)
+{
+	a_mov_imm(t->a, H_S1, (uint64_t)((const uint8_t *)&t->b->uop[i] - (const uint8_t *)t->b));
+	a_call_to(t->a, t->call_uop);
+}
+
+/* RIP is in its slot: go on there. */
+static void emit_resolve(struct tr *t)
+{
+	a_load(t->a, H_S1, gpr_mem(REG_RIP));
+	a_call_to(t->a, t->x->resolve[t->mode]);
+	a_jmp_reg(t->a, H_S1);
+}
+
+static void emit_slow(struct tr *t, const struct slow *s)
+{
+	for (unsigned i = 0; i < s->jumps; i++)
+		a_patch_here(t->a, s->jump[i]);
+	if (s->recipe.n) {
+		emit_recipe(t->a, &s->recipe);
+		emit_save(t->a);
+	}
+	emit_call_uop(t, s->insn);
+	if (t->b->uop[s->insn].flags & UOP_SETS_RIP)
+		emit_resolve(t);
+	else
+		a_jmp_to(t->a, s->back);
+}
+
+/* ---- effective addresses ---- */
+
+struct ea {
+	int base, index; /* guest registers, REG_RIP; -1 none */
+	unsigned scale;
+	int32_t disp;
+	unsigned seg;
+};
+
+static struct ea ea_of(const struct uop *u)
+{
+	return (struct ea){.base = u->base == REG_OFF(REG_ZERO) ? -1 : u->base / 8,
+			   .index = u->index == REG_OFF(REG_ZERO) ? -1 : u->index / 8,
+			   .scale = u->scale, .disp = (int32_t)u->disp, .seg = u->seg};
+}
+
+static int ea_host(int g) { return g < 0 || g == REG_RIP ? H_NONE : host_reg((unsigned)g); }
+static bool ea_in_mem(int g) { return g >= 0 && ea_host(g) == H_NONE; }
+
+/* The offset plus @more to register @to. Uses no other, but may change flags. */
+static void emit_ea(struct a_buf *a, int to, const struct ea *e, int32_t more)
+{
+	int32_t disp = e->disp + more;
+
+	if (ea_in_mem(e->index)) {
+		a_load(a, to, gpr_mem((unsigned)e->index));
+		a_lea(a, to, a_mem_index(ea_in_mem(e->base) ? H_NONE : ea_host(e->base), to, e->scale, disp));
+		if (ea_in_mem(e->base))
+			a_alu(a, A_ADD, to, gpr_mem((unsigned)e->base));
+	} else if (ea_in_mem(e->base)) {
+		a_load(a, to, gpr_mem((unsigned)e->base));
+		if (disp || e->index >= 0)
+			a_lea(a, to, a_mem_index(to, ea_host(e->index), e->scale, disp));
+	} else if (!disp && e->index < 0 && e->base >= 0) {
+		a_mov(a, to, ea_host(e->base));
+	} else {
+		a_lea(a, to, a_mem_index(ea_host(e->base), ea_host(e->index), e->scale, disp));
+	}
+}
+
+static void emit_segment(struct a_buf *a, int to, const struct ea *e)
+{
+	if (e->seg != SEG_NONE)
+		a_alu(a, A_ADD, to, CPU_MEM(seg_base_eff[e->seg]));
+}
+
+/* ---- memory ---- */
+
+/* The memory operand when S1 has host minus linear address. With @flat in S1 alone. */
+static struct a_rm host_operand(struct a_buf *a, const struct ea *e, bool flat)
+{
+	if (!ea_in_mem(e->base) && e->index < 0)
+		return e->base < 0 ? a_mem(H_S1, e->disp) : a_mem_index(H_S1, ea_host(e->base), 0, e->disp);
+	if (e->base < 0 && !ea_in_mem(e->index))
+		return a_mem_index(H_S1, ea_host(e->index), e->scale, e->disp);
+	emit_ea(a, H_S2, e, 0);
+	if (!flat)
+		return a_mem_index(H_S1, H_S2, 0, 0);
+	a_lea(a, H_S1, a_mem_index(H_S1, H_S2, 0, 0));
+	return a_mem(H_S1, 0);
+}
+
+/*
+ * The lookup of ld and st in access.h: goes the slow way if the access is not one that the L1 TLB's most
+ * recently used entry allows. Returns the operand in host memory; S1 is used for it, and S2
+ * unless @flat. Changes flags.
+ *
+ * The page of the access's last byte is compared alone: that of its first cannot be another, because
+ * no page is in the lookup that shares the slot with the page before it.
+ */
+static struct a_rm emit_lookup(struct tr *t, unsigned i, const struct ea *e, unsigned bytes, bool aligned, bool write,
+			       bool flat)
+{
+	struct a_buf *a = t->a;
+	int32_t slot = (int32_t)((uint8_t *)&t->cpu->mmu.l1d.fast.slot[t->mode][0] - (uint8_t *)t->cpu) - CPU_BIAS;
+	int32_t tag = slot + (int32_t)(write ? offsetof(struct fast_entry, wtag) : offsetof(struct fast_entry, rtag));
+
+	emit_ea(a, H_S2, e, 0);
+	emit_segment(a, H_S2, e);
+	a_mov(a, H_S1, H_S2);
+	a_shift(a, 5, true, H_S1, 8);
+	a_alu(a, A_XOR, H_S2, a_reg(H_S1));
+	a_shift(a, 5, false, H_S2, 6);
+	a_alu_imm(a, A_AND, false, a_reg(H_S2), (FAST_SLOTS - 1) << 6);
+	emit_ea(a, H_S1, e, aligned ? 0 : (int32_t)bytes - 1);
+	emit_segment(a, H_S1, e);
+	a_alu_imm(a, A_AND, true, a_reg(H_S1), (int32_t)(PAGE_MASK | (aligned ? bytes - 1 : 0)));
+	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, tag));
+	to_slow(t, i, a_jcc(a, 5));
+	a_load(a, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, addend)));
+	emit_segment(a, H_S1, e);
+	return host_operand(a, e, flat);
+}
+
+/* ---- instructions that stay themselves ---- */
+
+/* A count in an immediate byte gives another OF than one in CL, which is what the interpreter uses. */
+static void emit_rotate(struct tr *t, const struct xinsn *x, struct a_rm rm)
+{
+	struct a_op op = x->op;
+
+	op.opcode = (uint8_t)(0xd2 | (x->op.opcode & 1));
+	a_store(t->a, gpr_mem(RCX), H_RCX);
+	a_mov_imm(t->a, H_RCX, x->imm & 0xff);
+	a_insn(t->a, op, x->ext, rm);
+	a_load(t->a, H_RCX, gpr_mem(RCX));
+}
+
+static void emit_encoded(struct tr *t, unsigned i, int reg, struct a_rm rm)
+{
+	const struct xinsn *x = &t->insn[i];
+
+	if (x->rotate && t->needed[i]) {
+		emit_rotate(t, x, rm);
+		return;
+	}
+	if (x->reg_place == XREG_OPCODE) {
+		a_insn_short(t->a, x->op, (unsigned)reg);
+	} else if (x->modrm) {
+		a_insn(t->a, x->op, x->reg_place == XREG_MODRM ? (unsigned)reg : x->ext, rm);
+	} else {
+		a_opcode(t->a, &x->op, x->op.w ? 8 : 0, false);
+		a_byte(t->a, x->op.opcode);
+	}
+	a_imm(t->a, x->imm, x->imm_bytes);
+}
+
+/* Is the register operand's slot in memory good as an operand? Not as a bit string, and not to be written. */
+static bool slot_serves(const struct xinsn *x)
+{
+	return !x->rm_store && !(x->op.map == 1 && (x->op.opcode & 0xe7) == 0xa3);
+}
+
+static struct a_rm rm_register(struct tr *t, const struct xinsn *x)
+{
+	int h = host_reg((unsigned)x->rm);
+
+	if (h != H_NONE)
+		return a_reg(x->rm_high ? h + 4 : h);
+	if (x->reg_place != XREG_NONE && x->reg == x->rm)
+		return a_reg(H_S2); /* loaded as the other operand */
+	if (slot_serves(x))
+		return gpr_mem((unsigned)x->rm);
+	if (x->rm_load)
+		a_load(t->a, H_S1, gpr_mem((unsigned)x->rm));
+	return a_reg(H_S1);
+}
+
+static void emit_self(struct tr *t, unsigned i)
+{
+	const struct xinsn *x = &t->insn[i];
+	bool reg_in_mem = x->reg >= 0 && host_reg((unsigned)x->reg) == H_NONE;
+	int reg = reg_in_mem ? H_S2 : x->reg < 0 ? 0 : host_reg((unsigned)x->reg) + (x->reg_high ? 4 : 0);
+	struct a_rm rm = a_reg(0);
+	const uint8_t *from;
+	struct ea e;
+
+	flags_before(t, i, x->mem);
+	if (x->mem) {
+		e = ea_of(&t->b->uop[i]);
+		rm = emit_lookup(t, i, &e, x->mem_bytes, x->mem_aligned, x->mem_write, reg_in_mem);
+	}
+	flags_for(t, i);
+	if (reg_in_mem && (x->reg_load || x->rm == x->reg))
+		a_load(t->a, H_S2, gpr_mem((unsigned)x->reg));
+	if (x->rm >= 0)
+		rm = rm_register(t, x);
+	from = t->a->p;
+	emit_encoded(t, i, reg, rm);
+	flags_after(t, i);
+	if (x->sets_all && !x->mem)
+		recipe_make(t, x, from);
+	if (x->rm >= 0 && x->rm_store && host_reg((unsigned)x->rm) == H_NONE && !(x->reg == x->rm && x->reg_store))
+		a_store(t->a, gpr_mem((unsigned)x->rm), rm.reg);
+	if (reg_in_mem && x->reg_store)
+		a_store(t->a, gpr_mem((unsigned)x->reg), H_S2);
+	slow_back(t, i);
+}
+
+/* ---- instructions with a way of their own ---- */
+
+static void emit_lea(struct tr *t, unsigned i)
+{
+	const struct xinsn *x = &t->insn[i];
+	struct ea e = ea_of(&t->b->uop[i]);
+	int to = host_reg((unsigned)x->reg), h = to == H_NONE ? H_S1 : to;
+	int base = ea_host(e.base), index = ea_host(e.index);
+
+	flags_before(t, i, false);
+	if (ea_in_mem(e.base))
+		a_load(t->a, base = H_S1, gpr_mem((unsigned)e.base));
+	if (ea_in_mem(e.index))
+		a_load(t->a, index = H_S2, gpr_mem((unsigned)e.index));
+	if (to == H_NONE && x->reg_load) { /* 16 bits: the rest stays */
+		a_lea(t->a, H_S2, a_mem_index(base, index, e.scale, e.disp));
+		a_insn(t->a, (struct a_op){.opcode = 0x89, .p66 = true}, H_S2, gpr_mem((unsigned)x->reg));
+	} else {
+		a_insn(t->a, x->op, (unsigned)h, a_mem_index(base, index, e.scale, e.disp));
+		if (to == H_NONE)
+			a_store(t->a, gpr_mem((unsigned)x->reg), h);
+	}
+	flags_after(t, i);
+}
+
+static const struct ea stack_top = {.base = RSP, .index = -1, .seg = SEG_NONE};
+static const struct ea stack_push = {.base = RSP, .index = -1, .disp = -8, .seg = SEG_NONE};
+
+static void emit_move_rsp(struct tr *t, int32_t by) { a_lea(t->a, H_GUEST_RSP, a_mem(H_GUEST_RSP, by)); }
+
+static void emit_push(struct tr *t, unsigned i)
+{
+	const struct xinsn *x = &t->insn[i];
+	int h = x->reg < 0 ? H_NONE : host_reg((unsigned)x->reg);
+	struct a_rm m;
+
+	flags_before(t, i, true);
+	m = emit_lookup(t, i, &stack_push, 8, false, true, false);
+	if (x->reg < 0) {
+		a_insn(t->a, A_OPW(0xc7), 0, m);
+		a_imm(t->a, t->b->uop[i].imm, 4);
+	} else {
+		if (h == H_NONE)
+			a_load(t->a, h = H_S2, gpr_mem((unsigned)x->reg));
+		a_store(t->a, m, h);
+	}
+	emit_move_rsp(t, -8);
+	flags_after(t, i);
+	slow_back(t, i);
+}
+
+static void emit_pop(struct tr *t, unsigned i)
+{
+	const struct xinsn *x = &t->insn[i];
+	int to = host_reg((unsigned)x->reg);
+	struct a_rm m;
+
+	flags_before(t, i, true);
+	m = emit_lookup(t, i, &stack_top, 8, false, false, false);
+	a_load(t->a, to == H_NONE ? H_S1 : to, m);
+	if (x->reg != RSP)
+		emit_move_rsp(t, 8);
+	if (to == H_NONE)
+		a_store(t->a, gpr_mem((unsigned)x->reg), H_S1);
+	flags_after(t, i);
+	slow_back(t, i);
+}
+
+static void emit_leave(struct tr *t, unsigned i)
+{
+	static const struct ea frame = {.base = RBP, .index = -1, .seg = SEG_NONE};
+	struct a_rm m;
+
+	flags_before(t, i, true);
+	m = emit_lookup(t, i, &frame, 8, false, false, false);
+	a_load(t->a, H_S2, m);
+	a_lea(t->a, H_GUEST_RSP, a_mem(H_RBP, 8));
+	a_mov(t->a, H_RBP, H_S2);
+	flags_after(t, i);
+	slow_back(t, i);
+}
+
+/* Unsigned division overflows, or is by zero, exactly if the dividend's upper half is not below the divisor. */
+static void emit_div(struct tr *t, unsigned i)
+{
+	const struct xinsn *x = &t->insn[i];
+	int h = host_reg((unsigned)x->rm);
+	struct a_rm rm = h == H_NONE ? gpr_mem((unsigned)x->rm) : a_reg(h);
+
+	flags_before(t, i, true);
+	a_insn(t->a, (struct a_op){.opcode = 0x3b, .w = x->op.w}, H_RDX, rm);
+	to_slow(t, i, a_jcc(t->a, 3));
+	a_insn(t->a, (struct a_op){.opcode = 0xf7, .w = x->op.w}, 6, rm);
+	flags_after(t, i);
+	slow_back(t, i);
+}
+
+static void emit_call(struct tr *t, unsigned i)
+{
+	flags_to_memory(t);
+	emit_call_uop(t, i);
+	t->f_host = true;
+	t->recipe.n = 0;
+	t->recipe.regs = 0;
+}
+
+/* ---- ends of blocks ---- */
+
+/* Does a branch by @delta bytes stay in the page, and reach a block that does not begin at its very end? */
+static bool stays(const struct tr *t, int64_t delta)
+{
+	int64_t off = (int64_t)(t->b->hpa & ~PAGE_MASK) + delta;
+
+	return off >= 0 && off <= (int64_t)PAGE_SIZE - 15;
+}
+
+/* S1 is a linear address: the slow way if it is not canonical. It may be for 57 bits; then that way finds it good. */
+static void emit_check_canonical(struct tr *t, unsigned i)
+{
+	a_mov(t->a, H_S2, H_S1);
+	a_shift(t->a, 7, true, H_S2, 47);
+	a_alu_imm(t->a, A_ADD, true, a_reg(H_S2), 1);
+	a_alu_imm(t->a, A_CMP, true, a_reg(H_S2), 1);
+	to_slow(t, i, a_jcc(t->a, 7));
+}
+
+static void emit_target(struct tr *t, int64_t delta)
+{
+	a_load(t->a, H_S1, gpr_mem(REG_RIP));
+	if (delta)
+		a_lea(t->a, H_S1, a_mem(H_S1, (int32_t)delta));
+}
+
+static void emit_goto(struct tr *t, int64_t delta)
+{
+	if (!stays(t, delta)) {
+		emit_target(t, delta);
+		a_store(t->a, gpr_mem(REG_RIP), H_S1);
+		a_call_to(t->a, t->x->resolve[t->mode]);
+		a_jmp_reg(t->a, H_S1);
+		return;
+	}
+	if (delta)
+		a_alu_imm(t->a, A_ADD, true, gpr_mem(REG_RIP), (int32_t)delta);
+	t->site[t->sites++] = a_jmp(t->a);
+}
+
+static void emit_branch(struct tr *t, unsigned i)
+{
+	int64_t delta = (int64_t)t->b->uop[i].imm;
+
+	if (!stays(t, delta)) {
+		emit_target(t, delta);
+		emit_check_canonical(t, i);
+	}
+	emit_goto(t, delta);
+}
+
+static void emit_jcc(struct tr *t, unsigned i)
+{
+	const struct uop *u = &t->b->uop[i];
+	uint8_t *taken;
+
+	flags_to_memory(t);
+	if (!t->f_host)
+		emit_restore(t->a, false);
+	taken = a_jcc(t->a, t->insn[i].op.opcode & 15);
+	emit_goto(t, u->off + u->len);
+	a_patch_here(t->a, taken);
+	emit_branch(t, i);
+}
+
+/* Pushes the return address. Changes S1 and S2, not RSP. */
+static void emit_push_return(struct tr *t, unsigned i)
+{
+	const struct uop *u = &t->b->uop[i];
+	struct a_rm m = emit_lookup(t, i, &stack_push, 8, false, true, false);
+
+	a_load(t->a, H_S2, gpr_mem(REG_RIP));
+	a_lea(t->a, H_S2, a_mem(H_S2, u->off + u->len));
+	a_store(t->a, m, H_S2);
+}
+
+static void emit_call_rel(struct tr *t, unsigned i)
+{
+	int64_t delta = (int64_t)t->b->uop[i].imm;
+
+	flags_to_memory(t);
+	if (!stays(t, delta)) {
+		emit_target(t, delta);
+		emit_check_canonical(t, i);
+	}
+	emit_push_return(t, i);
+	emit_move_rsp(t, -8);
+	emit_goto(t, delta);
+}
+
+static void emit_ret(struct tr *t, unsigned i)
+{
+	struct a_rm m;
+
+	flags_to_memory(t);
+	m = emit_lookup(t, i, &stack_top, 8, false, false, false);
+	a_load(t->a, H_S1, m);
+	emit_check_canonical(t, i);
+	emit_move_rsp(t, 8 + (int32_t)t->b->uop[i].imm);
+	a_store(t->a, gpr_mem(REG_RIP), H_S1);
+	a_call_to(t->a, t->x->resolve[t->mode]);
+	a_jmp_reg(t->a, H_S1);
+}
+
+/* S1 = the target of an indirect jump or call, checked. */
+static void emit_indirect_target(struct tr *t, unsigned i)
+{
+	const struct xinsn *x = &t->insn[i];
+	struct ea e = ea_of(&t->b->uop[i]);
+	struct a_rm rm;
+
+	if (x->mem)
+		rm = emit_lookup(t, i, &e, 8, false, false, false);
+	else
+		rm = host_reg((unsigned)x->rm) == H_NONE ? gpr_mem((unsigned)x->rm) : a_reg(host_reg((unsigned)x->rm));
+	a_load(t->a, H_S1, rm);
+	emit_check_canonical(t, i);
+}
+
+static void emit_indirect(struct tr *t, unsigned i)
+{
+	bool call = t->insn[i].kind == X_CALL_IND;
+
+	flags_to_memory(t);
+	emit_indirect_target(t, i);
+	if (call) {
+		/* In RIP's place when it is known that the push succeeds. */
+		a_store(t->a, CPU_MEM(xtarget), H_S1);
+		emit_push_return(t, i);
+		emit_move_rsp(t, -8);
+		a_load(t->a, H_S1, CPU_MEM(xtarget));
+	}
+	a_store(t->a, gpr_mem(REG_RIP), H_S1);
+	a_call_to(t->a, t->x->resolve[t->mode]);
+	a_jmp_reg(t->a, H_S1);
+}
+
+/* ---- blocks ---- */
+
+/* Is there a way out of the instruction @x at which the flags from before must be known? */
+static bool may_stop(const struct xinsn *x) { return x->kind != X_LEA && x->kind != X_NOTHING && (x->kind != X_SELF || x->mem); }
+
+static void find_needed(struct tr *t)
+{
+	bool needed = true;
+
+	for (unsigned i = t->b->insns; i-- > 0;) {
+		const struct xinsn *x = &t->insn[i];
+
+		t->needed[i] = needed;
+		needed = may_stop(x) || x->tests || (needed && !x->sets_all);
+	}
+}
+
+/* Decodes the block's bytes again. Returns the number of instructions that need no execute function. */
+static unsigned describe_all(struct tr *t)
+{
+	const uint8_t *bytes = machmem_ptr(t->cpu->mmu.mem, hpa(t->b->hpa));
+	unsigned left = (unsigned)(PAGE_SIZE - (t->b->hpa & ~PAGE_MASK)), own = 0;
+
+	for (unsigned i = 0; i < t->b->insns; i++) {
+		const struct uop *u = &t->b->uop[i];
+		struct insn in;
+
+		t->insn[i] = (struct xinsn){.kind = X_CALL};
+		if (decode_one(bytes + u->off, left - u->off, 64, &in))
+			xinsn_describe(&in, u, &t->insn[i]);
+		own += t->insn[i].kind != X_CALL;
+	}
+	return own;
+}
+
+static void emit_insn(struct tr *t, unsigned i)
+{
+	switch (t->insn[i].kind) {
+	case X_CALL: emit_call(t, i); break;
+	case X_SELF: emit_self(t, i); break;
+	case X_NOTHING: break;
+	case X_LEA: emit_lea(t, i); break;
+	case X_PUSH: emit_push(t, i); break;
+	case X_POP: emit_pop(t, i); break;
+	case X_LEAVE: emit_leave(t, i); break;
+	case X_DIV: emit_div(t, i); break;
+	case X_JMP:
+		flags_to_memory(t);
+		emit_branch(t, i);
+		break;
+	case X_JCC: emit_jcc(t, i); break;
+	case X_CALL_REL: emit_call_rel(t, i); break;
+	case X_RET: emit_ret(t, i); break;
+	case X_JMP_IND:
+	case X_CALL_IND: emit_indirect(t, i); break;
+	}
+}
+
+static void emit_end(struct tr *t)
+{
+	const struct uop *last = &t->b->uop[t->b->uops - 1];
+
+	if (last->flags & UOP_PSEUDO) {
+		flags_to_memory(t);
+		emit_goto(t, (int64_t)last->imm);
+	} else if (t->insn[t->b->insns - 1].kind == X_CALL) {
+		emit_resolve(t);
+	}
+}
+
+/* What the jumps of the block go to as long as they are tied to nothing. */
+static void emit_loose(struct tr *t, uint8_t *site)
+{
+	const uint8_t *here = a_here(t->a);
+
+	a_patch(t->a, site, here);
+	a_mov_imm(t->a, H_S1, (uint64_t)(uintptr_t)xlate_link_new(t->x, site, here));
+	a_jmp_to(t->a, t->x->leave);
+}
+
+const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *b, unsigned mode)
+{
+	struct tr t = {.cpu = cpu, .x = x, .b = b, .a = &x->out, .mode = mode, .f_mem = true};
+	const uint8_t *entry;
+	uint8_t *start = x->out.p, *over;
+
+	if (!describe_all(&t))
+		return NULL;
+	find_needed(&t);
+	t.call_uop = a_here(t.a);
+	a_mov_imm(t.a, H_S2, (uint64_t)(uintptr_t)b);
+	a_jmp_to(t.a, x->call_uop);
+	while ((uintptr_t)t.a->p & 15)
+		a_byte(t.a, 0xcc);
+	entry = a_here(t.a);
+	a_alu_imm(t.a, A_SUB, true, CPU_MEM(xbudget), b->insns);
+	over = a_jcc(t.a, 2);
+	for (unsigned i = 0; i < b->insns; i++)
+		emit_insn(&t, i);
+	emit_end(&t);
+	for (unsigned i = 0; i < t.slows; i++)
+		emit_slow(&t, &t.slow[i]);
+	for (unsigned i = 0; i < t.sites; i++)
+		emit_loose(&t, t.site[i]);
+	a_patch_here(t.a, over);
+	a_alu_imm(t.a, A_ADD, true, CPU_MEM(xbudget), b->insns);
+	a_mov_imm(t.a, H_S1, 0);
+	a_jmp_to(t.a, x->leave);
+	assert((size_t)(t.a->p - start) <= XBLOCK_MOST);
+	return entry;
+}

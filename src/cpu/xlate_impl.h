@@ -1,0 +1,104 @@
+/* What the parts of the translator share: host registers, the instruction's description, the code buffer. */
+#ifndef GNOMON_CPU_XLATE_IMPL_H
+#define GNOMON_CPU_XLATE_IMPL_H
+
+#include "cpu/asm.h"
+#include "cpu/decode.h"
+#include "cpu/xlate.h"
+
+/* ---- registers ---- */
+
+/*
+ * Guest registers live in the host's of the same name, so that implicit operands and AH..BH need no thought;
+ * but RSP is in R9, and R9, R10, R11 and R15 stay in memory: they are the rarest in compiled code.
+ */
+#define H_GUEST_RSP H_R9
+#define H_S1  H_R11 /* scratch */
+#define H_S2  H_R10
+#define H_CPU H_R15 /* struct cpu + CPU_BIAS */
+#define CPU_BIAS 128 /* the fields used most are within a one-byte displacement */
+
+/* Host register of guest register @g, or H_NONE if it is in memory. */
+static inline int host_reg(unsigned g)
+{
+	return g == RSP ? H_GUEST_RSP : g >= R9 && g <= R11 ? H_NONE : g == R15 ? H_NONE : (int)g;
+}
+
+#define CPU_MEM(field) a_mem(H_CPU, (int32_t)offsetof(struct cpu, field) - CPU_BIAS)
+static inline struct a_rm gpr_mem(unsigned g)
+{
+	return a_mem(H_CPU, (int32_t)(offsetof(struct cpu, gpr) + 8 * g) - CPU_BIAS);
+}
+
+/* ---- an instruction as the translator sees it ---- */
+
+enum xkind {
+	X_CALL,     /* by its execute function */
+	X_SELF,     /* itself, with its operands replaced */
+	X_NOTHING,
+	X_LEA, X_PUSH, X_POP, X_LEAVE, X_DIV,
+	X_JMP, X_JCC, X_CALL_REL, X_RET, X_JMP_IND, X_CALL_IND, /* always last in a block */
+};
+
+enum xreg_place { XREG_NONE, XREG_MODRM, XREG_OPCODE };
+
+#define XF_ALL 0x8d5u /* the arithmetic flags, as in RFLAGS */
+
+struct xinsn {
+	enum xkind kind;
+	struct a_op op;
+	bool modrm;
+	uint8_t ext;          /* ModRM.reg where it extends the opcode */
+	enum xreg_place reg_place;
+	int8_t reg, rm;       /* general registers, by guest number; -1 none */
+	bool reg_high, rm_high; /* AH, CH, DH, BH */
+	bool reg_load, reg_store, rm_load, rm_store;
+	bool mem, mem_write;
+	uint8_t mem_bytes;
+	bool mem_aligned;     /* must lie at a multiple of its size */
+	uint8_t imm_bytes;
+	uint64_t imm;
+	uint16_t tests;       /* flags it depends on, as in RFLAGS */
+	uint16_t sets;        /* flags it may change */
+	bool sets_all;        /* it sets all of them, whatever they were */
+	bool rotate;          /* a rotation by an immediate: OF depends on the encoding */
+	uint16_t writes;      /* general registers it changes, by bit */
+};
+
+/* Describes the instruction that @u was lowered from. What the list does not have becomes X_CALL. */
+void xinsn_describe(const struct insn *in, const struct uop *u, struct xinsn *x);
+
+/* ---- the code buffer and what stands at its beginning ---- */
+
+#define XMODES MODE_USER_ALIGN /* host code exists for the modes before this one */
+#define XBLOCK_MOST (48u << 10) /* host code of one block, at most */
+#define XLINKS_PER_BLOCK 2
+
+struct translator {
+	struct a_buf out;
+	uint8_t *rw;
+	const uint8_t *rx;
+	size_t bytes;
+	uint8_t *first;          /* behind the fixed routines */
+	uint32_t generation;     /* of the buffer's contents: block->xgeneration */
+	struct xlink *links;
+	unsigned link_count, link_most;
+	struct xcache_entry cache[XMODES][XCACHE_SLOTS];
+
+	/* The fixed routines. */
+	int (*enter)(struct cpu *cpu, const uint8_t *code);
+	const uint8_t *leave;          /* to C with EXEC_NEXT; S1: struct xlink, or 0 */
+	const uint8_t *call_uop;       /* S1: offset of the uop in the block S2; returns to its caller */
+	const uint8_t *resolve[XMODES]; /* S1: linear address; returns with S1 the code to jump to */
+};
+
+struct xlink *xlate_link_new(struct translator *x, uint8_t *site, const uint8_t *loose);
+/* Emits host code for @b; there is room. Returns its entry, NULL if it is not worth it. */
+const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *b, unsigned mode);
+
+static inline struct xcache_entry *xcache_slot(struct translator *x, unsigned mode, uint64_t hpa)
+{
+	return &x->cache[mode][(hpa ^ hpa >> PAGE_SHIFT) & (XCACHE_SLOTS - 1)];
+}
+
+#endif

@@ -1,0 +1,237 @@
+/*
+ * The list of instructions that are translated, and how: most to themselves.
+ *
+ * What is not in the list, and forms that the general way does not fit (addresses of 32 bits,
+ * AH..BH beside a memory operand, bit strings, ...), is executed by its execute function.
+ */
+#include "cpu/access.h"
+#include "cpu/xlate_impl.h"
+
+static const uint8_t kind_of[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
+#define SELF(m) [ZYDIS_MNEMONIC_##m] = X_SELF
+	SELF(MOV), SELF(MOVZX), SELF(MOVSX), SELF(MOVSXD), SELF(XCHG), SELF(BSWAP),
+	SELF(ADD), SELF(OR), SELF(ADC), SELF(SBB), SELF(AND), SELF(SUB), SELF(XOR), SELF(CMP), SELF(TEST),
+	SELF(INC), SELF(DEC), SELF(NEG), SELF(NOT), SELF(XADD), SELF(CMPXCHG),
+	SELF(ROL), SELF(ROR), SELF(RCL), SELF(RCR), SELF(SHL), SELF(SHR), SELF(SAR), SELF(SHLD), SELF(SHRD),
+	SELF(IMUL), SELF(MUL), SELF(BT), SELF(BTS), SELF(BTR), SELF(BTC), SELF(BSF), SELF(BSR), SELF(POPCNT),
+	SELF(CBW), SELF(CWDE), SELF(CDQE), SELF(CWD), SELF(CDQ), SELF(CQO),
+	SELF(LAHF), SELF(SAHF), SELF(CLC), SELF(STC), SELF(CMC),
+	SELF(SETO), SELF(SETNO), SELF(SETB), SELF(SETNB), SELF(SETZ), SELF(SETNZ), SELF(SETBE), SELF(SETNBE),
+	SELF(SETS), SELF(SETNS), SELF(SETP), SELF(SETNP), SELF(SETL), SELF(SETNL), SELF(SETLE), SELF(SETNLE),
+	SELF(CMOVO), SELF(CMOVNO), SELF(CMOVB), SELF(CMOVNB), SELF(CMOVZ), SELF(CMOVNZ), SELF(CMOVBE), SELF(CMOVNBE),
+	SELF(CMOVS), SELF(CMOVNS), SELF(CMOVP), SELF(CMOVNP), SELF(CMOVL), SELF(CMOVNL), SELF(CMOVLE), SELF(CMOVNLE),
+#undef SELF
+	[ZYDIS_MNEMONIC_NOP] = X_NOTHING,
+	[ZYDIS_MNEMONIC_LFENCE] = X_NOTHING, [ZYDIS_MNEMONIC_SFENCE] = X_NOTHING, [ZYDIS_MNEMONIC_MFENCE] = X_NOTHING,
+	[ZYDIS_MNEMONIC_PREFETCHT0] = X_NOTHING, [ZYDIS_MNEMONIC_PREFETCHT1] = X_NOTHING,
+	[ZYDIS_MNEMONIC_PREFETCHT2] = X_NOTHING, [ZYDIS_MNEMONIC_PREFETCHNTA] = X_NOTHING,
+	[ZYDIS_MNEMONIC_LEA] = X_LEA, [ZYDIS_MNEMONIC_PUSH] = X_PUSH, [ZYDIS_MNEMONIC_POP] = X_POP,
+	[ZYDIS_MNEMONIC_LEAVE] = X_LEAVE, [ZYDIS_MNEMONIC_DIV] = X_DIV,
+	[ZYDIS_MNEMONIC_JMP] = X_JMP, [ZYDIS_MNEMONIC_CALL] = X_CALL_REL, [ZYDIS_MNEMONIC_RET] = X_RET,
+};
+
+static bool is_gpr(ZydisRegister r)
+{
+	ZydisRegisterClass c = ZydisRegisterGetClass(r);
+
+	return c >= ZYDIS_REGCLASS_GPR8 && c <= ZYDIS_REGCLASS_GPR64;
+}
+
+static bool is_high(ZydisRegister r) { return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH; }
+
+static void describe_opcode(const struct insn *in, struct xinsn *x)
+{
+	const ZydisDecodedInstruction *z = &in->z;
+
+	x->op = (struct a_op){.opcode = z->opcode, .w = z->raw.rex.W};
+	switch (z->opcode_map) {
+	case ZYDIS_OPCODE_MAP_0F: x->op.map = 1; break;
+	case ZYDIS_OPCODE_MAP_0F38: x->op.map = 2; break;
+	case ZYDIS_OPCODE_MAP_0F3A: x->op.map = 3; break;
+	default: x->op.map = 0; break;
+	}
+	for (unsigned i = 0; i < z->raw.prefix_count; i++) {
+		uint8_t v = z->raw.prefixes[i].value;
+
+		if (v == 0x66)
+			x->op.p66 = true;
+		if ((v == 0xf2 || v == 0xf3) && z->raw.prefixes[i].type == ZYDIS_PREFIX_TYPE_MANDATORY)
+			x->op.rep = v;
+	}
+	x->modrm = z->attributes & ZYDIS_ATTRIB_HAS_MODRM;
+	x->ext = z->raw.modrm.reg;
+	x->imm_bytes = z->raw.imm[0].size / 8;
+	x->imm = z->raw.imm[0].value.u;
+}
+
+static void describe_flags(const struct insn *in, const struct uop *u, struct xinsn *x)
+{
+	const ZydisAccessedFlags *f = in->z.cpu_flags;
+	uint32_t set;
+
+	if (!f)
+		return;
+	set = (f->modified | f->set_0 | f->set_1 | f->undefined) & XF_ALL;
+	x->tests = f->tested & XF_ALL;
+	x->sets = (uint16_t)set;
+	x->sets_all = set == XF_ALL;
+	switch (in->z.mnemonic) {
+	case ZYDIS_MNEMONIC_ROL: case ZYDIS_MNEMONIC_ROR: case ZYDIS_MNEMONIC_RCL: case ZYDIS_MNEMONIC_RCR:
+		x->rotate = x->imm_bytes;
+		x->sets_all = false;
+		break;
+	case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR:
+	case ZYDIS_MNEMONIC_SHLD: case ZYDIS_MNEMONIC_SHRD:
+		/* A count of zero changes none. */
+		x->sets_all = u->aux == 0 && (u->imm & (u->opsize == 8 ? 63 : 31));
+		break;
+	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
+	case ZYDIS_MNEMONIC_BSF: case ZYDIS_MNEMONIC_BSR: /* the host's way with undefined flags may be to keep them */
+		x->sets_all = false;
+		break;
+	default: break;
+	}
+}
+
+/* A visible register operand. False: of no kind that is known here. */
+static bool describe_register(const ZydisDecodedOperand *o, struct xinsn *x)
+{
+	bool stores = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	bool loads = o->actions != ZYDIS_OPERAND_ACTION_WRITE || o->size < 32;
+	int8_t g;
+
+	if (!is_gpr(o->reg.value))
+		return false;
+	g = (int8_t)(zreg_off(o->reg.value) / 8);
+	if (o->size == 8)
+		x->op.byte_reg = true;
+	switch (o->encoding) {
+	case ZYDIS_OPERAND_ENCODING_MODRM_REG:
+	case ZYDIS_OPERAND_ENCODING_OPCODE:
+		x->reg_place = o->encoding == ZYDIS_OPERAND_ENCODING_OPCODE ? XREG_OPCODE : XREG_MODRM;
+		x->reg = g;
+		x->reg_high = is_high(o->reg.value);
+		x->reg_load = loads;
+		x->reg_store = stores;
+		return true;
+	case ZYDIS_OPERAND_ENCODING_MODRM_RM:
+		x->rm = g;
+		x->rm_high = is_high(o->reg.value);
+		x->rm_load = loads;
+		x->rm_store = stores;
+		return true;
+	default: return true; /* implied by the opcode: in its own host register */
+	}
+}
+
+static bool describe_memory(const ZydisDecodedOperand *o, const struct uop *u, struct xinsn *x)
+{
+	if (o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || (u->flags & UOP_EA_SLOW))
+		return false;
+	/* With the last byte of the access, and RIP's distance, it must fit a displacement. */
+	if (u->disp > INT32_MAX - 64 || u->disp < INT32_MIN)
+		return false;
+	x->mem = true;
+	x->mem_write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	x->mem_bytes = (uint8_t)(o->size / 8);
+	return true;
+}
+
+static bool describe_operands(const struct insn *in, const struct uop *u, struct xinsn *x)
+{
+	for (unsigned i = 0; i < in->z.operand_count; i++) {
+		const ZydisDecodedOperand *o = &in->op[i];
+
+		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && is_gpr(o->reg.value) &&
+		    (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			x->writes |= (uint16_t)(1u << zreg_off(o->reg.value) / 8);
+		if (i >= in->z.operand_count_visible)
+			continue;
+		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && !describe_register(o, x))
+			return false;
+		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && !describe_memory(o, u, x))
+			return false;
+	}
+	return true;
+}
+
+/* AH..BH have encodings only without a REX prefix. */
+static bool high_fits(struct xinsn *x)
+{
+	if (!x->reg_high && !x->rm_high)
+		return true;
+	if (x->mem || x->op.w)
+		return false;
+	x->op.byte_reg = false;
+	if (x->reg >= 0 && !x->reg_high && (host_reg((unsigned)x->reg) == H_NONE || host_reg((unsigned)x->reg) >= 4))
+		return false;
+	return x->rm < 0 || x->rm_high || (host_reg((unsigned)x->rm) != H_NONE && host_reg((unsigned)x->rm) < 4);
+}
+
+static bool fits_self(const struct insn *in, const struct xinsn *x)
+{
+	switch (in->z.mnemonic) {
+	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
+		return !x->mem || x->reg_place == XREG_NONE; /* a bit string reaches anywhere */
+	case ZYDIS_MNEMONIC_BSWAP: return in->z.operand_width != 16;
+	case ZYDIS_MNEMONIC_SHLD: case ZYDIS_MNEMONIC_SHRD: return in->z.operand_width != 16;
+	case ZYDIS_MNEMONIC_RCL: case ZYDIS_MNEMONIC_RCR: return !x->rotate;
+	case ZYDIS_MNEMONIC_ROL: case ZYDIS_MNEMONIC_ROR:
+		/* The count goes through CL. */
+		return !x->rotate || (!x->mem && !(x->writes & 1u << RCX));
+	default: return true;
+	}
+}
+
+static enum xkind branch_kind(const struct insn *in, enum xkind kind)
+{
+	if (in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+		return X_CALL;
+	if (op_is_imm(in, 0))
+		return kind;
+	return kind == X_JMP ? X_JMP_IND : X_CALL_IND;
+}
+
+static enum xkind choose_kind(const struct insn *in, const struct uop *u, struct xinsn *x)
+{
+	enum xkind kind = (enum xkind)kind_of[in->z.mnemonic];
+
+	if (u->exec == exec_ud || in->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+		return X_CALL;
+	if (in->z.meta.category == ZYDIS_CATEGORY_COND_BR)
+		return (in->z.opcode & 0xf0) == (in->z.opcode_map == ZYDIS_OPCODE_MAP_0F ? 0x80 : 0x70) ? X_JCC : X_CALL;
+	if (kind == X_NOTHING)
+		return kind;
+	if (kind == X_JMP || kind == X_CALL_REL) {
+		kind = branch_kind(in, kind);
+		if (kind == X_JMP || kind == X_CALL_REL || kind == X_CALL)
+			return kind;
+	}
+	if (kind == X_RET)
+		return in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ? X_CALL : kind;
+	if (kind == X_LEAVE) {
+		x->writes = 1u << RSP | 1u << RBP;
+		return u->opsize == 8 ? kind : X_CALL;
+	}
+	if (kind == X_CALL || !describe_operands(in, u, x) || !high_fits(x))
+		return X_CALL;
+	if ((kind == X_PUSH || kind == X_POP) && (u->opsize != 8 || x->mem))
+		return X_CALL;
+	if ((kind == X_PUSH || kind == X_POP) && x->rm >= 0)
+		x->reg = x->rm; /* FF /6, 8F /0 */
+	if (kind == X_DIV && (u->opsize < 4 || x->mem))
+		return X_CALL;
+	return kind != X_SELF || fits_self(in, x) ? kind : X_CALL;
+}
+
+void xinsn_describe(const struct insn *in, const struct uop *u, struct xinsn *x)
+{
+	*x = (struct xinsn){.reg = -1, .rm = -1};
+	describe_opcode(in, x);
+	describe_flags(in, u, x);
+	x->kind = choose_kind(in, u, x);
+	if (x->kind == X_DIV) { /* the flags it leaves undefined stay as they are */
+		x->sets = 0;
+		x->sets_all = false;
+	}
+}
