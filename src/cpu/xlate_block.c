@@ -104,7 +104,7 @@ static void flags_to_memory(struct tr *t)
 /* Only the carry is wanted, and that by itself. */
 static bool carry_only(const struct xinsn *x)
 {
-	return !(x->tests & ~FLAG_CF) && (x->sets | FLAG_CF) == XF_ALL;
+	return !((x->tests | x->keeps) & ~FLAG_CF);
 }
 
 /* Does the instruction want flags from before in the host's? */
@@ -112,7 +112,7 @@ static bool reads_flags(const struct tr *t, unsigned i)
 {
 	const struct xinsn *x = &t->insn[i];
 
-	return x->tests || (x->sets && !x->sets_all && t->needed[i]);
+	return x->tests || (x->sets && x->keeps && t->needed[i]);
 }
 
 /* Before instruction @i; @destroys: it begins with code that changes the host's flags. */
@@ -461,7 +461,7 @@ static void emit_self(struct tr *t, unsigned i)
 	from = t->a->p;
 	emit_encoded(t, i, reg, rm);
 	flags_after(t, i);
-	if (x->sets_all && !x->mem)
+	if (!x->keeps && !x->mem)
 		recipe_make(t, x, from);
 	if (x->rm >= 0 && x->rm_store && host_reg((unsigned)x->rm) == H_NONE && !(x->reg == x->rm && x->reg_store))
 		a_store(t->a, gpr_mem((unsigned)x->rm), rm.reg);
@@ -727,7 +727,7 @@ static void find_needed(struct tr *t)
 		const struct xinsn *x = &t->insn[i];
 
 		t->needed[i] = needed;
-		needed = may_stop(x) || x->tests || (needed && !x->sets_all);
+		needed = may_stop(x) || x->tests || (needed && x->keeps);
 	}
 }
 

@@ -60,7 +60,7 @@ struct xinsn {
 	uint64_t imm;
 	uint16_t tests;       /* flags it depends on, as in RFLAGS */
 	uint16_t sets;        /* flags it may change */
-	bool sets_all;        /* it sets all of them, whatever they were */
+	uint16_t keeps;       /* flags it may leave as they were; 0: it sets all, whatever they were */
 	bool rotate;          /* a rotation by an immediate: OF depends on the encoding */
 	uint16_t writes;      /* general registers it changes, by bit */
 };

@@ -67,37 +67,44 @@ static void describe_opcode(const struct insn *in, struct xinsn *x)
 static void describe_flags(const struct insn *in, const struct uop *u, struct xinsn *x)
 {
 	const ZydisAccessedFlags *f = in->z.cpu_flags;
-	uint32_t set;
 
+	x->keeps = XF_ALL;
 	if (!f)
 		return;
-	set = (f->modified | f->set_0 | f->set_1 | f->undefined) & XF_ALL;
 	x->tests = f->tested & XF_ALL;
-	x->sets = (uint16_t)set;
-	x->sets_all = set == XF_ALL;
+	x->sets = (f->modified | f->set_0 | f->set_1 | f->undefined) & XF_ALL;
+	x->keeps = XF_ALL & ~x->sets;
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_ROL: case ZYDIS_MNEMONIC_ROR: case ZYDIS_MNEMONIC_RCL: case ZYDIS_MNEMONIC_RCR:
 		x->rotate = x->imm_bytes;
-		x->sets_all = false;
+		x->keeps = XF_ALL;
 		break;
 	case ZYDIS_MNEMONIC_SHL: case ZYDIS_MNEMONIC_SHR: case ZYDIS_MNEMONIC_SAR:
 	case ZYDIS_MNEMONIC_SHLD: case ZYDIS_MNEMONIC_SHRD:
 		/* A count of zero changes none. */
-		x->sets_all = u->aux == 0 && (u->imm & (u->opsize == 8 ? 63 : 31));
+		if (u->aux || !(u->imm & (u->opsize == 8 ? 63 : 31)))
+			x->keeps = XF_ALL;
 		break;
 	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
 	case ZYDIS_MNEMONIC_BSF: case ZYDIS_MNEMONIC_BSR: /* the host's way with undefined flags may be to keep them */
-		x->sets_all = false;
+		x->keeps = XF_ALL;
+		break;
+	case ZYDIS_MNEMONIC_DIV: /* our way with them is to keep them */
+		x->sets = 0;
+		x->keeps = XF_ALL;
 		break;
 	default: break;
 	}
 }
 
+/* BSF and BSR of zero leave their destination alone. */
+static bool may_not_write(ZydisMnemonic m) { return m == ZYDIS_MNEMONIC_BSF || m == ZYDIS_MNEMONIC_BSR; }
+
 /* A visible register operand. False: of no kind that is known here. */
-static bool describe_register(const ZydisDecodedOperand *o, struct xinsn *x)
+static bool describe_register(const struct insn *in, const ZydisDecodedOperand *o, struct xinsn *x)
 {
 	bool stores = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-	bool loads = o->actions != ZYDIS_OPERAND_ACTION_WRITE || o->size < 32;
+	bool loads = o->actions != ZYDIS_OPERAND_ACTION_WRITE || o->size < 32 || may_not_write(in->z.mnemonic);
 	int8_t g;
 
 	if (!is_gpr(o->reg.value))
@@ -147,7 +154,7 @@ static bool describe_operands(const struct insn *in, const struct uop *u, struct
 			x->writes |= (uint16_t)(1u << zreg_off(o->reg.value) / 8);
 		if (i >= in->z.operand_count_visible)
 			continue;
-		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && !describe_register(o, x))
+		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && !describe_register(in, o, x))
 			return false;
 		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && !describe_memory(o, u, x))
 			return false;
@@ -230,8 +237,4 @@ void xinsn_describe(const struct insn *in, const struct uop *u, struct xinsn *x)
 	describe_opcode(in, x);
 	describe_flags(in, u, x);
 	x->kind = choose_kind(in, u, x);
-	if (x->kind == X_DIV) { /* the flags it leaves undefined stay as they are */
-		x->sets = 0;
-		x->sets_all = false;
-	}
 }
