@@ -202,10 +202,15 @@ static int (*const iterate[])(struct cpu *, const struct uop *) = {
 
 static uint64_t room_up(uint64_t lin, unsigned size) { return (PAGE_SIZE - (lin & ~PAGE_MASK)) / size; }
 
+static bool all_bytes_equal(uint64_t v, unsigned size)
+{
+	return (v ^ (uint8_t)v * 0x0101010101010101ull) << (64 - 8 * size) == 0;
+}
+
 static void fill(uint8_t *to, uint64_t v, unsigned size, uint64_t n)
 {
-	if (size == 1) {
-		memset(to, (int)(uint8_t)v, n);
+	if (all_bytes_equal(v, size)) {
+		memset(to, (int)(uint8_t)v, n * size);
 		return;
 	}
 	for (uint64_t i = 0; i < n; i++)
