@@ -133,6 +133,9 @@ struct cpu {
 	uint64_t xlimit;
 	struct xlink *xlink;       /* the jump through which host code was left, or NULL */
 	uint64_t xtarget;          /* scratch */
+	bool xvec;                 /* the host's vector registers hold the guest's, and MXCSR */
+	bool xvec_off;             /* the block at RIP cannot run on them: interpret it */
+	uint32_t xmxcsr;           /* the host's own MXCSR meanwhile */
 	struct block *xexit_block; /* what left host code with another status than EXEC_NEXT */
 	const struct uop *xexit_at;
 	struct mmu mmu;

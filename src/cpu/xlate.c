@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "cpu/vector.h"
 #include "cpu/xlate_impl.h"
 
 /* Host code comes back this often, to look at cpu->kick. */
@@ -90,6 +91,82 @@ static void emit_enter(struct translator *x)
 	a_jmp_reg(a, H_S1);
 }
 
+/* ---- vector registers ---- */
+
+static void emit_vec_moves(struct a_buf *a, bool store)
+{
+	for (unsigned i = 0; i < 16; i++) /* MOVAPS */
+		a_insn(a, A_OP0F(store ? 0x29 : 0x28), i,
+		       a_mem(H_CPU, (int32_t)(offsetof(struct cpu, fpu) + FX_XMM(i)) - CPU_BIAS));
+}
+
+static struct a_rm mxcsr_mem(void) { return a_mem(H_CPU, (int32_t)(offsetof(struct cpu, fpu) + FX_MXCSR) - CPU_BIAS); }
+
+#define LDMXCSR 2
+#define STMXCSR 3
+
+static uint8_t *emit_unless_vec(struct a_buf *a)
+{
+	a_insn(a, A_OP(0x80), A_CMP, CPU_MEM(xvec));
+	a_byte(a, 0);
+	return a_jcc(a, 4);
+}
+
+/* If they are in the host's registers, back to memory. Changes flags. */
+static void emit_vec_store(struct a_buf *a)
+{
+	uint8_t *skip = emit_unless_vec(a);
+
+	emit_vec_moves(a, true);
+	a_insn(a, A_OP0F(0xae), STMXCSR, mxcsr_mem());
+	a_insn(a, A_OP0F(0xae), LDMXCSR, CPU_MEM(xmxcsr));
+	a_insn(a, A_OP(0xc6), 0, CPU_MEM(xvec));
+	a_byte(a, 0);
+	a_patch_here(a, skip);
+}
+
+static void emit_vec_load(struct a_buf *a)
+{
+	emit_vec_moves(a, false);
+	a_insn(a, A_OP0F(0xae), STMXCSR, CPU_MEM(xmxcsr));
+	a_insn(a, A_OP0F(0xae), LDMXCSR, mxcsr_mem());
+	a_insn(a, A_OP(0xc6), 0, CPU_MEM(xvec));
+	a_byte(a, 1);
+}
+
+/*
+ * SSE must be in force, and all of its exceptions masked: otherwise the interpreter knows what to do. Neither
+ * changes within a block.
+ */
+static void emit_load_vec_routine(struct translator *x)
+{
+	struct a_buf *a = &x->out;
+	uint8_t *no[3];
+
+	x->load_vec = a_here(a);
+	a_load32(a, H_S1, CPU_MEM(cr0));
+	a_alu_imm(a, A_AND, false, a_reg(H_S1), CR0_EM | CR0_TS);
+	no[0] = a_jcc(a, 5);
+	a_load32(a, H_S1, CPU_MEM(cr4));
+	a_alu_imm(a, A_AND, false, a_reg(H_S1), CR4_OSFXSR);
+	no[1] = a_jcc(a, 4);
+	a_load32(a, H_S1, mxcsr_mem());
+	a_alu_imm(a, A_AND, false, a_reg(H_S1), (int32_t)(MXCSR_MASKS | ~MXCSR_VALID));
+	a_alu_imm(a, A_CMP, false, a_reg(H_S1), MXCSR_MASKS);
+	no[2] = a_jcc(a, 5);
+	emit_vec_load(a);
+	a_mov_imm(a, H_S1, 1);
+	emit_ret_host(a);
+	for (unsigned i = 0; i < ARRAY_SIZE(no); i++)
+		a_patch_here(a, no[i]);
+	a_insn(a, A_OP(0xc6), 0, CPU_MEM(xvec_off));
+	a_byte(a, 1);
+	a_mov_imm(a, H_S1, 0);
+	emit_ret_host(a);
+}
+
+/* ---- ways out ---- */
+
 static void emit_leave_routine(struct translator *x)
 {
 	struct a_buf *a = &x->out;
@@ -97,27 +174,36 @@ static void emit_leave_routine(struct translator *x)
 	x->leave = a_here(a);
 	a_store(a, CPU_MEM(xlink), H_S1);
 	emit_guest_store(a);
+	emit_vec_store(a);
 	a_mov_imm(a, H_RAX, EXEC_NEXT);
 	emit_epilogue(a);
 }
 
-static void emit_call_uop_routine(struct translator *x)
+static void emit_call_c(struct a_buf *a, uint64_t fn)
+{
+	a_lea(a, H_RSP, a_mem(H_RSP, -8));
+	a_mov_imm(a, H_RAX, fn);
+	a_call_reg(a, H_RAX);
+	a_lea(a, H_RSP, a_mem(H_RSP, 8));
+}
+
+static void emit_call_uop_routine(struct translator *x, bool vec)
 {
 	static const uint8_t add_sahf[] = {0x04, 0x7f, 0x9e}; /* to host flags, as in xlate_block.c */
 	struct a_buf *a = &x->out;
 	uint8_t *out;
 
-	x->call_uop = a_here(a);
+	x->call_uop[vec] = a_here(a);
 	emit_guest_store(a);
+	emit_vec_store(a);
 	a_lea(a, H_RDI, a_mem(H_CPU, -CPU_BIAS));
 	a_mov(a, H_RSI, H_S2);
 	a_lea(a, H_RDX, a_mem_index(H_S2, H_S1, 0, 0));
-	a_lea(a, H_RSP, a_mem(H_RSP, -8));
-	a_mov_imm(a, H_RAX, (uint64_t)(uintptr_t)&call_uop);
-	a_call_reg(a, H_RAX);
-	a_lea(a, H_RSP, a_mem(H_RSP, 8));
+	emit_call_c(a, (uint64_t)(uintptr_t)&call_uop);
 	a_insn(a, A_OP(0x85), H_RAX, a_reg(H_RAX));
 	out = a_jcc(a, 5);
+	if (vec)
+		emit_vec_load(a);
 	a_insn(a, A_OP0F(0xb7), H_RAX, CPU_MEM(cc));
 	memcpy(a->p, add_sahf, sizeof(add_sahf));
 	a->p += sizeof(add_sahf);
@@ -128,22 +214,71 @@ static void emit_call_uop_routine(struct translator *x)
 	emit_epilogue(a);
 }
 
-/*
- * Finds the host code at linear address S1, which RIP's slot has too. As next_block() and code_page() in
- * run.c: within the page executed from last nothing is asked, else a hit in the most recently used
- * entry of the L1 instruction TLB. Anything else is left to them, by way of the routine that leaves.
- */
-static void emit_resolve_routine(struct cpu *cpu, struct translator *x, unsigned mode)
-{
-	int32_t slot = (int32_t)((uint8_t *)&cpu->mmu.l1i.fast.slot[mode][0] - (uint8_t *)cpu) - CPU_BIAS;
-	struct a_buf *a = &x->out;
-	uint8_t *same, *miss[4];
+/* ---- data that other than the most recently used entry of the L1 TLB maps ---- */
 
-	x->resolve[mode] = a_here(a);
-	a_mov(a, H_S2, H_S1);
-	a_alu_imm(a, A_AND, true, a_reg(H_S2), (int32_t)PAGE_MASK);
-	a_alu(a, A_CMP, H_S2, CPU_MEM(fetch_page));
-	same = a_jcc(a, 4);
+static bool touch_read(struct cpu *cpu, uint64_t page)
+{
+	return mmu_fast_touch(&cpu->mmu, &cpu->mmu.l1d, page, ACCESS_READ, (enum access_mode)cpu->mode);
+}
+
+static bool touch_write(struct cpu *cpu, uint64_t page)
+{
+	return mmu_fast_touch(&cpu->mmu, &cpu->mmu.l1d, page, ACCESS_WRITE, (enum access_mode)cpu->mode);
+}
+
+/* S1: the page, S2: offset of the slot, as the lookup leaves them. Not zero: it will succeed now. */
+static void emit_touch_routine(struct cpu *cpu, struct translator *x, unsigned mode, bool write)
+{
+	static const uint8_t clobbered[] = {H_RAX, H_RCX, H_RDX, H_RSI, H_RDI, H_R8, H_GUEST_RSP};
+	static const uint8_t guest[] = {RAX, RCX, RDX, RSI, RDI, R8, RSP};
+	int32_t slot = (int32_t)((uint8_t *)&cpu->mmu.l1d.fast.slot[mode][0] - (uint8_t *)cpu) - CPU_BIAS;
+	struct a_buf *a = &x->out;
+	uint8_t *no, *skip;
+	uint64_t fn = write ? (uint64_t)(uintptr_t)&touch_write : (uint64_t)(uintptr_t)&touch_read;
+
+	x->touch[mode][write] = a_here(a);
+	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)(write ? offsetof(struct fast_entry, any_wtag) : offsetof(struct fast_entry, any_rtag))));
+	no = a_jcc(a, 5);
+	for (unsigned i = 0; i < ARRAY_SIZE(clobbered); i++)
+		a_store(a, gpr_mem(guest[i]), clobbered[i]);
+	skip = emit_unless_vec(a);
+	emit_vec_moves(a, true);
+	a_patch_here(a, skip);
+	a_lea(a, H_RDI, a_mem(H_CPU, -CPU_BIAS));
+	a_mov(a, H_RSI, H_S1);
+	emit_call_c(a, fn);
+	a_mov(a, H_S1, H_RAX);
+	skip = emit_unless_vec(a);
+	emit_vec_moves(a, false);
+	a_patch_here(a, skip);
+	for (unsigned i = 0; i < ARRAY_SIZE(clobbered); i++)
+		a_load(a, clobbered[i], gpr_mem(guest[i]));
+	a_insn(a, (struct a_op){.opcode = 0x84, .byte_reg = true}, H_S1, a_reg(H_S1)); /* bool: the low byte */
+	emit_ret_host(a);
+	a_patch_here(a, no);
+	a_insn(a, A_OP(0x31), H_S1, a_reg(H_S1));
+	emit_ret_host(a);
+}
+
+/* ---- where to go on ---- */
+
+static int32_t l1i_slot(const struct cpu *cpu, unsigned mode)
+{
+	return (int32_t)((const uint8_t *)&cpu->mmu.l1i.fast.slot[mode][0] - (const uint8_t *)cpu) - CPU_BIAS;
+}
+
+/* From a subroutine of host code. */
+static void emit_leave_here(struct translator *x)
+{
+	a_mov_imm(&x->out, H_S1, 0);
+	a_lea(&x->out, H_RSP, a_mem(H_RSP, 8));
+	a_jmp_to(&x->out, x->leave);
+}
+
+/* S2 is S1's page, not the one executed from last: code_page() in run.c. Keeps S1. */
+static void emit_fetch_other(struct cpu *cpu, struct translator *x, unsigned mode, uint8_t *miss[2])
+{
+	struct a_buf *a = &x->out;
 
 	a_store(a, gpr_mem(RCX), H_RCX);
 	a_store(a, gpr_mem(RAX), H_RAX);
@@ -153,7 +288,7 @@ static void emit_resolve_routine(struct cpu *cpu, struct translator *x, unsigned
 	a_alu(a, A_XOR, H_RCX, a_reg(H_RAX));
 	a_shift(a, 5, false, H_RCX, 6);
 	a_alu_imm(a, A_AND, false, a_reg(H_RCX), (FAST_SLOTS - 1) << 6);
-	a_lea(a, H_RCX, a_mem_index(H_CPU, H_RCX, 0, slot));
+	a_lea(a, H_RCX, a_mem_index(H_CPU, H_RCX, 0, l1i_slot(cpu, mode)));
 	a_alu(a, A_CMP, H_S2, a_mem(H_RCX, offsetof(struct fast_entry, any_rtag)));
 	miss[0] = a_jcc(a, 5);
 	a_load(a, H_RAX, a_mem(H_RCX, offsetof(struct fast_entry, entry)));
@@ -168,16 +303,48 @@ static void emit_resolve_routine(struct cpu *cpu, struct translator *x, unsigned
 	a_alu(a, A_ADD, H_S2, a_mem(H_RCX, offsetof(struct fast_entry, addend)));
 	a_mov_imm(a, H_RAX, (uint64_t)(uintptr_t)cpu->mmu.mem->host);
 	a_alu(a, A_SUB, H_S2, a_reg(H_RAX));
-	a_load(a, H_S1, gpr_mem(REG_RIP));
 	a_store(a, CPU_MEM(fetch_hpa), H_S2);
 	a_load(a, H_RCX, gpr_mem(RCX));
 	a_load(a, H_RAX, gpr_mem(RAX));
+	a_load(a, H_S1, gpr_mem(REG_RIP));
+}
 
+/*
+ * The page of linear address S1, which RIP's slot has too, becomes the one executed from last: as next_block() and
+ * code_page() in run.c do it, nothing is asked within the page executed from last, else it must be a hit in the L1
+ * instruction TLB, which mmu_fetch_touch() makes known to it. Anything else is left to them.
+ */
+static void emit_fetch_routine(struct cpu *cpu, struct translator *x, unsigned mode)
+{
+	struct a_buf *a = &x->out;
+	uint8_t *same, *miss[2];
+
+	x->fetch[mode] = a_here(a);
+	a_mov(a, H_S2, H_S1);
+	a_alu_imm(a, A_AND, true, a_reg(H_S2), (int32_t)PAGE_MASK);
+	a_alu(a, A_CMP, H_S2, CPU_MEM(fetch_page));
+	same = a_jcc(a, 4);
+	emit_fetch_other(cpu, x, mode, miss);
 	a_patch_here(a, same);
+	emit_ret_host(a);
+	a_patch_here(a, miss[0]);
+	a_patch_here(a, miss[1]);
+	a_load(a, H_RCX, gpr_mem(RCX));
+	a_load(a, H_RAX, gpr_mem(RAX));
+	emit_leave_here(x);
+}
+
+/* The host code for linear address S1 in the page executed from last. */
+static void emit_find_routine(struct translator *x, unsigned mode)
+{
+	struct a_buf *a = &x->out;
+	uint8_t *miss[2];
+
+	x->find[mode] = a_here(a);
 	a_alu_imm(a, A_AND, false, a_reg(H_S1), (int32_t)~PAGE_MASK);
 	/* Whoever begins in the last bytes of a page may need the next. */
 	a_alu_imm(a, A_CMP, false, a_reg(H_S1), (int32_t)PAGE_SIZE - 15);
-	miss[2] = a_jcc(a, 7);
+	miss[0] = a_jcc(a, 7);
 	a_mov(a, H_S2, H_S1);
 	a_alu(a, A_OR, H_S1, CPU_MEM(fetch_hpa));
 	a_store(a, CPU_MEM(xtarget), H_S1);
@@ -189,19 +356,48 @@ static void emit_resolve_routine(struct cpu *cpu, struct translator *x, unsigned
 	a_alu(a, A_ADD, H_S2, a_reg(H_S1));
 	a_load(a, H_S1, CPU_MEM(xtarget));
 	a_alu(a, A_CMP, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, hpa)));
-	miss[3] = a_jcc(a, 5);
+	miss[1] = a_jcc(a, 5);
 	a_load(a, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, code)));
 	emit_ret_host(a);
+	a_patch_here(a, miss[0]);
+	a_patch_here(a, miss[1]);
+	emit_leave_here(x);
+}
 
+static void emit_resolve_routine(struct cpu *cpu, struct translator *x, unsigned mode)
+{
+	struct a_buf *a = &x->out;
+	uint8_t *same, *miss[2];
+
+	x->resolve[mode] = a_here(a);
+	a_mov(a, H_S2, H_S1);
+	a_alu_imm(a, A_AND, true, a_reg(H_S2), (int32_t)PAGE_MASK);
+	a_alu(a, A_CMP, H_S2, CPU_MEM(fetch_page));
+	same = a_jcc(a, 4);
+	emit_fetch_other(cpu, x, mode, miss);
+	a_patch_here(a, same);
+	a_jmp_to(a, x->find[mode]);
 	a_patch_here(a, miss[0]);
 	a_patch_here(a, miss[1]);
 	a_load(a, H_RCX, gpr_mem(RCX));
 	a_load(a, H_RAX, gpr_mem(RAX));
-	a_patch_here(a, miss[2]);
-	a_patch_here(a, miss[3]);
-	a_mov_imm(a, H_S1, 0);
-	a_lea(a, H_RSP, a_mem(H_RSP, 8));
-	a_jmp_to(a, x->leave);
+	emit_leave_here(x);
+}
+
+static void emit_routines(struct cpu *cpu, struct translator *x)
+{
+	emit_enter(x);
+	emit_load_vec_routine(x);
+	emit_leave_routine(x);
+	emit_call_uop_routine(x, false);
+	emit_call_uop_routine(x, true);
+	for (unsigned m = 0; m < XMODES; m++) {
+		emit_touch_routine(cpu, x, m, false);
+		emit_touch_routine(cpu, x, m, true);
+		emit_fetch_routine(cpu, x, m);
+		emit_find_routine(x, m);
+		emit_resolve_routine(cpu, x, m);
+	}
 }
 
 /* ---- making ---- */
@@ -243,11 +439,7 @@ int xlate_create(struct cpu *cpu, struct error *err)
 	if (map_buffer(x, err))
 		return err ? err->code : -ENOMEM;
 	x->out = (struct a_buf){.p = x->rw, .to_rx = x->rx - x->rw};
-	emit_enter(x);
-	emit_leave_routine(x);
-	emit_call_uop_routine(x);
-	for (unsigned m = 0; m < XMODES; m++)
-		emit_resolve_routine(cpu, x, m);
+	emit_routines(cpu, x);
 	x->first = x->out.p;
 	x->generation = 1;
 	return 0;
@@ -284,17 +476,31 @@ void xlate_flush(struct cpu *cpu)
 
 /* ---- jumps between blocks ---- */
 
-struct xlink *xlate_link_new(struct translator *x, uint8_t *site, const uint8_t *loose)
+static void link_loosen(struct translator *x, struct xlink *l)
+{
+	a_patch(&x->out, l->site, l->loose);
+	if (l->page) {
+		put_u64(l->page, BLOCK_NO_HPA);
+		a_patch(&x->out, l->differs, l->loose);
+	}
+}
+
+struct xlink *xlate_link_new(struct translator *x, const struct xlink *from)
 {
 	struct xlink *l = &x->links[x->link_count++];
 
-	*l = (struct xlink){.site = site, .loose = loose};
+	*l = *from;
+	link_loosen(x, l);
 	return l;
 }
 
 static void link_tie(struct translator *x, struct xlink *l, struct block *b, const uint8_t *code)
 {
 	a_patch(&x->out, l->site, code);
+	if (l->page) {
+		put_u64(l->page, b->hpa & PAGE_MASK);
+		a_patch(&x->out, l->differs, l->other);
+	}
 	l->next = b->xlinks;
 	b->xlinks = l;
 }
@@ -306,7 +512,7 @@ void xlate_forget(struct cpu *cpu, struct block *b)
 	if (!x || b->xgeneration != x->generation)
 		return;
 	for (struct xlink *l = b->xlinks; l; l = l->next)
-		a_patch(&x->out, l->site, l->loose);
+		link_loosen(x, l);
 	b->xlinks = NULL;
 	for (unsigned m = 0; m < XMODES; m++) {
 		struct xcache_entry *e = xcache_slot(x, m, b->hpa);
@@ -315,7 +521,6 @@ void xlate_forget(struct cpu *cpu, struct block *b)
 			*e = (struct xcache_entry){0};
 		b->xcode[m] = NULL;
 	}
-	/* The jump taken last may be tied to the block yet, if it was left in its way there. */
 }
 
 /* ---- translating and running ---- */
@@ -351,6 +556,10 @@ const uint8_t *xlate_code(struct cpu *cpu, struct block *b)
 	const uint8_t *code = NULL;
 
 	cpu->xlink = NULL;
+	if (unlikely(cpu->xvec_off)) { /* host code has just refused it */
+		cpu->xvec_off = false;
+		return NULL;
+	}
 	if (b->bits != 64 || cpu->mode >= XMODES || b->xruns == XRUNS_NEVER)
 		return NULL;
 	/* A block at its page's very end is found by way of the next page too. */

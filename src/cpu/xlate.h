@@ -11,10 +11,16 @@
 
 #include "cpu/block.h"
 
-/* A jump in host code that can be tied to the block it goes to. */
+/*
+ * A jump in host code that can be tied to the block it goes to. One to another page is preceded by a comparison
+ * of that page's machine address, and a jump for when it is not as expected.
+ */
 struct xlink {
 	uint8_t *site;           /* its 4-byte distance, in the writable view */
 	const uint8_t *loose;    /* where it goes when tied to nothing */
+	uint8_t *page;           /* the 8 bytes of the machine address expected; NULL: within the page */
+	uint8_t *differs;        /* distance of the jump for another page */
+	const uint8_t *other;    /* where that goes when tied */
 	struct xlink *next;      /* other jumps to the same block */
 };
 

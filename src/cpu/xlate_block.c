@@ -24,15 +24,15 @@ struct recipe {
 
 /* Code out of line: the instruction's execute function does the whole of it. */
 struct slow {
-	uint8_t *jump[SLOW_JUMPS];
+	struct {
+		uint8_t *from;
+		const uint8_t *again; /* a lookup, which may be tried again from here once its page is touched; or NULL */
+		bool write;
+	} jump[SLOW_JUMPS];
 	unsigned jumps;
 	unsigned insn;
 	const uint8_t *back;
 	struct recipe recipe; /* to make the flags before: they are not in memory */
-};
-
-struct loose {
-	uint8_t *site;
 };
 
 struct tr {
@@ -49,8 +49,10 @@ struct tr {
 	struct recipe recipe;
 	struct slow slow[BLOCK_INSNS_MAX];
 	unsigned slows;
-	uint8_t *site[XLINKS_PER_BLOCK];
+	struct xlink site[XLINKS_PER_BLOCK]; /* jumps to other blocks: without the places out of line */
 	unsigned sites;
+	bool vec; /* the block works on vector registers */
+	struct { uint8_t *from; const uint8_t *back; } load_vec;
 };
 
 /* ---- flags ---- */
@@ -239,7 +241,7 @@ static void recipe_make(struct tr *t, const struct xinsn *x, const uint8_t *from
 /* ---- out of line ---- */
 
 /* A jump just emitted goes to the slow way of instruction @i, which has been begun last. */
-static void to_slow(struct tr *t, unsigned i, uint8_t *jump)
+static void to_slow(struct tr *t, unsigned i, uint8_t *jump, const uint8_t *again, bool write)
 {
 	struct slow *s;
 
@@ -253,7 +255,10 @@ static void to_slow(struct tr *t, unsigned i, uint8_t *jump)
 	}
 	s = &t->slow[t->slows - 1];
 	assert(s->jumps < SLOW_JUMPS);
-	s->jump[s->jumps++] = jump;
+	/* Two pages of one set could take turns for ever: only an instruction's first access is tried again. */
+	s->jump[s->jumps].again = s->jumps ? NULL : again;
+	s->jump[s->jumps].write = write;
+	s->jump[s->jumps++].from = jump;
 }
 
 static void slow_back(struct tr *t, unsigned i)
@@ -278,8 +283,13 @@ static void emit_resolve(struct tr *t)
 
 static void emit_slow(struct tr *t, const struct slow *s)
 {
-	for (unsigned i = 0; i < s->jumps; i++)
-		a_patch_here(t->a, s->jump[i]);
+	for (unsigned i = 0; i < s->jumps; i++) {
+		a_patch_here(t->a, s->jump[i].from);
+		if (s->jump[i].again) {
+			a_call_to(t->a, t->x->touch[t->mode][s->jump[i].write]);
+			a_patch(t->a, a_jcc(t->a, 5), s->jump[i].again);
+		}
+	}
 	if (s->recipe.n) {
 		emit_recipe(t->a, &s->recipe);
 		emit_save(t->a);
@@ -367,6 +377,7 @@ static struct a_rm emit_lookup(struct tr *t, unsigned i, const struct ea *e, uns
 	struct a_buf *a = t->a;
 	int32_t slot = (int32_t)((uint8_t *)&t->cpu->mmu.l1d.fast.slot[t->mode][0] - (uint8_t *)t->cpu) - CPU_BIAS;
 	int32_t tag = slot + (int32_t)(write ? offsetof(struct fast_entry, wtag) : offsetof(struct fast_entry, rtag));
+	const uint8_t *begin = a_here(a);
 
 	emit_ea(a, H_S2, e, 0);
 	emit_segment(a, H_S2, e);
@@ -379,7 +390,7 @@ static struct a_rm emit_lookup(struct tr *t, unsigned i, const struct ea *e, uns
 	emit_segment(a, H_S1, e);
 	a_alu_imm(a, A_AND, true, a_reg(H_S1), (int32_t)(PAGE_MASK | (aligned ? bytes - 1 : 0)));
 	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, tag));
-	to_slow(t, i, a_jcc(a, 5));
+	to_slow(t, i, a_jcc(a, 5), begin, write);
 	a_load(a, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, addend)));
 	emit_segment(a, H_S1, e);
 	return host_operand(a, e, flat);
@@ -426,11 +437,11 @@ static bool slot_serves(const struct xinsn *x)
 
 static struct a_rm rm_register(struct tr *t, const struct xinsn *x)
 {
-	int h = host_reg((unsigned)x->rm);
+	int h = x->rm_vec ? x->rm : host_reg((unsigned)x->rm);
 
 	if (h != H_NONE)
 		return a_reg(x->rm_high ? h + 4 : h);
-	if (x->reg_place != XREG_NONE && x->reg == x->rm)
+	if (x->reg_place != XREG_NONE && !x->reg_vec && x->reg == x->rm)
 		return a_reg(H_S2); /* loaded as the other operand */
 	if (slot_serves(x))
 		return gpr_mem((unsigned)x->rm);
@@ -442,8 +453,10 @@ static struct a_rm rm_register(struct tr *t, const struct xinsn *x)
 static void emit_self(struct tr *t, unsigned i)
 {
 	const struct xinsn *x = &t->insn[i];
-	bool reg_in_mem = x->reg >= 0 && host_reg((unsigned)x->reg) == H_NONE;
-	int reg = reg_in_mem ? H_S2 : x->reg < 0 ? 0 : host_reg((unsigned)x->reg) + (x->reg_high ? 4 : 0);
+	bool reg_in_mem = x->reg >= 0 && !x->reg_vec && host_reg((unsigned)x->reg) == H_NONE;
+	bool rm_in_mem = x->rm >= 0 && !x->rm_vec && host_reg((unsigned)x->rm) == H_NONE;
+	bool same = reg_in_mem && rm_in_mem && x->reg == x->rm;
+	int reg = reg_in_mem ? H_S2 : x->reg < 0 ? 0 : x->reg_vec ? x->reg : host_reg((unsigned)x->reg) + (x->reg_high ? 4 : 0);
 	struct a_rm rm = a_reg(0);
 	const uint8_t *from;
 	struct ea e;
@@ -454,7 +467,7 @@ static void emit_self(struct tr *t, unsigned i)
 		rm = emit_lookup(t, i, &e, x->mem_bytes, x->mem_aligned, x->mem_write, reg_in_mem);
 	}
 	flags_for(t, i);
-	if (reg_in_mem && (x->reg_load || x->rm == x->reg))
+	if (reg_in_mem && (x->reg_load || same))
 		a_load(t->a, H_S2, gpr_mem((unsigned)x->reg));
 	if (x->rm >= 0)
 		rm = rm_register(t, x);
@@ -463,7 +476,7 @@ static void emit_self(struct tr *t, unsigned i)
 	flags_after(t, i);
 	if (!x->keeps && !x->mem)
 		recipe_make(t, x, from);
-	if (x->rm >= 0 && x->rm_store && host_reg((unsigned)x->rm) == H_NONE && !(x->reg == x->rm && x->reg_store))
+	if (rm_in_mem && x->rm_store && !(same && x->reg_store))
 		a_store(t->a, gpr_mem((unsigned)x->rm), rm.reg);
 	if (reg_in_mem && x->reg_store)
 		a_store(t->a, gpr_mem((unsigned)x->reg), H_S2);
@@ -561,7 +574,7 @@ static void emit_div(struct tr *t, unsigned i)
 
 	flags_before(t, i, true);
 	a_insn(t->a, (struct a_op){.opcode = 0x3b, .w = x->op.w}, H_RDX, rm);
-	to_slow(t, i, a_jcc(t->a, 3));
+	to_slow(t, i, a_jcc(t->a, 3), NULL, false);
 	a_insn(t->a, (struct a_op){.opcode = 0xf7, .w = x->op.w}, 6, rm);
 	flags_after(t, i);
 	slow_back(t, i);
@@ -593,7 +606,7 @@ static void emit_check_canonical(struct tr *t, unsigned i)
 	a_shift(t->a, 7, true, H_S2, 47);
 	a_alu_imm(t->a, A_ADD, true, a_reg(H_S2), 1);
 	a_alu_imm(t->a, A_CMP, true, a_reg(H_S2), 1);
-	to_slow(t, i, a_jcc(t->a, 7));
+	to_slow(t, i, a_jcc(t->a, 7), NULL, false);
 }
 
 static void emit_target(struct tr *t, int64_t delta)
@@ -603,18 +616,32 @@ static void emit_target(struct tr *t, int64_t delta)
 		a_lea(t->a, H_S1, a_mem(H_S1, (int32_t)delta));
 }
 
+/* S1 is the linear address in another page, stored in RIP's slot. */
+static void emit_goto_page(struct tr *t)
+{
+	struct xlink *l = &t->site[t->sites++];
+
+	a_call_to(t->a, t->x->fetch[t->mode]);
+	a_insn_short(t->a, A_OPW(0xb8), H_S2);
+	l->page = t->a->p;
+	a_imm(t->a, BLOCK_NO_HPA, 8);
+	a_alu(t->a, A_CMP, H_S2, CPU_MEM(fetch_hpa));
+	l->differs = a_jcc(t->a, 5);
+	l->site = a_jmp(t->a);
+}
+
 static void emit_goto(struct tr *t, int64_t delta)
 {
 	if (!stays(t, delta)) {
 		emit_target(t, delta);
 		a_store(t->a, gpr_mem(REG_RIP), H_S1);
-		a_call_to(t->a, t->x->resolve[t->mode]);
-		a_jmp_reg(t->a, H_S1);
+		emit_goto_page(t);
 		return;
 	}
 	if (delta)
 		a_alu_imm(t->a, A_ADD, true, gpr_mem(REG_RIP), (int32_t)delta);
-	t->site[t->sites++] = a_jmp(t->a);
+	t->site[t->sites].page = NULL;
+	t->site[t->sites++].site = a_jmp(t->a);
 }
 
 static void emit_branch(struct tr *t, unsigned i)
@@ -736,6 +763,7 @@ static unsigned describe_all(struct tr *t)
 {
 	const uint8_t *bytes = machmem_ptr(t->cpu->mmu.mem, hpa(t->b->hpa));
 	unsigned left = (unsigned)(PAGE_SIZE - (t->b->hpa & ~PAGE_MASK)), own = 0;
+	bool vec_loads = false;
 
 	for (unsigned i = 0; i < t->b->insns; i++) {
 		const struct uop *u = &t->b->uop[i];
@@ -745,7 +773,14 @@ static unsigned describe_all(struct tr *t)
 		if (decode_one(bytes + u->off, left - u->off, 64, &in))
 			xinsn_describe(&in, u, &t->insn[i]);
 		own += t->insn[i].kind != X_CALL;
+		t->vec |= t->insn[i].vec && t->insn[i].kind != X_CALL;
+		vec_loads |= t->insn[i].vec_loads;
 	}
+	/* A block keeps the vector registers and their control word as it found them loaded, or leaves them alone. */
+	for (unsigned i = 0; vec_loads && i < t->b->insns; i++)
+		if (t->insn[i].vec)
+			t->insn[i] = (struct xinsn){.kind = X_CALL};
+	t->vec &= !vec_loads;
 	return own;
 }
 
@@ -784,14 +819,49 @@ static void emit_end(struct tr *t)
 	}
 }
 
-/* What the jumps of the block go to as long as they are tied to nothing. */
-static void emit_loose(struct tr *t, uint8_t *site)
+/* Where the jump @l of the block goes as long as it is tied to nothing. */
+static void emit_loose(struct tr *t, struct xlink *l)
 {
-	const uint8_t *here = a_here(t->a);
-
-	a_patch(t->a, site, here);
-	a_mov_imm(t->a, H_S1, (uint64_t)(uintptr_t)xlate_link_new(t->x, site, here));
+	l->loose = a_here(t->a);
+	a_mov_imm(t->a, H_S1, (uint64_t)(uintptr_t)xlate_link_new(t->x, l));
 	a_jmp_to(t->a, t->x->leave);
+}
+
+static void emit_site(struct tr *t, struct xlink *l)
+{
+	l->other = a_here(t->a);
+	if (l->page) {
+		a_load(t->a, H_S1, gpr_mem(REG_RIP));
+		a_call_to(t->a, t->x->find[t->mode]);
+		a_jmp_reg(t->a, H_S1);
+	}
+	emit_loose(t, l);
+}
+
+/* At the beginning: vector registers are to be in the host's. */
+static void emit_want_vec(struct tr *t)
+{
+	a_insn(t->a, A_OP(0x80), A_CMP, CPU_MEM(xvec));
+	a_byte(t->a, 0);
+	t->load_vec.from = a_jcc(t->a, 4);
+	t->load_vec.back = a_here(t->a);
+}
+
+/* The block is not run, for lack of budget or of vector registers: as if it had not been entered. */
+static void emit_refuse(struct tr *t)
+{
+	a_alu_imm(t->a, A_ADD, true, CPU_MEM(xbudget), t->b->insns);
+	a_mov_imm(t->a, H_S1, 0);
+	a_jmp_to(t->a, t->x->leave);
+}
+
+static void emit_load_vec(struct tr *t)
+{
+	a_patch_here(t->a, t->load_vec.from);
+	a_call_to(t->a, t->x->load_vec);
+	a_insn(t->a, A_OP(0x85), H_S1, a_reg(H_S1));
+	a_patch(t->a, a_jcc(t->a, 5), t->load_vec.back);
+	emit_refuse(t);
 }
 
 const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *b, unsigned mode)
@@ -805,23 +875,25 @@ const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *
 	find_needed(&t);
 	t.call_uop = a_here(t.a);
 	a_mov_imm(t.a, H_S2, (uint64_t)(uintptr_t)b);
-	a_jmp_to(t.a, x->call_uop);
+	a_jmp_to(t.a, x->call_uop[t.vec]);
 	while ((uintptr_t)t.a->p & 15)
 		a_byte(t.a, 0xcc);
 	entry = a_here(t.a);
 	a_alu_imm(t.a, A_SUB, true, CPU_MEM(xbudget), b->insns);
 	over = a_jcc(t.a, 2);
+	if (t.vec)
+		emit_want_vec(&t);
 	for (unsigned i = 0; i < b->insns; i++)
 		emit_insn(&t, i);
 	emit_end(&t);
 	for (unsigned i = 0; i < t.slows; i++)
 		emit_slow(&t, &t.slow[i]);
 	for (unsigned i = 0; i < t.sites; i++)
-		emit_loose(&t, t.site[i]);
+		emit_site(&t, &t.site[i]);
+	if (t.vec)
+		emit_load_vec(&t);
 	a_patch_here(t.a, over);
-	a_alu_imm(t.a, A_ADD, true, CPU_MEM(xbudget), b->insns);
-	a_mov_imm(t.a, H_S1, 0);
-	a_jmp_to(t.a, x->leave);
+	emit_refuse(&t);
 	assert((size_t)(t.a->p - start) <= XBLOCK_MOST);
 	return entry;
 }

@@ -50,7 +50,10 @@ struct xinsn {
 	bool modrm;
 	uint8_t ext;          /* ModRM.reg where it extends the opcode */
 	enum xreg_place reg_place;
-	int8_t reg, rm;       /* general registers, by guest number; -1 none */
+	int8_t reg, rm;       /* general registers, by guest number, or vector registers; -1 none */
+	bool reg_vec, rm_vec;
+	bool vec;             /* works on vector registers: SSE must be in force, and they must be loaded */
+	bool vec_loads;       /* changes MXCSR or vector registers in its own way */
 	bool reg_high, rm_high; /* AH, CH, DH, BH */
 	bool reg_load, reg_store, rm_load, rm_store;
 	bool mem, mem_write;
@@ -88,11 +91,16 @@ struct translator {
 	/* The fixed routines. */
 	int (*enter)(struct cpu *cpu, const uint8_t *code);
 	const uint8_t *leave;          /* to C with EXEC_NEXT; S1: struct xlink, or 0 */
-	const uint8_t *call_uop;       /* S1: offset of the uop in the block S2; returns to its caller */
-	const uint8_t *resolve[XMODES]; /* S1: linear address; returns with S1 the code to jump to */
+	/* S1: offset of the uop in the block S2; returns to its caller. [1]: vector registers are loaded after. */
+	const uint8_t *call_uop[2];
+	const uint8_t *load_vec;       /* loads the vector registers; S1 = 0: SSE is not in force, or exceptions unmasked */
+	const uint8_t *fetch[XMODES];  /* S1: linear address, in RIP's slot too: sets fetch_page and fetch_hpa */
+	const uint8_t *find[XMODES];   /* ... then finds the code to jump to: S1 */
+	const uint8_t *resolve[XMODES]; /* both */
+	const uint8_t *touch[XMODES][2]; /* after a lookup, [1]: for writing, has failed: not zero if it may be tried again */
 };
 
-struct xlink *xlate_link_new(struct translator *x, uint8_t *site, const uint8_t *loose);
+struct xlink *xlate_link_new(struct translator *x, const struct xlink *l);
 /* Emits host code for @b; there is room. Returns its entry, NULL if it is not worth it. */
 const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *b, unsigned mode);
 

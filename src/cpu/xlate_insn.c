@@ -20,6 +20,44 @@ static const uint8_t kind_of[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	SELF(SETS), SELF(SETNS), SELF(SETP), SELF(SETNP), SELF(SETL), SELF(SETNL), SELF(SETLE), SELF(SETNLE),
 	SELF(CMOVO), SELF(CMOVNO), SELF(CMOVB), SELF(CMOVNB), SELF(CMOVZ), SELF(CMOVNZ), SELF(CMOVBE), SELF(CMOVNBE),
 	SELF(CMOVS), SELF(CMOVNS), SELF(CMOVP), SELF(CMOVNP), SELF(CMOVL), SELF(CMOVNL), SELF(CMOVLE), SELF(CMOVNLE),
+	/* SSE to SSE4.2; the MMX forms of these names are not translated. */
+	SELF(MOVAPS), SELF(MOVAPD), SELF(MOVDQA), SELF(MOVUPS), SELF(MOVUPD), SELF(MOVDQU), SELF(LDDQU),
+	SELF(MOVD), SELF(MOVQ), SELF(MOVSS), SELF(MOVSD), SELF(MOVLPS), SELF(MOVLPD), SELF(MOVHPS), SELF(MOVHPD),
+	SELF(MOVHLPS), SELF(MOVLHPS), SELF(MOVMSKPS), SELF(MOVMSKPD), SELF(MOVSHDUP), SELF(MOVSLDUP), SELF(MOVDDUP),
+	SELF(PMOVMSKB), SELF(CRC32),
+	SELF(ADDPS), SELF(ADDPD), SELF(ADDSS), SELF(ADDSD), SELF(SUBPS), SELF(SUBPD), SELF(SUBSS), SELF(SUBSD),
+	SELF(MULPS), SELF(MULPD), SELF(MULSS), SELF(MULSD), SELF(DIVPS), SELF(DIVPD), SELF(DIVSS), SELF(DIVSD),
+	SELF(MINPS), SELF(MINPD), SELF(MINSS), SELF(MINSD), SELF(MAXPS), SELF(MAXPD), SELF(MAXSS), SELF(MAXSD),
+	SELF(SQRTPS), SELF(SQRTPD), SELF(SQRTSS), SELF(SQRTSD), SELF(RCPPS), SELF(RCPSS), SELF(RSQRTPS), SELF(RSQRTSS),
+	SELF(CMPPS), SELF(CMPPD), SELF(CMPSS), SELF(CMPSD), SELF(COMISS), SELF(COMISD), SELF(UCOMISS), SELF(UCOMISD),
+	SELF(ADDSUBPS), SELF(ADDSUBPD), SELF(HADDPS), SELF(HADDPD), SELF(HSUBPS), SELF(HSUBPD),
+	SELF(ROUNDPS), SELF(ROUNDPD), SELF(ROUNDSS), SELF(ROUNDSD), SELF(DPPS), SELF(DPPD),
+	SELF(CVTSI2SS), SELF(CVTSI2SD), SELF(CVTSS2SI), SELF(CVTSD2SI), SELF(CVTTSS2SI), SELF(CVTTSD2SI),
+	SELF(CVTSS2SD), SELF(CVTSD2SS), SELF(CVTPS2PD), SELF(CVTPD2PS), SELF(CVTDQ2PS), SELF(CVTDQ2PD),
+	SELF(CVTPS2DQ), SELF(CVTTPS2DQ), SELF(CVTPD2DQ), SELF(CVTTPD2DQ),
+	SELF(ANDPS), SELF(ANDPD), SELF(ANDNPS), SELF(ANDNPD), SELF(ORPS), SELF(ORPD), SELF(XORPS), SELF(XORPD),
+	SELF(PAND), SELF(PANDN), SELF(POR), SELF(PXOR), SELF(PTEST),
+	SELF(PADDB), SELF(PADDW), SELF(PADDD), SELF(PADDQ), SELF(PADDSB), SELF(PADDSW), SELF(PADDUSB), SELF(PADDUSW),
+	SELF(PSUBB), SELF(PSUBW), SELF(PSUBD), SELF(PSUBQ), SELF(PSUBSB), SELF(PSUBSW), SELF(PSUBUSB), SELF(PSUBUSW),
+	SELF(PMULLW), SELF(PMULHW), SELF(PMULHUW), SELF(PMULUDQ), SELF(PMULLD), SELF(PMULDQ), SELF(PMULHRSW),
+	SELF(PMADDWD), SELF(PMADDUBSW), SELF(PSADBW), SELF(PAVGB), SELF(PAVGW), SELF(MPSADBW), SELF(PHMINPOSUW),
+	SELF(PMINUB), SELF(PMINSB), SELF(PMINUW), SELF(PMINSW), SELF(PMINUD), SELF(PMINSD),
+	SELF(PMAXUB), SELF(PMAXSB), SELF(PMAXUW), SELF(PMAXSW), SELF(PMAXUD), SELF(PMAXSD),
+	SELF(PABSB), SELF(PABSW), SELF(PABSD), SELF(PSIGNB), SELF(PSIGNW), SELF(PSIGND),
+	SELF(PHADDW), SELF(PHADDD), SELF(PHADDSW), SELF(PHSUBW), SELF(PHSUBD), SELF(PHSUBSW),
+	SELF(PCMPEQB), SELF(PCMPEQW), SELF(PCMPEQD), SELF(PCMPEQQ), SELF(PCMPGTB), SELF(PCMPGTW), SELF(PCMPGTD),
+	SELF(PCMPGTQ), SELF(PCMPESTRI), SELF(PCMPESTRM), SELF(PCMPISTRI), SELF(PCMPISTRM),
+	SELF(PSLLW), SELF(PSLLD), SELF(PSLLQ), SELF(PSLLDQ), SELF(PSRLW), SELF(PSRLD), SELF(PSRLQ), SELF(PSRLDQ),
+	SELF(PSRAW), SELF(PSRAD), SELF(PALIGNR), SELF(PSHUFB), SELF(PSHUFD), SELF(PSHUFHW), SELF(PSHUFLW),
+	SELF(SHUFPS), SELF(SHUFPD), SELF(UNPCKLPS), SELF(UNPCKLPD), SELF(UNPCKHPS), SELF(UNPCKHPD),
+	SELF(PUNPCKLBW), SELF(PUNPCKLWD), SELF(PUNPCKLDQ), SELF(PUNPCKLQDQ),
+	SELF(PUNPCKHBW), SELF(PUNPCKHWD), SELF(PUNPCKHDQ), SELF(PUNPCKHQDQ),
+	SELF(PACKSSWB), SELF(PACKSSDW), SELF(PACKUSWB), SELF(PACKUSDW),
+	SELF(PINSRB), SELF(PINSRW), SELF(PINSRD), SELF(PINSRQ), SELF(PEXTRB), SELF(PEXTRW), SELF(PEXTRD), SELF(PEXTRQ),
+	SELF(INSERTPS), SELF(EXTRACTPS), SELF(BLENDPS), SELF(BLENDPD), SELF(BLENDVPS), SELF(BLENDVPD),
+	SELF(PBLENDW), SELF(PBLENDVB),
+	SELF(PMOVZXBW), SELF(PMOVZXBD), SELF(PMOVZXBQ), SELF(PMOVZXWD), SELF(PMOVZXWQ), SELF(PMOVZXDQ),
+	SELF(PMOVSXBW), SELF(PMOVSXBD), SELF(PMOVSXBQ), SELF(PMOVSXWD), SELF(PMOVSXWQ), SELF(PMOVSXDQ),
 #undef SELF
 	[ZYDIS_MNEMONIC_NOP] = X_NOTHING,
 	[ZYDIS_MNEMONIC_LFENCE] = X_NOTHING, [ZYDIS_MNEMONIC_SFENCE] = X_NOTHING, [ZYDIS_MNEMONIC_MFENCE] = X_NOTHING,
@@ -105,16 +143,19 @@ static bool describe_register(const struct insn *in, const ZydisDecodedOperand *
 {
 	bool stores = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 	bool loads = o->actions != ZYDIS_OPERAND_ACTION_WRITE || o->size < 32 || may_not_write(in->z.mnemonic);
+	bool vec = o->reg.value >= ZYDIS_REGISTER_XMM0 && o->reg.value <= ZYDIS_REGISTER_XMM15;
 	int8_t g;
 
-	if (!is_gpr(o->reg.value))
+	if (!vec && !is_gpr(o->reg.value))
 		return false;
-	g = (int8_t)(zreg_off(o->reg.value) / 8);
+	g = (int8_t)(vec ? o->reg.value - ZYDIS_REGISTER_XMM0 : zreg_off(o->reg.value) / 8);
 	if (o->size == 8)
 		x->op.byte_reg = true;
+	x->vec |= vec;
 	switch (o->encoding) {
 	case ZYDIS_OPERAND_ENCODING_MODRM_REG:
 	case ZYDIS_OPERAND_ENCODING_OPCODE:
+		x->reg_vec = vec;
 		x->reg_place = o->encoding == ZYDIS_OPERAND_ENCODING_OPCODE ? XREG_OPCODE : XREG_MODRM;
 		x->reg = g;
 		x->reg_high = is_high(o->reg.value);
@@ -122,6 +163,7 @@ static bool describe_register(const struct insn *in, const ZydisDecodedOperand *
 		x->reg_store = stores;
 		return true;
 	case ZYDIS_OPERAND_ENCODING_MODRM_RM:
+		x->rm_vec = vec;
 		x->rm = g;
 		x->rm_high = is_high(o->reg.value);
 		x->rm_load = loads;
@@ -131,7 +173,19 @@ static bool describe_register(const struct insn *in, const ZydisDecodedOperand *
 	}
 }
 
-static bool describe_memory(const ZydisDecodedOperand *o, const struct uop *u, struct xinsn *x)
+/* An SSE operand of 16 bytes must be aligned, but for these. */
+static bool unaligned_allowed(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_MOVUPS: case ZYDIS_MNEMONIC_MOVUPD: case ZYDIS_MNEMONIC_MOVDQU: case ZYDIS_MNEMONIC_LDDQU:
+	case ZYDIS_MNEMONIC_PCMPESTRI: case ZYDIS_MNEMONIC_PCMPESTRM:
+	case ZYDIS_MNEMONIC_PCMPISTRI: case ZYDIS_MNEMONIC_PCMPISTRM:
+		return true;
+	default: return false;
+	}
+}
+
+static bool describe_memory(const struct insn *in, const ZydisDecodedOperand *o, const struct uop *u, struct xinsn *x)
 {
 	if (o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || (u->flags & UOP_EA_SLOW))
 		return false;
@@ -141,6 +195,7 @@ static bool describe_memory(const ZydisDecodedOperand *o, const struct uop *u, s
 	x->mem = true;
 	x->mem_write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 	x->mem_bytes = (uint8_t)(o->size / 8);
+	x->mem_aligned = x->mem_bytes == 16 && !unaligned_allowed(in->z.mnemonic);
 	return true;
 }
 
@@ -156,7 +211,7 @@ static bool describe_operands(const struct insn *in, const struct uop *u, struct
 			continue;
 		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && !describe_register(in, o, x))
 			return false;
-		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && !describe_memory(o, u, x))
+		if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && !describe_memory(in, o, u, x))
 			return false;
 	}
 	return true;
@@ -180,6 +235,7 @@ static bool fits_self(const struct insn *in, const struct xinsn *x)
 	switch (in->z.mnemonic) {
 	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
 		return !x->mem || x->reg_place == XREG_NONE; /* a bit string reaches anywhere */
+	case ZYDIS_MNEMONIC_MOVSD: case ZYDIS_MNEMONIC_CMPSD: return x->modrm; /* not the string instructions */
 	case ZYDIS_MNEMONIC_BSWAP: return in->z.operand_width != 16;
 	case ZYDIS_MNEMONIC_SHLD: case ZYDIS_MNEMONIC_SHRD: return in->z.operand_width != 16;
 	case ZYDIS_MNEMONIC_RCL: case ZYDIS_MNEMONIC_RCR: return !x->rotate;
@@ -231,10 +287,28 @@ static enum xkind choose_kind(const struct insn *in, const struct uop *u, struct
 	return kind != X_SELF || fits_self(in, x) ? kind : X_CALL;
 }
 
+/* Conversions from memory to a general register have no vector register, but MXCSR. */
+static bool uses_mxcsr(const struct insn *in)
+{
+	return in->z.meta.isa_set == ZYDIS_ISA_SET_SSE || in->z.meta.isa_set == ZYDIS_ISA_SET_SSE2;
+}
+
+static bool loads_vectors(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_LDMXCSR: case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64:
+	case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_XRSTOR64:
+		return true;
+	default: return false;
+	}
+}
+
 void xinsn_describe(const struct insn *in, const struct uop *u, struct xinsn *x)
 {
 	*x = (struct xinsn){.reg = -1, .rm = -1};
 	describe_opcode(in, x);
 	describe_flags(in, u, x);
+	x->vec_loads = loads_vectors(in->z.mnemonic);
 	x->kind = choose_kind(in, u, x);
+	x->vec |= x->kind == X_SELF && uses_mxcsr(in);
 }

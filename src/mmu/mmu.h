@@ -173,7 +173,7 @@ struct fast_entry {
 	struct tlb_entry *entry;
 	uint32_t generation;
 };
-#define FAST_INVALID 1ull /* never equals a page address */
+#define FAST_INVALID 0x800ull /* never equals a page address, nor one with the low bits of an alignment in it */
 
 struct fast_tlb {
 	struct fast_entry slot[MODE_COUNT][FAST_SLOTS];

@@ -485,6 +485,10 @@ static void report(const char *what, const struct test *t, uint64_t number, cons
 	       (unsigned long long)t->rflags, (unsigned long long)cpu_get_rflags(a), (unsigned long long)cpu_get_rflags(b),
 	       (unsigned long long)a->insns, (unsigned long long)b->insns, (unsigned long long)a->stats.exceptions,
 	       (unsigned long long)b->stats.exceptions);
+	printf("  MXCSR in %x: %x %x\n", get_u32(t->fx + 24), get_u32(a->fpu.fx + 24), get_u32(b->fpu.fx + 24));
+	for (unsigned i = 0; i < 416; i++)
+		if (a->fpu.fx[i] != b->fpu.fx[i])
+			printf("  FXSAVE image %x: in %02x interpreter %02x translator %02x\n", i, t->fx[i], a->fpu.fx[i], b->fpu.fx[i]);
 	for (unsigned i = 0; i < F_COUNT * PAGE_SIZE; i++)
 		if (side[0].host[i] != side[1].host[i]) {
 			printf("  memory: frame %u offset %x: %02x %02x\n", i >> PAGE_SHIFT, i & 0xfff, side[0].host[i],
