@@ -34,7 +34,7 @@ static const uint8_t needs[][2] = {
 
 void cpu_config_default(struct cpu_config *cfg)
 {
-	*cfg = (struct cpu_config){.maxphyaddr = 46, .fast_path = true, .translate_after = 16,
+	*cfg = (struct cpu_config){.maxphyaddr = 46, .fast_path = true, .translate = true, .translate_after = 16,
 				   .code_cache = 64u << 20};
 	for (unsigned i = 0; i < CPUF_COUNT; i++)
 		cfg->feature[i] = true;

@@ -556,6 +556,11 @@ const uint8_t *xlate_code(struct cpu *cpu, struct block *b)
 	const uint8_t *code = NULL;
 
 	cpu->xlink = NULL;
+	if (unlikely(x->smap != !!(cpu->cr4 & CR4_SMAP))) {
+		x->smap = !x->smap;
+		xlate_flush(cpu);
+		from = NULL;
+	}
 	if (unlikely(cpu->xvec_off)) { /* host code has just refused it */
 		cpu->xvec_off = false;
 		return NULL;

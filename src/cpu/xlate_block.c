@@ -30,7 +30,7 @@ struct slow {
 		bool write;
 	} jump[SLOW_JUMPS];
 	unsigned jumps;
-	unsigned insn;
+	unsigned insn, mode;
 	const uint8_t *back;
 	struct recipe recipe; /* to make the flags before: they are not in memory */
 };
@@ -248,6 +248,7 @@ static void to_slow(struct tr *t, unsigned i, uint8_t *jump, const uint8_t *agai
 	if (!t->slows || t->slow[t->slows - 1].insn != i) {
 		s = &t->slow[t->slows++];
 		s->insn = i;
+		s->mode = t->mode;
 		s->jumps = 0;
 		s->recipe.n = 0;
 		if (!t->f_mem)
@@ -286,7 +287,7 @@ static void emit_slow(struct tr *t, const struct slow *s)
 	for (unsigned i = 0; i < s->jumps; i++) {
 		a_patch_here(t->a, s->jump[i].from);
 		if (s->jump[i].again) {
-			a_call_to(t->a, t->x->touch[t->mode][s->jump[i].write]);
+			a_call_to(t->a, t->x->touch[s->mode][s->jump[i].write]);
 			a_patch(t->a, a_jcc(t->a, 5), s->jump[i].again);
 		}
 	}
@@ -580,6 +581,23 @@ static void emit_div(struct tr *t, unsigned i)
 	slow_back(t, i);
 }
 
+static void emit_set_ac(struct tr *t, unsigned i)
+{
+	bool set = t->insn[i].kind == X_STAC;
+	unsigned mode = set && t->x->smap ? MODE_SUPER_AC : MODE_SUPER;
+
+	flags_before(t, i, true);
+	a_insn(t->a, A_OP(0x80), A_CMP, CPU_MEM(cpl));
+	a_byte(t->a, 0);
+	to_slow(t, i, a_jcc(t->a, 5), NULL, false);
+	a_insn(t->a, A_OP(0x81), set ? A_OR : A_AND, CPU_MEM(rflags));
+	a_imm(t->a, set ? RF_AC : ~RF_AC, 4);
+	a_insn(t->a, A_OP(0xc6), 0, CPU_MEM(mode));
+	a_byte(t->a, mode);
+	t->mode = mode;
+	slow_back(t, i);
+}
+
 static void emit_call(struct tr *t, unsigned i)
 {
 	flags_to_memory(t);
@@ -795,6 +813,8 @@ static void emit_insn(struct tr *t, unsigned i)
 	case X_POP: emit_pop(t, i); break;
 	case X_LEAVE: emit_leave(t, i); break;
 	case X_DIV: emit_div(t, i); break;
+	case X_STAC:
+	case X_CLAC: emit_set_ac(t, i); break;
 	case X_JMP:
 		flags_to_memory(t);
 		emit_branch(t, i);

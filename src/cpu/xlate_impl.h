@@ -37,6 +37,7 @@ enum xkind {
 	X_SELF,     /* itself, with its operands replaced */
 	X_NOTHING,
 	X_LEA, X_PUSH, X_POP, X_LEAVE, X_DIV,
+	X_STAC, X_CLAC, /* change the data-access mode, within a block */
 	X_JMP, X_JCC, X_CALL_REL, X_RET, X_JMP_IND, X_CALL_IND, /* always last in a block */
 };
 
@@ -84,6 +85,7 @@ struct translator {
 	size_t bytes;
 	uint8_t *first;          /* behind the fixed routines */
 	uint32_t generation;     /* of the buffer's contents: block->xgeneration */
+	bool smap;               /* CR4.SMAP, which it was made for: what STAC makes of the mode */
 	struct xlink *links;
 	unsigned link_count, link_most;
 	struct xcache_entry cache[XMODES][XCACHE_SLOTS];

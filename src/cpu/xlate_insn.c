@@ -65,6 +65,7 @@ static const uint8_t kind_of[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_PREFETCHT2] = X_NOTHING, [ZYDIS_MNEMONIC_PREFETCHNTA] = X_NOTHING,
 	[ZYDIS_MNEMONIC_LEA] = X_LEA, [ZYDIS_MNEMONIC_PUSH] = X_PUSH, [ZYDIS_MNEMONIC_POP] = X_POP,
 	[ZYDIS_MNEMONIC_LEAVE] = X_LEAVE, [ZYDIS_MNEMONIC_DIV] = X_DIV,
+	[ZYDIS_MNEMONIC_STAC] = X_STAC, [ZYDIS_MNEMONIC_CLAC] = X_CLAC,
 	[ZYDIS_MNEMONIC_JMP] = X_JMP, [ZYDIS_MNEMONIC_CALL] = X_CALL_REL, [ZYDIS_MNEMONIC_RET] = X_RET,
 };
 
@@ -127,6 +128,7 @@ static void describe_flags(const struct insn *in, const struct uop *u, struct xi
 	case ZYDIS_MNEMONIC_BSF: case ZYDIS_MNEMONIC_BSR: /* the host's way with undefined flags may be to keep them */
 		x->keeps = XF_ALL;
 		break;
+	case ZYDIS_MNEMONIC_STAC: case ZYDIS_MNEMONIC_CLAC:
 	case ZYDIS_MNEMONIC_DIV: /* our way with them is to keep them */
 		x->sets = 0;
 		x->keeps = XF_ALL;
@@ -255,6 +257,15 @@ static enum xkind branch_kind(const struct insn *in, enum xkind kind)
 	return kind == X_JMP ? X_JMP_IND : X_CALL_IND;
 }
 
+/* XBEGIN and LOOP count as conditional branches too. */
+static bool is_jcc(const struct insn *in)
+{
+	return (in->z.opcode & 0xf0) == (in->z.opcode_map == ZYDIS_OPCODE_MAP_0F ? 0x80 : 0x70);
+}
+
+/* Does the distance from the block's beginning fit a displacement? */
+static bool near(const struct uop *u) { return (int64_t)u->imm == (int32_t)u->imm; }
+
 static enum xkind choose_kind(const struct insn *in, const struct uop *u, struct xinsn *x)
 {
 	enum xkind kind = (enum xkind)kind_of[in->z.mnemonic];
@@ -262,13 +273,13 @@ static enum xkind choose_kind(const struct insn *in, const struct uop *u, struct
 	if (u->exec == exec_ud || in->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
 		return X_CALL;
 	if (in->z.meta.category == ZYDIS_CATEGORY_COND_BR)
-		return (in->z.opcode & 0xf0) == (in->z.opcode_map == ZYDIS_OPCODE_MAP_0F ? 0x80 : 0x70) ? X_JCC : X_CALL;
-	if (kind == X_NOTHING)
+		return is_jcc(in) && near(u) ? X_JCC : X_CALL;
+	if (kind == X_NOTHING || kind == X_STAC || kind == X_CLAC)
 		return kind;
 	if (kind == X_JMP || kind == X_CALL_REL) {
 		kind = branch_kind(in, kind);
 		if (kind == X_JMP || kind == X_CALL_REL || kind == X_CALL)
-			return kind;
+			return near(u) ? kind : X_CALL;
 	}
 	if (kind == X_RET)
 		return in->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ? X_CALL : kind;

@@ -106,12 +106,12 @@ static void make_kernel(struct side *s)
 	put_u64(k + 2 * PAGE_SIZE + 0x104, KERNEL + 4 * PAGE_SIZE); /* TSS at 0x100: RSP0 */
 }
 
-static void set_processor(struct side *s, unsigned cpl)
+static void set_processor(struct side *s, unsigned cpl, bool smap)
 {
 	struct cpu *c = s->cpu;
 
 	c->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
-	c->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+	c->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | (smap ? CR4_SMAP : 0);
 	c->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 	for (unsigned i = 0; i < SEG_COUNT; i++)
 		c->seg[i] = (struct seg){.sel = (uint16_t)(0x10 | cpl), .limit = 0xffffffff,
@@ -274,6 +274,10 @@ static unsigned put_plain(uint8_t *p)
 	bool wide, small;
 	unsigned imm = f->imm;
 
+	if (one_in(40)) { /* CLAC, STAC */
+		memcpy(p, one_in(2) ? "\x0f\x01\xca" : "\x0f\x01\xcb", 3);
+		return 3;
+	}
 	p += put_prefixes(p, f, &wide, &small);
 	if (f->map)
 		*p++ = 0x0f;
@@ -351,6 +355,7 @@ static uint64_t random_value(void)
 struct test {
 	unsigned start;      /* offset of the first instruction in the code */
 	unsigned cpl;
+	bool smap;           /* supervisor accesses need EFLAGS.AC: all data is the user's */
 	uint64_t gpr[16], rflags;
 	uint8_t fx[512];
 	unsigned stretches;
@@ -387,7 +392,8 @@ static void random_test(struct test *t)
 			    : one_in(5) ? random_value() : random_pointer();
 	if (one_in(2))
 		t->gpr[RCX] = below(40);
-	t->rflags = RF_ONE | (rnd() & RF_ARITH) | (one_in(10) ? RF_DF : 0);
+	t->smap = one_in(4);
+	t->rflags = RF_ONE | (one_in(4) ? RF_AC : 0) | (rnd() & RF_ARITH) | (one_in(10) ? RF_DF : 0);
 	for (unsigned i = 0; i < 16; i++) {
 		put_u64(t->fx + FX_XMM(i), one_in(3) ? 0x3ff0000000000000ull + (rnd() >> 20) : rnd());
 		put_u64(t->fx + FX_XMM(i) + 8, rnd());
@@ -416,7 +422,7 @@ static enum cpu_run_status run_side(struct side *s, const struct test *t)
 	memcpy(c->fpu.fx + 32, t->fx + 32, 384);
 	memcpy(c->fpu.fx + FX_MXCSR, t->fx + FX_MXCSR, 4);
 	cpu_set_rflags(c, t->rflags);
-	set_processor(s, t->cpl);
+	set_processor(s, t->cpl, t->smap);
 	for (unsigned i = 0; i < t->stretches && (st == CPU_RUN_DEADLINE || st == CPU_RUN_BUS); i++)
 		st = cpu_run(c, cpu_tsc(c) + t->stretch[i]);
 	return st;

@@ -33,11 +33,13 @@ struct scheme {
 	enum engine_mmu mmu;
 	enum host_pages pages;
 	bool always, slow;
+	bool interpret; /* else all code is translated when it first runs */
 	uint64_t shadow_memory;
 };
 static const struct scheme schemes[] = {
-	{.name = "native", .mmu = ENGINE_NATIVE},
-	{.name = "native-slow", .mmu = ENGINE_NATIVE, .slow = true},
+	{.name = "native", .mmu = ENGINE_NATIVE, .interpret = true},
+	{.name = "native-slow", .mmu = ENGINE_NATIVE, .slow = true, .interpret = true},
+	{.name = "native-host-code", .mmu = ENGINE_NATIVE},
 	{.name = "ept-4k", .mmu = ENGINE_EPT},
 	{.name = "ept-2m", .mmu = ENGINE_EPT, .pages = HOST_PAGES_2M, .slow = true},
 	{.name = "ept-1g", .mmu = ENGINE_EPT, .pages = HOST_PAGES_1G},
@@ -307,6 +309,8 @@ static struct engine_vm *make(const struct mf_guest *g, const struct scheme *s, 
 
 	cfg.cpu.fast_path = !s->slow;
 	choose_hardware(g, s, &cfg);
+	cfg.cpu.translate = !s->interpret;
+	cfg.cpu.translate_after = 0;
 	if (engine_create(&vm, &cfg, &err)) {
 		fprintf(stderr, "machfuzz: %s: %s\n", s->name, err.text);
 		exit(2);
