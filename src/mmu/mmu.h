@@ -146,14 +146,18 @@ struct tlb_entry {
 
 #define FAST_SLOTS 256
 #define FAST_WORDS (FAST_SLOTS / 64)
+#define FAST_NONE    0xffffu
+#define FAST_SEVERAL 0xfffeu
 
 struct tlb_array {
 	struct tlb_entry *entry; /* [sets * ways] */
 	uint32_t sets;           /* power of two */
 	uint32_t ways;
 	uint8_t pages;           /* page sizes it may hold (HW_4K | ...); each is indexed by its own page number */
-	uint32_t *mru;           /* [sets]: the most recently used way */
-	uint64_t *slots;         /* L1 data only: [sets][FAST_SLOTS / 64], fast slots that the MRU way stands in */
+	struct tlb_entry **mru;  /* [sets]: the most recently used way */
+	/* L1 data only: the fast slots that the MRU way stands in. */
+	uint16_t *slot;          /* [sets]: the only one, or FAST_NONE, or FAST_SEVERAL: those in */
+	uint64_t *slots;         /* [sets][FAST_SLOTS / 64] */
 };
 
 /*

@@ -13,8 +13,11 @@ static int array_init(struct tlb_array *a, const struct hw_array *hw, bool fast)
 	a->entry = calloc(hw->entries, sizeof(*a->entry));
 	a->mru = calloc(sets, sizeof(*a->mru));
 	a->slots = fast ? calloc((size_t)sets * FAST_WORDS, sizeof(*a->slots)) : NULL;
-	if (!a->entry || !a->mru || (fast && !a->slots))
+	a->slot = fast ? malloc(sets * sizeof(*a->slot)) : NULL;
+	if (!a->entry || !a->mru || (fast && (!a->slots || !a->slot)))
 		return -ENOMEM;
+	if (fast)
+		memset(a->slot, 0xff, sets * sizeof(*a->slot));
 	for (uint32_t i = 0; i < hw->entries; i++)
 		a->entry[i].tag = TLB_INVALID;
 	return 0;
@@ -49,6 +52,7 @@ void tlb_destroy(struct tlb *t)
 		free(t->array[i].entry);
 		free(t->array[i].mru);
 		free(t->array[i].slots);
+		free(t->array[i].slot);
 	}
 	*t = (struct tlb){0};
 }
@@ -75,17 +79,14 @@ struct tlb_entry *tlb_find(const struct tlb_array *a, uint64_t lin, unsigned shi
 
 static void fast_suspend_slot(struct fast_tlb *f, unsigned slot)
 {
-	for (unsigned m = 0; m < MODE_COUNT; m++) {
+	for (unsigned m = 0; m < MODE_USER_ALIGN; m++) {
 		f->slot[m][slot].rtag = FAST_INVALID;
 		f->slot[m][slot].wtag = FAST_INVALID;
 	}
 }
 
-/* The MRU way of the set is about to be another one: its pages do not match any more. */
-static void fast_suspend_set(struct l1_tlb *l1, struct tlb_array *a, uint32_t set)
+static NOINLINE void fast_suspend_several(struct l1_tlb *l1, uint64_t *word)
 {
-	uint64_t *word = &a->slots[(size_t)set * FAST_WORDS];
-
 	for (unsigned w = 0; w < FAST_WORDS; w++) {
 		for (uint64_t left = word[w]; left; left &= left - 1)
 			fast_suspend_slot(&l1->fast, w * 64 + (unsigned)__builtin_ctzll(left));
@@ -93,19 +94,32 @@ static void fast_suspend_set(struct l1_tlb *l1, struct tlb_array *a, uint32_t se
 	}
 }
 
-void tlb_touch(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e)
+/* The MRU way of the set is about to be another one: its pages do not match any more. */
+static void fast_suspend_set(struct l1_tlb *l1, struct tlb_array *a, uint32_t set)
+{
+	unsigned slot = a->slot[set];
+
+	a->slot[set] = FAST_NONE;
+	if (likely(slot < FAST_SLOTS))
+		fast_suspend_slot(&l1->fast, slot);
+	else if (slot == FAST_SEVERAL)
+		fast_suspend_several(l1, &a->slots[(size_t)set * FAST_WORDS]);
+}
+
+static ALWAYS_INLINE void touch(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e)
 {
 	uint32_t set = set_of(a, e->tag);
-	uint32_t way = (uint32_t)(e - &a->entry[(size_t)set * a->ways]);
 
 	if (a->slots) {
-		if (a->mru[set] == way)
+		if (a->mru[set] == e)
 			return;
 		fast_suspend_set(l1, a, set);
-		a->mru[set] = way;
+		a->mru[set] = e;
 	}
 	e->stamp = ++mmu->clock;
 }
+
+void tlb_touch(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e) { touch(mmu, l1, a, e); }
 
 static uint32_t victim_way(const struct tlb_entry *set, uint32_t ways)
 {
@@ -132,7 +146,7 @@ struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_arra
 	ways[way] = *e;
 	ways[way].stamp = ++mmu->clock;
 	ways[way].generation = generation;
-	a->mru[set] = way;
+	a->mru[set] = &ways[way];
 	return &ways[way];
 }
 
@@ -143,9 +157,23 @@ void tlb_drop(struct tlb_entry *e)
 	e->generation++;
 }
 
+static void mark_bit(struct tlb_array *a, uint32_t set, unsigned slot)
+{
+	a->slots[(size_t)set * FAST_WORDS + slot / 64] |= 1ull << (slot % 64);
+}
+
 static void mark_slot(struct tlb_array *a, const struct tlb_entry *e, unsigned slot)
 {
-	a->slots[(size_t)set_of(a, e->tag) * FAST_WORDS + slot / 64] |= 1ull << (slot % 64);
+	uint32_t set = set_of(a, e->tag);
+
+	if (likely(a->slot[set] == FAST_NONE)) {
+		a->slot[set] = (uint16_t)slot;
+	} else if (a->slot[set] != slot) {
+		if (a->slot[set] != FAST_SEVERAL)
+			mark_bit(a, set, a->slot[set]);
+		mark_bit(a, set, slot);
+		a->slot[set] = FAST_SEVERAL;
+	}
 }
 
 void fast_fill(struct l1_tlb *l1, const struct fast_entry *f, uint64_t lin, enum access_mode mode)
@@ -167,7 +195,7 @@ struct fast_entry *mmu_fast_touch(struct mmu *mmu, struct l1_tlb *l1, uint64_t l
 	if ((lin & PAGE_MASK) != (kind == ACCESS_WRITE ? f->any_wtag : f->any_rtag) ||
 	    f->generation != f->entry->generation)
 		return NULL;
-	tlb_touch(mmu, l1, f->array, f->entry);
+	touch(mmu, l1, f->array, f->entry);
 	f->rtag = f->any_rtag;
 	f->wtag = f->any_wtag;
 	mark_slot(f->array, f->entry, slot);
