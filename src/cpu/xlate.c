@@ -226,21 +226,83 @@ static bool touch_write(struct cpu *cpu, uint64_t page)
 	return mmu_fast_touch(&cpu->mmu, &cpu->mmu.l1d, page, ACCESS_WRITE, (enum access_mode)cpu->mode);
 }
 
-/* S1: the page, S2: offset of the slot, as the lookup leaves them. Not zero: it will succeed now. */
-static void emit_touch_routine(struct cpu *cpu, struct translator *x, unsigned mode, bool write)
+static int32_t l1d_slot(const struct cpu *cpu, unsigned mode)
 {
-	static const uint8_t clobbered[] = {H_RAX, H_RCX, H_RDX, H_RSI, H_RDI, H_R8, H_GUEST_RSP};
-	static const uint8_t guest[] = {RAX, RCX, RDX, RSI, RDI, R8, RSP};
-	int32_t slot = (int32_t)((uint8_t *)&cpu->mmu.l1d.fast.slot[mode][0] - (uint8_t *)cpu) - CPU_BIAS;
-	struct a_buf *a = &x->out;
-	uint8_t *no, *skip;
-	uint64_t fn = write ? (uint64_t)(uintptr_t)&touch_write : (uint64_t)(uintptr_t)&touch_read;
+	return (int32_t)((const uint8_t *)&cpu->mmu.l1d.fast.slot[mode][0] - (const uint8_t *)cpu) - CPU_BIAS;
+}
 
-	x->touch[mode][write] = a_here(a);
-	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)(write ? offsetof(struct fast_entry, any_wtag) : offsetof(struct fast_entry, any_rtag))));
-	no = a_jcc(a, 5);
-	for (unsigned i = 0; i < ARRAY_SIZE(clobbered); i++)
-		a_store(a, gpr_mem(guest[i]), clobbered[i]);
+/* Registers that guest registers are saved from, for a routine to work with. */
+static void emit_save_some(struct a_buf *a, const uint8_t *guest, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		a_store(a, gpr_mem(guest[i]), host_reg(guest[i]));
+}
+
+static void emit_load_some(struct a_buf *a, const uint8_t *guest, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		a_load(a, host_reg(guest[i]), gpr_mem(guest[i]));
+}
+
+static const uint8_t touch_work[] = {RAX, RCX, RDX, RSI};
+
+/*
+ * mmu_fast_touch() for what is nearly always the case: another way of the set is the most recently used, and
+ * stands in one fast slot. Any other: jumps to one of the places in @rare, nothing changed but S1. RCX: the entry,
+ * RDX: the array.
+ */
+static void emit_touch_common(const struct cpu *cpu, struct a_buf *a, unsigned mode, uint8_t *rare[3])
+{
+	struct a_rm f = a_mem_index(H_CPU, H_S2, 0, l1d_slot(cpu, mode));
+
+	a_lea(a, H_RAX, f);
+	a_load(a, H_RCX, a_mem(H_RAX, offsetof(struct fast_entry, entry)));
+	a_load32(a, H_RDX, a_mem(H_RCX, offsetof(struct tlb_entry, generation)));
+	a_insn(a, A_OP(0x3b), H_RDX, a_mem(H_RAX, offsetof(struct fast_entry, generation)));
+	rare[0] = a_jcc(a, 5);
+	a_load(a, H_RDX, a_mem(H_RAX, offsetof(struct fast_entry, array)));
+	a_load32(a, H_S1, a_mem(H_RDX, offsetof(struct tlb_array, sets)));
+	a_alu_imm(a, A_SUB, false, a_reg(H_S1), 1);
+	a_insn(a, A_OP(0x23), H_S1, a_mem(H_RCX, offsetof(struct tlb_entry, tag))); /* S1: the set */
+	a_load(a, H_RAX, a_mem(H_RDX, offsetof(struct tlb_array, mru)));
+	a_alu(a, A_CMP, H_RCX, a_mem_index(H_RAX, H_S1, 3, 0));
+	rare[1] = a_jcc(a, 4);
+	a_load(a, H_RDX, a_mem(H_RDX, offsetof(struct tlb_array, slot)));
+	a_lea(a, H_RDX, a_mem_index(H_RDX, H_S1, 1, 0));
+	a_insn(a, A_OP0F(0xb7), H_RSI, a_mem(H_RDX, 0)); /* RSI: the slot that matches no more */
+	a_alu_imm(a, A_CMP, false, a_reg(H_RSI), FAST_SLOTS);
+	rare[2] = a_jcc(a, 3);
+
+	a_store(a, a_mem_index(H_RAX, H_S1, 3, 0), H_RCX);
+	a_mov(a, H_RAX, H_S2);
+	a_shift(a, 5, false, H_RAX, 6);
+	a_insn(a, (struct a_op){.opcode = 0x89, .p66 = true}, H_RAX, a_mem(H_RDX, 0));
+	a_shift(a, 4, false, H_RSI, 6);
+	for (unsigned m = 0; m < XMODES; m++) {
+		a_insn(a, A_OPW(0xc7), 0, a_mem_index(H_CPU, H_RSI, 0, l1d_slot(cpu, m) + (int32_t)offsetof(struct fast_entry, rtag)));
+		a_imm(a, FAST_INVALID, 4);
+		a_insn(a, A_OPW(0xc7), 0, a_mem_index(H_CPU, H_RSI, 0, l1d_slot(cpu, m) + (int32_t)offsetof(struct fast_entry, wtag)));
+		a_imm(a, FAST_INVALID, 4);
+	}
+	a_load(a, H_RAX, CPU_MEM(mmu.clock));
+	a_lea(a, H_RAX, a_mem(H_RAX, 1));
+	a_store(a, CPU_MEM(mmu.clock), H_RAX);
+	a_store(a, a_mem(H_RCX, offsetof(struct tlb_entry, stamp)), H_RAX);
+	a_lea(a, H_RAX, f);
+	a_load(a, H_RCX, a_mem(H_RAX, offsetof(struct fast_entry, any_rtag)));
+	a_store(a, a_mem(H_RAX, offsetof(struct fast_entry, rtag)), H_RCX);
+	a_load(a, H_RCX, a_mem(H_RAX, offsetof(struct fast_entry, any_wtag)));
+	a_store(a, a_mem(H_RAX, offsetof(struct fast_entry, wtag)), H_RCX);
+}
+
+/* S1: the page. Calls mmu_fast_touch(); S1: its answer. */
+static void emit_touch_call(struct a_buf *a, bool write)
+{
+	static const uint8_t clobbered[] = {RAX, RCX, RDX, RSI, RDI, R8, RSP};
+	uint64_t fn = write ? (uint64_t)(uintptr_t)&touch_write : (uint64_t)(uintptr_t)&touch_read;
+	uint8_t *skip;
+
+	emit_save_some(a, clobbered, ARRAY_SIZE(clobbered));
 	skip = emit_unless_vec(a);
 	emit_vec_moves(a, true);
 	a_patch_here(a, skip);
@@ -251,10 +313,34 @@ static void emit_touch_routine(struct cpu *cpu, struct translator *x, unsigned m
 	skip = emit_unless_vec(a);
 	emit_vec_moves(a, false);
 	a_patch_here(a, skip);
-	for (unsigned i = 0; i < ARRAY_SIZE(clobbered); i++)
-		a_load(a, clobbered[i], gpr_mem(guest[i]));
+	emit_load_some(a, clobbered, ARRAY_SIZE(clobbered));
+}
+
+/* S1: the page, S2: offset of the slot, as the lookup leaves them. Returns with not zero if it will succeed now. */
+static void emit_touch_routine(struct cpu *cpu, struct translator *x, unsigned mode, bool write)
+{
+	int32_t tag = l1d_slot(cpu, mode) +
+		      (int32_t)(write ? offsetof(struct fast_entry, any_wtag) : offsetof(struct fast_entry, any_rtag));
+	struct a_buf *a = &x->out;
+	uint8_t *no, *rare[3];
+
+	x->touch[mode][write] = a_here(a);
+	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, tag));
+	no = a_jcc(a, 5);
+	emit_save_some(a, touch_work, ARRAY_SIZE(touch_work));
+	emit_touch_common(cpu, a, mode, rare);
+	emit_load_some(a, touch_work, ARRAY_SIZE(touch_work));
+	a_insn(a, A_OPW(0x85), H_CPU, a_reg(H_CPU));
+	emit_ret_host(a);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(rare); i++)
+		a_patch_here(a, rare[i]);
+	emit_load_some(a, touch_work, ARRAY_SIZE(touch_work));
+	a_load(a, H_S1, a_mem_index(H_CPU, H_S2, 0, tag));
+	emit_touch_call(a, write);
 	a_insn(a, (struct a_op){.opcode = 0x84, .byte_reg = true}, H_S1, a_reg(H_S1)); /* bool: the low byte */
 	emit_ret_host(a);
+
 	a_patch_here(a, no);
 	a_insn(a, A_OP(0x31), H_S1, a_reg(H_S1));
 	emit_ret_host(a);
