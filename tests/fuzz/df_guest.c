@@ -1,15 +1,17 @@
 /*
  * Our side of the differential fuzzer: a processor in 64-bit mode at CPL 3 whose
  * page tables map the same addresses with the same rights as the host process.
- * An instruction is decoded, lowered and executed as the block cache does it, and
- * an exception is taken as a value, before delivery.
+ * An instruction is decoded, lowered and executed as the block cache does it, or as host
+ * code if there is a translator; an exception is taken as a value, before delivery.
  */
 #include "difffuzz.h"
 
 #include "cpu/access.h"
+#include "cpu/block.h"
 #include "cpu/cpu.h"
 #include "cpu/flags.h"
 #include "cpu/lower.h"
+#include "cpu/xlate.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +22,7 @@ struct guest {
 	unsigned bits; /* mode the processor is in */
 	uint8_t *base; /* host address of the frames for CODE, DATA, RO */
 	uint64_t frames;
+	uint64_t translated; /* runs as host code */
 };
 
 #define OFFSET_CODE 0u
@@ -124,7 +127,7 @@ static void set_user_mode(struct guest *g)
 	set_code_bits(g, 64);
 }
 
-struct guest *guest_create(void)
+struct guest *guest_create(bool translate)
 {
 	struct machmem_range range = {0, 8 << 20};
 	struct guest *g = calloc(1, sizeof(*g));
@@ -139,6 +142,8 @@ struct guest *guest_create(void)
 	g->frames = mfn_to_hpa(f).v;
 	g->base = machmem_ptr(&g->mem, hpa(g->frames));
 	cpu_config_default(&cfg);
+	cfg.translate = translate;
+	cfg.translate_after = 0;
 	if (cpu_create(&g->cpu, &g->mem, &cfg, &err)) {
 		fprintf(stderr, "difffuzz: %s\n", err.text);
 		return NULL;
@@ -169,7 +174,17 @@ static void load_state(struct cpu *c, const struct state *s)
 	c->bus.done_count = c->bus.replay = 0;
 }
 
-static int execute(struct cpu *c, const struct uop *u)
+void guest_place(struct guest *g, const struct test *t)
+{
+	uint8_t *p = guest_data(g, t->slot);
+
+	blocks_note_write(g->cpu, g->frames + (uint64_t)(p - g->base), SLOT_BYTES);
+	memcpy(p, host_code(t->slot), SLOT_BYTES);
+}
+
+uint64_t guest_translated(const struct guest *g) { return g->translated; }
+
+static int interpret(struct cpu *c, const struct uop *u)
 {
 	int r;
 
@@ -179,11 +194,48 @@ static int execute(struct cpu *c, const struct uop *u)
 	return r;
 }
 
+/* The instruction's block: it alone, or it and the jump behind it. */
+static struct block *find_block(struct guest *g, uint64_t rip)
+{
+	struct cpu *c = g->cpu;
+	uint64_t at = g->frames + (uint64_t)(guest_data(g, rip) - g->base);
+	struct block *b = blocks_find(c->blocks, at, g->bits);
+
+	c->fetch_page = rip & PAGE_MASK;
+	c->fetch_hpa = at & PAGE_MASK;
+	return b ? b : blocks_decode(c, at, BLOCK_NO_HPA, g->bits);
+}
+
+/* As host code; false: there is none, and nothing has been done. *@status is as from the uop, and RIP too. */
+static bool run_translated(struct guest *g, uint64_t rip, int *status)
+{
+	struct cpu *c = g->cpu;
+	struct block *b = find_block(g, rip);
+	const uint8_t *code = xlate_code(c, b);
+	struct xexit out;
+
+	if (!code)
+		return false;
+	do {
+		c->deadline = c->insns + b->insns;
+		*status = xlate_run(c, code, &out);
+	} while (*status == EXEC_REPEAT);
+	if (c->xvec_off) {
+		c->xvec_off = false;
+		return false;
+	}
+	/* Through both: the jump went where the host's does. */
+	if (*status == EXEC_NEXT && b->insns > 1)
+		c->gpr[REG_RIP] = rip + b->uop[0].len;
+	g->translated++;
+	return true;
+}
+
 void guest_run(struct guest *g, const struct test *t, struct outcome *out)
 {
 	struct cpu *c = g->cpu;
 	uint64_t rip = test_rip(t);
-	bool ends = false;
+	bool ends = false, through = true;
 	struct uop u;
 	int r;
 
@@ -192,8 +244,11 @@ void guest_run(struct guest *g, const struct test *t, struct outcome *out)
 	load_state(c, &t->in);
 	c->gpr[REG_RIP] = rip;
 	lower_one(c, guest_data(g, rip), 15, t->bits, 0, &u, &ends);
-	r = execute(c, &u);
-	if (r != EXEC_STOP && !(u.flags & UOP_SETS_RIP))
+	if (!c->xlate || !run_translated(g, rip, &r)) {
+		r = interpret(c, &u);
+		through = false;
+	}
+	if (r != EXEC_STOP && !(through && r == EXEC_NEXT) && !(u.flags & UOP_SETS_RIP))
 		c->gpr[REG_RIP] = rip + u.len;
 	memcpy(out->s.gpr, c->gpr, sizeof(out->s.gpr));
 	out->s.rip = c->gpr[REG_RIP];

@@ -1,6 +1,6 @@
 /*
  * Differential fuzzer: unprivileged instructions in 64-bit and compatibility mode,
- * the host's own processor against ours. Compared are all general registers, RIP, flags, x87, MMX and SSE state,
+ * the host's own processor against ours, translating from an instruction's first execution (or --interpret). Compared are all general registers, RIP, flags, x87, MMX and SSE state,
  * the data pages, and the exception with its error code and address.
  *
  * Flags the manual leaves undefined are compared too (our ALU is the host's) but
@@ -18,7 +18,7 @@
 struct options {
 	uint64_t count, seed;
 	const char *only;
-	bool verbose, keep_going;
+	bool verbose, keep_going, interpret;
 };
 
 struct tally {
@@ -253,7 +253,7 @@ static void run_instruction(struct fuzz *f, struct test *t)
 		return;
 	}
 	host_place(t);
-	memcpy(guest_data(f->guest, t->slot), host_code(t->slot), SLOT_BYTES);
+	guest_place(f->guest, t);
 	for (unsigned i = 0; i < ROUNDS && f->run < f->opt.count; i++) {
 		if (!gen_state(gen, t, f->guest)) {
 			f->skipped++;
@@ -313,16 +313,17 @@ static void summary(const struct fuzz *f, double seconds)
 			       m ? ZydisMnemonicGetString((ZydisMnemonic)m) : "(undefined)", (unsigned long long)t->run,
 			       (unsigned long long)t->faults, (unsigned long long)t->mismatches);
 	}
-	printf("difffuzz: seed %llu: %llu executed, %u mnemonics, %llu faulted, %llu skipped, %llu mismatches, "
+	printf("difffuzz: seed %llu: %llu executed (%llu as host code), %u mnemonics, %llu faulted, %llu skipped, %llu mismatches, "
 	       "%.1f s, %.0f/s\n",
-	       (unsigned long long)f->opt.seed, (unsigned long long)f->run, seen,
+	       (unsigned long long)f->opt.seed, (unsigned long long)f->run,
+	       (unsigned long long)guest_translated(f->guest), seen,
 	       (unsigned long long)f->faults, (unsigned long long)f->skipped, (unsigned long long)f->mismatches,
 	       seconds, (double)f->run / seconds);
 }
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: difffuzz [--count N] [--seed S] [--only MNEMONIC] [--keep-going] [--verbose]\n");
+	fprintf(stderr, "usage: difffuzz [--count N] [--seed S] [--only MNEMONIC] [--keep-going] [--verbose] [--interpret]\n");
 	return 2;
 }
 
@@ -331,7 +332,7 @@ static int parse(int argc, char **argv, struct options *o)
 	static const struct option list[] = {
 		{"count", required_argument, NULL, 'c'}, {"seed", required_argument, NULL, 's'},
 		{"only", required_argument, NULL, 'o'}, {"keep-going", no_argument, NULL, 'k'},
-		{"verbose", no_argument, NULL, 'v'}, {0},
+		{"verbose", no_argument, NULL, 'v'}, {"interpret", no_argument, NULL, 'i'}, {0},
 	};
 	int c;
 
@@ -343,6 +344,7 @@ static int parse(int argc, char **argv, struct options *o)
 		case 'o': o->only = optarg; break;
 		case 'k': o->keep_going = true; break;
 		case 'v': o->verbose = true; break;
+		case 'i': o->interpret = true; break;
 		default: return -1;
 		}
 	}
@@ -378,7 +380,7 @@ int main(int argc, char **argv)
 		return usage();
 	if (!host_suits() || host_init())
 		return SKIPPED;
-	f->guest = guest_create();
+	f->guest = guest_create(!f->opt.interpret);
 	f->gen[0] = gen_create(f->opt.seed, f->opt.only, 64);
 	f->gen[1] = gen_create(f->opt.seed + 1, f->opt.only, 32);
 	if (!f->guest || !mnemonics(f))

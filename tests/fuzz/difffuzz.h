@@ -95,9 +95,13 @@ void host_selectors(uint16_t sel[6]); /* ES, CS, SS, DS, FS, GS; CS is that of 6
 
 /* ---- our side ---- */
 struct guest;
-struct guest *guest_create(void);
+/* @translate: instructions are executed as host code where there is any. */
+struct guest *guest_create(bool translate);
 void guest_destroy(struct guest *g);
 uint8_t *guest_data(struct guest *g, uint64_t addr); /* bytes of DATA, RO or CODE */
+/* Takes over the code that host_place() has put down. */
+void guest_place(struct guest *g, const struct test *t);
+uint64_t guest_translated(const struct guest *g); /* runs that were host code */
 void guest_run(struct guest *g, const struct test *t, struct outcome *out);
 
 /* ---- the generator ---- */
