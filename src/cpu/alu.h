@@ -155,6 +155,63 @@ ALU_SCAN(16, uint16_t, "w", popcnt, "popcnt")
 ALU_SCAN(32, uint32_t, "k", popcnt, "popcnt")
 ALU_SCAN(64, uint64_t, "q", popcnt, "popcnt")
 
+/* LZCNT, TZCNT: of a processor that has them only. All flags are loaded first: the manual leaves some undefined. */
+#define ALU_COUNT(bits, T, M, name, insn)                                                               \
+	static inline uint64_t alu_##name##bits(uint64_t old, T src, uint16_t *cc)                      \
+	{                                                                                               \
+		uint16_t f = *cc;                                                                       \
+		__asm__("addb $0x7f, %%al\n\tsahf\n\t" insn " %" M "[s], %" M "[d]\n\tlahf\n\tseto %%al" \
+			: [d] "+&r"(old), [f] "+&a"(f)                                                   \
+			: [s] "r"(src)                                                                  \
+			: "cc");                                                                        \
+		*cc = f;                                                                                \
+		return old;                                                                             \
+	}
+ALU_COUNT(16, uint16_t, "w", lzcnt, "lzcnt")
+ALU_COUNT(32, uint32_t, "k", lzcnt, "lzcnt")
+ALU_COUNT(64, uint64_t, "q", lzcnt, "lzcnt")
+ALU_COUNT(16, uint16_t, "w", tzcnt, "tzcnt")
+ALU_COUNT(32, uint32_t, "k", tzcnt, "tzcnt")
+ALU_COUNT(64, uint64_t, "q", tzcnt, "tzcnt")
+
+/*
+ * BMI1 and BMI2, likewise. @m: the operand of ModRM.rm, @v: that of VEX.vvvv. The order in which an instruction
+ * names them is said here.
+ */
+#define ALU_BMI(bits, T, name, text)                                                                    \
+	static inline T alu_##name##bits(T m, T v, uint16_t *cc)                                        \
+	{                                                                                               \
+		uint16_t f = *cc;                                                                       \
+		T d;                                                                                    \
+		__asm__("addb $0x7f, %%al\n\tsahf\n\t" text ", %[d]\n\tlahf\n\tseto %%al"               \
+			: [d] "=&r"(d), [f] "+&a"(f)                                                     \
+			: [m] "r"(m), [v] "r"(v)                                                        \
+			: "cc");                                                                        \
+		*cc = f;                                                                                \
+		return d;                                                                               \
+	}
+#define ALU_BMI_UNARY(bits, T, name, insn)                                                              \
+	static inline T alu_##name##bits(T m, uint16_t *cc)                                             \
+	{                                                                                               \
+		uint16_t f = *cc;                                                                       \
+		T d;                                                                                    \
+		__asm__("addb $0x7f, %%al\n\tsahf\n\t" insn " %[m], %[d]\n\tlahf\n\tseto %%al"          \
+			: [d] "=&r"(d), [f] "+&a"(f)                                                     \
+			: [m] "r"(m)                                                                    \
+			: "cc");                                                                        \
+		*cc = f;                                                                                \
+		return d;                                                                               \
+	}
+#define ALU_BMI_SIZES(X, name, text) X(32, uint32_t, name, text) X(64, uint64_t, name, text)
+ALU_BMI_SIZES(ALU_BMI, andn, "andn %[m], %[v]")
+ALU_BMI_SIZES(ALU_BMI, bextr, "bextr %[v], %[m]")
+ALU_BMI_SIZES(ALU_BMI, bzhi, "bzhi %[v], %[m]")
+ALU_BMI_SIZES(ALU_BMI, pdep, "pdep %[m], %[v]")
+ALU_BMI_SIZES(ALU_BMI, pext, "pext %[m], %[v]")
+ALU_BMI_SIZES(ALU_BMI_UNARY, blsi, "blsi")
+ALU_BMI_SIZES(ALU_BMI_UNARY, blsmsk, "blsmsk")
+ALU_BMI_SIZES(ALU_BMI_UNARY, blsr, "blsr")
+
 /* Bit tests on a register value: CF = bit (index taken modulo the size); other flags kept. */
 #define ALU_BITTEST(bits, T, S, name, insn)                                                             \
 	static inline T alu_##name##bits(T a, T index, uint16_t *cc)                                    \

@@ -63,6 +63,8 @@ struct a_op {
 	bool w;         /* REX.W */
 	bool p66;       /* operand-size prefix, or mandatory 66 */
 	uint8_t rep;    /* mandatory F2 or F3 */
+	bool vex;       /* VEX-encoded, 128 bits or no vectors */
+	uint8_t vvvv;   /* ... the register that its prefix names */
 	bool byte_reg;  /* register operands 4-7 are SPL..DIL: they need a REX prefix */
 };
 
@@ -93,8 +95,21 @@ static inline void a_modrm(struct a_buf *a, unsigned reg, const struct a_rm *m)
 		a_imm(a, (uint64_t)m->disp, 4);
 }
 
+static inline void a_vex(struct a_buf *a, const struct a_op *op, unsigned rex)
+{
+	unsigned pp = op->p66 ? 1 : op->rep == 0xf3 ? 2 : op->rep == 0xf2 ? 3 : 0;
+
+	a_byte(a, 0xc4);
+	a_byte(a, (~rex & 7) << 5 | op->map);
+	a_byte(a, (rex & 8) << 4 | (~(unsigned)op->vvvv & 15) << 3 | pp);
+}
+
 static inline void a_opcode(struct a_buf *a, const struct a_op *op, unsigned rex, bool force_rex)
 {
+	if (op->vex) {
+		a_vex(a, op, rex);
+		return;
+	}
 	if (op->p66)
 		a_byte(a, 0x66);
 	if (op->rep)

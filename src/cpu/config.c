@@ -5,6 +5,7 @@
  */
 #include "cpu/cpu.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,12 +33,35 @@ static const uint8_t needs[][2] = {
 	{CPUF_PKU, CPUF_XSAVE}, {CPUF_ARCH_CAP, CPUF_MSR},
 };
 
+/* Where CPUID has it. */
+static const struct { uint32_t leaf, sub; uint8_t reg, bit; } place[] = {
+#define X(sym, name, leaf, sub, reg, bit) [CPUF_##sym] = {leaf, sub, reg, bit},
+	CPU_FEATURES(X)
+#undef X
+};
+
+/* Instructions that are the host's own: they can be shown only where the host has them. */
+static bool runs_on_host(enum cpu_feature f)
+{
+	return f == CPUF_MOVBE || f == CPUF_BMI1 || f == CPUF_BMI2 || f == CPUF_LZCNT;
+}
+
+static bool host_lacks(enum cpu_feature f)
+{
+	uint32_t r[4];
+
+	if (!runs_on_host(f))
+		return false;
+	return !__get_cpuid_count(place[f].leaf, place[f].sub, &r[0], &r[1], &r[2], &r[3]) ||
+	       !(r[place[f].reg] >> place[f].bit & 1);
+}
+
 void cpu_config_default(struct cpu_config *cfg)
 {
 	*cfg = (struct cpu_config){.maxphyaddr = 46, .fast_path = true, .translate = true, .translate_after = 16,
 				   .code_cache = 64u << 20};
 	for (unsigned i = 0; i < CPUF_COUNT; i++)
-		cfg->feature[i] = true;
+		cfg->feature[i] = !host_lacks((enum cpu_feature)i);
 	/* Software that finds 5-level paging uses it: to be asked for. */
 	cfg->feature[CPUF_LA57] = false;
 	hw_default(&cfg->hw);
@@ -89,6 +113,9 @@ static int parse_word(struct cpu_config *cfg, const char *word, struct error *er
 		return error_set(err, -EINVAL, "unknown processor feature '%s'", word + sign);
 	if (!sign)
 		return error_set(err, -EINVAL, "processor feature '%s' needs + or - before it", word);
+	if (*word == '+' && host_lacks((enum cpu_feature)f))
+		return error_set(err, -EINVAL, "processor feature '%s': the host's processor executes it, and has it not",
+				 word + 1);
 	cfg->feature[f] = *word == '+';
 	return 0;
 }

@@ -8,7 +8,7 @@
 #include "cpu/lower.h"
 
 /* The groups, in the order they are asked. */
-static const lower_fn lower_groups[] = {lower_int, lower_flow, lower_string, lower_vector, lower_system};
+static const lower_fn lower_groups[] = {lower_int, lower_flow, lower_string, lower_bmi, lower_vector, lower_system};
 
 int exec_ud(struct cpu *cpu, const struct uop *u)
 {
@@ -116,11 +116,10 @@ static void lower_generic(const struct insn *in, struct uop *u)
 	}
 }
 
-static void decoder_init(ZydisDecoder *d, unsigned bits)
+static void decoder_init(ZydisDecoder *d, const struct cpu *cpu, unsigned bits)
 {
-	/* Of a processor without BMI1, LZCNT, MPX, CET, ... these encodings are the older instructions. */
+	/* Of a processor without MPX, CET, ... these encodings are the older instructions. */
 	static const ZydisDecoderMode off[] = {ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET,
-					       ZYDIS_DECODER_MODE_LZCNT, ZYDIS_DECODER_MODE_TZCNT,
 					       ZYDIS_DECODER_MODE_WBNOINVD, ZYDIS_DECODER_MODE_CLDEMOTE};
 
 	ZydisDecoderInit(d,
@@ -132,6 +131,8 @@ static void decoder_init(ZydisDecoder *d, unsigned bits)
 				      : ZYDIS_STACK_WIDTH_16);
 	for (unsigned i = 0; i < ARRAY_SIZE(off); i++)
 		ZydisDecoderEnableMode(d, off[i], ZYAN_FALSE);
+	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_LZCNT, cpu_has(cpu, CPUF_LZCNT));
+	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_TZCNT, cpu_has(cpu, CPUF_BMI1));
 }
 
 static void lower_by_group(struct insn *in, struct uop *u)
@@ -146,7 +147,7 @@ bool decode_one(const uint8_t *bytes, unsigned avail, unsigned bits_, struct ins
 {
 	ZydisDecoder d;
 
-	decoder_init(&d, bits_);
+	decoder_init(&d, in->cpu, bits_);
 	in->bytes = bytes;
 	in->mode_bits = bits_;
 	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, bytes, avail < 15 ? avail : 15, &in->z, in->op));
@@ -159,7 +160,7 @@ int lower_one(struct cpu *cpu, const uint8_t *bytes, unsigned avail, unsigned bi
 	ZydisDecoder d;
 	ZyanStatus st;
 
-	decoder_init(&d, bits_);
+	decoder_init(&d, cpu, bits_);
 	*u = (struct uop){.off = (uint16_t)off};
 	st = ZydisDecoderDecodeFull(&d, bytes, avail < 15 ? avail : 15, &in.z, in.op);
 	if (ZYAN_SUCCESS(st)) {

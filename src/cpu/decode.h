@@ -35,9 +35,13 @@ bool lower_int(struct insn *in, struct uop *u);    /* moves, ALU, shifts, bits, 
 bool lower_flow(struct insn *in, struct uop *u);   /* near jumps, calls, returns, SETcc, CMOVcc */
 bool lower_string(struct insn *in, struct uop *u); /* MOVS, STOS, ..., INS, OUTS */
 bool lower_system(struct insn *in, struct uop *u); /* segments, far transfers, CRs, MSRs, I/O, VMX, ... */
+bool lower_bmi(struct insn *in, struct uop *u);    /* BMI1, BMI2, MOVBE */
 bool lower_vector(struct insn *in, struct uop *u); /* x87, MMX, SSE, FXSAVE, XSAVE */
 
-/* Decodes one instruction. False if it is undefined, too long or needs more than @avail bytes. */
+/*
+ * Decodes one instruction as the processor in->cpu does. False if it is undefined, too long or needs more than
+ * @avail bytes.
+ */
 bool decode_one(const uint8_t *bytes, unsigned avail, unsigned bits, struct insn *in);
 
 /* #UD */

@@ -35,6 +35,7 @@
 	X(SSE4_1, "sse4.1", 1, 0, 2, 19)                     \
 	X(SSE4_2, "sse4.2", 1, 0, 2, 20)                     \
 	X(X2APIC, "x2apic", 1, 0, 2, 21)                     \
+	X(MOVBE, "movbe", 1, 0, 2, 22)                       \
 	X(POPCNT, "popcnt", 1, 0, 2, 23)                     \
 	X(TSC_DEADLINE, "tsc-deadline", 1, 0, 2, 24)         \
 	X(XSAVE, "xsave", 1, 0, 2, 26)                       \
@@ -42,7 +43,9 @@
 	X(ARAT, "arat", 6, 0, 0, 2)                          \
 	X(FSGSBASE, "fsgsbase", 7, 0, 1, 0)                  \
 	X(TSC_ADJUST, "tsc-adjust", 7, 0, 1, 1)              \
+	X(BMI1, "bmi1", 7, 0, 1, 3)                          \
 	X(SMEP, "smep", 7, 0, 1, 7)                          \
+	X(BMI2, "bmi2", 7, 0, 1, 8)                          \
 	X(ERMS, "erms", 7, 0, 1, 9)                          \
 	X(INVPCID, "invpcid", 7, 0, 1, 10)                   \
 	X(RDSEED, "rdseed", 7, 0, 1, 18)                     \
@@ -53,6 +56,7 @@
 	X(RDPID, "rdpid", 7, 0, 2, 22)                       \
 	X(ARCH_CAP, "arch-capabilities", 7, 0, 3, 29)        \
 	X(LAHF_LM, "lahf-lm", 0x80000001, 0, 2, 0)           \
+	X(LZCNT, "lzcnt", 0x80000001, 0, 2, 5)               \
 	X(PREFETCHW, "3dnowprefetch", 0x80000001, 0, 2, 8)   \
 	X(SYSCALL, "syscall", 0x80000001, 0, 3, 11)          \
 	X(NX, "nx", 0x80000001, 0, 3, 20)                    \

@@ -460,7 +460,7 @@ EXEC_BITTEST_SIZES(bts, true)
 EXEC_BITTEST_SIZES(btr, true)
 EXEC_BITTEST_SIZES(btc, true)
 
-/* BSF, BSR, POPCNT. A 32-bit result of a zero BSF/BSR source leaves even the upper half. */
+/* BSF, BSR, POPCNT, LZCNT, TZCNT. A 32-bit result of a zero BSF/BSR source leaves even the upper half. */
 #define EXEC_SCAN(bits, T, name)                                                                        \
 	static int x_##name##_rr##bits(struct cpu *cpu, const struct uop *u)                            \
 	{                                                                                               \
@@ -483,6 +483,8 @@ EXEC_BITTEST_SIZES(btc, true)
 EXEC_SCAN_SIZES(bsf)
 EXEC_SCAN_SIZES(bsr)
 EXEC_SCAN_SIZES(popcnt)
+EXEC_SCAN_SIZES(lzcnt)
+EXEC_SCAN_SIZES(tzcnt)
 
 /* ---- multiplication and division ---- */
 
@@ -946,6 +948,8 @@ static const struct { ZydisMnemonic m; struct binary b; } binaries[] = {
 	{ZYDIS_MNEMONIC_XCHG, EXCHANGE(xchg)},	   {ZYDIS_MNEMONIC_XADD, EXCHANGE(xadd)},
 	{ZYDIS_MNEMONIC_CMPXCHG, EXCHANGE(cmpxchg)}, {ZYDIS_MNEMONIC_BSF, SCAN(bsf)},
 	{ZYDIS_MNEMONIC_BSR, SCAN(bsr)},	   {ZYDIS_MNEMONIC_POPCNT, SCAN(popcnt)},
+	/* Without the features the decoder takes these for BSR and BSF. */
+	{ZYDIS_MNEMONIC_LZCNT, SCAN(lzcnt)},	   {ZYDIS_MNEMONIC_TZCNT, SCAN(tzcnt)},
 };
 
 /* One operand, register or memory. */

@@ -787,6 +787,7 @@ static unsigned describe_all(struct tr *t)
 		const struct uop *u = &t->b->uop[i];
 		struct insn in;
 
+		in.cpu = t->cpu;
 		t->insn[i] = (struct xinsn){.kind = X_CALL};
 		if (decode_one(bytes + u->off, left - u->off, 64, &in))
 			xinsn_describe(&in, u, &t->insn[i]);

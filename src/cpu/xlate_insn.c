@@ -14,6 +14,8 @@ static const uint8_t kind_of[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	SELF(INC), SELF(DEC), SELF(NEG), SELF(NOT), SELF(XADD), SELF(CMPXCHG),
 	SELF(ROL), SELF(ROR), SELF(RCL), SELF(RCR), SELF(SHL), SELF(SHR), SELF(SAR), SELF(SHLD), SELF(SHRD),
 	SELF(IMUL), SELF(MUL), SELF(BT), SELF(BTS), SELF(BTR), SELF(BTC), SELF(BSF), SELF(BSR), SELF(POPCNT),
+	SELF(LZCNT), SELF(TZCNT), SELF(MOVBE), SELF(ANDN), SELF(BEXTR), SELF(BLSI), SELF(BLSMSK), SELF(BLSR), SELF(BZHI),
+	SELF(MULX), SELF(PDEP), SELF(PEXT), SELF(RORX), SELF(SARX), SELF(SHLX), SELF(SHRX),
 	SELF(CBW), SELF(CWDE), SELF(CDQE), SELF(CWD), SELF(CDQ), SELF(CQO),
 	SELF(LAHF), SELF(SAHF), SELF(CLC), SELF(STC), SELF(CMC),
 	SELF(SETO), SELF(SETNO), SELF(SETB), SELF(SETNB), SELF(SETZ), SELF(SETNZ), SELF(SETBE), SELF(SETNBE),
@@ -97,6 +99,12 @@ static void describe_opcode(const struct insn *in, struct xinsn *x)
 		if ((v == 0xf2 || v == 0xf3) && z->raw.prefixes[i].type == ZYDIS_PREFIX_TYPE_MANDATORY)
 			x->op.rep = v;
 	}
+	if (z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
+		x->op.vex = true;
+		x->op.w = z->raw.vex.W;
+		x->op.p66 = z->raw.vex.pp == 1;
+		x->op.rep = z->raw.vex.pp == 2 ? 0xf3 : z->raw.vex.pp == 3 ? 0xf2 : 0;
+	}
 	x->modrm = z->attributes & ZYDIS_ATTRIB_HAS_MODRM;
 	x->ext = z->raw.modrm.reg;
 	x->imm_bytes = z->raw.imm[0].size / 8;
@@ -125,6 +133,8 @@ static void describe_flags(const struct insn *in, const struct uop *u, struct xi
 			x->keeps = XF_ALL;
 		break;
 	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
+	case ZYDIS_MNEMONIC_LZCNT: case ZYDIS_MNEMONIC_TZCNT: case ZYDIS_MNEMONIC_ANDN: case ZYDIS_MNEMONIC_BEXTR:
+	case ZYDIS_MNEMONIC_BLSI: case ZYDIS_MNEMONIC_BLSMSK: case ZYDIS_MNEMONIC_BLSR: case ZYDIS_MNEMONIC_BZHI:
 	case ZYDIS_MNEMONIC_BSF: case ZYDIS_MNEMONIC_BSR: /* the host's way with undefined flags may be to keep them */
 		x->keeps = XF_ALL;
 		break;
@@ -171,6 +181,9 @@ static bool describe_register(const struct insn *in, const ZydisDecodedOperand *
 		x->rm_load = loads;
 		x->rm_store = stores;
 		return true;
+	case ZYDIS_OPERAND_ENCODING_NDSNDD: /* must be in a host register: nothing loads or stores it */
+		x->op.vvvv = (uint8_t)host_reg((unsigned)g);
+		return host_reg((unsigned)g) != H_NONE;
 	default: return true; /* implied by the opcode: in its own host register */
 	}
 }
@@ -270,7 +283,8 @@ static enum xkind choose_kind(const struct insn *in, const struct uop *u, struct
 {
 	enum xkind kind = (enum xkind)kind_of[in->z.mnemonic];
 
-	if (u->exec == exec_ud || in->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+	if (u->exec == exec_ud || (in->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+				   in->z.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX))
 		return X_CALL;
 	if (in->z.meta.category == ZYDIS_CATEGORY_COND_BR)
 		return is_jcc(in) && near(u) ? X_JCC : X_CALL;

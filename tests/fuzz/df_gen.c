@@ -9,7 +9,7 @@
  * end, in the read-only page, or at addresses that fault.
  *
  * Left out: what enters the kernel or leaves the slot, what a host has and our
- * processor does not, segment loads, time and random numbers, VEX and EVEX.
+ * processor does not, segment loads, time and random numbers, EVEX.
  */
 #include "difffuzz.h"
 
@@ -23,6 +23,7 @@ struct form {
 	uint16_t mnemonic;
 	uint8_t map, prefix, opcode, modrm; /* modrm: reg field; register forms of x87: all of it */
 	bool rexw, has_modrm, memory, exact;
+	bool vex, wide; /* VEX-encoded: prefix is in it; VEX.L */
 };
 
 struct group {
@@ -54,6 +55,7 @@ static bool isa_ok(ZydisISASet isa)
 	case ZYDIS_ISA_SET_SSE4: case ZYDIS_ISA_SET_SSE42: case ZYDIS_ISA_SET_SSEMXCSR:
 	case ZYDIS_ISA_SET_SSE_PREFETCH: case ZYDIS_ISA_SET_SSSE3: case ZYDIS_ISA_SET_SSSE3MMX:
 	case ZYDIS_ISA_SET_X87: case ZYDIS_ISA_SET_XSAVE:
+	case ZYDIS_ISA_SET_BMI1: case ZYDIS_ISA_SET_BMI2: case ZYDIS_ISA_SET_LZCNT: case ZYDIS_ISA_SET_MOVBE:
 		return true;
 	default: return false;
 	}
@@ -90,7 +92,7 @@ static bool is_segment_register(const ZydisDecodedOperand *o)
 /* May the host execute it? */
 static bool insn_ok(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op)
 {
-	if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY || !isa_ok(z->meta.isa_set) || !mnemonic_ok(z->mnemonic) ||
+	if ((z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && z->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) || !isa_ok(z->meta.isa_set) || !mnemonic_ok(z->mnemonic) ||
 	    z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return false;
 	for (unsigned i = 0; i < z->operand_count; i++) {
@@ -100,11 +102,6 @@ static bool insn_ok(const ZydisDecodedInstruction *z, const ZydisDecodedOperand 
 		    op[i].mem.segment == ZYDIS_REGISTER_FS)
 			return false;
 	}
-	/* The host has LZCNT and TZCNT, our processor has BSR and BSF. */
-	if ((z->mnemonic == ZYDIS_MNEMONIC_BSR || z->mnemonic == ZYDIS_MNEMONIC_BSF))
-		for (unsigned i = 0; i < z->raw.prefix_count; i++)
-			if (z->raw.prefixes[i].value == 0xf3)
-				return false;
 	return true;
 }
 
@@ -135,6 +132,18 @@ static bool decode(const struct gen *g, const uint8_t *bytes, unsigned len, Zydi
 	return true;
 }
 
+/* @rxb: as in REX, @vvvv: register */
+static unsigned put_vex(const struct form *f, unsigned rxb, unsigned vvvv, uint8_t *b)
+{
+	unsigned pp = f->prefix == 0x66 ? 1 : f->prefix == 0xf3 ? 2 : f->prefix == 0xf2 ? 3 : 0;
+
+	b[0] = 0xc4;
+	b[1] = (uint8_t)((~rxb & 7) << 5 | f->map);
+	b[2] = (uint8_t)((unsigned)f->rexw << 7 | (~vvvv & 15) << 3 | (unsigned)f->wide << 2 | pp);
+	b[3] = f->opcode;
+	return 4;
+}
+
 static unsigned put_opcode(const struct form *f, uint8_t *b)
 {
 	unsigned n = 0;
@@ -156,11 +165,14 @@ static void try_form(struct gen *g, struct form f, const char *only)
 	ZydisDecodedInstruction z;
 	unsigned n = 0;
 
-	if (f.prefix)
+	if (f.prefix && !f.vex)
 		b[n++] = f.prefix;
-	if (f.rexw)
+	if (f.rexw && !f.vex) {
+		if (g->bits == 32)
+			return;
 		b[n++] = 0x48;
-	n += put_opcode(&f, b + n);
+	}
+	n += f.vex ? put_vex(&f, 0, 0, b) : put_opcode(&f, b + n);
 	b[n] = f.exact ? f.modrm : (uint8_t)(f.modrm << 3 | (f.memory ? 0x06 : 0xc1));
 	if (!decode(g, b, 15, &z, op) || z.opcode_map != f.map || z.opcode != f.opcode || !insn_ok(&z, op))
 		return;
@@ -185,7 +197,13 @@ static void try_opcode(struct gen *g, unsigned map, unsigned opcode, unsigned pr
 				 .modrm = (uint8_t)reg, .rexw = rexw, .memory = true};
 
 		try_form(g, f, only);
-		f.memory = false;
+		for (unsigned l = 0; l < 4 && map; l++) {
+			f.vex = true;
+			f.wide = l & 1;
+			f.memory = l & 2;
+			try_form(g, f, only);
+		}
+		f.vex = f.wide = f.memory = false;
 		if (!x87) {
 			try_form(g, f, only);
 			continue;
@@ -216,7 +234,6 @@ static void group_forms(struct gen *g)
 struct gen *gen_create(uint64_t seed, const char *only, unsigned bits)
 {
 	static const ZydisDecoderMode off[] = {ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET,
-					       ZYDIS_DECODER_MODE_LZCNT, ZYDIS_DECODER_MODE_TZCNT,
 					       ZYDIS_DECODER_MODE_WBNOINVD, ZYDIS_DECODER_MODE_CLDEMOTE};
 	static const uint8_t prefixes[] = {0, 0x66, 0xf3, 0xf2};
 	struct gen *g = calloc(1, sizeof(*g));
@@ -234,7 +251,7 @@ struct gen *gen_create(uint64_t seed, const char *only, unsigned bits)
 	for (unsigned map = 0; map < 4; map++)
 		for (unsigned opcode = 0; opcode < 256; opcode++)
 			for (unsigned p = 0; p < 4; p++)
-				for (unsigned w = 0; w < (bits == 64 ? 2 : 1); w++)
+				for (unsigned w = 0; w < 2; w++)
 					try_opcode(g, map, opcode, prefixes[p], w, only);
 	group_forms(g);
 	return g;
@@ -264,7 +281,7 @@ static unsigned put_prefixes(struct rng *r, const struct form *f, uint8_t *b)
 		b[n++] = extra[rng_below(r, sizeof(extra))];
 	if (f->memory && !f->map && rng_one_in(r, 12))
 		b[n++] = 0xf0;
-	if (f->prefix)
+	if (f->prefix && !f->vex)
 		b[n++] = f->prefix;
 	return n;
 }
@@ -298,9 +315,12 @@ static void from_form(struct gen *g, struct test *t)
 
 	n = put_prefixes(r, &f, b);
 	/* The reg field means a register or an opcode: keep it, but for a register any will do. */
-	if (g->bits == 64 && (f.rexw || !rng_one_in(r, 2)))
+	if (!f.vex && g->bits == 64 && (f.rexw || !rng_one_in(r, 2)))
 		b[n++] = (uint8_t)(0x40 | (f.rexw ? 8 : 0) | rex);
-	n += put_opcode(&f, b + n);
+	if (f.vex)
+		n += put_vex(&f, g->bits == 64 ? rex : rex & 1, rng_one_in(r, 3) ? 0 : (unsigned)rng_below(r, 16), b + n);
+	else
+		n += put_opcode(&f, b + n);
 	if (f.has_modrm)
 		n += put_modrm(r, &f, b + n);
 	for (unsigned i = 0; i < 16; i++)
