@@ -72,23 +72,6 @@ static bool is_lapic_page(const struct cpu *cpu, uint64_t addr)
 	       ((base ^ addr) & PAGE_MASK) == 0;
 }
 
-/* The local APIC's registers are 32 bits wide at 16-byte steps; other accesses read as their aligned part. */
-static uint64_t lapic_page_read(struct cpu *cpu, uint64_t addr)
-{
-	unsigned off = (unsigned)(addr & ~PAGE_MASK);
-	uint64_t v = lapic_read(&cpu->lapic, off & ~15u, cpu_tsc(cpu));
-
-	return (off & 15) < 4 ? v >> (8 * (off & 3)) : 0;
-}
-
-static void lapic_page_write(struct cpu *cpu, uint64_t addr, unsigned bytes, uint64_t v)
-{
-	unsigned off = (unsigned)(addr & ~PAGE_MASK);
-
-	if (bytes == 4 && (off & 15) == 0)
-		lapic_write(&cpu->lapic, off, (uint32_t)v, cpu_tsc(cpu));
-}
-
 /*
  * A write to the local APIC may make an interrupt deliverable or move the timer,
  * so events must be looked at right after its instruction; and a read of the
@@ -98,14 +81,15 @@ static void lapic_page_write(struct cpu *cpu, uint64_t addr, unsigned bytes, uin
 bool cpu_bus_internal(struct cpu *cpu)
 {
 	const struct bus_access *a = &cpu->bus.want;
+	unsigned offset = (unsigned)(a->addr & ~PAGE_MASK);
 	uint64_t data = 0;
 
 	if (a->pio || !is_lapic_page(cpu, a->addr))
 		return false;
 	if (a->write)
-		lapic_page_write(cpu, a->addr, a->size, a->data);
+		lapic_page_write(&cpu->lapic, offset, a->size, a->data, cpu_tsc(cpu));
 	else
-		data = lapic_page_read(cpu, a->addr);
+		data = lapic_page_read(&cpu->lapic, offset, cpu_tsc(cpu));
 	cpu_bus_done(cpu, data);
 	return true;
 }

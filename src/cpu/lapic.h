@@ -61,6 +61,19 @@ void lapic_shift_tsc(struct lapic *l, uint64_t delta);
  */
 uint32_t lapic_read(struct lapic *l, unsigned offset, uint64_t now);
 void lapic_write(struct lapic *l, unsigned offset, uint32_t v, uint64_t now);
+/*
+ * Accesses to the page as they come from the processor: registers are 32 bits wide at 16-byte steps. What lies
+ * between them reads 0; writes that are not a whole register are ignored. @offset: within the page
+ */
+static inline uint64_t lapic_page_read(struct lapic *l, unsigned offset, uint64_t now)
+{
+	return (offset & 15) < 4 ? lapic_read(l, offset & ~15u, now) >> (8 * (offset & 3)) : 0;
+}
+static inline void lapic_page_write(struct lapic *l, unsigned offset, unsigned bytes, uint64_t v, uint64_t now)
+{
+	if (bytes == 4 && !(offset & 15))
+		lapic_write(l, offset, (uint32_t)v, now);
+}
 
 /* MSR interface: APIC_BASE, 0x800-0x8ff, TSC_DEADLINE. Returns 0, or -1: #GP(0). */
 int lapic_rdmsr(struct lapic *l, uint32_t msr, uint64_t now, uint64_t *v);

@@ -469,10 +469,10 @@ static bool answered_by_lapic(struct hv_vm *vm, const struct bus_access *a)
 
 	if (a->pio || (l->base & (APIC_BASE_EN | APIC_BASE_EXTD)) != APIC_BASE_EN || (l->base ^ a->addr) & PAGE_MASK)
 		return false;
-	if (a->write && a->size == 4 && !(offset & 15))
-		lapic_write(l, offset, (uint32_t)a->data, hv_guest_tsc(vm));
-	else if (!a->write && (offset & 15) < 4)
-		data = lapic_read(l, offset & ~15u, hv_guest_tsc(vm)) >> 8 * (offset & 3);
+	if (a->write)
+		lapic_page_write(l, offset, a->size, a->data, hv_guest_tsc(vm));
+	else
+		data = lapic_page_read(l, offset, hv_guest_tsc(vm));
 	cpu_bus_done(vm->emul, data);
 	return true;
 }

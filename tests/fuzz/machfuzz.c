@@ -620,7 +620,7 @@ static unsigned try_seed(const struct options *opt, uint64_t seed, struct outcom
 
 /* Seeds that found something once. */
 static const uint64_t regressions[] = {
-	1, 6, 7, 16, 43, 50, 52, 60, 63, 65, 100,
+	1, 6, 7, 16, 43, 50, 52, 60, 63, 65, 100, 300132,
 };
 
 static int usage(void)
