@@ -168,6 +168,7 @@ struct cpu {
 
 	/* -- between instructions -- */
 	bool shadow_sti, shadow_movss; /* interrupts blocked for one instruction */
+	uint64_t sti_lifted;       /* insns value at which the run loop took shadow_sti away early, or ~0 */
 	bool nmi_blocked;
 	bool nmi_pending, init_pending;
 	bool halted;               /* HLT activity state */

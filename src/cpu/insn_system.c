@@ -218,7 +218,7 @@ static int x_rdtsc(struct cpu *cpu, const struct uop *u)
 	put_edx_eax(cpu, tsc_value(cpu));
 	if (p)
 		cpu->gpr[RCX] = (uint32_t)cpu->msr.tsc_aux;
-	return EXEC_LEAVE;
+	return EXEC_NEXT;
 }
 
 static int x_rdpid(struct cpu *cpu, const struct uop *u)

@@ -224,11 +224,20 @@ static ALWAYS_INLINE int run_block(struct cpu *cpu, struct block *b, uint64_t mo
 
 static const int run_on = -1;
 
+/* What lift_sti() took away is put back if the instruction was not completed: a VM exit would show it. */
+static void restore_sti(struct cpu *cpu)
+{
+	if (unlikely(cpu->insns == cpu->sti_lifted))
+		cpu->shadow_sti = true;
+	cpu->sti_lifted = UINT64_MAX;
+}
+
 /* Acts on cpu->stop. Returns run_on, or the status to leave the run loop with. */
 static int handle_stop(struct cpu *cpu)
 {
 	struct stop s = cpu->stop;
 
+	restore_sti(cpu);
 	cpu->stop = (struct stop){0};
 	if (s.kind == STOP_EXCEPTION) {
 		struct event ev = {.vector = s.vector, .type = EVENT_HW_EXCEPTION, .has_error = s.has_error,
@@ -367,6 +376,22 @@ static uint64_t code_breakpoints(const struct cpu *cpu)
 		if ((cpu->dr7 >> (2 * n) & 3) && (cpu->dr7 >> (16 + 4 * n) & 3) == 0 && cpu->dr[n] == lin)
 			hit |= DR6_B0 << n;
 	return hit;
+}
+
+/*
+ * STI blocks interrupts until the instruction after it is complete. Where nothing waits to be let
+ * through that instruction need not be executed by itself: the blocking is lifted before it.
+ */
+static void lift_sti(struct cpu *cpu)
+{
+	if (!cpu->shadow_sti || cpu->extint || cpu->nmi_pending || vmx_proc(cpu, PROC_INTERRUPT_WINDOW | PROC_NMI_WINDOW) ||
+	    (!cpu->vmx.nonroot && lapic_pending(&cpu->lapic) >= 0))
+		return;
+	cpu->shadow_sti = false;
+	if (needs_single(cpu))
+		cpu->shadow_sti = true;
+	else
+		cpu->sti_lifted = cpu->insns;
 }
 
 struct boundary {
@@ -534,6 +559,7 @@ enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 	int r;
 
 	cpu->deadline = 0;
+	cpu->sti_lifted = UINT64_MAX;
 	while (!cpu->shutdown) {
 		bool took = false;
 
@@ -558,10 +584,12 @@ enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 				return (enum cpu_run_status)probe_stop(cpu);
 		}
 		cpu->deadline = next_deadline(cpu, until);
+		lift_sti(cpu);
 		if (needs_single(cpu))
 			r = step(cpu);
 		else
 			r = cpu->probe.armed ? run_blocks_to_probe(cpu) : run_blocks(cpu, false);
+		restore_sti(cpu);
 		if (r != run_on)
 			return (enum cpu_run_status)r;
 	}
