@@ -17,6 +17,18 @@ static void unmap(void *p, uint64_t bytes)
 		munmap(p, bytes);
 }
 
+/*
+ * Accesses that miss the guest's TLB would miss the host's too: large memories get the host's huge
+ * pages, if it has any to spare. Small ones (of tests) would only pay for clearing them.
+ */
+#define HUGE_PAGES_FROM (64ull << 20)
+
+static void want_huge_pages(void *p, uint64_t bytes)
+{
+	if (bytes >= HUGE_PAGES_FROM)
+		madvise(p, bytes, MADV_HUGEPAGE);
+}
+
 static uint64_t span_frames(const struct machmem *mm) { return mm->span >> PAGE_SHIFT; }
 static uint64_t free_map_bytes(const struct machmem *mm) { return (span_frames(mm) / 64 + 1) * 8; }
 
@@ -68,6 +80,7 @@ int machmem_init(struct machmem *mm, const struct machmem_range *range, unsigned
 	for (unsigned i = 0; i < ranges; i++) {
 		if (mprotect(mm->host + range[i].base, range[i].bytes, PROT_READ | PROT_WRITE))
 			goto no_memory;
+		want_huge_pages(mm->host + range[i].base, range[i].bytes);
 		for (uint64_t f = 0; f < range[i].bytes >> PAGE_SHIFT; f++)
 			mark_free(mm, (range[i].base >> PAGE_SHIFT) + f, true);
 		mm->frames_free += range[i].bytes >> PAGE_SHIFT;

@@ -2,7 +2,7 @@
  * Machine memory: the host-physical address space, its frames and who owns them.
  *
  * RAM is one or more ranges of the machine's address space, backed lazily by one
- * host mapping, so that an untouched frame costs nothing. Every frame has an
+ * host mapping, so that untouched memory costs nothing. Every frame has an
  * owner; a hypervisor allocates frames for itself and for its VMs, and the owner
  * is what resource control is checked against.
  */
