@@ -29,6 +29,7 @@ struct side {
 	struct machmem mem;
 	struct cpu *cpu;
 	uint64_t frames; /* machine address of the first of F_COUNT */
+	uint64_t root;   /* of the page tables */
 	uint8_t *host;
 };
 
@@ -110,7 +111,12 @@ static void set_processor(struct side *s, unsigned cpl, bool smap)
 {
 	struct cpu *c = s->cpu;
 
+	/* Code that changes itself at privilege level 0 may have become any instruction. */
 	c->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
+	if (c->cr3 != s->root)
+		mmu_flush_all_vpids(&c->mmu);
+	c->cr3 = s->root;
+	c->dr7 = DR7_FIXED;
 	c->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | (smap ? CR4_SMAP : 0);
 	c->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 	for (unsigned i = 0; i < SEG_COUNT; i++)
@@ -154,7 +160,7 @@ static int make_side(struct side *s, bool translate, uint64_t code_cache)
 		fprintf(stderr, "blockfuzz: %s\n", err.text);
 		return -1;
 	}
-	s->cpu->cr3 = make_tables(s);
+	s->root = make_tables(s);
 	make_kernel(s);
 	return 0;
 }
@@ -508,7 +514,7 @@ int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"count", 1, NULL, 'c'}, {"seed", 1, NULL, 's'}, {"code-cache", 1, NULL, 'k'}, {0}};
 	static uint8_t code[2 * 4096];
-	uint64_t count = 100000, seed = 1, insns, code_cache = 1 << 20;
+	uint64_t count = 100000, seed = 1, insns, code_cache = 1 << 20, idle = 0;
 	int o;
 
 	while ((o = getopt_long(argc, argv, "c:s:k:", options, NULL)) >= 0) {
@@ -527,6 +533,7 @@ int main(int argc, char **argv)
 		return 2;
 	insns = side[0].cpu->insns;
 	for (uint64_t n = 0; n < count; n++) {
+		uint64_t before = side[0].cpu->insns;
 		enum cpu_run_status st[2];
 		const char *what;
 		struct test t = {0};
@@ -544,6 +551,11 @@ int main(int argc, char **argv)
 			report(what, &t, n, code);
 			return 1;
 		}
+		idle += side[0].cpu->insns == before;
+	}
+	if (idle > count / 2) {
+		printf("%llu tests of %llu executed nothing\n", (unsigned long long)idle, (unsigned long long)count);
+		return 1;
 	}
 	printf("%llu blocks, %llu instructions, %llu exceptions, %llu blocks translated, %llu invalidated, %llu flushes: no difference\n",
 	       (unsigned long long)count, (unsigned long long)(side[0].cpu->insns - insns),

@@ -211,9 +211,11 @@ static bool run_translated(struct guest *g, uint64_t rip, int *status)
 {
 	struct cpu *c = g->cpu;
 	struct block *b = find_block(g, rip);
-	const uint8_t *code = xlate_code(c, b);
+	const uint8_t *code;
 	struct xexit out;
 
+	c->xlink = NULL; /* the jump that the last test was left through is nobody's */
+	code = xlate_code(c, b);
 	if (!code)
 		return false;
 	do {
