@@ -100,7 +100,10 @@ static void emit_vec_moves(struct a_buf *a, bool store)
 		       a_mem(H_CPU, (int32_t)(offsetof(struct cpu, fpu) + FX_XMM(i)) - CPU_BIAS));
 }
 
-static struct a_rm mxcsr_mem(void) { return a_mem(H_CPU, (int32_t)(offsetof(struct cpu, fpu) + FX_MXCSR) - CPU_BIAS); }
+static struct a_rm mxcsr_mem(void)
+{
+	return a_mem(H_CPU, (int32_t)(offsetof(struct cpu, fpu) + FX_MXCSR) - CPU_BIAS);
+}
 
 #define LDMXCSR 2
 #define STMXCSR 3
@@ -246,6 +249,13 @@ static void emit_load_some(struct a_buf *a, const uint8_t *guest, unsigned n)
 
 static const uint8_t touch_work[] = {RAX, RCX, RDX, RSI};
 
+/* The tag at RSI + @disp from the processor matches no more. */
+static void emit_invalid(struct a_buf *a, int32_t disp)
+{
+	a_insn(a, A_OPW(0xc7), 0, a_mem_index(H_CPU, H_RSI, 0, disp));
+	a_imm(a, FAST_INVALID, 4);
+}
+
 /*
  * mmu_fast_touch() for what is nearly always the case: another way of the set is the most recently used, and
  * stands in one fast slot. Any other: jumps to one of the places in @rare, nothing changed but S1. RCX: the entry,
@@ -279,10 +289,8 @@ static void emit_touch_common(const struct cpu *cpu, struct a_buf *a, unsigned m
 	a_insn(a, (struct a_op){.opcode = 0x89, .p66 = true}, H_RAX, a_mem(H_RDX, 0));
 	a_shift(a, 4, false, H_RSI, 6);
 	for (unsigned m = 0; m < XMODES; m++) {
-		a_insn(a, A_OPW(0xc7), 0, a_mem_index(H_CPU, H_RSI, 0, l1d_slot(cpu, m) + (int32_t)offsetof(struct fast_entry, rtag)));
-		a_imm(a, FAST_INVALID, 4);
-		a_insn(a, A_OPW(0xc7), 0, a_mem_index(H_CPU, H_RSI, 0, l1d_slot(cpu, m) + (int32_t)offsetof(struct fast_entry, wtag)));
-		a_imm(a, FAST_INVALID, 4);
+		emit_invalid(a, l1d_slot(cpu, m) + (int32_t)offsetof(struct fast_entry, rtag));
+		emit_invalid(a, l1d_slot(cpu, m) + (int32_t)offsetof(struct fast_entry, wtag));
 	}
 	a_load(a, H_RAX, CPU_MEM(mmu.clock));
 	a_lea(a, H_RAX, a_mem(H_RAX, 1));

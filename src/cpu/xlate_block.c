@@ -26,7 +26,7 @@ struct recipe {
 struct slow {
 	struct {
 		uint8_t *from;
-		const uint8_t *again; /* a lookup, which may be tried again from here once its page is touched; or NULL */
+		const uint8_t *again; /* from where a lookup may be tried again; or NULL */
 		bool write;
 	} jump[SLOW_JUMPS];
 	unsigned jumps;
@@ -170,7 +170,7 @@ static void flags_after(struct tr *t, unsigned i)
 
 static uint16_t reg_bit(int g) { return (uint16_t)(1u << g); }
 
-/* ADD OR ADC SBB AND SUB XOR CMP by number, or 8 for TEST; -1 for others. *dst, *src: guest registers or -1. */
+/* ADD OR ADC SBB AND SUB XOR CMP by number, 8 for TEST, -1 for others. *dst, *src: guest registers or -1. */
 static int alu_of(const struct xinsn *x, int *dst, int *src)
 {
 	uint8_t op = x->op.opcode;
@@ -457,11 +457,13 @@ static void emit_self(struct tr *t, unsigned i)
 	bool reg_in_mem = x->reg >= 0 && !x->reg_vec && host_reg((unsigned)x->reg) == H_NONE;
 	bool rm_in_mem = x->rm >= 0 && !x->rm_vec && host_reg((unsigned)x->rm) == H_NONE;
 	bool same = reg_in_mem && rm_in_mem && x->reg == x->rm;
-	int reg = reg_in_mem ? H_S2 : x->reg < 0 ? 0 : x->reg_vec ? x->reg : host_reg((unsigned)x->reg) + (x->reg_high ? 4 : 0);
+	int reg = reg_in_mem ? H_S2 : x->reg < 0 ? 0 : x->reg_vec ? x->reg : host_reg((unsigned)x->reg);
 	struct a_rm rm = a_reg(0);
 	const uint8_t *from;
 	struct ea e;
 
+	if (x->reg_high)
+		reg += 4;
 	flags_before(t, i, x->mem);
 	if (x->mem) {
 		e = ea_of(&t->b->uop[i]);
@@ -762,7 +764,10 @@ static void emit_indirect(struct tr *t, unsigned i)
 /* ---- blocks ---- */
 
 /* Is there a way out of the instruction @x at which the flags from before must be known? */
-static bool may_stop(const struct xinsn *x) { return x->kind != X_LEA && x->kind != X_NOTHING && (x->kind != X_SELF || x->mem); }
+static bool may_stop(const struct xinsn *x)
+{
+	return x->kind != X_LEA && x->kind != X_NOTHING && (x->kind != X_SELF || x->mem);
+}
 
 static void find_needed(struct tr *t)
 {

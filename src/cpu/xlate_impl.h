@@ -95,11 +95,11 @@ struct translator {
 	const uint8_t *leave;          /* to C with EXEC_NEXT; S1: struct xlink, or 0 */
 	/* S1: offset of the uop in the block S2; returns to its caller. [1]: vector registers are loaded after. */
 	const uint8_t *call_uop[2];
-	const uint8_t *load_vec;       /* loads the vector registers; S1 = 0: SSE is not in force, or exceptions unmasked */
+	const uint8_t *load_vec;       /* loads the vector registers; S1 = 0: they cannot be used now */
 	const uint8_t *fetch[XMODES];  /* S1: linear address, in RIP's slot too: sets fetch_page and fetch_hpa */
 	const uint8_t *find[XMODES];   /* ... then finds the code to jump to: S1 */
 	const uint8_t *resolve[XMODES]; /* both */
-	const uint8_t *touch[XMODES][2]; /* after a lookup, [1]: for writing, has failed: not zero if it may be tried again */
+	const uint8_t *touch[XMODES][2]; /* a lookup ([1]: for writing) has failed; not zero: try again */
 };
 
 struct xlink *xlate_link_new(struct translator *x, const struct xlink *l);
