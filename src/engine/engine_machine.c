@@ -12,6 +12,7 @@ static bool same_processor(const struct cpu_config *a, const struct cpu_config *
 {
 	return !memcmp(a->feature, b->feature, sizeof(a->feature)) && a->maxphyaddr == b->maxphyaddr &&
 	       a->mitigations == b->mitigations && a->fast_path == b->fast_path && a->data_cache == b->data_cache &&
+	       a->translate == b->translate && a->code_cache == b->code_cache &&
 	       !memcmp(&a->hw, &b->hw, sizeof(a->hw));
 }
 

@@ -74,8 +74,11 @@ static const struct cpu_emul_ops ops = {.translate = translate, .physical = phys
 
 int hv_emulator_create(struct hv_vm *vm, struct error *err)
 {
-	int r = cpu_create(&vm->emul, vm->mem, &vm->cfg.cpu, err);
+	struct cpu_config cfg = vm->cfg.cpu;
+	int r;
 
+	cfg.translate = false; /* it executes one instruction at a time */
+	r = cpu_create(&vm->emul, vm->mem, &cfg, err);
 	if (r)
 		return r;
 	vm->emul->emul_ops = &ops;

@@ -32,11 +32,12 @@ static uint64_t inline_write(const struct rig *r, uint64_t lin, enum access_mode
 	return served(r, e, e->wtag, lin);
 }
 
-static uint64_t inline_fetch(const struct rig *r, uint64_t lin, enum access_mode mode)
+/* Fetches touch the TLB each time. */
+static uint64_t inline_fetch(struct rig *r, uint64_t lin, enum access_mode mode)
 {
 	const struct fast_entry *e = &r->mmu.l1i.fast.slot[mode][fast_slot(lin)];
 
-	return served(r, e, e->rtag, lin);
+	return mmu_fetch_touch(&r->mmu, e, lin) ? served(r, e, e->any_rtag, lin) : NOT_SERVED;
 }
 
 static void begin(struct rig *r)
