@@ -515,6 +515,14 @@ static int map_buffer(struct translator *x, struct error *err)
 	return rc;
 }
 
+/* No code anywhere: no block is at BLOCK_NO_HPA, while one may well be at machine address 0. */
+static void empty_cache(struct translator *x)
+{
+	for (unsigned m = 0; m < XMODES; m++)
+		for (unsigned i = 0; i < XCACHE_SLOTS; i++)
+			x->cache[m][i] = (struct xcache_entry){BLOCK_NO_HPA, NULL};
+}
+
 int xlate_create(struct cpu *cpu, struct error *err)
 {
 	struct translator *x = calloc(1, sizeof(*x));
@@ -536,6 +544,7 @@ int xlate_create(struct cpu *cpu, struct error *err)
 	emit_routines(cpu, x);
 	x->first = x->out.p;
 	x->generation = 1;
+	empty_cache(x);
 	return 0;
 }
 
@@ -564,7 +573,7 @@ void xlate_flush(struct cpu *cpu)
 	x->out.p = x->first;
 	x->link_count = 0;
 	cpu->xlink = NULL;
-	memset(x->cache, 0, sizeof(x->cache));
+	empty_cache(x);
 	cpu->stats.code_flushes++;
 }
 
@@ -612,7 +621,7 @@ void xlate_forget(struct cpu *cpu, struct block *b)
 		struct xcache_entry *e = xcache_slot(x, m, b->hpa);
 
 		if (e->hpa == b->hpa)
-			*e = (struct xcache_entry){0};
+			*e = (struct xcache_entry){BLOCK_NO_HPA, NULL};
 		b->xcode[m] = NULL;
 	}
 }
