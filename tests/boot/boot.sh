@@ -8,6 +8,7 @@
 #   audit        a boot whose tables are checked after every exit (brute force: every 16th)
 #   hw           other translation hardware, and no VPIDs: the same instructions, the same state
 #   fast-path    every access through the TLB model: the same walks, references and misses
+#   translate    host code and the interpreter: every counter the same; translate-all: on all hardware
 # `gnomon compare` exits with 0 only if all runs agree.
 set -uo pipefail
 
@@ -61,6 +62,17 @@ counters() {
 	section=$(sed -n '/"translation"/,/^  }/p' "$logs/report")
 	[ "$(echo "$section" | grep -c '"\(walks\|refs\|l1d_misses\|l1i_misses\|l2d_hits\)"')" -eq 5 ] || fail "the report lacks counters"
 	echo "$section"
+}
+
+# Every argument is a word list of options; the interpreter and host code have to agree in everything.
+same_by_host_code() {
+	local options
+	for options in "$@"; do
+		"$(dirname "$0")/../guest/same_by_host_code.py" 0 "$gnomon" run --kernel "$kit/vmlinux-cloud" --initrd "$initrd" \
+			--memory "$memory" --append "$append gnomon.work=$work" $options >"$logs/both" || fail "$options"
+		grep -q '^GNOMON-DONE ok' "$logs/both" || fail "the guest did not finish its work: $options"
+		echo "$options: $(tail -n 1 "$logs/both")"
+	done
 }
 
 # Every further argument is a word list of options; all have to come out as native does.
@@ -128,6 +140,22 @@ fast-path)
 		[ "$(counters)" = "$want" ] || fail "$mmu: counters differ without the fast path"
 		echo "same counters: $mmu"
 	done
+	;;
+translate | translate-all)
+	work=forkwait:3,gups:1000:4,cow:1:16
+	files=$(dirname "$0")/../guest/hw
+	variants=()
+	if [ "$case" = translate-all ]; then
+		for mmu in native brute shadow ept; do
+			for hw in skylake icelake zen p4 bhargava textbook smallest "$files/tiny.hw" "$files/keeper.hw"; do
+				variants+=("--mmu $mmu --hw $hw")
+			done
+		done
+	else
+		variants=("--mmu native --hw skylake" "--mmu brute --hw skylake" "--mmu shadow --hw zen" "--mmu ept --hw zen"
+			"--mmu ept --hw $files/tiny.hw --no-vpid")
+	fi
+	same_by_host_code "${variants[@]}"
 	;;
 *) fail "unknown case $case" ;;
 esac
