@@ -197,9 +197,11 @@ static bool by_fast_lookup(struct fuzz *f, uint64_t lin, enum access_kind kind, 
 	if (mode >= MODE_COUNT)
 		return false;
 	e = &l1->fast.slot[mode][fast_slot(lin)];
+	if (kind == ACCESS_FETCH) /* as cpu/run.c does */
+		return (e->rtag == (lin & PAGE_MASK) || mmu_fetch_touch(&f->mmu, e, lin)) && fast_page(f, lin, e, out);
 	if ((kind == ACCESS_WRITE ? e->wtag : e->rtag) == (lin & PAGE_MASK))
 		return fast_page(f, lin, e, out);
-	if (kind != ACCESS_FETCH && muf_chance(&f->w, 20)) {
+	if (muf_chance(&f->w, 20)) {
 		host = mmu_data_resident(&f->mmu, lin, kind, mode);
 		if (!host)
 			return false;
