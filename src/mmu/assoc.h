@@ -7,6 +7,7 @@
 #ifndef GNOMON_MMU_ASSOC_H
 #define GNOMON_MMU_ASSOC_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct assoc {
@@ -46,11 +47,16 @@ static inline void assoc_touch(struct assoc *a, uint32_t i) { a->stamp[i] = ++a-
 /* The way of the set to be replaced next: an empty one, or the least recently used. */
 static inline uint32_t assoc_victim(const struct assoc *a, uint32_t first)
 {
+	uint64_t oldest = a->stamp[first];
 	uint32_t victim = first;
 
-	for (uint32_t i = first + 1; i < first + a->ways; i++)
-		if (a->stamp[i] < a->stamp[victim])
-			victim = i;
+	/* No branches: which way it is cannot be predicted. */
+	for (uint32_t i = first + 1; i < first + a->ways; i++) {
+		bool older = a->stamp[i] < oldest;
+
+		oldest = older ? a->stamp[i] : oldest;
+		victim = older ? i : victim;
+	}
 	return victim;
 }
 

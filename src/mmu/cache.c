@@ -6,7 +6,8 @@ int mem_caches_init(struct mem_caches *c, const struct hw *hw)
 {
 	assert((hw->line & (hw->line - 1)) == 0);
 	/* Without any cache accesses are counted by lines all the same. */
-	*c = (struct mem_caches){.line_shift = hw->line ? (unsigned)__builtin_ctz(hw->line) : 6};
+	*c = (struct mem_caches){.line_shift = hw->line ? (unsigned)__builtin_ctz(hw->line) : 6,
+				   .last = UINT64_MAX};
 	for (unsigned i = 0; i < HW_MEMORY; i++) {
 		const struct hw_cache *h = &hw->cache[i];
 
@@ -46,6 +47,10 @@ enum hw_place mem_caches_access(struct mem_caches *c, uint64_t at)
 	uint64_t line = at >> c->line_shift;
 	unsigned place = HW_L1;
 
+	/* The line of the last access is the most recently used one where it would hit: nothing changes. */
+	if (line == c->last && c->level[HW_L1].sets)
+		return HW_L1;
+	c->last = line;
 	while (place < HW_MEMORY && !hits(&c->level[place], line))
 		place++;
 	for (unsigned i = 0; i < place; i++) {

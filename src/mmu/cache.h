@@ -14,6 +14,7 @@
 struct mem_caches {
 	struct assoc level[HW_MEMORY]; /* by enum hw_place; any may be absent */
 	unsigned line_shift;
+	uint64_t last; /* line of the last access; ~0: there was none */
 };
 
 /* -ENOMEM (mem_caches_destroy() is still allowed). */

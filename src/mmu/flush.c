@@ -61,63 +61,50 @@ static bool entry_dropped(const struct drop_rule *r, const struct tlb_entry *e)
 	return e->asid == ASID_PHYSICAL || r->any_pcid || (e->asid & 0xfff) == r->pcid || (r->by_page && global);
 }
 
-static bool drop_ways(struct tlb_entry *e, uint32_t ways, const struct drop_rule *r)
+static void drop_ways(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e, uint32_t ways,
+		      const struct drop_rule *r)
 {
-	bool any = false;
-
-	for (uint32_t w = 0; w < ways; w++) {
-		if (e[w].tag != TLB_INVALID && entry_dropped(r, &e[w])) {
-			tlb_drop(&e[w]);
-			any = true;
-		}
-	}
-	return any;
+	for (uint32_t w = 0; w < ways; w++)
+		if (e[w].tag != TLB_INVALID && entry_dropped(r, &e[w]))
+			tlb_drop(l1, a, &e[w]);
 }
 
 /* The sets that may hold a translation of @addr. */
-static bool drop_sets(struct tlb *t, uint64_t addr, const struct drop_rule *r)
+static void drop_sets(struct l1_tlb *l1, struct tlb *t, uint64_t addr, const struct drop_rule *r)
 {
-	bool any = false;
-
 	for (unsigned size = 0; size < HW_PAGES; size++) {
 		struct tlb_array *a = t->of[size];
 
-		if (a)
-			any |= drop_ways(tlb_set(a, addr >> tlb_size_shift(size)), a->ways, r);
+		if (a && a->holds >> size & 1)
+			drop_ways(l1, a, tlb_set(a, addr >> tlb_size_shift(size)), a->ways, r);
 	}
-	return any;
 }
 
-static bool drop_arrays(struct tlb *t, const struct drop_rule *r)
+/* @l1: first-level TLB that @t is part of, or NULL */
+static void drop_from_tlb(struct mmu *m, struct l1_tlb *l1, struct tlb *t, const struct drop_rule *r)
 {
-	bool any = false;
-
-	for (unsigned i = 0; i < t->arrays; i++)
-		any |= drop_ways(t->array[i].entry, t->array[i].sets * t->array[i].ways, r);
-	return any;
-}
-
-static bool drop_from_tlb(struct mmu *m, struct tlb *t, const struct drop_rule *r)
-{
-	bool any;
-
 	/* A rule about one page concerns one set of each size, unless parts of the page may stand in others. */
-	if (!r->by_page || (r->whole_page && m->splintered))
-		return drop_arrays(t, r);
-	any = r->linear && drop_sets(t, r->lin, r);
-	if (r->physical)
-		any |= drop_sets(t, r->gpa, r);
-	return any;
+	if (r->by_page && !(r->whole_page && m->splintered)) {
+		if (r->linear)
+			drop_sets(l1, t, r->lin, r);
+		if (r->physical)
+			drop_sets(l1, t, r->gpa, r);
+		return;
+	}
+	for (unsigned i = 0; i < t->arrays; i++) {
+		struct tlb_array *a = &t->array[i];
+
+		if (a->holds)
+			drop_ways(l1, a, a->entry, a->sets * a->ways, r);
+	}
 }
 
 static void drop_translations(struct mmu *m, const struct drop_rule *r)
 {
-	if (drop_from_tlb(m, &m->l1d.tlb, r))
-		fast_flush(&m->l1d);
-	if (drop_from_tlb(m, &m->l1i.tlb, r))
-		fast_flush(&m->l1i);
-	drop_from_tlb(m, &m->l2d, r);
-	drop_from_tlb(m, &m->l2i, r);
+	drop_from_tlb(m, &m->l1d, &m->l1d.tlb, r);
+	drop_from_tlb(m, &m->l1i, &m->l1i.tlb, r);
+	drop_from_tlb(m, NULL, &m->l2d, r);
+	drop_from_tlb(m, NULL, &m->l2i, r);
 }
 
 /* ---- walk caches and nested TLB ---- */

@@ -143,7 +143,9 @@ static bool find(const struct tlb *t, uint64_t lin, struct tlb_tags tags, struct
 {
 	for (unsigned i = 0; i < HW_PAGES; i++) {
 		out->array = t->of[i];
-		out->entry = out->array ? tlb_find(out->array, lin, tlb_size_shift(i), tags) : NULL;
+		if (!out->array || !(out->array->holds >> i & 1))
+			continue;
+		out->entry = tlb_find(out->array, lin, tlb_size_shift(i), tags);
 		if (out->entry)
 			return true;
 	}
@@ -261,6 +263,8 @@ static enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin, enum access_
 		*e = piece_of(e, lin, PAGE_SHIFT);
 	if (!machmem_is_ram(m->mem, out->page))
 		e->rights |= TLB_MMIO;
+	else
+		__builtin_prefetch(machmem_ptr(m->mem, hpa(out->page.v + (lin & ~PAGE_MASK)))); /* about to be used */
 	enter(m, NULL, l2_of(m, kind), e, lin, &f);
 	use_in_l1(m, l1_of(m, kind), e, lin, mode, out, rights);
 	return XLATE_OK;
@@ -300,6 +304,7 @@ static enum xlate_event translate_missed(struct mmu *m, uint64_t lin, enum acces
 	if (find(l2_of(m, kind), lin, t, &f)) {
 		if (entry_permits(m, f.entry, kind, mode)) {
 			*(fetch ? &m->stats.l2i_hits : &m->stats.l2d_hits) += 1;
+			__builtin_prefetch(m->mem->host + f.entry->page + (lin & ((1ull << f.entry->shift) - 1)));
 			tlb_touch(m, NULL, f.array, f.entry);
 			use_in_l1(m, l1_of(m, kind), f.entry, lin, mode, out, rights);
 			return XLATE_OK;

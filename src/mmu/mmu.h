@@ -140,7 +140,7 @@ struct tlb_entry {
 	uint8_t guest_shift; /* of the page in the guest's tables (or the only ones): may be larger, and 22 */
 	uint8_t pkey;
 	uint32_t generation; /* of what the way holds: changes when it is entered or dropped */
-};
+} __attribute__((aligned(64))); /* one line of the host's cache: sets are searched for tags and stamps */
 #define TLB_INVALID (~0ull)
 #define EP4TA_VALID 1ull
 
@@ -154,6 +154,7 @@ struct tlb_array {
 	uint32_t sets;           /* power of two */
 	uint32_t ways;
 	uint8_t pages;           /* page sizes it may hold (HW_4K | ...); each is indexed by its own page number */
+	uint8_t holds;           /* those that it has ever held: others need not be looked for */
 	struct tlb_entry **mru;  /* [sets]: the most recently used way */
 	/* L1 data only: the fast slots that the MRU way stands in. */
 	uint16_t *slot;          /* [sets]: the only one, or FAST_NONE, or FAST_SEVERAL: those in */

@@ -10,7 +10,7 @@ static int array_init(struct tlb_array *a, const struct hw_array *hw, bool fast)
 
 	assert(hw->ways && sets && (sets & (sets - 1)) == 0 && sets * hw->ways == hw->entries);
 	*a = (struct tlb_array){.sets = sets, .ways = hw->ways, .pages = hw->pages};
-	a->entry = calloc(hw->entries, sizeof(*a->entry));
+	a->entry = aligned_alloc(64, hw->entries * sizeof(*a->entry));
 	a->mru = calloc(sets, sizeof(*a->mru));
 	a->slots = fast ? calloc((size_t)sets * FAST_WORDS, sizeof(*a->slots)) : NULL;
 	a->slot = fast ? malloc(sets * sizeof(*a->slot)) : NULL;
@@ -19,7 +19,7 @@ static int array_init(struct tlb_array *a, const struct hw_array *hw, bool fast)
 	if (fast)
 		memset(a->slot, 0xff, sets * sizeof(*a->slot));
 	for (uint32_t i = 0; i < hw->entries; i++)
-		a->entry[i].tag = TLB_INVALID;
+		a->entry[i] = (struct tlb_entry){.tag = TLB_INVALID};
 	return 0;
 }
 
@@ -123,13 +123,15 @@ void tlb_touch(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, struct t
 
 static uint32_t victim_way(const struct tlb_entry *set, uint32_t ways)
 {
+	uint64_t oldest = set[0].stamp;
 	uint32_t victim = 0;
 
-	for (uint32_t w = 0; w < ways; w++) {
-		if (set[w].tag == TLB_INVALID)
-			return w;
-		if (set[w].stamp < set[victim].stamp)
-			victim = w;
+	/* A way that holds nothing has stamp 0. No branches: which way it is cannot be predicted. */
+	for (uint32_t w = 1; w < ways; w++) {
+		bool older = set[w].stamp < oldest;
+
+		oldest = older ? set[w].stamp : oldest;
+		victim = older ? w : victim;
 	}
 	return victim;
 }
@@ -141,6 +143,7 @@ struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_arra
 	uint32_t way = victim_way(ways, a->ways);
 	uint32_t generation = ways[way].generation + 1;
 
+	a->holds |= (uint8_t)(1u << (e->shift - PAGE_SHIFT) / 9);
 	if (a->slots)
 		fast_suspend_set(l1, a, set);
 	ways[way] = *e;
@@ -150,8 +153,13 @@ struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_arra
 	return &ways[way];
 }
 
-void tlb_drop(struct tlb_entry *e)
+void tlb_drop(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e)
 {
+	uint32_t set = set_of(a, e->tag);
+
+	/* Only the most recently used way's slots match; the generation sees to those that would be touched. */
+	if (a->slots && a->mru[set] == e)
+		fast_suspend_set(l1, a, set);
 	e->tag = TLB_INVALID;
 	e->stamp = 0;
 	e->generation++;

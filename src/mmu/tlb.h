@@ -47,8 +47,8 @@ struct tlb_entry *tlb_find(const struct tlb_array *a, uint64_t lin, unsigned shi
 void tlb_touch(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e);
 /* Enters a copy of @e in place of the least recently used way; it becomes the most recently used. */
 struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e);
-/* The way holds nothing any more. Host-side lookups made from it are the caller's: mmu_fast_flush(). */
-void tlb_drop(struct tlb_entry *e);
+/* The way, which is in @a, holds nothing any more, and host-side lookups made from it do not match. @l1 as in tlb_insert(). */
+void tlb_drop(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e);
 
 /* Puts the page of @lin into the fast lookup; f->entry is the MRU way of its set (f->array is NULL: of none). */
 void fast_fill(struct l1_tlb *l1, const struct fast_entry *f, uint64_t lin, enum access_mode mode);

@@ -143,8 +143,8 @@ static uint64_t reference(struct walk *w, enum walk_stage stage, unsigned level,
 			  unsigned bytes)
 {
 	struct mmu *m = w->mmu;
+	uint64_t e = bytes == 8 ? machmem_read64(m->mem, hpa(at)) : machmem_read32(m->mem, hpa(at)); /* first: it may take the host long */
 	enum hw_place place = mem_caches_access(&m->caches, at);
-	uint64_t e = bytes == 8 ? machmem_read64(m->mem, hpa(at)) : machmem_read32(m->mem, hpa(at));
 
 	w->refs++;
 	m->stats.stage_refs[stage]++;
