@@ -1,6 +1,6 @@
 /*
  * The nanobenchmarks of Adams and Agesen (ASPLOS 2006) as a bare-metal guest of
- * 'gnomon lab adams-agesen': one operation, over and over, in a loop of two
+ * 'gnomon lab adams-agesen' and 'translation': one operation, over and over, in a loop of two
  * instructions besides. Words: "op=NAME n=COUNT".
  *
  * The loop runs COUNT times to warm up, then COUNT times and 2 * COUNT times; around
@@ -56,6 +56,15 @@ static void op_callret(u64 n)
 	__asm__ volatile("1: call 2f\n\tdec %[n]\n\tjnz 1b\n\tjmp 3f\n2: ret\n3:" : [n] "+r"(n) : : "memory", "cc");
 }
 
+static void op_clisti(u64 n) { LOOP("cli\n\tsti", ); }
+static void op_popf(u64 n) { LOOP("pushfq\n\tpopfq", ); }
+static void op_rdtsc(u64 n) { __asm__ volatile("1: rdtsc\n\tdec %0\n\tjnz 1b" : "+r"(n) : : "rax", "rdx", "cc"); }
+
+static void op_cpuid(u64 n)
+{
+	__asm__ volatile("1: xor %%eax, %%eax\n\tcpuid\n\tdec %0\n\tjnz 1b" : "+r"(n) : : "rax", "rbx", "rcx", "rdx", "cc");
+}
+
 /* The present entry is written with the value it has. */
 static void op_pteunchanged(u64 n)
 {
@@ -67,6 +76,12 @@ static void op_pteflush(u64 n)
 {
 	LOOP("movq $0, (%[at])\n\tmov %[e], (%[at])\n\tmov (%[page]), %%rax\n\tmov %[cr3], %%cr3",
 	     [e] "r"(pt[PRESENT]), [at] "r"(&pt[PRESENT]), [page] "r"(base + PRESENT * PAGE), [cr3] "r"(read_cr3()));
+}
+
+/* The same without the writes. */
+static void op_cr3load(u64 n)
+{
+	LOOP("mov (%[page]), %%rax\n\tmov %[cr3], %%cr3", [page] "r"(base + PRESENT * PAGE), [cr3] "r"(read_cr3()));
 }
 
 static void mark(char letter)
@@ -97,7 +112,9 @@ static void op_marked(u64 n)
 static const struct { const char *name; void (*run)(u64 n); } ops[] = {
 	{ "op=none", op_none }, { "op=syscall", op_syscall }, { "op=in", op_in }, { "op=cr8wr", op_cr8wr },
 	{ "op=callret", op_callret }, { "op=pgfault", op_pgfault }, { "op=divzero", op_divzero },
-	{ "op=pteunchanged", op_pteunchanged }, { "op=pteflush", op_pteflush }, { "op=marked", op_marked },
+	{ "op=clisti", op_clisti }, { "op=popf", op_popf }, { "op=rdtsc", op_rdtsc }, { "op=cpuid", op_cpuid },
+	{ "op=pteunchanged", op_pteunchanged }, { "op=pteflush", op_pteflush },
+	{ "op=cr3load", op_cr3load }, { "op=marked", op_marked },
 };
 
 static void measure(void (*op)(u64 n), u64 n)

@@ -7,7 +7,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-const struct lab *const lab_list[] = {&lab_adams_agesen, &lab_bhargava, &lab_vpid, &lab_hugepages, NULL};
+const struct lab *const lab_list[] = {&lab_adams_agesen, &lab_bhargava, &lab_vpid, &lab_hugepages,
+					&lab_translation, NULL};
 
 const struct lab *lab_find(const char *name)
 {

@@ -2,7 +2,7 @@
  * Adams and Agesen (ASPLOS 2006): what single operations cost natively and under a
  * hypervisor, and what forking processes does. Their hardware-assisted monitor is
  * VT-x with shadow paging on a processor without VPID; so is ours here. Left out:
- * their other monitor, a binary translator, since we have none.
+ * their other monitor, a binary translator: for that see lab_translation.c.
  */
 #include "lab/lab_vm.h"
 
@@ -408,7 +408,7 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 	if (ret == 0)
 		compare_forks(result, &forks);
 	lab_note(result, "Transitions flush the TLB (their processor had no VPID). Their second monitor, a "
-			 "binary translator, has no counterpart here: its column is printed for reference "
+			 "binary translator, is in the lab translation: its column is printed for reference "
 			 "only.");
 	lab_note(result, "'traced' keeps every page table in step with each write, as their monitor did; "
 			 "'lazy' is our default and lets leaf tables go out of sync until the guest flushes: "

@@ -43,6 +43,7 @@ struct lab_task {
 	const char *what;     /* for progress */
 	uint64_t turns;       /* in: what append asks for; the counts are those of so many */
 	struct lab_count count[LAB_COUNTS];
+	double host_ns;       /* processor time of a turn on this host: lab_measure_parts() */
 	struct error err;
 };
 
@@ -50,7 +51,7 @@ struct lab_task {
 void lab_task_init(struct lab_task *t, const char *guest, enum engine_mmu mmu, const struct hw *hw);
 /*
  * Takes LAB-1 to LAB-2 (twice the turns), less LAB-0 to LAB-1: what @turns turns cost in a steady state, and
- * nothing of what is around them.
+ * nothing of what is around them. host_ns is that of LAB-1 to LAB-2, by the clock of this thread.
  */
 int lab_measure_parts(struct vm *vm, struct lab_task *task, struct error *err);
 /* Runs until @text has come on the console. -EIO: the guest ended before; @err says how. */

@@ -128,11 +128,31 @@ def vpid(result):
         check(rows['%s, PCIDs' % mmu]['TLB misses'] < rows['%s, no PCIDs' % mmu]['TLB misses'], '%s: PCIDs' % mmu)
 
 
+def translation(result):
+    rows, host = table(result, 'cycles'), table(result, 'host')
+    exits = {'read, CR3 load': 1, 'in (port 0x80)': 1, 'cr8wr': 1, 'cpuid': 1, 'rdtsc': 0, 'cli, sti': 0, 'pushf, popf': 0,
+             'syscall, sysret': 0, 'call, ret': 0, 'divzero': 0, 'pgfault': 1, 'page-table write': 1}
+    check(set(rows) == set(exits) == set(host), 'all operations')
+    for name, n in exits.items():
+        row = rows[name]
+        near(row['exits'], n, 'exits: %s' % name)
+        near(row['door'] + row['work'], row['VT-x'], 'cycles: %s' % name, 1e-6)
+        check((row['door'] > 0) == (n > 0), 'the door: %s' % name)
+        if n == 0:
+            near(row['VT-x'], row['bare machine'], '%s costs nothing' % name, 1e-6)
+    # What a translator would still pay is far more than the write; the sensitive instructions leave nothing of the kind.
+    check(rows['page-table write']['work'] > 10 * rows['cr8wr']['work'], 'a page-table write keeps its work')
+    # Times are the host's: only what no disturbance can turn round.
+    for name in ['in (port 0x80)', 'cr8wr', 'cpuid', 'page-table write']:
+        check(host[name]['VT-x, translated'] > host[name]['bare, translated'], 'an exit takes time: %s' % name)
+
+
 def main():
     command = [gnomon, 'lab', lab, '--quick', '--json', '--kit', kit]
     result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     schema(result)
-    {'adams-agesen': adams_agesen, 'bhargava': bhargava, 'hugepages': hugepages, 'vpid': vpid}[lab](result)
+    {'adams-agesen': adams_agesen, 'bhargava': bhargava, 'hugepages': hugepages, 'vpid': vpid,
+     'translation': translation}[lab](result)
     for line in failures:
         print('%s: %s' % (lab, line), file=sys.stderr)
     return 1 if failures else 0
