@@ -57,7 +57,10 @@ exits() { sed -n '/"exits"/,/}/s/.*"total": *\([0-9]*\).*/\1/p' "$temp/report" |
 
 measure() { # subject, row's number, work: appends user seconds to their file
 	local TIMEFORMAT=%U
-	{ time boot "$1" "$3" </dev/null >"$temp/log" 2>"$temp/err"; } 2>>"$temp/$1.$2" || { cat "$temp/err" >&2; die "$1, $3: run failed"; }
+	{ time boot "$1" "$3" </dev/null >"$temp/log" 2>"$temp/err"; } 2>>"$temp/$1.$2" || {
+		cat "$temp/err" >&2
+		die "$1, $3: run failed"
+	}
 	grep -q 'GNOMON-DONE ok' "$temp/log" || { tail -n 5 "$temp/log" >&2; die "$1, $3: the work was not done"; }
 	[ "$1" != shadow ] || exits >"$temp/exits.$2"
 	echo "run $run: $1 $3 $(tail -n 1 "$temp/$1.$2") s" >&2
