@@ -87,6 +87,7 @@ enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT };
 /* XCR0 */
 #define XCR0_X87  BIT64(0)
 #define XCR0_SSE  BIT64(1)
+#define XCR0_AVX  BIT64(2)
 #define XCR0_PKRU BIT64(9)
 
 /* Exception vectors */

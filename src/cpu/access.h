@@ -53,12 +53,14 @@ int mem_probe_write(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_m
 	}
 
 struct u128 { uint64_t lo, hi; };
+struct u256 { uint64_t q[4]; };
 
 DEFINE_ACCESS(8, uint8_t)
 DEFINE_ACCESS(16, uint16_t)
 DEFINE_ACCESS(32, uint32_t)
 DEFINE_ACCESS(64, uint64_t)
 DEFINE_ACCESS(128, struct u128)
+DEFINE_ACCESS(256, struct u256)
 
 /* Larger operands (FXSAVE, FBSTP, ...): any size up to 64 bytes at a time. */
 static inline int mem_read(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes)

@@ -31,6 +31,8 @@ static const uint8_t needs[][2] = {
 	{CPUF_CX16, CPUF_LM}, {CPUF_CX16, CPUF_CX8}, {CPUF_PCID, CPUF_LM}, {CPUF_FSGSBASE, CPUF_LM},
 	{CPUF_PDPE1GB, CPUF_LM}, {CPUF_LAHF_LM, CPUF_LM}, {CPUF_LA57, CPUF_LM}, {CPUF_PKU, CPUF_LM},
 	{CPUF_PKU, CPUF_XSAVE}, {CPUF_ARCH_CAP, CPUF_MSR},
+	{CPUF_AVX, CPUF_XSAVE}, {CPUF_AVX, CPUF_SSE4_2}, {CPUF_AVX2, CPUF_AVX}, {CPUF_FMA, CPUF_AVX},
+	{CPUF_F16C, CPUF_AVX},
 };
 
 /* Where CPUID has it. */
@@ -46,12 +48,20 @@ static bool runs_on_host(enum cpu_feature f)
 	return f == CPUF_MOVBE || f == CPUF_BMI1 || f == CPUF_BMI2 || f == CPUF_LZCNT;
 }
 
+/* ... and for these its operating system must have enabled the registers too. */
+static bool uses_ymm(enum cpu_feature f)
+{
+	return f == CPUF_AVX || f == CPUF_AVX2 || f == CPUF_FMA || f == CPUF_F16C;
+}
+
 static bool host_lacks(enum cpu_feature f)
 {
 	uint32_t r[4];
 
-	if (!runs_on_host(f))
+	if (!runs_on_host(f) && !uses_ymm(f))
 		return false;
+	if (uses_ymm(f) && !__builtin_cpu_supports("avx"))
+		return true;
 	return !__get_cpuid_count(place[f].leaf, place[f].sub, &r[0], &r[1], &r[2], &r[3]) ||
 	       !(r[place[f].reg] >> place[f].bit & 1);
 }

@@ -34,9 +34,10 @@ struct dtable { /* GDTR, IDTR */
 	uint16_t limit;
 };
 
-/* The FXSAVE64 image is the x87, MMX and SSE state (SDM "FXSAVE"). */
+/* The FXSAVE64 image is the x87, MMX and SSE state (SDM "FXSAVE"); beside it the upper halves of YMM0-15. */
 struct fpu {
 	_Alignas(64) uint8_t fx[512];
+	uint8_t ymm_hi[16][16];
 };
 #define FX_FCW   0
 #define FX_FSW   2

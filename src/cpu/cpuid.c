@@ -30,6 +30,8 @@ uint64_t cpu_xcr0_bits(const struct cpu_config *cfg)
 
 	if (cfg->feature[CPUF_SSE])
 		v |= XCR0_SSE;
+	if (cfg->feature[CPUF_AVX])
+		v |= XCR0_AVX;
 	if (cfg->feature[CPUF_PKU])
 		v |= XCR0_PKRU;
 	return v;
@@ -151,7 +153,9 @@ static void leaf_b(const struct query *q, struct regs r)
 
 static uint32_t xsave_bytes(uint64_t xcr0)
 {
-	return xcr0 & XCR0_PKRU ? XSAVE_PKRU_OFFSET + XSAVE_PKRU_BYTES : XSAVE_LEGACY_BYTES;
+	if (xcr0 & XCR0_PKRU)
+		return XSAVE_PKRU_OFFSET + XSAVE_PKRU_BYTES;
+	return xcr0 & XCR0_AVX ? XSAVE_AVX_OFFSET + XSAVE_AVX_BYTES : XSAVE_LEGACY_BYTES;
 }
 
 static void leaf_d(const struct query *q, struct regs r)
@@ -164,6 +168,9 @@ static void leaf_d(const struct query *q, struct regs r)
 		*r.a = (uint32_t)all;
 		*r.b = xsave_bytes(q->xcr0);
 		*r.c = xsave_bytes(all);
+	} else if (q->sub == 2 && (all & XCR0_AVX)) {
+		*r.a = XSAVE_AVX_BYTES;
+		*r.b = XSAVE_AVX_OFFSET;
 	} else if (q->sub == 9 && (all & XCR0_PKRU)) {
 		*r.a = XSAVE_PKRU_BYTES;
 		*r.b = XSAVE_PKRU_OFFSET;

@@ -6,6 +6,8 @@
 
 /* Layout of the XSAVE area (standard form), as leaf 0DH reports it. */
 #define XSAVE_LEGACY_BYTES  576u  /* FXSAVE region and header */
+#define XSAVE_AVX_OFFSET    576u
+#define XSAVE_AVX_BYTES     256u
 #define XSAVE_PKRU_OFFSET  2688u  /* where server processors of this family have it */
 #define XSAVE_PKRU_BYTES      8u
 

@@ -30,6 +30,7 @@
 	X(SSE2, "sse2", 1, 0, 3, 26)                         \
 	X(SSE3, "sse3", 1, 0, 2, 0)                          \
 	X(SSSE3, "ssse3", 1, 0, 2, 9)                        \
+	X(FMA, "fma", 1, 0, 2, 12)                           \
 	X(CX16, "cx16", 1, 0, 2, 13)                         \
 	X(PCID, "pcid", 1, 0, 2, 17)                         \
 	X(SSE4_1, "sse4.1", 1, 0, 2, 19)                     \
@@ -39,11 +40,14 @@
 	X(POPCNT, "popcnt", 1, 0, 2, 23)                     \
 	X(TSC_DEADLINE, "tsc-deadline", 1, 0, 2, 24)         \
 	X(XSAVE, "xsave", 1, 0, 2, 26)                       \
+	X(AVX, "avx", 1, 0, 2, 28)                           \
+	X(F16C, "f16c", 1, 0, 2, 29)                         \
 	X(RDRAND, "rdrand", 1, 0, 2, 30)                     \
 	X(ARAT, "arat", 6, 0, 0, 2)                          \
 	X(FSGSBASE, "fsgsbase", 7, 0, 1, 0)                  \
 	X(TSC_ADJUST, "tsc-adjust", 7, 0, 1, 1)              \
 	X(BMI1, "bmi1", 7, 0, 1, 3)                          \
+	X(AVX2, "avx2", 7, 0, 1, 5)                          \
 	X(SMEP, "smep", 7, 0, 1, 7)                          \
 	X(BMI2, "bmi2", 7, 0, 1, 8)                          \
 	X(ERMS, "erms", 7, 0, 1, 9)                          \

@@ -407,7 +407,8 @@ static int x_xsetbv(struct cpu *cpu, const struct uop *u)
 		return raise_ud(cpu);
 	if (require_cpl0(cpu) || vmx_intercept(cpu, u, EXIT_REASON_XSETBV, 0))
 		return EXEC_STOP;
-	if ((uint32_t)cpu->gpr[RCX] != 0 || !(v & XCR0_X87) || (v & ~cpu_xcr0_bits(&cpu->cfg)))
+	if ((uint32_t)cpu->gpr[RCX] != 0 || !(v & XCR0_X87) || (v & ~cpu_xcr0_bits(&cpu->cfg)) ||
+	    (v & (XCR0_SSE | XCR0_AVX)) == XCR0_AVX)
 		return raise_gp0(cpu);
 	cpu->xcr0 = v;
 	return EXEC_LEAVE;

@@ -319,11 +319,7 @@ static int x_emms(struct cpu *cpu, const struct uop *u)
 
 /* ---- MASKMOVQ, MASKMOVDQU ---- */
 
-/*
- * Bytes that are not selected are not written, but all of them can fault. u->src is the segment,
- * u->imm the operand size.
- */
-static int store_selected(struct cpu *cpu, const struct uop *u, const uint8_t *data, const uint8_t *mask)
+int vec_store_selected(struct cpu *cpu, const struct uop *u, const uint8_t *data, const uint8_t *mask)
 {
 	uint64_t off = cpu->gpr[RDI], mask_off = u->addrsize == 8 ? ~0ull : u->addrsize == 4 ? 0xffffffff : 0xffff;
 	unsigned n = (unsigned)u->imm;
@@ -344,7 +340,7 @@ static int store_selected(struct cpu *cpu, const struct uop *u, const uint8_t *d
 static int x_maskmovdqu(struct cpu *cpu, const struct uop *u)
 {
 	SSE_CHECK(cpu);
-	return store_selected(cpu, u, xmm(cpu, u->dst), xmm(cpu, u->aux));
+	return vec_store_selected(cpu, u, xmm(cpu, u->dst), xmm(cpu, u->aux));
 }
 
 static int x_maskmovq(struct cpu *cpu, const struct uop *u)
@@ -352,7 +348,7 @@ static int x_maskmovq(struct cpu *cpu, const struct uop *u)
 	if (mmx_check(cpu, false))
 		return EXEC_STOP;
 	mmx_enter(cpu);
-	return store_selected(cpu, u, mmx_register(cpu, u->dst), mmx_register(cpu, u->aux));
+	return vec_store_selected(cpu, u, mmx_register(cpu, u->dst), mmx_register(cpu, u->aux));
 }
 
 /* ---- MXCSR ---- */
@@ -982,8 +978,10 @@ static bool lower_undefined(struct uop *u)
 
 bool lower_vector(struct insn *in, struct uop *u)
 {
+	if (in->z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+		return lower_avx(in, u) || lower_undefined(u);
 	if (in->z.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
-		return lower_undefined(u); /* VEX, EVEX, XOP, 3DNow! */
+		return lower_undefined(u); /* EVEX, XOP, 3DNow! */
 	switch (in->z.meta.isa_set) {
 	case ZYDIS_ISA_SET_PENTIUMMMX: return lower_sse(in, u, is_sse_mmx(in) ? CPUF_SSE : CPUF_MMX);
 	case ZYDIS_ISA_SET_SSE:

@@ -1,12 +1,12 @@
 /*
  * FXSAVE, FXRSTOR, XSAVE, XRSTOR: whole states to and from memory.
  *
- * XSAVE has the components x87, SSE and PKRU in the standard format. A component
+ * XSAVE has the components x87, SSE, AVX and PKRU in the standard format. A component
  * is taken to be in use exactly if it differs from its initial configuration, so
  * XSTATE_BV depends on nothing but the state.
  *
- * Left out: the compacted format (XSAVEC, XSAVES), XSAVEOPT and AVX, which the
- * processor does not report.
+ * Left out: the compacted format (XSAVEC, XSAVES) and XSAVEOPT, which the processor
+ * does not report.
  *
  * Sources: SDM volume 1, "FXSAVE and FXRSTOR Instructions" and "Managing State Using the XSAVE Feature Set".
  */
@@ -189,6 +189,8 @@ static uint64_t components_in_use(const struct cpu *cpu)
 		use |= XCR0_X87;
 	if (get_u32(fx + FX_MXCSR) != MXCSR_INIT || !all_zero(fx + FX_XMM(0), 256))
 		use |= XCR0_SSE;
+	if (!all_zero(&cpu->fpu.ymm_hi[0][0], sizeof(cpu->fpu.ymm_hi)))
+		use |= XCR0_AVX;
 	if (cpu->pkru)
 		use |= XCR0_PKRU;
 	return use;
@@ -226,15 +228,23 @@ static int write_pieces(struct cpu *cpu, uint64_t lin, const struct piece *p, un
 	return EXEC_NEXT;
 }
 
+/* Where the components end: the last byte is touched first. */
+static unsigned area_end(uint64_t components)
+{
+	if (components & XCR0_PKRU)
+		return XSAVE_PKRU_OFFSET + XSAVE_PKRU_BYTES;
+	return components & XCR0_AVX ? XSAVE_AVX_OFFSET + XSAVE_AVX_BYTES : XSAVE_LEGACY_BYTES;
+}
+
 static int x_xsave(struct cpu *cpu, const struct uop *u)
 {
 	uint64_t rfbm = requested(cpu) & cpu->xcr0, lin, xstate_bv;
 	uint8_t area[FX_BYTES], header[8], pkru[8] = {0};
-	struct piece p[6];
+	struct piece p[7];
 	unsigned n = 0;
 
 	if (xsave_address(cpu, u, ACCESS_WRITE, &lin) ||
-	    mem_probe_write(cpu, lin + XSAVE_HEADER + HEADER_BYTES - 1, 1, (enum access_mode)cpu->mode) ||
+	    mem_probe_write(cpu, lin + area_end(rfbm) - 1, 1, (enum access_mode)cpu->mode) ||
 	    ld64(cpu, lin + XSAVE_HEADER, &xstate_bv))
 		return EXEC_STOP;
 	save_x87(&cpu->fpu, u->dst, area);
@@ -246,10 +256,12 @@ static int x_xsave(struct cpu *cpu, const struct uop *u)
 		p[n++] = (struct piece){0, FX_MXCSR, area};
 		p[n++] = (struct piece){FX_ST(0), 128, area + FX_ST(0)};
 	}
-	if (rfbm & XCR0_SSE) {
+	if (rfbm & (XCR0_SSE | XCR0_AVX))
 		p[n++] = (struct piece){FX_MXCSR, 8, area + FX_MXCSR};
+	if (rfbm & XCR0_SSE)
 		p[n++] = (struct piece){FX_XMM(0), xmm_bytes(cpu), cpu->fpu.fx + FX_XMM(0)};
-	}
+	if (rfbm & XCR0_AVX)
+		p[n++] = (struct piece){XSAVE_AVX_OFFSET, xmm_bytes(cpu), &cpu->fpu.ymm_hi[0][0]};
 	if (rfbm & XCR0_PKRU)
 		p[n++] = (struct piece){XSAVE_PKRU_OFFSET, 8, pkru};
 	p[n++] = (struct piece){XSAVE_HEADER, 8, header};
@@ -266,13 +278,13 @@ static void restore_x87(struct cpu *cpu, bool rexw, const uint8_t *area, bool pr
 	memset(cpu->fpu.fx + FX_ST(0), 0, 128);
 }
 
-static void restore_sse(struct cpu *cpu, const uint8_t *area, bool present)
+/* Half of every vector register that the mode has, or zeros. */
+static void restore_halves(struct cpu *cpu, uint8_t *to, const uint8_t *from, bool present)
 {
-	put_u32(cpu->fpu.fx + FX_MXCSR, get_u32(area + FX_MXCSR));
 	if (present)
-		memcpy(cpu->fpu.fx + FX_XMM(0), area + FX_XMM(0), xmm_bytes(cpu));
+		memcpy(to, from, xmm_bytes(cpu));
 	else
-		memset(cpu->fpu.fx + FX_XMM(0), 0, xmm_bytes(cpu));
+		memset(to, 0, xmm_bytes(cpu));
 }
 
 /* Standard form only: XSTATE_BV within XCR0, XCOMP_BV and the next 8 bytes zero. */
@@ -284,7 +296,7 @@ static bool header_ok(const struct cpu *cpu, const uint8_t *header)
 static int x_xrstor(struct cpu *cpu, const struct uop *u)
 {
 	uint64_t rfbm = requested(cpu) & cpu->xcr0, lin, present;
-	uint8_t area[XSAVE_HEADER + HEADER_BYTES];
+	uint8_t area[XSAVE_HEADER + HEADER_BYTES], ymm_hi[XSAVE_AVX_BYTES];
 	uint32_t pkru = 0;
 
 	if (xsave_address(cpu, u, ACCESS_READ, &lin) ||
@@ -294,14 +306,21 @@ static int x_xrstor(struct cpu *cpu, const struct uop *u)
 	if (!header_ok(cpu, area + XSAVE_HEADER))
 		return raise_gp0(cpu);
 	present = get_u64(area + XSAVE_HEADER);
-	if ((rfbm & XCR0_SSE) && (get_u32(area + FX_MXCSR) & ~MXCSR_VALID))
+	if ((rfbm & present & XCR0_AVX) && (ld8(cpu, lin + XSAVE_AVX_OFFSET + XSAVE_AVX_BYTES - 1, ymm_hi) ||
+					    fpu_read_area(cpu, lin + XSAVE_AVX_OFFSET, ymm_hi, xmm_bytes(cpu))))
+		return EXEC_STOP;
+	if ((rfbm & (XCR0_SSE | XCR0_AVX)) && (get_u32(area + FX_MXCSR) & ~MXCSR_VALID))
 		return raise_gp0(cpu);
 	if ((rfbm & present & XCR0_PKRU) && ld32(cpu, lin + XSAVE_PKRU_OFFSET, &pkru))
 		return EXEC_STOP;
 	if (rfbm & XCR0_X87)
 		restore_x87(cpu, u->dst, area, present & XCR0_X87);
+	if (rfbm & (XCR0_SSE | XCR0_AVX))
+		put_u32(cpu->fpu.fx + FX_MXCSR, get_u32(area + FX_MXCSR));
 	if (rfbm & XCR0_SSE)
-		restore_sse(cpu, area, present & XCR0_SSE);
+		restore_halves(cpu, cpu->fpu.fx + FX_XMM(0), area + FX_XMM(0), present & XCR0_SSE);
+	if (rfbm & XCR0_AVX)
+		restore_halves(cpu, &cpu->fpu.ymm_hi[0][0], ymm_hi, present & XCR0_AVX);
 	if (rfbm & XCR0_PKRU) {
 		cpu->pkru = pkru;
 		cpu_update_mode(cpu);

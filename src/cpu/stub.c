@@ -4,7 +4,7 @@
  * The code lives in a memory file that is mapped twice, once writable and once
  * executable, so that no mapping is ever both. Both the arena and the table are
  * sized for the whole key space (every opcode, operand kind and immediate byte of
- * SSE to SSE4.2, MMX and x87); pages that are never used cost nothing. Nothing is
+ * SSE to AVX2, MMX and x87); pages that are never used cost nothing. Nothing is
  * ever thrown away, so a decoded instruction may keep a pointer to its stub.
  *
  * Left out: relocation of RIP-relative operands (memory operands are always
@@ -105,7 +105,7 @@ size_t stubs_bytes(const struct host_stubs *s) { return s->used; }
 
 static struct stub_slot *find_slot(struct host_stubs *s, uint64_t key)
 {
-	uint32_t i = (uint32_t)(key * 0x9e3779b97f4a7c15ull >> 48) & (TABLE_SLOTS - 1);
+	uint32_t i = (uint32_t)(key * 0x9e3779b97f4a7c15ull >> 40) & (TABLE_SLOTS - 1);
 
 	while (s->table[i].key && s->table[i].key != key)
 		i = (i + 1) & (TABLE_SLOTS - 1);
@@ -240,6 +240,104 @@ vec_stub_fn stub_vector(struct host_stubs *s, const struct stub_desc *d)
 	emit_insn(&e, d);
 	emit_exit(&e, d);
 	return (vec_stub_fn)(uintptr_t)add_stub(s, slot, key, &e);
+}
+
+/* ---- VEX: operands in ymm1 or rax (reg), ymm2 (vvvv), ymm3 or rdx (rm), ymm4; RDI is the frame ---- */
+
+_Static_assert(offsetof(struct vex_frame, mxcsr) == 128 && offsetof(struct vex_frame, rcx) == 152,
+	      "the code below has these offsets in it");
+
+static void emit_vex_entry(struct emit *e, const struct vex_desc *d)
+{
+	if (d->flags & STUB_STRING) {
+		PUT(e, "\x48\x8b\x87\x88\x00\x00\x00"); /* mov rax, [rdi+136] */
+		PUT(e, "\x48\x8b\x97\x90\x00\x00\x00"); /* mov rdx, [rdi+144] */
+	}
+	if (d->flags & STUB_FP) {
+		PUT(e, "\x0f\xae\x5c\x24\xf8");         /* stmxcsr [rsp-8] */
+		PUT(e, "\x0f\xae\x97\x80\x00\x00\x00"); /* ldmxcsr [rdi+128] */
+	}
+	if (d->reg == STUB_XMM)
+		PUT(e, "\xc5\xfc\x10\x0f"); /* vmovups ymm1, [rdi] */
+	if (d->reg == STUB_GPR)
+		PUT(e, "\x48\x8b\x07"); /* mov rax, [rdi] */
+	if (d->v)
+		PUT(e, "\xc5\xfc\x10\x57\x20"); /* vmovups ymm2, [rdi+32] */
+	if (d->rm == STUB_XMM)
+		PUT(e, "\xc5\xfc\x10\x5f\x40"); /* vmovups ymm3, [rdi+64] */
+	if (d->rm == STUB_GPR)
+		PUT(e, "\x48\x8b\x57\x40"); /* mov rdx, [rdi+64] */
+	if (d->is4)
+		PUT(e, "\xc5\xfc\x10\x67\x60"); /* vmovups ymm4, [rdi+96] */
+}
+
+static void emit_vex_insn(struct emit *e, const struct vex_desc *d)
+{
+	unsigned reg = d->reg == STUB_NONE ? d->ext : d->reg == STUB_GPR ? 0 : 1;
+
+	put_byte(e, 0xc4);
+	put_byte(e, 0xe0 | d->map);
+	put_byte(e, (uint8_t)((unsigned)d->w << 7 | (d->v ? 13u : 15u) << 3 | (unsigned)d->l << 2 | d->pp));
+	put_byte(e, d->opcode);
+	if (d->rm == STUB_MEM) {
+		put_byte(e, (uint8_t)(0x47 | reg << 3)); /* [rdi+64] */
+		put_byte(e, 0x40);
+	} else {
+		put_byte(e, (uint8_t)(0xc0 | reg << 3 | (d->rm == STUB_GPR ? 2 : 3)));
+	}
+	if (d->is4)
+		put_byte(e, 0x40);
+	else if (d->has_imm)
+		put_byte(e, d->imm);
+}
+
+static void emit_vex_exit(struct emit *e, const struct vex_desc *d)
+{
+	if (d->flags & STUB_FLAGS)
+		emit_flags(e);
+	if (d->flags & STUB_FP) {
+		PUT(e, "\x0f\xae\x9f\x80\x00\x00\x00"); /* stmxcsr [rdi+128] */
+		PUT(e, "\x0f\xae\x54\x24\xf8");         /* ldmxcsr [rsp-8] */
+	}
+	if (d->flags & STUB_WREG) {
+		if (d->reg == STUB_GPR)
+			PUT(e, "\x48\x89\x07"); /* mov [rdi], rax */
+		else
+			PUT(e, "\xc5\xfc\x11\x0f"); /* vmovups [rdi], ymm1 */
+	}
+	if (d->flags & STUB_WV)
+		PUT(e, "\xc5\xfc\x11\x57\x20"); /* vmovups [rdi+32], ymm2 */
+	if ((d->flags & STUB_WRM) && d->rm == STUB_GPR)
+		PUT(e, "\x48\x89\x57\x40"); /* mov [rdi+64], rdx */
+	if ((d->flags & STUB_WRM) && d->rm == STUB_XMM)
+		PUT(e, "\xc5\xfc\x11\x5f\x40"); /* vmovups [rdi+64], ymm3 */
+	if (d->flags & STUB_STRING) {
+		PUT(e, "\x48\x89\x8f\x98\x00\x00\x00"); /* mov [rdi+152], rcx */
+		PUT(e, "\xc5\xfc\x11\x47\x60");         /* vmovups [rdi+96], ymm0 */
+	}
+	PUT(e, "\xc5\xf8\x77\xc3"); /* vzeroupper; ret */
+}
+
+static uint64_t vex_key(const struct vex_desc *d)
+{
+	return 1ull << 62 | (uint64_t)d->pp | (uint64_t)d->w << 2 | (uint64_t)d->l << 3 | (uint64_t)d->map << 4 |
+	       (uint64_t)d->opcode << 8 | (uint64_t)d->ext << 16 | (uint64_t)d->reg << 20 | (uint64_t)d->rm << 24 |
+	       (uint64_t)d->v << 28 | (uint64_t)d->is4 << 29 | (uint64_t)d->has_imm << 30 |
+	       (uint64_t)d->imm << 32 | (uint64_t)d->flags << 40;
+}
+
+vex_stub_fn stub_vex(struct host_stubs *s, const struct vex_desc *d)
+{
+	uint64_t key = vex_key(d);
+	struct stub_slot *slot = find_slot(s, key);
+	struct emit e = {.n = 0};
+
+	if (slot->key)
+		return (vex_stub_fn)(uintptr_t)(s->rx + slot->offset);
+	emit_vex_entry(&e, d);
+	emit_vex_insn(&e, d);
+	emit_vex_exit(&e, d);
+	return (vex_stub_fn)(uintptr_t)add_stub(s, slot, key, &e);
 }
 
 /*

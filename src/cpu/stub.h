@@ -9,7 +9,10 @@
  * back. Stubs are made when an instruction is decoded and shared by all
  * instructions that differ only in their operands' places.
  *
- * Left out: AVX and everything VEX-encoded, which the processor does not have.
+ * VEX-encoded instructions work on a frame that their operands are copied to (struct vex_frame): their
+ * registers are in two halves in struct fpu, and there may be four of them.
+ *
+ * Left out: everything EVEX-encoded, which the processor does not have.
  */
 #ifndef GNOMON_CPU_STUB_H
 #define GNOMON_CPU_STUB_H
@@ -59,11 +62,38 @@ struct stub_desc {
 	uint8_t flags;   /* STUB_* */
 };
 
+/* The operands of a VEX-encoded instruction. stub.c knows the offsets. */
+struct vex_frame {
+	_Alignas(32) uint8_t reg[32]; /* ModRM.reg: a vector register, or 8 bytes of a general one */
+	uint8_t v[32];   /* VEX.vvvv */
+	uint8_t rm[32];  /* ModRM.rm: likewise, or memory */
+	uint8_t is4[32]; /* the register in the immediate byte; STUB_STRING: XMM0 as result */
+	uint32_t mxcsr, pad; /* STUB_FP */
+	uint64_t rax, rdx, rcx; /* STUB_STRING: two sources and a result */
+};
+
+/* Returns arithmetic flags as vec_stub_fn does. */
+typedef uint32_t (*vex_stub_fn)(struct vex_frame *f);
+
+#define STUB_WV 0x40u /* VEX.vvvv is written */
+
+struct vex_desc {
+	uint8_t map, opcode;
+	uint8_t pp;      /* as in VEX */
+	bool w, l;
+	uint8_t ext;     /* ModRM.reg if it extends the opcode (reg is STUB_NONE) */
+	uint8_t reg, rm; /* enum stub_operand: STUB_XMM stands for YMM too */
+	bool v, is4;     /* has these operands */
+	bool has_imm;
+	uint8_t imm;
+	uint8_t flags;   /* STUB_FP, STUB_FLAGS, STUB_STRING, STUB_WREG, STUB_WRM, STUB_WV */
+};
+
 struct host_stubs;
 
 /* Room for stubs, and for their code in bytes: more than there can be. */
-#define STUBS_MAX   32768u
-#define STUBS_BYTES ((size_t)4 << 20)
+#define STUBS_MAX   131072u
+#define STUBS_BYTES ((size_t)16 << 20)
 
 /* Makes an empty cache. Returns 0, or -ENOMEM / -errno of the mapping calls with @err set. */
 int stubs_create(struct host_stubs **out, struct error *err);
@@ -74,6 +104,7 @@ void stubs_destroy(struct host_stubs *s);
  * cannot come about through decoding: the arena holds every instruction there is.
  */
 vec_stub_fn stub_vector(struct host_stubs *s, const struct stub_desc *d);
+vex_stub_fn stub_vex(struct host_stubs *s, const struct vex_desc *d);
 /* @escape: 0xd8-0xdf, @modrm: as in the instruction (for a memory operand only the reg field matters) */
 x87_stub_fn stub_x87(struct host_stubs *s, uint8_t escape, uint8_t modrm);
 

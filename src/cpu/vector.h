@@ -1,5 +1,5 @@
 /*
- * What the files of the vector and floating-point group share: insn_sse.c,
+ * What the files of the vector and floating-point group share: insn_sse.c, insn_avx.c,
  * insn_x87.c, insn_xsave.c.
  */
 #ifndef GNOMON_CPU_VECTOR_H
@@ -11,6 +11,7 @@
 /* Parts of the group, as lower_fn; given only instructions that are theirs. */
 bool lower_x87(struct insn *in, struct uop *u);
 bool lower_xsave(struct insn *in, struct uop *u);
+bool lower_avx(struct insn *in, struct uop *u); /* false: not of AVX, AVX2, FMA, F16C */
 
 /* x87 status and control words */
 #define FSW_FLAGS 0x3fu  /* IE DE ZE OE UE PE */
@@ -58,6 +59,11 @@ void fpu_set_top(struct fpu *f, unsigned top);
  * An address that is not even canonical counts first. Returns 0 or EXEC_STOP.
  */
 int vec_check_alignment(struct cpu *cpu, uint64_t lin, unsigned checked, unsigned required);
+/*
+ * MASKMOVQ and its kin: writes the bytes of @data at segment:RDI whose byte of @mask has its highest bit set. All of them
+ * can fault. u->src is the segment, u->imm the operand's size in bytes. Returns enum exec_status.
+ */
+int vec_store_selected(struct cpu *cpu, const struct uop *u, const uint8_t *data, const uint8_t *mask);
 /*
  * Reads or writes a save area: any size up to a page. A write that fails has
  * written nothing. Return 0 or EXEC_STOP.

@@ -9,7 +9,7 @@
 #define XXH_STATIC_LINKING_ONLY /* the state on the stack: nothing to allocate, nothing to fail */
 #include <xxhash.h>
 
-/* x87 and SSE registers; what follows in the FXSAVE image is reserved. */
+/* x87 and SSE registers (the upper halves of YMM registers are hashed too); what follows in the FXSAVE image is reserved. */
 #define FX_ARCHITECTURAL FX_XMM(16)
 
 static void hash_seg(XXH3_state_t *h, const struct seg *s)
@@ -46,6 +46,7 @@ static void hash_registers(struct engine_vm *vm, XXH3_state_t *h)
 	XXH3_128bits_update(h, v, sizeof(v));
 	XXH3_128bits_update(h, &m, sizeof(m));
 	XXH3_128bits_update(h, fpu.fx, FX_ARCHITECTURAL);
+	XXH3_128bits_update(h, fpu.ymm_hi, sizeof(fpu.ymm_hi));
 }
 
 static bool is_zero(const uint64_t *page)

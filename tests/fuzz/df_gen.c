@@ -23,6 +23,7 @@ struct form {
 	uint16_t mnemonic;
 	uint8_t map, prefix, opcode, modrm; /* modrm: reg field; register forms of x87: all of it */
 	bool rexw, has_modrm, memory, exact;
+	bool vsib;
 	bool vex, wide; /* VEX-encoded: prefix is in it; VEX.L */
 };
 
@@ -55,6 +56,8 @@ static bool isa_ok(ZydisISASet isa)
 	case ZYDIS_ISA_SET_SSE4: case ZYDIS_ISA_SET_SSE42: case ZYDIS_ISA_SET_SSEMXCSR:
 	case ZYDIS_ISA_SET_SSE_PREFETCH: case ZYDIS_ISA_SET_SSSE3: case ZYDIS_ISA_SET_SSSE3MMX:
 	case ZYDIS_ISA_SET_X87: case ZYDIS_ISA_SET_XSAVE:
+	case ZYDIS_ISA_SET_AVX: case ZYDIS_ISA_SET_AVX2: case ZYDIS_ISA_SET_AVX2GATHER: case ZYDIS_ISA_SET_FMA:
+	case ZYDIS_ISA_SET_F16C:
 	case ZYDIS_ISA_SET_BMI1: case ZYDIS_ISA_SET_BMI2: case ZYDIS_ISA_SET_LZCNT: case ZYDIS_ISA_SET_MOVBE:
 		return true;
 	default: return false;
@@ -92,7 +95,9 @@ static bool is_segment_register(const ZydisDecodedOperand *o)
 /* May the host execute it? */
 static bool insn_ok(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op)
 {
-	if ((z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && z->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) || !isa_ok(z->meta.isa_set) || !mnemonic_ok(z->mnemonic) ||
+	if (z->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && z->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+		return false;
+	if (!isa_ok(z->meta.isa_set) || !mnemonic_ok(z->mnemonic) ||
 	    z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return false;
 	for (unsigned i = 0; i < z->operand_count; i++) {
@@ -172,8 +177,12 @@ static void try_form(struct gen *g, struct form f, const char *only)
 			return;
 		b[n++] = 0x48;
 	}
-	n += f.vex ? put_vex(&f, 0, 0, b) : put_opcode(&f, b + n);
+	n += f.vex ? put_vex(&f, 0, f.vsib ? (f.modrm + 1) & 7 : 0, b) : put_opcode(&f, b + n);
 	b[n] = f.exact ? f.modrm : (uint8_t)(f.modrm << 3 | (f.memory ? 0x06 : 0xc1));
+	if (f.vsib) { /* three different registers */
+		b[n] = (uint8_t)(f.modrm << 3 | 4);
+		b[n + 1] = (uint8_t)(((f.modrm + 2) & 7) << 3);
+	}
 	if (!decode(g, b, 15, &z, op) || z.opcode_map != f.map || z.opcode != f.opcode || !insn_ok(&z, op))
 		return;
 	if (only && strcasecmp(only, ZydisMnemonicGetString(z.mnemonic)))
@@ -203,7 +212,12 @@ static void try_opcode(struct gen *g, unsigned map, unsigned opcode, unsigned pr
 			f.memory = l & 2;
 			try_form(g, f, only);
 		}
-		f.vex = f.wide = f.memory = false;
+		for (unsigned l = 0; l < 2 && map == 2 && opcode >= 0x90 && opcode <= 0x93; l++) {
+			f.vsib = f.memory = true;
+			f.wide = l;
+			try_form(g, f, only);
+		}
+		f.vex = f.wide = f.memory = f.vsib = false;
 		if (!x87) {
 			try_form(g, f, only);
 			continue;
@@ -298,6 +312,8 @@ static unsigned put_modrm(struct rng *r, const struct form *f, uint8_t *b)
 		b[n++] = (uint8_t)(0xc0 | f->modrm << 3 | rm);
 		return n;
 	}
+	if (f->vsib)
+		rm = 4;
 	mod = (unsigned)rng_below(r, 3);
 	b[n++] = (uint8_t)(mod << 6 | f->modrm << 3 | rm);
 	if (rm == 4)
@@ -305,7 +321,8 @@ static unsigned put_modrm(struct rng *r, const struct form *f, uint8_t *b)
 	return n;
 }
 
-static void from_form(struct gen *g, struct test *t)
+/* Returns whether it is VEX-encoded. */
+static bool from_form(struct gen *g, struct test *t)
 {
 	const struct group *grp = &g->group[rng_below(&g->rng, g->groups)];
 	struct form f = g->form[grp->first + rng_below(&g->rng, grp->count)];
@@ -326,6 +343,7 @@ static void from_form(struct gen *g, struct test *t)
 	for (unsigned i = 0; i < 16; i++)
 		b[n++] = rng_one_in(r, 3) ? (uint8_t)(rng_below(r, 5) - 2) : (uint8_t)rng_next(r);
 	memcpy(t->bytes, b, BYTES_MAX);
+	return f.vex;
 }
 
 static bool has_vex(const uint8_t *b)
@@ -440,16 +458,19 @@ static void fit_displacement(struct gen *g, struct test *t)
 
 bool gen_instruction(struct gen *g, struct test *t)
 {
+	bool vex = false;
+
 	if (g->groups > 20 && rng_one_in(&g->rng, 16)) {
 		if (!from_random(g, t))
 			return false;
 	} else {
-		from_form(g, t);
+		vex = from_form(g, t);
 	}
 	t->valid = decode(g, t->bytes, BYTES_MAX, &t->z, t->op);
 	t->bits = g->bits;
 	if (!t->valid) {
-		if (g->bits == 32 || !undefined_ok(t->bytes))
+		/* A VEX prefix after others, or with registers it must not name, is undefined everywhere. */
+		if (g->bits == 32 || !(vex || undefined_ok(t->bytes)))
 			return false;
 		memset(&t->z, 0, sizeof(t->z));
 		t->len = t->z.length = BYTES_MAX;
@@ -736,23 +757,24 @@ static void write_both(struct guest *g, uint64_t a, const void *p, unsigned byte
 /* What an XRSTOR or FXRSTOR finds is mostly well-formed. */
 static void write_save_area(struct rng *r, const struct test *t, struct guest *g, uint64_t a)
 {
-	uint8_t area[576] = {0};
+	uint8_t area[576 + 256] = {0};
 
 	random_fpu(r, area);
 	if (rng_one_in(r, 8))
 		area[26] = (uint8_t)rng_next(r);
 	for (unsigned i = 416; i < 512; i++)
 		area[i] = (uint8_t)rng_next(r);
-	area[512] = (uint8_t)rng_below(r, 4);
+	area[512] = (uint8_t)rng_below(r, 8);
+	for (unsigned i = 576; i < sizeof(area); i++)
+		area[i] = (uint8_t)rng_next(r);
 	if (rng_one_in(r, 16))
 		area[512 + rng_below(r, 24)] ^= (uint8_t)(1u << rng_below(r, 8));
-	area[512] &= (uint8_t)~4u; /* the host has AVX */
 	area[512] &= (uint8_t)~0xe0u;
 	area[513] &= (uint8_t)~6u;
 	area[514] &= (uint8_t)~6u;
 	area[519] &= 0x7f;
 	area[527] &= 0x7f; /* the compacted form is the host's alone */
-	write_both(g, a, area, t->z.meta.isa_set == ZYDIS_ISA_SET_XSAVE ? 576 : 512);
+	write_both(g, a, area, t->z.meta.isa_set == ZYDIS_ISA_SET_XSAVE ? sizeof(area) : 512);
 }
 
 static void write_environment(struct rng *r, struct guest *g, uint64_t a)
@@ -856,6 +878,8 @@ static void random_registers(struct rng *r, struct test *t)
 	if (rng_one_in(r, 24))
 		t->in.rflags |= 0x40000; /* alignment checks */
 	random_fpu(r, t->in.fx);
+	for (unsigned i = 0; i < 16; i++)
+		random_operand(r, t->in.ymm_hi + 16 * i);
 }
 
 #define NOWHERE 0x7000000000000000ull /* not canonical */
@@ -874,7 +898,7 @@ static void aim_registers(struct gen *gen, struct test *t)
 	if (t->z.mnemonic == ZYDIS_MNEMONIC_ENTER || t->z.mnemonic == ZYDIS_MNEMONIC_LEAVE)
 		t->in.gpr[5] = DATA_BASE + 0x400 + rng_below(r, 0x1000);
 	if (t->z.meta.isa_set == ZYDIS_ISA_SET_XSAVE) {
-		t->in.gpr[0] &= 3;
+		t->in.gpr[0] &= 7;
 		t->in.gpr[2] = 0;
 		pinned |= 5;
 	}
@@ -930,6 +954,24 @@ static bool branch_memory_safe(const struct test *t)
 	return true;
 }
 
+/* The indices of a gather stay near its base. Elements are mostly selected. */
+static void aim_gather(struct rng *r, struct test *t)
+{
+	unsigned bytes = t->z.opcode & 1 ? 8 : 4;
+	int n = -1;
+
+	for (unsigned i = 0; i < t->z.operand_count; i++)
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].mem.type == ZYDIS_MEMOP_TYPE_VSIB)
+			n = (int)ZydisRegisterGetId(t->op[i].mem.index);
+	if (n < 0)
+		return;
+	for (unsigned i = 0; i < 32; i += bytes) {
+		int64_t v = (int64_t)rng_below(r, 256) - 128;
+
+		memcpy(i < 16 ? t->in.fx + 160 + 16 * n + i : t->in.ymm_hi + 16 * n + i - 16, &v, bytes);
+	}
+}
+
 bool gen_state(struct gen *gen, struct test *t, struct guest *g)
 {
 	random_registers(&gen->rng, t);
@@ -937,6 +979,7 @@ bool gen_state(struct gen *gen, struct test *t, struct guest *g)
 	if (!t->valid)
 		return true;
 	aim_registers(gen, t);
+	aim_gather(&gen->rng, t);
 	if (t->bits == 32)
 		narrow_registers(t);
 	if (!operands_safe(t) || !branch_safe(t) || popf_unsafe(t))

@@ -120,7 +120,7 @@ static void set_user_mode(struct guest *g)
 	c->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
 	c->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE;
 	c->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
-	c->xcr0 = XCR0_X87 | XCR0_SSE;
+	c->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
 	c->cr3 = make_page_tables(g);
 	c->rflags = RF_ONE | RF_IF;
 	set_segments(c);
@@ -169,6 +169,7 @@ static void load_state(struct cpu *c, const struct state *s)
 	c->gpr[REG_RIP] = s->rip;
 	cpu_set_rflags(c, s->rflags);
 	memcpy(c->fpu.fx, s->fx, sizeof(c->fpu.fx));
+	memcpy(c->fpu.ymm_hi, s->ymm_hi, sizeof(c->fpu.ymm_hi));
 	c->stop = (struct stop){.kind = STOP_NONE};
 	c->db_pending = 0;
 	c->bus.done_count = c->bus.replay = 0;
@@ -256,6 +257,7 @@ void guest_run(struct guest *g, const struct test *t, struct outcome *out)
 	out->s.rip = c->gpr[REG_RIP];
 	out->s.rflags = cpu_get_rflags(c);
 	memcpy(out->s.fx, c->fpu.fx, sizeof(out->s.fx));
+	memcpy(out->s.ymm_hi, c->fpu.ymm_hi, sizeof(out->s.ymm_hi));
 	out->vector = -1;
 	out->error = 0;
 	out->cr2 = 0;

@@ -28,7 +28,9 @@ struct save_area {
 	uint64_t taken;         /* 168 */
 	uint32_t host_mxcsr;    /* 176 */
 	uint32_t pad;
-	_Alignas(64) uint8_t fx[512]; /* 192 */
+	_Alignas(64) uint8_t fx[512]; /* 192: an XSAVE area of x87, SSE and AVX */
+	uint64_t header[8];
+	uint8_t ymm_hi[256];
 	/* not used by the code below */
 	struct outcome *out;
 	uint8_t *code_rw, *ro_rw;
@@ -48,7 +50,8 @@ __asm__(
 	"push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
 	"mov %rsp, (df_blob + 4096 + 144)(%rip)\n"
 	"stmxcsr (df_blob + 4096 + 176)(%rip)\n"
-	"fxrstor64 (df_blob + 4096 + 192)(%rip)\n"
+	"mov $7, %eax; xor %edx, %edx\n"
+	"xrstor64 (df_blob + 4096 + 192)(%rip)\n"
 	"pushq (df_blob + 4096 + 160)(%rip)\n"
 	"pushq (df_blob + 4096 + 32)(%rip)\n"
 	"pushq (df_blob + 4096 + 136)(%rip)\n"
@@ -94,9 +97,10 @@ __asm__(
 	"popq (df_blob + 4096 + 136)(%rip)\n"
 	"pushq $0x202\n"
 	"popfq\n"
-	"fxsave64 (df_blob + 4096 + 192)(%rip)\n"
+	"mov $7, %eax; xor %edx, %edx\n"
+	"xsave64 (df_blob + 4096 + 192)(%rip)\n"
 	"df_recover:\n"
-	"fninit\n"
+	"fninit; vzeroupper\n"
 	"ldmxcsr (df_blob + 4096 + 176)(%rip)\n"
 	"pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
 	"ret\n"
@@ -115,12 +119,19 @@ static void take_registers(const ucontext_t *uc, struct outcome *o)
 	static const int slot[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
 				     REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 	const greg_t *g = uc->uc_mcontext.gregs;
+	uint64_t in_use;
 
 	for (int i = 0; i < 16; i++)
 		o->s.gpr[i] = (uint64_t)g[slot[i]];
 	o->s.rip = (uint64_t)g[REG_RIP];
 	o->s.rflags = (uint64_t)g[REG_EFL];
 	memcpy(o->s.fx, uc->uc_mcontext.fpregs, 512);
+	/* The kernel's frame is an XSAVE area: header at 512, AVX at 576. */
+	memcpy(&in_use, (const uint8_t *)uc->uc_mcontext.fpregs + 512, 8);
+	if (in_use & 4)
+		memcpy(o->s.ymm_hi, (const uint8_t *)uc->uc_mcontext.fpregs + 576, 256);
+	else
+		memset(o->s.ymm_hi, 0, 256);
 }
 
 static bool in_test(uint64_t rip) { return rip < LOW_END; }
@@ -308,6 +319,9 @@ void host_run(const struct test *t, struct outcome *out)
 	s->rflags = t->in.rflags;
 	s->taken = 0;
 	memcpy(s->fx, t->in.fx, 512);
+	memset(s->header, 0, sizeof(s->header));
+	s->header[0] = 7;
+	memcpy(s->ymm_hi, t->in.ymm_hi, 256);
 	out->vector = -1;
 	out->error = 0;
 	out->cr2 = 0;
@@ -320,4 +334,5 @@ void host_run(const struct test *t, struct outcome *out)
 	out->s.rip = s->taken ? t->target : test_rip(t) + t->z.length;
 	out->s.rflags = s->rflags;
 	memcpy(out->s.fx, s->fx, 512);
+	memcpy(out->s.ymm_hi, s->ymm_hi, 256);
 }

@@ -52,7 +52,9 @@ static uint64_t address_mask(const struct test *t)
 {
 	switch (t->z.mnemonic) {
 	case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FRSTOR: case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FLDENV:
-	case ZYDIS_MNEMONIC_MASKMOVQ: case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_MASKMOVQ: case ZYDIS_MNEMONIC_MASKMOVDQU: case ZYDIS_MNEMONIC_VMASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVPS: case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD: case ZYDIS_MNEMONIC_VPMASKMOVQ:
 		return ~0xfffull;
 	default: return ~0ull;
 	}
@@ -60,7 +62,7 @@ static uint64_t address_mask(const struct test *t)
 
 /*
  * With underflow or overflow unmasked, our precision flag is that of the masked
- * result. DPPS and DPPD are several operations, and an unmasked exception in one keeps
+ * result. DPPS and its kin are several operations, and an unmasked exception in one keeps
  * the flags of the following ones away.
  */
 static uint32_t mxcsr_mask(const struct test *t, const struct outcome *host)
@@ -68,7 +70,9 @@ static uint32_t mxcsr_mask(const struct test *t, const struct outcome *host)
 	uint32_t mxcsr;
 
 	memcpy(&mxcsr, host->s.fx + 24, 4);
-	if (host->vector == 19 && (t->z.mnemonic == ZYDIS_MNEMONIC_DPPS || t->z.mnemonic == ZYDIS_MNEMONIC_DPPD))
+	if (host->vector == 19 &&
+	    (t->z.mnemonic == ZYDIS_MNEMONIC_DPPS || t->z.mnemonic == ZYDIS_MNEMONIC_DPPD ||
+	     t->z.mnemonic == ZYDIS_MNEMONIC_VDPPS || t->z.mnemonic == ZYDIS_MNEMONIC_VDPPD))
 		return ~0x3fu;
 	if (host->vector == 19 && (mxcsr & ~(mxcsr >> 7) & 0x18))
 		return ~0x20u;
@@ -125,6 +129,8 @@ static const char *compare(const struct test *t, const struct outcome *h, const 
 	if ((h->s.rflags ^ o->s.rflags) & flags_mask(t))
 		return "flags";
 	d = compare_fpu(h->s.fx, o->s.fx, mxcsr_mask(t, h));
+	if (!d && memcmp(h->s.ymm_hi, o->s.ymm_hi, sizeof(h->s.ymm_hi)))
+		d = "upper half of a YMM register";
 	return d;
 }
 
@@ -188,6 +194,8 @@ static void print_states(const struct test *t, const struct outcome *h, const st
 	for (unsigned i = 0; i < 16; i++) {
 		snprintf(what, sizeof(what), "xmm%u", i);
 		print_fx(what, t->in.fx + 160 + 16 * i, h->s.fx + 160 + 16 * i, o->s.fx + 160 + 16 * i, 16);
+		snprintf(what, sizeof(what), "ymm%uh", i);
+		print_fx(what, t->in.ymm_hi + 16 * i, h->s.ymm_hi + 16 * i, o->s.ymm_hi + 16 * i, 16);
 	}
 }
 
@@ -364,9 +372,9 @@ static double now(void)
 /* The comparison is exact down to what only processors of the same maker share. */
 static bool host_suits(void)
 {
-	if (__builtin_cpu_is("intel") && __builtin_cpu_supports("sse4.2"))
+	if (__builtin_cpu_is("intel") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
 		return true;
-	fprintf(stderr, "difffuzz: skipped: needs an Intel processor with SSE4.2\n");
+	fprintf(stderr, "difffuzz: skipped: needs an Intel processor with AVX2\n");
 	return false;
 }
 

@@ -41,6 +41,7 @@ struct state {
 	uint64_t rip;
 	uint64_t rflags;
 	_Alignas(64) uint8_t fx[512]; /* FXSAVE64 image */
+	uint8_t ymm_hi[256];          /* upper halves of YMM0-15 */
 };
 
 struct outcome {

@@ -764,8 +764,10 @@ static void test_cpuid(void **state)
 	cpu_cpuid(&c, CR4_PKE, 1, 0, true, 7, 0, r);
 	assert_true(r[2] & 1 << 4);
 	cpu_cpuid(&c, 0, XCR0_X87 | XCR0_SSE | XCR0_PKRU, 0, true, 0xd, 0, r);
-	assert_int_equal(r[0], 0x203);
+	assert_int_equal(r[0], c.feature[CPUF_AVX] ? 0x207 : 0x203);
 	assert_int_equal(r[1], 2696);
+	cpu_cpuid(&c, 0, XCR0_X87 | XCR0_SSE | XCR0_AVX, 0, true, 0xd, 0, r);
+	assert_int_equal(r[1], 832);
 	cpu_cpuid(&c, 0, 1, 0, true, 0x80000008, 0, r);
 	assert_int_equal(r[0], 48 << 8 | 46);
 	cpu_cpuid(&c, 0, 1, 0, true, 0x40000000, 0, r); /* as the highest basic leaf */

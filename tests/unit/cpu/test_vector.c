@@ -236,12 +236,104 @@ static void test_never_there(void **state)
 {
 	struct cpu *c = ((struct fix *)*state)->cpu;
 
-	assert_int_equal(RUN(c, "\xc5\xf8\x58\xc1"), EXC_UD);         /* vaddps */
+	assert_int_equal(RUN(c, "\xc4\xe2\x79\xdc\xc1"), EXC_UD);     /* vaesenc */
 	assert_int_equal(RUN(c, "\x66\x0f\x38\xdc\xc1"), EXC_UD);     /* aesenc */
 	assert_int_equal(RUN(c, "\x66\x0f\x3a\x44\xc1\x00"), EXC_UD); /* pclmulqdq */
 	assert_int_equal(RUN(c, "\x0f\x38\xc8\xc1"), EXC_UD);         /* sha1nexte */
 	assert_int_equal(RUN(c, "\x0f\xae\x35\x00\x40\x00\x00"), EXC_UD); /* xsaveopt */
 	assert_int_equal(RUN(c, "\x0f\xc7\x25\x00\x40\x00\x00"), EXC_UD); /* xsavec */
+}
+
+#define VADDPS     "\xc5\xfc\x58\xc1"         /* vaddps ymm0, ymm0, ymm1 */
+#define VADDPS128  "\xc5\xf8\x58\xc1"
+#define VZEROUPPER "\xc5\xf8\x77"
+#define ANDN       "\xc4\xe2\x70\xf2\xc0"     /* andn eax, ecx, eax */
+
+static int setup_avx(void **state)
+{
+	struct fix *f;
+
+	if (!__builtin_cpu_supports("avx2"))
+		return 0;
+	setup(state);
+	f = *state;
+	f->cpu->xcr0 |= XCR0_AVX;
+	return 0;
+}
+
+static int teardown_avx(void **state) { return *state ? teardown(state) : 0; }
+
+/* SDM volume 2, "Exceptions Type 2": what has to be in force. */
+static void test_avx_control(void **state)
+{
+	static const struct { uint64_t cr0, cr4, xcr0; int vaddps; } row[] = {
+		{0, CR4_SSE, 7, NO_FAULT},
+		{CR0_EM, CR4_SSE, 7, NO_FAULT},
+		{CR0_TS, CR4_SSE, 7, EXC_NM},
+		{CR0_TS, CR4_SSE, 3, EXC_UD},
+		{0, CR4_SSE, 3, EXC_UD},
+		{0, CR4_SSE, 1, EXC_UD},
+		{0, CR4_OSXSAVE, 7, NO_FAULT}, /* OSFXSR is of SSE alone */
+		{0, CR4_SSE & ~CR4_OSXSAVE, 7, EXC_UD},
+	};
+	struct cpu *c;
+
+	if (!*state)
+		skip();
+	c = ((struct fix *)*state)->cpu;
+	for (unsigned i = 0; i < ARRAY_SIZE(row); i++) {
+		flat_mode(c);
+		c->cr0 = CR0_FLAT | row[i].cr0;
+		c->cr4 = row[i].cr4;
+		c->xcr0 = row[i].xcr0;
+		assert_int_equal(RUN(c, VADDPS), row[i].vaddps);
+		assert_int_equal(RUN(c, VZEROUPPER), row[i].vaddps);
+		assert_int_equal(RUN(c, ANDN), NO_FAULT);
+	}
+	/* VEX prefixes are of protected mode. */
+	flat_mode(c);
+	c->xcr0 = 7;
+	c->cr0 &= ~CR0_PE;
+	assert_int_equal(RUN(c, VADDPS), EXC_UD);
+	assert_int_equal(RUN(c, ANDN), EXC_UD);
+	c->cr0 |= CR0_PE;
+	c->rflags |= RF_VM;
+	assert_int_equal(RUN(c, VADDPS), EXC_UD);
+	assert_int_equal(RUN(c, ANDN), EXC_UD);
+}
+
+/* Outside 64-bit mode the registers from the ninth on are nobody's to change. */
+static void test_avx_state(void **state)
+{
+	struct fix *f = *state;
+	uint8_t *area;
+	struct cpu *c;
+
+	if (!f)
+		skip();
+	c = f->cpu;
+	area = machmem_ptr(&f->mem, hpa(AREA));
+	memset(c->fpu.ymm_hi, 0x11, sizeof(c->fpu.ymm_hi));
+	assert_int_equal(RUN(c, ADDPS), NO_FAULT);
+	assert_int_equal(c->fpu.ymm_hi[0][5], 0x11);
+	c->gpr[RAX] = 7;
+	c->gpr[RDX] = 0;
+	assert_int_equal(RUN(c, XSAVE), NO_FAULT);
+	assert_int_equal(get_u64(area + 512), XCR0_AVX);
+	assert_int_equal(area[XSAVE_AVX_OFFSET + 7 * 16 + 15], 0x11);
+	assert_int_equal(area[XSAVE_AVX_OFFSET + 8 * 16], 0);
+	assert_int_equal(RUN(c, VADDPS128), NO_FAULT);
+	assert_int_equal(c->fpu.ymm_hi[0][5], 0);
+	assert_int_equal(c->fpu.ymm_hi[1][5], 0x11);
+	assert_int_equal(RUN(c, VZEROUPPER), NO_FAULT);
+	assert_int_equal(c->fpu.ymm_hi[7][5], 0);
+	assert_int_equal(c->fpu.ymm_hi[8][5], 0x11);
+	assert_int_equal(RUN(c, XRSTOR), NO_FAULT);
+	assert_int_equal(c->fpu.ymm_hi[7][5], 0x11);
+	put_u64(area + 512, 0);
+	assert_int_equal(RUN(c, XRSTOR), NO_FAULT);
+	assert_int_equal(c->fpu.ymm_hi[7][5], 0);
+	assert_int_equal(c->fpu.ymm_hi[8][5], 0x11);
 }
 
 /* Lowers everything that can be encoded in maps 0F, 0F 38 and 0F 3A with every immediate. */
@@ -274,13 +366,37 @@ static void lower_everything(struct cpu *c, unsigned map)
 	}
 }
 
+static void lower_everything_vex(struct cpu *c, unsigned map)
+{
+	for (unsigned n = 0; n < 256u * 4 * 4 * 16; n++) {
+		unsigned reg = n >> 12 & 7, mem = n >> 15 & 1;
+		uint8_t b[16] = {0xc4, (uint8_t)(0xe0 | map), 0, (uint8_t)n, (uint8_t)(reg << 3 | (mem ? 0 : 0xc1))};
+		struct uop u;
+		bool ends;
+
+		/* W and L, prefix; a register in vvvv, and none */
+		b[2] = (uint8_t)((n >> 8 & 1) << 7 | (n >> 9 & 1) << 2 | (n >> 10 & 3));
+		for (unsigned imm = 0; imm < 512; imm++) {
+			b[2] |= 0x78;
+			if (imm >= 256)
+				b[2] &= (uint8_t)~0x08;
+			b[5] = (uint8_t)imm;
+			lower_one(c, b, 15, 64, 0, &u, &ends);
+			if (u.len == 5)
+				imm |= 255; /* no immediate */
+		}
+	}
+}
+
 /* The cache of stubs has room for all there are: stub.c relies on it. */
 static void test_stub_space(void **state)
 {
 	struct cpu *c = ((struct fix *)*state)->cpu;
 
-	for (unsigned map = 1; map <= 3; map++)
+	for (unsigned map = 1; map <= 3; map++) {
 		lower_everything(c, map);
+		lower_everything_vex(c, map);
+	}
 	for (unsigned escape = 0xd8; escape <= 0xdf; escape++)
 		for (unsigned modrm = 0; modrm < 256; modrm++)
 			assert_non_null(stub_x87(c->stubs, (uint8_t)escape, (uint8_t)modrm));
@@ -298,6 +414,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_xsave_pkru, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_hidden_features, setup_bare, teardown),
 		cmocka_unit_test_setup_teardown(test_never_there, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_avx_control, setup_avx, teardown_avx),
+		cmocka_unit_test_setup_teardown(test_avx_state, setup_avx, teardown_avx),
 		cmocka_unit_test_setup_teardown(test_stub_space, setup, teardown),
 	};
 
