@@ -128,10 +128,10 @@ static bool find_run(const struct machmem *mm, uint64_t from, uint64_t to, uint6
 
 int machmem_alloc(struct machmem *mm, unsigned order, uint16_t owner, mfn_t *first)
 {
-	uint64_t frames = 1ull << order, f;
-	uint64_t *next = &mm->next_fit[order / 9];
+	uint64_t frames = 1ull << order, f, *next;
 
 	assert(order == 0 || order == 9 || order == 18);
+	next = &mm->next_fit[order / 9];
 	if (!find_run(mm, *next, span_frames(mm), frames, &f) && !find_run(mm, 0, *next, frames, &f))
 		return -ENOMEM;
 	*next = f + frames;
