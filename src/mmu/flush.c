@@ -224,6 +224,9 @@ void flush_after_event(struct mmu *m, enum xlate_event ev, uint64_t lin, const s
 	flush_after_physical_event(m, ev, x);
 	if (ev == XLATE_EPT_MISCONFIG || !mmu_paging(m))
 		return;
+	/* Combined mappings go only if the address that violates is what the linear one translates to. */
+	if (ev == XLATE_EPT_VIOLATION && !(x->qualification & EPT_VIOL_FINAL))
+		return;
 	/* A page fault drops what was made under any EPT root, an EPT violation what was under this one. */
 	r.any_root = ev == XLATE_PAGE_FAULT;
 	drop_translations(m, &r);

@@ -1146,7 +1146,7 @@ static void after_event(struct ref_model *r, enum xlate_event ev, uint64_t lin, 
 	bool paging = r->regs.cr0 & CR0_PG;
 
 	after_physical_event(r, ev, x);
-	if (ev == XLATE_EPT_VIOLATION && paging)
+	if (ev == XLATE_EPT_VIOLATION && paging && x->qualification & EPT_VIOL_FINAL)
 		invalidate_silently(r, ept_violated_gva, lin);
 	if (ev == XLATE_PAGE_FAULT)
 		invalidate_silently(r, page_faulted, lin);
