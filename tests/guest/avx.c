@@ -40,7 +40,8 @@ static void availability(void)
 	state("CR4.OSXSAVE clear", 0, 0, 7, V_UD);
 	state("CR0.TS", CR0_TS, CR4_OSXSAVE, 7, V_NM);
 	state("CR0.TS, XCR0 without AVX", CR0_TS, CR4_OSXSAVE, 1, V_UD);
-	state("CR0.EM means nothing", CR0_EM, CR4_OSXSAVE, 7, V_DONE);
+	if (!option("qemu")) /* QEMU's translator (7.2) raises #UD, as for SSE */
+		state("CR0.EM means nothing", CR0_EM, CR4_OSXSAVE, 7, V_DONE);
 	run_code(p_xsetbv, KERNEL, 5, 0);
 	expect("XCR0 with AVX but not SSE", V_GP, 0);
 	run_code(p_xsetbv, KERNEL, 7, 0);
@@ -134,14 +135,15 @@ static void faults(void)
 		run_code(p_store, KERNEL, address(page) + PAGE - i, 0);
 		expect("store into the missing page", V_PF, 2);
 		check(t->cr2 == address(page) + PAGE, "CR2 0x%lx", t->cr2);
-		check(page[PAGE - 1] == 0x55 && page[PAGE - i] == 0x55, "a store that faults has written");
+		/* QEMU's translator stores eight bytes at a time. */
+		check_unless("qemu", page[PAGE - 1] == 0x55 && page[PAGE - i] == 0x55, "a store that faults has written");
 	}
 	run_code(p_load, KERNEL, address(page) + PAGE - 32, 0);
 	expect("load up to the page's end", V_DONE, 0);
 	run_code(p_aligned, KERNEL, address(page) + 16, 0);
 	expect("VMOVDQA", V_GP, 0);
 	run_code(p_masked, KERNEL, address(page) + PAGE - 16, 0);
-	expect("masked elements in the missing page", V_DONE, 0);
+	expect_unless("qemu", "masked elements in the missing page", V_DONE, 0);
 	run_code(p_masked, KERNEL, address(page) + PAGE - 15, 0);
 	expect("the last selected element crosses", V_PF, 0);
 	if (!has_avx2())
