@@ -1,0 +1,128 @@
+/* Opening by format, and the checks that all formats share. */
+#include "disk/disk_impl.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static const char *const format_name[] = {[DISK_FORMAT_PROBE] = "probe", [DISK_FORMAT_RAW] = "raw",
+					  [DISK_FORMAT_QCOW2] = "qcow2"};
+
+const char *disk_format_name(enum disk_format f) { return format_name[f]; }
+uint64_t disk_bytes(const struct disk *d) { return d->bytes; }
+bool disk_read_only(const struct disk *d) { return d->read_only; }
+const char *disk_path(const struct disk *d) { return d->file.path; }
+enum disk_format disk_format(const struct disk *d) { return d->ops->format; }
+const struct disk *disk_backing(const struct disk *d) { return d->backing; }
+
+/* ---- open and close ---- */
+
+static int open_format(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth, struct error *err)
+{
+	int ret = raw_open(out, f, o, depth, err);
+
+	if (ret)
+		return ret;
+	(*out)->read_only = o->read_only;
+	(*out)->probed = o->format == DISK_FORMAT_PROBE;
+	(*out)->depth = depth;
+	return 0;
+}
+
+int disk_open_at_depth(struct disk **out, const char *path, const struct disk_options *o, unsigned depth,
+		       struct error *err)
+{
+	struct file f;
+	int ret;
+
+	if (depth >= DISK_CHAIN_MAX)
+		return error_set(err, -ELOOP, "%s: more than %u images below each other, or an image below itself", path,
+				 DISK_CHAIN_MAX);
+	ret = file_open(&f, path, o->read_only, o->tap, err);
+	if (ret)
+		return ret;
+	if (!o->no_lock)
+		ret = file_lock(&f, err);
+	if (!ret)
+		ret = open_format(out, &f, o, depth, err);
+	if (ret)
+		file_close(&f);
+	return ret;
+}
+
+int disk_open(struct disk **out, const char *path, const struct disk_options *o, struct error *err)
+{
+	static const struct disk_options plain = {0};
+
+	if (!o)
+		o = &plain;
+	if (o->no_lock && !o->read_only)
+		return error_set(err, -EINVAL, "%s: to write an image it must be locked", path);
+	return disk_open_at_depth(out, path, o, 0, err);
+}
+
+int disk_close(struct disk *d, struct error *err)
+{
+	int ret, ret2 = 0, ret3 = 0;
+
+	if (!d)
+		return 0;
+	ret = disk_flush(d, err);
+	if (d->ops->close)
+		ret2 = d->ops->close(d, ret ? NULL : err);
+	if (d->backing)
+		ret3 = disk_close(d->backing, ret || ret2 ? NULL : err);
+	file_close(&d->file);
+	free(d);
+	return ret ? ret : ret2 ? ret2 : ret3;
+}
+
+/* ---- reading and writing ---- */
+
+static int check_range(const struct disk *d, uint64_t at, uint64_t bytes, struct error *err)
+{
+	if (at <= d->bytes && bytes <= d->bytes - at)
+		return 0;
+	return error_set(err, -EINVAL, "%s: %llu bytes at %llu are beyond the end of the disk (%llu bytes)", d->file.path,
+			 (unsigned long long)bytes, (unsigned long long)at, (unsigned long long)d->bytes);
+}
+
+static int check_change(const struct disk *d, uint64_t at, uint64_t bytes, struct error *err)
+{
+	if (d->read_only)
+		return error_set(err, -EROFS, "%s: open for reading only", d->file.path);
+	return check_range(d, at, bytes, err);
+}
+
+int disk_read(struct disk *d, uint64_t at, void *buf, uint64_t bytes, struct error *err)
+{
+	int ret = check_range(d, at, bytes, err);
+
+	return ret || !bytes ? ret : d->ops->read(d, at, buf, bytes, err);
+}
+
+int disk_write(struct disk *d, uint64_t at, const void *buf, uint64_t bytes, struct error *err)
+{
+	int ret = check_change(d, at, bytes, err);
+
+	return ret || !bytes ? ret : d->ops->write(d, at, buf, bytes, err);
+}
+
+int disk_write_zeroes(struct disk *d, uint64_t at, uint64_t bytes, bool may_unmap, struct error *err)
+{
+	int ret = check_change(d, at, bytes, err);
+
+	return ret || !bytes ? ret : d->ops->write_zeroes(d, at, bytes, may_unmap, err);
+}
+
+int disk_discard(struct disk *d, uint64_t at, uint64_t bytes, struct error *err)
+{
+	int ret = check_change(d, at, bytes, err);
+
+	return ret || !bytes ? ret : d->ops->discard(d, at, bytes, err);
+}
+
+int disk_flush(struct disk *d, struct error *err)
+{
+	return d->read_only ? 0 : d->ops->flush(d, err);
+}

@@ -1,0 +1,45 @@
+/* What stands behind an open disk: shared by the formats and disk.c, by nobody else. */
+#ifndef GNOMON_DISK_DISK_IMPL_H
+#define GNOMON_DISK_DISK_IMPL_H
+
+#include "disk/disk.h"
+#include "disk/file.h"
+
+#define DISK_CHAIN_MAX 256 /* images in a chain: how far a lying backing file name can lead */
+
+/* The functions of disk.h, after ranges and rights were checked. */
+struct disk_ops {
+	enum disk_format format;
+	int (*close)(struct disk *d, struct error *err); /* what is not in struct disk; may be NULL */
+	int (*read)(struct disk *d, uint64_t at, void *buf, uint64_t bytes, struct error *err);
+	int (*write)(struct disk *d, uint64_t at, const void *buf, uint64_t bytes, struct error *err);
+	int (*write_zeroes)(struct disk *d, uint64_t at, uint64_t bytes, bool may_unmap, struct error *err);
+	int (*discard)(struct disk *d, uint64_t at, uint64_t bytes, struct error *err);
+	int (*flush)(struct disk *d, struct error *err);
+};
+
+/* The beginning of each format's own struct. */
+struct disk {
+	const struct disk_ops *ops;
+	struct file file;
+	uint64_t bytes; /* virtual size */
+	bool read_only;
+	bool probed;    /* the format is what its contents say */
+	unsigned depth; /* images above it in its chain */
+	struct disk *backing;
+};
+
+/*
+ * Opens an image that is @depth hops below the one asked for.
+ * -ELOOP from DISK_CHAIN_MAX on.
+ */
+int disk_open_at_depth(struct disk **out, const char *path, const struct disk_options *o, unsigned depth,
+		       struct error *err);
+
+/*
+ * A format's opener: takes the file over on success only. What the caller sets afterwards: read_only, probed, depth.
+ * @depth: as above, for the image's own backing file
+ */
+int raw_open(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth, struct error *err);
+
+#endif

@@ -1,0 +1,76 @@
+/* Raw images: the file is the disk. A hole is what was never written, or discarded. */
+#include "disk/disk_impl.h"
+#include "base/util.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static int raw_read(struct disk *d, uint64_t at, void *buf, uint64_t bytes, struct error *err)
+{
+	return file_read(&d->file, at, buf, bytes, err);
+}
+
+/*
+ * What a write from @at on leaves in the first four bytes; a raw disk whose guest writes the magic of
+ * another format there must not become one with backing files of the guest's choice.
+ */
+static int check_magic(struct disk *d, uint64_t at, const void *buf, uint64_t bytes, struct error *err)
+{
+	uint8_t magic[4];
+	int ret;
+
+	if (!d->probed || at >= sizeof(magic))
+		return 0;
+	ret = file_read(&d->file, 0, magic, sizeof(magic), err);
+	if (ret)
+		return ret;
+	memcpy(magic + at, buf, min_u64(bytes, sizeof(magic) - at));
+	if (memcmp(magic, "QFI\xfb", sizeof(magic)) != 0)
+		return 0;
+	return error_set(err, -EPERM, "%s: refused to make a qcow2 image of a raw one by writing to its beginning "
+			 "(give the format to allow it)", d->file.path);
+}
+
+static int raw_write(struct disk *d, uint64_t at, const void *buf, uint64_t bytes, struct error *err)
+{
+	int ret = check_magic(d, at, buf, bytes, err);
+
+	return ret ? ret : file_write(&d->file, at, buf, bytes, err);
+}
+
+static int raw_write_zeroes(struct disk *d, uint64_t at, uint64_t bytes, bool may_unmap, struct error *err)
+{
+	return may_unmap ? file_punch(&d->file, at, bytes, err) : file_zero(&d->file, at, bytes, err);
+}
+
+static int raw_discard(struct disk *d, uint64_t at, uint64_t bytes, struct error *err)
+{
+	return file_punch(&d->file, at, bytes, err);
+}
+
+static int raw_flush(struct disk *d, struct error *err)
+{
+	return file_sync(&d->file, err);
+}
+
+static const struct disk_ops raw_ops = {
+	.format = DISK_FORMAT_RAW,
+	.read = raw_read,
+	.write = raw_write,
+	.write_zeroes = raw_write_zeroes,
+	.discard = raw_discard,
+	.flush = raw_flush,
+};
+
+int raw_open(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth, struct error *err)
+{
+	struct disk *d = calloc(1, sizeof(*d));
+
+	(void)o;
+	(void)depth;
+	if (!d)
+		return error_set(err, -ENOMEM, "%s: out of memory", f->path);
+	*d = (struct disk){.ops = &raw_ops, .file = *f, .bytes = f->bytes};
+	*out = d;
+	return 0;
+}
