@@ -102,12 +102,18 @@ ALU_DSHIFT(16, uint16_t, "w", shrd, "shrd")
 ALU_DSHIFT(32, uint32_t, "l", shrd, "shrd")
 ALU_DSHIFT(64, uint64_t, "q", shrd, "shrd")
 
-/* Two-operand IMUL. */
+/*
+ * Two-operand IMUL. Four of its flags are undefined: some processors compute them, some leave them alone. So all
+ * flags are loaded first, here and below.
+ */
 #define ALU_IMUL(bits, T, S)                                                                            \
 	static inline T alu_imul##bits(T a, T b, uint16_t *cc)                                          \
 	{                                                                                               \
-		uint16_t f;                                                                             \
-		__asm__("imul" S " %[b], %[a]\n\tlahf\n\tseto %%al" : [a] "+r"(a), "=a"(f) : [b] "r"(b) : "cc"); \
+		uint16_t f = *cc;                                                                       \
+		__asm__("addb $0x7f, %%al\n\tsahf\n\timul" S " %[b], %[a]\n\tlahf\n\tseto %%al"       \
+			: [a] "+&r"(a), [f] "+a"(f)                                                     \
+			: [b] "r"(b)                                                                    \
+			: "cc");                                                                        \
 		*cc = f;                                                                                \
 		return a;                                                                               \
 	}
@@ -119,12 +125,13 @@ ALU_IMUL(64, uint64_t, "q")
 #define ALU_WIDEMUL(bits, T, S, C, name, insn)                                                          \
 	static inline void alu_##name##bits(T a, T b, T *lo, T *hi, uint16_t *cc)                       \
 	{                                                                                               \
-		uint64_t rax = a, rdx = 0;                                                              \
+		uint64_t rax = *cc, rdx = 0, m = a;                                                     \
 		uint8_t of;                                                                             \
 		uint64_t fl;                                                                            \
-		__asm__(insn S " %[b]\n\tseto %[of]\n\tpushfq\n\tpopq %[fl]"                            \
-			: "+a"(rax), "+d"(rdx), [of] "=&q"(of), [fl] "=&r"(fl)                          \
-			: [b] C(b)                                                                      \
+		__asm__("addb $0x7f, %%al\n\tsahf\n\tmov %[m], %%rax\n\t" insn S                       \
+			" %[b]\n\tseto %[of]\n\tpushfq\n\tpopq %[fl]"                                    \
+			: "+&a"(rax), "+&d"(rdx), [of] "=&q"(of), [fl] "=&r"(fl)                         \
+			: [b] C(b), [m] "r"(m)                                                          \
 			: "cc", "memory");                                                              \
 		*lo = (T)rax;                                                                           \
 		*hi = (T)((bits) == 8 ? rax >> 8 : rdx);                                                \
@@ -133,13 +140,13 @@ ALU_IMUL(64, uint64_t, "q")
 ALU_SIZES(ALU_WIDEMUL, mulw, "mul")
 ALU_SIZES(ALU_WIDEMUL, imulw, "imul")
 
-/* Bit scans and POPCNT. A zero source leaves the destination of BSF and BSR alone, as processors do. */
+/* Bit scans and POPCNT. A zero source leaves the destination of BSF and BSR alone, as processors do; some flags too. */
 #define ALU_SCAN(bits, T, M, name, insn)                                                                \
 	static inline uint64_t alu_##name##bits(uint64_t old, T src, uint16_t *cc)                      \
 	{                                                                                               \
-		uint16_t f;                                                                             \
-		__asm__(insn " %" M "[s], %" M "[d]\n\tlahf\n\tseto %%al"                               \
-			: [d] "+r"(old), "=a"(f)                                                        \
+		uint16_t f = *cc;                                                                       \
+		__asm__("addb $0x7f, %%al\n\tsahf\n\t" insn " %" M "[s], %" M "[d]\n\tlahf\n\tseto %%al" \
+			: [d] "+&r"(old), [f] "+&a"(f)                                                   \
 			: [s] "r"(src)                                                                  \
 			: "cc");                                                                        \
 		*cc = f;                                                                                \
