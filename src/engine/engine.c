@@ -139,6 +139,8 @@ int engine_mem_read(struct engine_vm *vm, gpa_t a, void *buf, uint64_t bytes)
 	return 0;
 }
 
+void engine_written(struct engine_vm *vm, uint64_t gpa, unsigned bytes) { vm->ops->wrote(vm, gpa, bytes); }
+
 int engine_mem_write(struct engine_vm *vm, gpa_t a, const void *buf, uint64_t bytes)
 {
 	const uint8_t *from = buf;
@@ -153,7 +155,7 @@ int engine_mem_write(struct engine_vm *vm, gpa_t a, const void *buf, uint64_t by
 		if (!page)
 			return -ENOMEM;
 		memcpy(page + (a.v & ~PAGE_MASK), from, n);
-		vm->ops->wrote(vm, a.v, n);
+		engine_written(vm, a.v, n);
 		a.v += n;
 		from += n;
 		bytes -= n;

@@ -70,6 +70,16 @@ void engine_destroy(struct engine_vm *vm);
 int engine_mem_read(struct engine_vm *vm, gpa_t a, void *buf, uint64_t bytes);
 int engine_mem_write(struct engine_vm *vm, gpa_t a, const void *buf, uint64_t bytes);
 
+/*
+ * A device's way to guest memory, between two runs. Code decoded from what is written and tables made from it are
+ * seen to; a range that is not RAM throughout is -EFAULT, and nothing of it was touched. -ENOMEM as above.
+ */
+bool engine_dma_is_ram(const struct engine_vm *vm, gpa_t a, uint64_t bytes);
+int engine_dma_read(struct engine_vm *vm, gpa_t a, void *buf, uint64_t bytes);
+int engine_dma_write(struct engine_vm *vm, gpa_t a, const void *buf, uint64_t bytes);
+/* The whole pages in the range become zeros, and the host gets their memory back until they are used again. */
+int engine_dma_release(struct engine_vm *vm, gpa_t a, uint64_t bytes);
+
 struct engine_regs { /* struct kvm_regs */
 	uint64_t gpr[16];
 	uint64_t rip, rflags;

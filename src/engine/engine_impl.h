@@ -65,6 +65,12 @@ struct engine_ops {
 };
 extern const struct engine_ops engine_native_ops, engine_hv_ops;
 
+/*
+ * Guest RAM was written from outside the vCPU; within one page. The one place all such writes pass, whoever made
+ * them: whatever follows guest memory from outside hangs on here.
+ */
+void engine_written(struct engine_vm *vm, uint64_t gpa, unsigned bytes);
+
 /* -EINVAL: bad size or scheme. */
 int engine_config_check(const struct engine_config *cfg, struct error *err);
 /* May this VM be one of the machine's? -EINVAL. */
