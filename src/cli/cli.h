@@ -73,6 +73,8 @@ int parse_count(const char *name, const char *text, uint64_t *n, struct error *e
 extern const struct option_desc guest_options[]; /* ctx: struct vm_config */
 /* Is it one of those that describe the processor, which VMs on one machine share? */
 bool guest_option_of_processor(const struct option_desc *d);
+/* Can it be given several times? In a VM file it has a list of values then. */
+bool guest_option_repeats(const struct option_desc *d);
 /* After parsing: is what is needed there, and does it fit together? */
 int guest_options_check(const struct vm_config *cfg, struct error *err);
 /* Index of a name in engine_mmu_name[]; -EINVAL with @err. */

@@ -151,6 +151,29 @@ static const struct option_desc compare_options[] = {
 	{0},
 };
 
+/* Every run starts with the same disks: what a guest writes is thrown away. NULL: out of memory. */
+static char *snapshot_of(const char *value)
+{
+	struct devices_disk disk;
+	char *text;
+
+	if (devices_parse_disk(value, &disk, NULL) || disk.read_only || disk.snapshot)
+		return strdup(value);
+	return asprintf(&text, "%s,snapshot", value) < 0 ? NULL : text;
+}
+
+static int forward_disk(struct compare *c, const char *value, struct error *err)
+{
+	char *disk = snapshot_of(value);
+
+	if (!disk)
+		return error_set(err, -ENOMEM, "out of memory");
+	c->forward_name[c->forward_names++] = disk;
+	c->forward[c->forwards++] = disk;
+	c->cfg.devices.disk[c->cfg.devices.disks - 1] = disk;
+	return 0;
+}
+
 /* Remembers what the children are to be given. */
 static int forward(void *ctx, const struct option_desc *d, const char *value, struct error *err)
 {
@@ -165,6 +188,8 @@ static int forward(void *ctx, const struct option_desc *d, const char *value, st
 		return error_set(err, -ENOMEM, "out of memory");
 	c->forward_name[c->forward_names++] = name;
 	c->forward[c->forwards++] = name;
+	if (strcmp(d->name, "disk") == 0)
+		return forward_disk(c, value, err);
 	if (value)
 		c->forward[c->forwards++] = value;
 	return 0;

@@ -287,6 +287,25 @@ static int write_report(struct run *run, const struct vm_result *r, const struct
 	return ret;
 }
 
+/* What the guest wrote is on its disks before anything else is said of it. */
+static int close_devices(struct run *run)
+{
+	struct error err = {0};
+	int ret = vm_close_devices(run->vm, &err);
+
+	if (ret)
+		cli_error("run", err.text);
+	return ret;
+}
+
+/* A line that a device has for the user. */
+static void say(void *ctx, const char *line)
+{
+	const struct run *run = ctx;
+
+	fprintf(stderr, "gnomon run: %s%s%s\n", run->what.name ? run->what.name : "", run->what.name ? ": " : "", line);
+}
+
 /* Says and writes what came of one VM. Returns its exit status. */
 static int finish(struct run *run)
 {
@@ -295,7 +314,7 @@ static int finish(struct run *run)
 	int status;
 
 	vm_result(run->vm, &result);
-	status = exit_status(&result);
+	status = close_devices(run) ? CLI_HOST_FAILED : exit_status(&result);
 	host = measure_host(status);
 	say_end(run, &result, &host);
 	return write_report(run, &result, &host) ? CLI_HOST_FAILED : status;
@@ -432,6 +451,12 @@ static int open_console(struct run *run, struct error *err)
 	return console_open(&run->console, serial, err);
 }
 
+static void connect_guest(struct run *run)
+{
+	vm_set_console(run->vm, console_for_vm(&run->console));
+	vm_set_messages(run->vm, say, run);
+}
+
 /* Consoles are opened last: error messages are for a terminal in its ordinary state. */
 static int run_prepared(struct session *s, struct error *err)
 {
@@ -439,7 +464,7 @@ static int run_prepared(struct session *s, struct error *err)
 	unsigned i;
 
 	for (i = 0; i < s->runs && open_console(&s->run[i], err) == 0; i++)
-		vm_set_console(s->run[i].vm, console_for_vm(&s->run[i].console));
+		connect_guest(&s->run[i]);
 	if (i == s->runs) {
 		install_signals(s);
 		status = start_stats(s, err) ? CLI_HOST_FAILED : run_to_end(s);

@@ -189,11 +189,35 @@ static int set_code_cache(void *ctx, const char *v, struct error *err)
 	return parse_size("code-cache", v, &((struct vm_config *)ctx)->engine.cpu.code_cache, err);
 }
 
+static int add_disk(void *ctx, const char *v, struct error *err)
+{
+	struct devices_config *d = &((struct vm_config *)ctx)->devices;
+	struct devices_disk disk;
+	int ret = devices_parse_disk(v, &disk, err);
+
+	if (ret == 0 && d->disks == DEVICES_DISKS_MAX)
+		ret = error_set(err, -EINVAL, "--disk: at most %d", DEVICES_DISKS_MAX);
+	if (ret == 0)
+		d->disk[d->disks++] = v;
+	return ret;
+}
+
+static int set_rng(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct vm_config *)ctx)->devices.rng = true;
+	return 0;
+}
+
 const struct option_desc guest_options[] = {
 	{"kernel", "FILE", "Linux bzImage, ELF with a PVH note (vmlinux), or multiboot 1", set_kernel},
 	{"initrd", "FILE", "initial ramdisk; multiboot modules: FILE[ ARGS][,FILE...]", set_initrd},
 	{"append", "TEXT", "kernel command line", set_append},
 	{"memory", "SIZE", "guest RAM, 4M to 64G (default 512M)", set_memory},
+	{"disk", "FILE[,ro][,snapshot][,serial=X]",
+	 "a virtio disk, raw or qcow2; give it again for more. ro: read-only;\n"
+	 "snapshot: what the guest writes is thrown away at the end", add_disk},
+	{"rng", NULL, "a virtio entropy device; with --clock icount of numbers that follow from --seed", set_rng},
 	{"cpu-features", "LIST", "hide or show features: -f,+f,... (-la57,+pcid)", set_features},
 	{"maxphyaddr", "N", "physical-address bits, 36 to 52 (default 46)", set_maxphyaddr},
 	{"mitigations", NULL, "report the processor as affected by speculation flaws", set_mitigations},
@@ -227,6 +251,8 @@ bool guest_option_of_processor(const struct option_desc *d)
 			return true;
 	return false;
 }
+
+bool guest_option_repeats(const struct option_desc *d) { return d->set == add_disk; }
 
 int guest_options_check(const struct vm_config *cfg, struct error *err)
 {

@@ -79,9 +79,17 @@ static int refuse(const struct vm_file *f, unsigned line, const char *key, const
 	return -EINVAL;
 }
 
+/* The key of a value, which may be one of a list. */
+static const char *key_of(const config_setting_t *s)
+{
+	const char *name = config_setting_name(s);
+
+	return name ? name : config_setting_name(config_setting_parent(s));
+}
+
 static int refuse_at(const struct vm_file *f, const config_setting_t *s, const char *why, struct error *err)
 {
-	return refuse(f, (unsigned)config_setting_source_line(s), config_setting_name(s), why, err);
+	return refuse(f, (unsigned)config_setting_source_line(s), key_of(s), why, err);
 }
 
 /* ---- values ---- */
@@ -157,24 +165,14 @@ static const struct option_desc *find_key(struct vm_file *f, const char *name, v
 	return d ? d : find_option(file_options, name);
 }
 
-static int read_key(struct vm_file *f, const config_setting_t *s, struct error *err)
+static int read_value(struct vm_file *f, const config_setting_t *s, const struct option_desc *d, void *ctx,
+		      struct error *err)
 {
-	const char *name = config_setting_name(s), *text;
-	const struct option_desc *d;
 	struct error why = {0};
-	char line[128];
-	void *ctx;
+	const char *text;
 	bool given;
-	int ret;
+	int ret = value_text(f, s, d, &text, &given, err);
 
-	d = find_key(f, name, &ctx);
-	if (!d)
-		return refuse_at(f, s, "no such key", err);
-	if (guest_option_of_processor(d)) {
-		snprintf(line, sizeof(line), "--%s belongs to the processor: give it on the command line", name);
-		return refuse(f, (unsigned)config_setting_source_line(s), "", line, err);
-	}
-	ret = value_text(f, s, d, &text, &given, err);
 	if (ret || !given)
 		return ret;
 	ret = d->set(ctx, text, &why);
@@ -183,6 +181,36 @@ static int read_key(struct vm_file *f, const config_setting_t *s, struct error *
 	if (ret == 0 && f->vm.cfg.clock != VM_CLOCK_ICOUNT)
 		return refuse_at(f, s, "VMs on one processor have the clock icount", err);
 	return ret ? refuse_at(f, s, why.text, err) : 0;
+}
+
+/* A list of values, for an option that can be given several times. */
+static int read_values(struct vm_file *f, const config_setting_t *list, const struct option_desc *d, void *ctx,
+		       struct error *err)
+{
+	int ret = 0;
+
+	for (int i = 0; i < config_setting_length(list) && !ret; i++)
+		ret = read_value(f, config_setting_get_elem(list, (unsigned)i), d, ctx, err);
+	return ret;
+}
+
+static int read_key(struct vm_file *f, const config_setting_t *s, struct error *err)
+{
+	const char *name = config_setting_name(s);
+	const struct option_desc *d;
+	char line[128];
+	void *ctx;
+
+	d = find_key(f, name, &ctx);
+	if (!d)
+		return refuse_at(f, s, "no such key", err);
+	if (guest_option_of_processor(d)) {
+		snprintf(line, sizeof(line), "--%s belongs to the processor: give it on the command line", name);
+		return refuse(f, (unsigned)config_setting_source_line(s), "", line, err);
+	}
+	if (guest_option_repeats(d) && (config_setting_is_array(s) || config_setting_is_list(s)))
+		return read_values(f, s, d, ctx, err);
+	return read_value(f, s, d, ctx, err);
 }
 
 static unsigned line_of(config_setting_t *root, const char *key)

@@ -24,7 +24,7 @@ extern const struct option_desc vm_options[];
 struct vm_file {
 	struct vm_description vm; /* its strings are the file's */
 	const char *origin;
-	char *kept[48];           /* what they point to */
+	char *kept[64];           /* what they point to */
 	unsigned kept_count;
 };
 

@@ -1,10 +1,10 @@
 /*
  * ACPI tables: see acpi.h. The DSDT is assembled by hand: the little AML it needs is
- * a sleep state and three devices. Same machine, same bytes.
+ * a sleep state, three devices, and a PCI bus if there is one. Same machine, same bytes.
  *
- * Left out: everything a processor driver, power management or PCI would ask for.
+ * Left out: everything a processor driver or power management would ask for.
  * Source: the ACPI specification 6.x, "ACPI Software Programming Model" and "ACPI
- * Machine Language (AML) Specification".
+ * Machine Language (AML) Specification"; the PCI Firmware Specification, "MCFG".
  */
 #include "vm/acpi.h"
 
@@ -207,7 +207,129 @@ static void aml_soft_off(struct out *o)
 	aml_end(o, start);
 }
 
-static uint64_t build_dsdt(struct out *o)
+/* ---- the PCI bus ---- */
+
+/* A device's header; what it has follows, then aml_end(). */
+static size_t aml_device(struct out *o, const char *name)
+{
+	size_t start;
+
+	put_number(o, AML_EXT, 1);
+	put_number(o, AML_DEVICE, 1);
+	start = aml_begin(o);
+	put(o, name, 4);
+	return start;
+}
+
+/* _CRS of @bytes of descriptors, an end tag included; they follow, then aml_end(). */
+static size_t aml_crs(struct out *o, uint8_t bytes)
+{
+	size_t start;
+
+	aml_name(o, "_CRS");
+	put_number(o, AML_BUFFER, 1);
+	start = aml_begin(o);
+	aml_byte(o, bytes);
+	return start;
+}
+
+#define END_TAG       0x0079
+#define BUS_BYTES     16
+#define IO_BYTES      8
+#define MEMORY_BYTES  26
+#define FIXED_BYTES   12
+#define WINDOW_FIXED  0x0c /* of an address space: minimum and maximum are what they are */
+
+/* What the host bridge decodes: bus 0, its two ports, the memory window. */
+static void aml_bridge_resources(struct out *o)
+{
+	size_t start = aml_crs(o, BUS_BYTES + IO_BYTES + MEMORY_BYTES + 2);
+
+	put_number(o, 0x000d88, 3); /* word address space */
+	put_number(o, 2 | WINDOW_FIXED << 8, 3);
+	for (unsigned i = 0; i < 4; i++)
+		put_number(o, 0, 2); /* granularity, first and last bus, translation */
+	put_number(o, 1, 2);
+	put_number(o, 0x0147, 2); /* 16-bit decoded ports */
+	put_number(o, PCI_ADDRESS_PORT, 2);
+	put_number(o, PCI_ADDRESS_PORT, 2);
+	put_number(o, 1 | 8 << 8, 2);
+	put_number(o, 0x001787, 3); /* double-word address space */
+	put_number(o, 0 | WINDOW_FIXED << 8 | 1 << 16, 3); /* memory, read and write */
+	put_number(o, 0, 4);
+	put_number(o, PCI_WINDOW_BASE, 4);
+	put_number(o, PCI_WINDOW_BASE + PCI_WINDOW_BYTES - 1, 4);
+	put_number(o, 0, 4);
+	put_number(o, PCI_WINDOW_BYTES, 4);
+	put_number(o, END_TAG, 2);
+	aml_end(o, start);
+}
+
+/* _PRT: INTA of each slot goes straight to an input of the IOAPIC. */
+static void aml_routes(struct out *o)
+{
+	size_t start, route;
+
+	aml_name(o, "_PRT");
+	put_number(o, AML_PACKAGE, 1);
+	start = aml_begin(o);
+	put_number(o, PCI_SLOTS - 1, 1);
+	for (unsigned slot = 1; slot < PCI_SLOTS; slot++) {
+		put_number(o, AML_PACKAGE, 1);
+		route = aml_begin(o);
+		put_number(o, 4, 1);
+		put_number(o, AML_DWORD, 1);
+		put_number(o, slot << 16 | 0xffff, 4);
+		aml_byte(o, 0);
+		aml_byte(o, 0);
+		aml_byte(o, (uint8_t)(PCI_IRQ_FIRST + slot % PCI_IRQS));
+		aml_end(o, route);
+	}
+	aml_end(o, start);
+}
+
+static void aml_bridge(struct out *o)
+{
+	size_t start = aml_device(o, "PCI0");
+
+	aml_name(o, "_HID");
+	aml_pnp_id(o, 0x0a08);
+	aml_name(o, "_CID");
+	aml_pnp_id(o, 0x0a03);
+	aml_name(o, "_UID");
+	aml_byte(o, 0);
+	aml_bridge_resources(o);
+	aml_routes(o);
+	aml_end(o, start);
+}
+
+/* The memory of the memory-mapped configuration space is a motherboard resource: Linux looks there. */
+static void aml_ecam(struct out *o)
+{
+	size_t start = aml_device(o, "MRES"), crs;
+
+	aml_name(o, "_HID");
+	aml_pnp_id(o, 0x0c02);
+	crs = aml_crs(o, FIXED_BYTES + 2);
+	put_number(o, 0x01000986, 4); /* fixed memory range: 9 more bytes, writable */
+	put_number(o, PCI_ECAM_BASE, 4);
+	put_number(o, PCI_ECAM_BYTES, 4);
+	put_number(o, END_TAG, 2);
+	aml_end(o, crs);
+	aml_end(o, start);
+}
+
+static uint64_t build_mcfg(struct out *o)
+{
+	size_t t = begin_table(o, "MCFG", 1);
+
+	put_zeros(o, 8);
+	put_number(o, PCI_ECAM_BASE, 8);
+	put_zeros(o, 8); /* segment 0, buses 0 to 0 */
+	return end_table(o, t);
+}
+
+static uint64_t build_dsdt(struct out *o, bool pci)
 {
 	size_t table = begin_table(o, "DSDT", 2), scope;
 
@@ -218,6 +340,10 @@ static uint64_t build_dsdt(struct out *o)
 	aml_isa_device(o, "COM1", 0x0501, &(struct isa_resources){ SERIAL_COM1_PORT, 8, SERIAL_COM1_IRQ });
 	aml_isa_device(o, "RTC_", 0x0b00, &(struct isa_resources){ RTC_PORT, 2, RTC_IRQ });
 	aml_isa_device(o, "TIMR", 0x0100, &(struct isa_resources){ 0x40, 4, PIT_IRQ });
+	if (pci) {
+		aml_bridge(o);
+		aml_ecam(o);
+	}
 	aml_end(o, scope);
 	return end_table(o, table);
 }
@@ -323,13 +449,16 @@ static uint64_t build_madt(struct out *o)
 	return end_table(o, t);
 }
 
+/* @mcfg: 0: there is none */
 static uint64_t build_directory(struct out *o, const char *signature, unsigned pointer_bytes, uint64_t fadt,
-				uint64_t madt)
+				uint64_t madt, uint64_t mcfg)
 {
 	size_t t = begin_table(o, signature, 1);
 
 	put_number(o, fadt, pointer_bytes);
 	put_number(o, madt, pointer_bytes);
+	if (mcfg)
+		put_number(o, mcfg, pointer_bytes);
 	return end_table(o, t);
 }
 
@@ -348,20 +477,21 @@ static void build_rsdp(struct out *o, uint64_t rsdt, uint64_t xsdt)
 	put_checksum(o, 0, RSDP_BYTES, 32);
 }
 
-size_t acpi_build(uint8_t *buf, size_t bytes, uint64_t load_gpa, uint64_t *rsdp_gpa)
+size_t acpi_build(uint8_t *buf, size_t bytes, bool pci, uint64_t load_gpa, uint64_t *rsdp_gpa)
 {
 	struct out o = { .buf = buf, .room = bytes, .gpa = load_gpa };
-	uint64_t facs, dsdt, fadt, madt, rsdt, xsdt;
+	uint64_t facs, dsdt, fadt, madt, mcfg, rsdt, xsdt;
 
 	if (load_gpa % 64 || load_gpa + bytes > 1ull << 32 || load_gpa + bytes < load_gpa)
 		return 0;
 	put_zeros(&o, RSDP_BYTES);
 	facs = build_facs(&o);
-	dsdt = build_dsdt(&o);
+	dsdt = build_dsdt(&o, pci);
 	fadt = build_fadt(&o, facs, dsdt);
 	madt = build_madt(&o);
-	rsdt = build_directory(&o, "RSDT", 4, fadt, madt);
-	xsdt = build_directory(&o, "XSDT", 8, fadt, madt);
+	mcfg = pci ? build_mcfg(&o) : 0;
+	rsdt = build_directory(&o, "RSDT", 4, fadt, madt, mcfg);
+	xsdt = build_directory(&o, "XSDT", 8, fadt, madt, mcfg);
 	build_rsdp(&o, rsdt, xsdt);
 	if (o.used > o.room)
 		return 0;

@@ -13,11 +13,12 @@
 #include "vm/platform.h"
 
 #include "base/util.h"
+#include <assert.h>
 
 /* The list of devices. */
 static void list_devices(struct platform *p)
 {
-	const struct device list[PLATFORM_DEVICES] = {
+	const struct device list[] = {
 		serial_device(&p->serial),
 		pic_device(&p->pic),
 		ioapic_device(&p->ioapic),
@@ -31,7 +32,9 @@ static void list_devices(struct platform *p)
 		testdev_device(&p->testdev),
 	};
 
+	static_assert(ARRAY_SIZE(list) < PLATFORM_DEVICES, "and the PCI bus");
 	memcpy(p->device, list, sizeof(list));
+	p->devices = ARRAY_SIZE(list);
 }
 
 /* ---- interrupts ---- */
@@ -47,7 +50,7 @@ static void drive_lines(struct platform *p, uint32_t pulses)
 {
 	uint32_t lines = 0, changed;
 
-	for (unsigned i = 0; i < PLATFORM_DEVICES; i++)
+	for (unsigned i = 0; i < p->devices; i++)
 		lines |= p->levels[i];
 	for (changed = lines ^ p->lines; changed; changed &= changed - 1) {
 		unsigned irq = (unsigned)__builtin_ctz(changed);
@@ -82,7 +85,7 @@ static void refresh_device(struct platform *p, unsigned i)
 static void find_next_event(struct platform *p)
 {
 	p->next_event = UINT64_MAX;
-	for (unsigned i = 0; i < PLATFORM_DEVICES; i++)
+	for (unsigned i = 0; i < p->devices; i++)
 		p->next_event = min_u64(p->next_event, p->next[i]);
 }
 
@@ -92,7 +95,7 @@ uint64_t platform_advance(struct platform *p, uint64_t now)
 		p->now = now;
 	if (p->now < p->next_event)
 		return p->next_event;
-	for (unsigned i = 0; i < PLATFORM_DEVICES; i++)
+	for (unsigned i = 0; i < p->devices; i++)
 		if (p->next[i] <= p->now)
 			refresh_device(p, i);
 	find_next_event(p);
@@ -101,7 +104,7 @@ uint64_t platform_advance(struct platform *p, uint64_t now)
 
 bool platform_take_msi(struct platform *p, uint64_t *addr, uint32_t *data)
 {
-	return ioapic_take_message(&p->ioapic, addr, data);
+	return ioapic_take_message(&p->ioapic, addr, data) || pci_bus_take_msi(&p->pci, addr, data);
 }
 
 bool platform_pic_intr(const struct platform *p)
@@ -125,7 +128,10 @@ void platform_eoi(struct platform *p, uint8_t vector)
 static int find_device(const struct platform *p, bool pio, uint64_t addr, unsigned bytes, bool *partly)
 {
 	*partly = false;
-	for (unsigned i = 0; i < PLATFORM_DEVICES; i++) {
+	/* The reset register is within the PCI bus's address register, which takes only whole accesses. */
+	if (pio && addr == PCI_ADDRESS_PORT && bytes == 4 && platform_has_pci(p))
+		return (int)p->devices - 1;
+	for (unsigned i = 0; i < p->devices; i++) {
 		for (const struct device_range *r = p->device[i].ranges; r->bytes; r++) {
 			if (r->pio != pio)
 				continue;
@@ -217,7 +223,7 @@ size_t platform_take_output(struct platform *p, uint8_t *buf, size_t bytes)
 
 static void refresh_state(struct platform *p, const void *state)
 {
-	for (unsigned i = 0; i < PLATFORM_DEVICES; i++)
+	for (unsigned i = 0; i < p->devices; i++)
 		if (p->device[i].state == state)
 			refresh_device(p, i);
 	find_next_event(p);
@@ -251,10 +257,27 @@ void platform_init(struct platform *p, uint64_t memory, int64_t epoch)
 	debug_exit_init(&p->debug_exit);
 	fw_cfg_init(&p->fw_cfg, memory);
 	testdev_init(&p->testdev);
+	pci_bus_init(&p->pci);
 	list_devices(p);
-	for (unsigned i = 0; i < PLATFORM_DEVICES; i++) {
+	for (unsigned i = 0; i < p->devices; i++) {
 		p->next[i] = UINT64_MAX;
 		refresh_device(p, i);
 	}
 	find_next_event(p);
+}
+
+bool platform_has_pci(const struct platform *p) { return p->pci.slots > 1; }
+
+int platform_add_pci(struct platform *p, struct pci_function *fn)
+{
+	bool first = !platform_has_pci(p);
+	int slot = pci_bus_add(&p->pci, fn);
+
+	if (slot < 0)
+		return slot;
+	if (first) {
+		p->next[p->devices] = UINT64_MAX;
+		p->device[p->devices++] = pci_bus_device(&p->pci);
+	}
+	return 0;
 }

@@ -22,6 +22,7 @@
 #include "dev/fw_cfg.h"
 #include "dev/i8042.h"
 #include "dev/ioapic.h"
+#include "dev/pci.h"
 #include "dev/pic.h"
 #include "dev/pit.h"
 #include "dev/reset.h"
@@ -29,7 +30,7 @@
 #include "dev/serial.h"
 #include "dev/testdev.h"
 
-#define PLATFORM_DEVICES 11
+#define PLATFORM_DEVICES 12 /* at most: the PCI bus is there only if something is on it */
 
 /* What the ACPI tables (acpi.c) say about the wiring. The timer's input is that of every PC. */
 #define PLATFORM_PIT_PIN   2
@@ -47,7 +48,9 @@ struct platform {
 	struct debug_exit debug_exit;
 	struct fw_cfg fw_cfg;
 	struct testdev testdev;
+	struct pci_bus pci;
 
+	unsigned devices;
 	struct device device[PLATFORM_DEVICES];
 	uint64_t next[PLATFORM_DEVICES];   /* next event of each device, ns */
 	uint32_t levels[PLATFORM_DEVICES]; /* interrupt outputs of each device, by IRQ */
@@ -62,6 +65,13 @@ struct platform {
  * @epoch: seconds since 1970 (UTC) that the clock shows at time 0; RTC_DEFAULT_EPOCH for a deterministic run
  */
 void platform_init(struct platform *p, uint64_t memory, int64_t epoch);
+/*
+ * Puts a function on the PCI bus, before the machine runs; the first one brings the bus with it. -ENOSPC if the bus
+ * is full.
+ */
+int platform_add_pci(struct platform *p, struct pci_function *fn);
+/* Is there a PCI bus? */
+bool platform_has_pci(const struct platform *p);
 
 /*
  * An access to a port or to device memory.

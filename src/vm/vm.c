@@ -6,6 +6,7 @@
  */
 #include "vm/vm.h"
 #include "vm/acpi.h"
+#include "dev/virtio.h"
 #include "vm/firmware.h"
 #include "vm/load.h"
 #include "vm/platform.h"
@@ -30,6 +31,9 @@ struct vm {
 	struct engine_machine *machine; /* NULL: one of its own */
 	struct engine_vm *engine;
 	struct platform platform;
+	struct devices *devices;    /* NULL: none were asked for */
+	void (*say)(void *ctx, const char *line);
+	void *say_ctx;
 	struct engine_run run;
 	enum vm_end end;
 	char message[sizeof(((struct vm_result *)0)->message)];
@@ -164,10 +168,19 @@ static int read_initrds(struct initrds *in, const struct vm_config *cfg, enum lo
 static int vm_install_acpi(struct vm *vm, uint64_t *rsdp, struct error *err)
 {
 	uint8_t tables[PAGE_SIZE];
-	size_t n = acpi_build(tables, sizeof(tables), ACPI_LOAD_GPA, rsdp);
+	size_t n = acpi_build(tables, sizeof(tables), platform_has_pci(&vm->platform), ACPI_LOAD_GPA, rsdp);
 	int ret = n ? engine_mem_write(vm->engine, gpa(ACPI_LOAD_GPA), tables, n) : -ENOSPC;
 
 	return ret ? error_set(err, ret, "the ACPI tables do not fit in guest memory") : 0;
+}
+
+static int vm_make_devices(struct vm *vm, struct error *err)
+{
+	const struct vm_config *cfg = &vm->cfg;
+	const struct devices_host host = {.engine = vm->engine, .platform = &vm->platform, .directory = cfg->directory,
+					  .seed = cfg->engine.cpu.seed, .wall = cfg->clock == VM_CLOCK_WALL};
+
+	return devices_create(&vm->devices, &cfg->devices, &host, err);
 }
 
 static int vm_load(struct vm *vm, const struct load_request *rq, struct error *err)
@@ -179,7 +192,9 @@ static int vm_load(struct vm *vm, const struct load_request *rq, struct error *e
 	if (ret)
 		return ret;
 	full.vm = vm->engine;
-	ret = vm_install_acpi(vm, &full.rsdp, err);
+	ret = vm_make_devices(vm, err);
+	if (ret == 0)
+		ret = vm_install_acpi(vm, &full.rsdp, err);
 	/* The other boot protocols promise nothing of what firmware leaves. */
 	if (ret == 0 && load_detect(&rq->kernel) == LOAD_MULTIBOOT)
 		ret = firmware_leave_behind(vm->engine, &vm->platform, err);
@@ -242,9 +257,24 @@ void vm_destroy(struct vm *vm)
 {
 	if (!vm)
 		return;
+	vm_close_devices(vm, NULL);
 	if (vm->engine)
 		engine_destroy(vm->engine);
 	free(vm);
+}
+
+int vm_close_devices(struct vm *vm, struct error *err)
+{
+	int ret = devices_close(vm->devices, err);
+
+	vm->devices = NULL;
+	return ret;
+}
+
+void vm_set_messages(struct vm *vm, void (*say)(void *ctx, const char *line), void *ctx)
+{
+	vm->say = say;
+	vm->say_ctx = ctx;
 }
 
 void vm_set_console(struct vm *vm, struct vm_console console)
@@ -535,6 +565,15 @@ static bool vm_was_cut(const struct vm *vm)
 	       (vm->run.exit == ENGINE_EXIT_LIMIT && engine_insns(vm->engine) < vm->cfg.limit_insns);
 }
 
+static void vm_pass_messages(struct vm *vm)
+{
+	char line[VIRTIO_MESSAGE_MAX];
+
+	while (devices_take_message(vm->devices, line, sizeof(line)))
+		if (vm->say)
+			vm->say(vm->say_ctx, line);
+}
+
 static void vm_step(struct vm *vm)
 {
 	if (!vm->cut)
@@ -544,6 +583,8 @@ static void vm_step(struct vm *vm)
 	vm->cut = vm_was_cut(vm);
 	if (!vm->cut)
 		vm_handle_exit(vm);
+	if (vm->devices)
+		vm_pass_messages(vm);
 	if (vm->ticked) {
 		vm->ticked = 0;
 		if (vm->tick)

@@ -7,6 +7,7 @@
 #define GNOMON_VM_VM_H
 
 #include "engine/engine.h"
+#include "vm/devices.h"
 
 enum vm_clock {
 	VM_CLOCK_ICOUNT, /* time is instructions executed, and idle time is skipped */
@@ -33,6 +34,7 @@ struct vm_config {
 	const char *initrd;     /* path; multiboot: "file args,file args,..."; NULL if none */
 	const char *append;     /* kernel command line, "" if none */
 	const char *directory;  /* of kernel and initrd, if their paths are relative, with a slash; NULL: the current one */
+	struct devices_config devices; /* files relative to @directory, too */
 	enum vm_clock clock;
 	uint64_t limit_insns;   /* UINT64_MAX: none */
 };
@@ -73,6 +75,13 @@ int vm_create(struct vm **out, const struct vm_config *cfg, struct error *err);
 /* The same on a machine that it shares with other VMs: cfg->engine is one of those the machine was made for. */
 int vm_create_on(struct vm **out, const struct vm_config *cfg, struct engine_machine *machine, struct error *err);
 void vm_destroy(struct vm *vm);
+/*
+ * Flushes and closes what its devices use, after its last run: so that failures are known before vm_destroy(), which
+ * does it too. Returns the first one with @err.
+ */
+int vm_close_devices(struct vm *vm, struct error *err);
+/* Lines that devices have for the user go to @say, from within vm_run_until(). Without one they are dropped. */
+void vm_set_messages(struct vm *vm, void (*say)(void *ctx, const char *line), void *ctx);
 /* Connects its serial line; without one output is dropped and there is no input. */
 void vm_set_console(struct vm *vm, struct vm_console console);
 /* Runs it to its end. */

@@ -197,7 +197,7 @@ static void acpi_tables(void **state)
 	const uint8_t *xsdt, *rsdt, *fadt, *madt, *dsdt;
 
 	(void)state;
-	table_bytes = acpi_build(tables, sizeof(tables), ACPI_LOAD_GPA, &rsdp_gpa);
+	table_bytes = acpi_build(tables, sizeof(tables), false, ACPI_LOAD_GPA, &rsdp_gpa);
 	assert_in_range(table_bytes, 500, 4096);
 	assert_int_equal(rsdp_gpa, ACPI_LOAD_GPA);
 	assert_memory_equal(tables, "RSD PTR ", 8);
@@ -221,22 +221,76 @@ static void acpi_tables(void **state)
 	assert_non_null(memmem(dsdt, get_u32(dsdt + 4), "\x08_S5_\x12", 6));
 }
 
+/* With a PCI bus: its tables, and what Linux looks for in the AML. */
+static void acpi_pci(void **state)
+{
+	uint64_t rsdp_gpa;
+	const uint8_t *xsdt, *fadt, *mcfg, *dsdt;
+
+	(void)state;
+	table_bytes = acpi_build(tables, sizeof(tables), true, ACPI_LOAD_GPA, &rsdp_gpa);
+	assert_in_range(table_bytes, 1000, 4096);
+	xsdt = table(get_u64(tables + 24), "XSDT");
+	assert_int_equal(get_u32(xsdt + 4), 36 + 3 * 8);
+	fadt = table(get_u64(xsdt + 36), "FACP");
+	mcfg = table(get_u64(xsdt + 52), "MCFG");
+	assert_int_equal(get_u32(mcfg + 4), 60);
+	assert_int_equal(get_u64(mcfg + 44), PCI_ECAM_BASE);
+	dsdt = table(get_u64(fadt + 140), "DSDT");
+	assert_non_null(memmem(dsdt, get_u32(dsdt + 4), "\x08_HID\x0c\x41\xd0\x0a\x08", 10)); /* PNP0A08 */
+	assert_non_null(memmem(dsdt, get_u32(dsdt + 4), "\x08_CID\x0c\x41\xd0\x0a\x03", 10));
+	assert_non_null(memmem(dsdt, get_u32(dsdt + 4), "\x08_PRT\x12", 6));
+	assert_non_null(memmem(dsdt, get_u32(dsdt + 4), "\x86\x09\x00\x01\x00\x00\x00\xe0\x00\x00\x10\x00", 12));
+}
+
+/* The bus is there with its first function: its address register, which the reset register lies in. */
+static void pci_bus_in_platform(void **state)
+{
+	static const struct pci_identity id = {.vendor = 0x1234, .device = 0x5678};
+	static const struct pci_ops none = {0};
+	static struct pci_function fn;
+	uint64_t addr;
+	uint32_t data;
+
+	(void)state;
+	assert_false(platform_has_pci(&p));
+	pci_function_init(&fn, &id, &none, NULL);
+	pci_add_msix(&fn, 0, 1);
+	assert_int_equal(platform_add_pci(&p, &fn), 0);
+	assert_true(platform_has_pci(&p));
+	write_bus(true, 0xcf8, 4, 0x80000800);
+	assert_int_equal(read_bus(true, 0xcf8, 4), 0x80000800);
+	assert_int_equal(read_bus(true, 0xcfc, 4), 0x56781234);
+	write_bus(true, 0xcfb, 1, 1); /* how Linux looks for the mechanism */
+	assert_int_equal(read_bus(true, 0xcf8, 4), 0x80000800);
+	assert_int_equal(platform_request(&p), PLATFORM_RUN);
+	write_bus(false, PCI_ECAM_BASE + 0x8000 + PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	write_bus(false, PCI_ECAM_BASE + 0x8000 + fn.msix.cap + 2, 2, 0x8000);
+	write_bus(false, PCI_WINDOW_BASE, 8, 0xfee00000);
+	write_bus(false, PCI_WINDOW_BASE + 8, 8, 0x33);
+	pci_msix_raise(&fn, 0);
+	assert_true(platform_take_msi(&p, &addr, &data));
+	assert_int_equal(data, 0x33);
+	write_bus(true, 0xcf9, 1, 6);
+	assert_int_equal(platform_request(&p), PLATFORM_RESET);
+}
+
 static void acpi_room(void **state)
 {
 	static uint8_t guarded[4096];
 	uint64_t rsdp_gpa;
-	size_t need = acpi_build(tables, sizeof(tables), ACPI_LOAD_GPA, &rsdp_gpa);
+	size_t need = acpi_build(tables, sizeof(tables), false, ACPI_LOAD_GPA, &rsdp_gpa);
 
 	(void)state;
 	for (size_t room = 0; room < need; room++) {
 		memset(guarded, 0xee, sizeof(guarded));
-		assert_int_equal(acpi_build(guarded, room, ACPI_LOAD_GPA, &rsdp_gpa), 0);
+		assert_int_equal(acpi_build(guarded, room, false, ACPI_LOAD_GPA, &rsdp_gpa), 0);
 		assert_int_equal(guarded[room], 0xee);
 	}
-	assert_int_equal(acpi_build(guarded, need, ACPI_LOAD_GPA, &rsdp_gpa), need);
+	assert_int_equal(acpi_build(guarded, need, false, ACPI_LOAD_GPA, &rsdp_gpa), need);
 	assert_memory_equal(guarded, tables, need);
-	assert_int_equal(acpi_build(tables, sizeof(tables), ACPI_LOAD_GPA + 16, &rsdp_gpa), 0);
-	assert_int_equal(acpi_build(tables, sizeof(tables), 0xfffff000 + 64, &rsdp_gpa), 0);
+	assert_int_equal(acpi_build(tables, sizeof(tables), false, ACPI_LOAD_GPA + 16, &rsdp_gpa), 0);
+	assert_int_equal(acpi_build(tables, sizeof(tables), false, 0xfffff000 + 64, &rsdp_gpa), 0);
 }
 
 int main(void)
@@ -250,6 +304,7 @@ int main(void)
 		cmocka_unit_test_setup(requests, setup),
 		cmocka_unit_test_setup(power_button, setup),
 		cmocka_unit_test(acpi_tables),
+		cmocka_unit_test(acpi_pci), cmocka_unit_test_setup(pci_bus_in_platform, setup),
 		cmocka_unit_test(acpi_room),
 	};
 

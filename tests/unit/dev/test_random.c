@@ -20,7 +20,7 @@ static uint64_t next_random(uint64_t *s)
 /* An address in or close to a device's range. */
 static uint64_t pick_address(const struct platform *p, uint64_t *seed, bool *pio)
 {
-	const struct device_range *r = p->device[next_random(seed) % PLATFORM_DEVICES].ranges;
+	const struct device_range *r = p->device[next_random(seed) % p->devices].ranges;
 	unsigned n = 0;
 
 	while (r[n].bytes)

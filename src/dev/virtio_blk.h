@@ -1,0 +1,41 @@
+/* A virtio disk: see virtio_blk.c. */
+#ifndef GNOMON_DEV_VIRTIO_BLK_H
+#define GNOMON_DEV_VIRTIO_BLK_H
+
+#include "dev/virtio.h"
+#include "disk/worker.h"
+
+#define VIRTIO_BLK_SERIAL_BYTES 20
+
+/*
+ * How long a request takes in virtual time, whatever the host needs: requests are done one after the other, each in
+ * a fixed time and its data at a fixed rate.
+ */
+#define VIRTIO_BLK_REQUEST_NS   20000ull
+#define VIRTIO_BLK_BYTES_PER_NS 2ull
+
+struct virtio_blk {
+	struct virtio virtio;
+	struct disk *disk;
+	struct disk_worker *worker;
+	char serial[VIRTIO_BLK_SERIAL_BYTES];
+	bool wall;                       /* a request is done when the host has done it */
+	struct blk_request *first, *last; /* submitted, not completed: in that order */
+	uint64_t busy_until;             /* virtual time at which the last of them is done */
+	uint64_t bytes_in_flight;
+	bool stalled;                    /* requests wait in the ring for others to complete */
+	uint32_t kinds_failed;           /* a bit a kind of request that the user has been told of */
+};
+
+/*
+ * Makes the device of an open disk, which is the device's from here on (also on error: then it is closed).
+ * @serial: cut off after 20 bytes
+ * @wall: see above
+ * @label: the disk's name for messages
+ */
+int virtio_blk_init(struct virtio_blk *b, struct disk *disk, const struct dma *dma, const char *serial, bool wall,
+		    const char *label, struct error *err);
+/* Waits for what is in flight, then flushes and closes the disk. Returns what disk_close() does. */
+int virtio_blk_close(struct virtio_blk *b, struct error *err);
+
+#endif

@@ -1,0 +1,161 @@
+/* See worker.h. */
+#include "disk/worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct disk_worker {
+	struct disk *disk;
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t submitted, finished;
+	/* under the lock */
+	struct disk_request *first, *last;
+	bool stop;
+};
+
+/* ---- the thread ---- */
+
+static int perform(struct disk *d, struct disk_request *rq)
+{
+	switch (rq->kind) {
+	case DISK_WORK_READ:
+		return disk_read(d, rq->at, rq->buf, rq->bytes, &rq->err);
+	case DISK_WORK_WRITE:
+		return disk_write(d, rq->at, rq->buf, rq->bytes, &rq->err);
+	case DISK_WORK_FLUSH:
+		return disk_flush(d, &rq->err);
+	case DISK_WORK_DISCARD:
+		return disk_discard(d, rq->at, rq->bytes, &rq->err);
+	case DISK_WORK_ZEROES:
+		return disk_write_zeroes(d, rq->at, rq->bytes, rq->may_unmap, &rq->err);
+	case DISK_WORK_KINDS:
+		break;
+	}
+	return error_set(&rq->err, -EINVAL, "no such request");
+}
+
+/* The next request, NULL at the end. */
+static struct disk_request *take(struct disk_worker *w)
+{
+	struct disk_request *rq;
+
+	pthread_mutex_lock(&w->lock);
+	while (!w->first && !w->stop)
+		pthread_cond_wait(&w->submitted, &w->lock);
+	rq = w->first;
+	pthread_mutex_unlock(&w->lock);
+	return rq;
+}
+
+/* It leaves the queue only now: it is its submitter's again. */
+static void finish(struct disk_worker *w, struct disk_request *rq)
+{
+	pthread_mutex_lock(&w->lock);
+	w->first = rq->next;
+	rq->done = true;
+	pthread_cond_broadcast(&w->finished);
+	pthread_mutex_unlock(&w->lock);
+}
+
+static void *work(void *arg)
+{
+	struct disk_worker *w = arg;
+	struct disk_request *rq;
+
+	while ((rq = take(w)) != NULL) {
+		rq->result = perform(w->disk, rq);
+		if (!rq->result && rq->then_flush)
+			rq->result = disk_flush(w->disk, &rq->err);
+		finish(w, rq);
+	}
+	return NULL;
+}
+
+/* ---- for its owner ---- */
+
+/* Signals are for the threads that run guests. */
+static int start_thread(struct disk_worker *w)
+{
+	sigset_t all, old;
+	int ret;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	ret = pthread_create(&w->thread, NULL, work, w);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return -ret;
+}
+
+static void free_worker(struct disk_worker *w)
+{
+	pthread_cond_destroy(&w->submitted);
+	pthread_cond_destroy(&w->finished);
+	pthread_mutex_destroy(&w->lock);
+	free(w);
+}
+
+int disk_worker_start(struct disk_worker **out, struct disk *disk, struct error *err)
+{
+	struct disk_worker *w = calloc(1, sizeof(*w));
+	int ret;
+
+	if (!w)
+		return error_set(err, -ENOMEM, "disk: out of memory");
+	w->disk = disk;
+	pthread_mutex_init(&w->lock, NULL);
+	pthread_cond_init(&w->submitted, NULL);
+	pthread_cond_init(&w->finished, NULL);
+	ret = start_thread(w);
+	if (ret) {
+		free_worker(w);
+		return error_set(err, ret, "disk: cannot start a thread: %s", strerror(-ret));
+	}
+	*out = w;
+	return 0;
+}
+
+void disk_worker_stop(struct disk_worker *w)
+{
+	pthread_mutex_lock(&w->lock);
+	w->stop = true;
+	pthread_cond_signal(&w->submitted);
+	pthread_mutex_unlock(&w->lock);
+	pthread_join(w->thread, NULL);
+	free_worker(w);
+}
+
+void disk_worker_submit(struct disk_worker *w, struct disk_request *rq)
+{
+	rq->done = false;
+	rq->next = NULL;
+	pthread_mutex_lock(&w->lock);
+	if (w->first)
+		w->last->next = rq;
+	else
+		w->first = rq;
+	w->last = rq;
+	pthread_cond_signal(&w->submitted);
+	pthread_mutex_unlock(&w->lock);
+}
+
+bool disk_worker_is_done(struct disk_worker *w, const struct disk_request *rq)
+{
+	bool done;
+
+	pthread_mutex_lock(&w->lock);
+	done = rq->done;
+	pthread_mutex_unlock(&w->lock);
+	return done;
+}
+
+void disk_worker_wait(struct disk_worker *w, const struct disk_request *rq)
+{
+	pthread_mutex_lock(&w->lock);
+	while (!rq->done)
+		pthread_cond_wait(&w->finished, &w->lock);
+	pthread_mutex_unlock(&w->lock);
+}

@@ -1,0 +1,37 @@
+/*
+ * A thread that does the requests of one disk, one after the other in the order of submission, while the submitter
+ * goes on. It knows nothing of guests: data is in buffers of the submitter's.
+ */
+#ifndef GNOMON_DISK_WORKER_H
+#define GNOMON_DISK_WORKER_H
+
+#include "disk/disk.h"
+
+enum disk_work { DISK_WORK_READ, DISK_WORK_WRITE, DISK_WORK_FLUSH, DISK_WORK_DISCARD, DISK_WORK_ZEROES, DISK_WORK_KINDS };
+
+struct disk_request {
+	enum disk_work kind;
+	uint64_t at, bytes;     /* of the disk; not for a flush */
+	void *buf;              /* [bytes]: to read into, or to write */
+	bool may_unmap;         /* zeroes */
+	bool then_flush;        /* done only when it is on stable storage */
+	/* valid when it is done */
+	int result;             /* 0 or a negative errno, with err */
+	struct error err;
+	/* the worker's own */
+	bool done;
+	struct disk_request *next;
+};
+
+struct disk_worker;
+
+/* Starts the thread. The disk is the worker's until disk_worker_stop(). -EAGAIN, -ENOMEM. */
+int disk_worker_start(struct disk_worker **out, struct disk *disk, struct error *err);
+/* Does what was submitted and ends the thread. */
+void disk_worker_stop(struct disk_worker *w);
+/* The request and its buffer are the worker's until it is done. */
+void disk_worker_submit(struct disk_worker *w, struct disk_request *rq);
+bool disk_worker_is_done(struct disk_worker *w, const struct disk_request *rq);
+void disk_worker_wait(struct disk_worker *w, const struct disk_request *rq);
+
+#endif

@@ -1,0 +1,56 @@
+/*
+ * The devices of a VM that are there only because its owner asked for them: what the owner says, and what becomes of
+ * it. All of them are virtio devices on the PCI bus; without any there is no bus.
+ */
+#ifndef GNOMON_VM_DEVICES_H
+#define GNOMON_VM_DEVICES_H
+
+#include "engine/engine.h"
+#include "vm/platform.h"
+#include <limits.h>
+
+#define DEVICES_DISKS_MAX 8
+#define DEVICES_SERIAL_MAX 20
+
+/* As the owner describes them. Strings are the owner's and last as long as the VM. */
+struct devices_config {
+	const char *disk[DEVICES_DISKS_MAX]; /* see devices_parse_disk() */
+	unsigned disks;
+	bool rng;
+};
+
+/* One disk. */
+struct devices_disk {
+	char path[PATH_MAX];
+	bool read_only;
+	bool snapshot;   /* changes are thrown away at the end */
+	char serial[DEVICES_SERIAL_MAX + 1];
+};
+/*
+ * "FILE[,ro][,snapshot][,serial=TEXT]"; a comma in the file's name is doubled. -EINVAL with @err.
+ */
+int devices_parse_disk(const char *text, struct devices_disk *disk, struct error *err);
+
+/* What they are to be connected to. */
+struct devices_host {
+	struct engine_vm *engine;
+	struct platform *platform;
+	const char *directory; /* of relative paths, with a slash; NULL: the current one */
+	uint64_t seed;
+	bool wall;             /* the clock is the host's */
+};
+
+struct devices;
+/*
+ * Makes the devices and puts them on the platform's bus. *@out is NULL if none were asked for.
+ * Errors: those of opening what they need; -ENOSPC: too many. Nothing is left open then, and the platform is of no
+ * further use.
+ */
+int devices_create(struct devices **out, const struct devices_config *cfg, const struct devices_host *host,
+		   struct error *err);
+/* Flushes and closes what they use. Returns the first failure; they are gone whatever is returned. NULL is fine. */
+int devices_close(struct devices *d, struct error *err);
+/* Takes a line that a device has for the user: at most @bytes with the 0 at its end. False if there is none. */
+bool devices_take_message(struct devices *d, char *buf, size_t bytes);
+
+#endif
