@@ -2,7 +2,7 @@
 # Gets one of Debian's kernels into the build folder without installing it:
 #   fetch-kernel.sh cloud|generic OUTDIR
 # leaves OUTDIR/kernel-FLAVOUR/ (the unpacked package), OUTDIR/vmlinuz-FLAVOUR
-# and OUTDIR/vmlinux-FLAVOUR. Does nothing, and needs no network, when they are there.
+# and OUTDIR/vmlinux-FLAVOUR; of the cloud kernel's modules those of virtio stay. Does nothing, and needs no network, when they are there.
 set -euo pipefail
 
 die() { echo "fetch-kernel: $*" >&2; exit 1; }
@@ -46,7 +46,14 @@ fetch() {
 	(cd "$temp" && download) || exit 1
 	mkdir "$temp/tree"
 	dpkg-deb -x "$temp"/linux-image-*.deb "$temp/tree" || die "the downloaded package cannot be unpacked"
-	rm -rf "$temp/tree/lib" "$temp/tree/usr" # modules: nothing loads them
+	rm -rf "$temp/tree/usr"
+	# Modules: nothing loads others.
+	if [ "$flavour" = cloud ]; then
+		find "$temp/tree/lib/modules" -type f ! -name 'virtio*.ko' ! -name '*failover.ko' -delete
+		find "$temp/tree/lib" -type d -empty -delete
+	else
+		rm -rf "$temp/tree/lib"
+	fi
 	chmod 755 "$temp/tree"
 	rm -rf "$tree"
 	mv "$temp/tree" "$tree"
@@ -56,7 +63,10 @@ mkdir -p "$out"
 scripts=$(cd "$scripts" && pwd)
 out=$(cd "$out" && pwd)
 tree=$out/kernel-$flavour
-compgen -G "$tree/boot/vmlinuz-*" >/dev/null || fetch
+there() {
+	compgen -G "$tree/boot/vmlinuz-*" >/dev/null && { [ "$flavour" != cloud ] || [ -d "$tree/lib/modules" ]; }
+}
+there || fetch
 image=$(compgen -G "$tree/boot/vmlinuz-*" | head -n 1)
 if [ ! -e "$out/vmlinux-$flavour" ] || [ "$image" -nt "$out/vmlinux-$flavour" ]; then
 	echo "  UNPACK  vmlinux-$flavour"
