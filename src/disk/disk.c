@@ -1,8 +1,10 @@
 /* Opening by format, and the checks that all formats share. */
 #include "disk/disk_impl.h"
+#include "disk/qcow2_format.h"
 #include "base/util.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 static const char *const format_name[] = {[DISK_FORMAT_PROBE] = "probe", [DISK_FORMAT_RAW] = "raw",
@@ -17,16 +19,44 @@ const struct disk *disk_backing(const struct disk *d) { return d->backing; }
 
 /* ---- open and close ---- */
 
+static int probe(struct file *f, enum disk_format *format, struct error *err)
+{
+	uint8_t magic[4];
+	int ret = file_read(f, 0, magic, sizeof(magic), err);
+
+	*format = !ret && memcmp(magic, Q2_MAGIC, sizeof(magic)) == 0 ? DISK_FORMAT_QCOW2 : DISK_FORMAT_RAW;
+	return ret;
+}
+
 static int open_format(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth, struct error *err)
 {
-	int ret = raw_open(out, f, o, depth, err);
+	enum disk_format format = o->format;
+	int ret = 0;
 
+	if (format == DISK_FORMAT_PROBE)
+		ret = probe(f, &format, err);
+	if (!ret)
+		ret = (format == DISK_FORMAT_QCOW2 ? q2_open : raw_open)(out, f, o, depth, err);
 	if (ret)
 		return ret;
 	(*out)->read_only = o->read_only;
 	(*out)->probed = o->format == DISK_FORMAT_PROBE;
 	(*out)->depth = depth;
 	return 0;
+}
+
+int disk_backing_path(char **out, const char *image, const char *backing, struct error *err)
+{
+	const char *colon = strchr(backing, ':'), *slash = strchr(backing, '/'), *dir_end = strrchr(image, '/');
+	int n;
+
+	if (strncmp(backing, "file:", 5) == 0)
+		backing += 5;
+	else if (colon && (!slash || colon < slash))
+		return error_set(err, -ENOTSUP, "%s: the image below it, '%.200s', is no file", image, backing);
+	n = *backing == '/' || !dir_end ? asprintf(out, "%s", backing) :
+					  asprintf(out, "%.*s%s", (int)(dir_end - image + 1), image, backing);
+	return n < 0 ? error_set(err, -ENOMEM, "%s: out of memory", image) : 0;
 }
 
 int disk_open_at_depth(struct disk **out, const char *path, const struct disk_options *o, unsigned depth,
@@ -125,4 +155,11 @@ int disk_discard(struct disk *d, uint64_t at, uint64_t bytes, struct error *err)
 int disk_flush(struct disk *d, struct error *err)
 {
 	return d->read_only ? 0 : d->ops->flush(d, err);
+}
+
+int disk_extent(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err)
+{
+	int ret = check_range(d, at, bytes, err);
+
+	return ret ? ret : d->ops->extent(d, at, bytes, x, err);
 }

@@ -19,6 +19,9 @@ enum disk_format { DISK_FORMAT_PROBE, DISK_FORMAT_RAW, DISK_FORMAT_QCOW2 };
 struct disk_options {
 	bool read_only;
 	bool no_lock;               /* look at an image that others may be writing; needs read_only */
+	bool alone;                 /* without the images below it: only what it has itself can be read */
+	bool backing_writable;      /* the image below it is opened for writing, too */
+	bool repair;                /* also an image that is marked as dirty or corrupt; to check and repair it only */
 	enum disk_format format;    /* of the image itself; PROBE: by its first bytes */
 	uint64_t cache_bytes;       /* of metadata, at most; 0: enough for most images */
 	const struct file_tap *tap; /* NULL: none */

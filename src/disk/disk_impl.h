@@ -7,6 +7,13 @@
 
 #define DISK_CHAIN_MAX 256 /* images in a chain: how far a lying backing file name can lead */
 
+/* What an image itself has in a range, without the images below it. */
+struct disk_extent {
+	enum { DISK_X_BELOW, DISK_X_ZERO, DISK_X_DATA } kind;
+	uint64_t bytes; /* from the offset asked for, at least 1 */
+	bool packed;    /* DATA: compressed */
+};
+
 /* The functions of disk.h, after ranges and rights were checked. */
 struct disk_ops {
 	enum disk_format format;
@@ -16,6 +23,8 @@ struct disk_ops {
 	int (*write_zeroes)(struct disk *d, uint64_t at, uint64_t bytes, bool may_unmap, struct error *err);
 	int (*discard)(struct disk *d, uint64_t at, uint64_t bytes, struct error *err);
 	int (*flush)(struct disk *d, struct error *err);
+	/* What is at @at; looks at @bytes (> 0) at most. */
+	int (*extent)(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err);
 };
 
 /* The beginning of each format's own struct. */
@@ -40,6 +49,15 @@ int disk_open_at_depth(struct disk **out, const char *path, const struct disk_op
  * A format's opener: takes the file over on success only. What the caller sets afterwards: read_only, probed, depth.
  * @depth: as above, for the image's own backing file
  */
+/*
+ * The path of an image's backing file: a relative name is relative to the image.
+ * -ENOTSUP if it is no name of a file (a URL, json:). *out is to be freed.
+ */
+int disk_backing_path(char **out, const char *image, const char *backing, struct error *err);
+/* What is at @at; looks at @bytes (> 0) at most. */
+int disk_extent(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err);
+
+int q2_open(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth, struct error *err);
 int raw_open(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth, struct error *err);
 
 #endif

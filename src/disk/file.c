@@ -265,6 +265,15 @@ int file_punch(struct file *f, uint64_t at, uint64_t bytes, struct error *err)
 	return zero_by(f, FILE_PUNCH, FALLOC_FL_PUNCH_HOLE, at, bytes, err);
 }
 
+void file_discard(struct file *f, uint64_t at, uint64_t bytes)
+{
+	const struct file_call call = {.op = FILE_PUNCH, .at = at, .bytes = bytes};
+
+	if (ask_tap(f, &call) == 0 &&
+	    fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)bytes) == 0)
+		f->unsynced = true;
+}
+
 int file_truncate(struct file *f, uint64_t bytes, struct error *err)
 {
 	const struct file_call call = {.op = FILE_TRUNCATE, .at = bytes};

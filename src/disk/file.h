@@ -65,6 +65,8 @@ int file_sync(struct file *f, struct error *err);
 /* The range reads as zeroes and keeps (zero), or loses (punch), its room on the host. Within the file's size. */
 int file_zero(struct file *f, uint64_t at, uint64_t bytes, struct error *err);
 int file_punch(struct file *f, uint64_t at, uint64_t bytes, struct error *err);
+/* Gives the room of a range back to the host if it can; what the range reads as afterwards is not said. */
+void file_discard(struct file *f, uint64_t at, uint64_t bytes);
 int file_truncate(struct file *f, uint64_t bytes, struct error *err);
 
 /*

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static int raw_read(struct disk *d, uint64_t at, void *buf, uint64_t bytes, struct error *err)
 {
@@ -53,6 +54,26 @@ static int raw_flush(struct disk *d, struct error *err)
 	return file_sync(&d->file, err);
 }
 
+/* Holes, where the host's file system knows them. */
+static int raw_extent(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err)
+{
+	off_t data = lseek(d->file.fd, (off_t)at, SEEK_DATA), end;
+
+	(void)err;
+	*x = (struct disk_extent){.kind = DISK_X_DATA, .bytes = bytes};
+	if (data < 0 && errno != ENXIO)
+		return 0;
+	if (data < 0 || (uint64_t)data > at) {
+		x->kind = DISK_X_ZERO;
+		x->bytes = data < 0 ? bytes : min_u64(bytes, (uint64_t)data - at);
+		return 0;
+	}
+	end = lseek(d->file.fd, (off_t)at, SEEK_HOLE);
+	if (end > (off_t)at)
+		x->bytes = min_u64(bytes, (uint64_t)end - at);
+	return 0;
+}
+
 static const struct disk_ops raw_ops = {
 	.format = DISK_FORMAT_RAW,
 	.read = raw_read,
@@ -60,6 +81,7 @@ static const struct disk_ops raw_ops = {
 	.write_zeroes = raw_write_zeroes,
 	.discard = raw_discard,
 	.flush = raw_flush,
+	.extent = raw_extent,
 };
 
 int raw_open(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth, struct error *err)
