@@ -161,5 +161,6 @@ int disk_extent(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent 
 {
 	int ret = check_range(d, at, bytes, err);
 
-	return ret ? ret : d->ops->extent(d, at, bytes, x, err);
+	*x = (struct disk_extent){.kind = DISK_X_DATA, .bytes = bytes};
+	return ret || !d->ops->extent ? ret : d->ops->extent(d, at, bytes, x, err);
 }
