@@ -7,6 +7,7 @@ const struct command *const commands[] = {
 	&cmd_hw,
 	&cmd_walk,
 	&cmd_lab,
+	&cmd_disk,
 	&cmd_help,
 	&cmd_version,
 	NULL,

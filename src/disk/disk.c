@@ -15,7 +15,7 @@ uint64_t disk_bytes(const struct disk *d) { return d->bytes; }
 bool disk_read_only(const struct disk *d) { return d->read_only; }
 const char *disk_path(const struct disk *d) { return d->file.path; }
 enum disk_format disk_format(const struct disk *d) { return d->ops->format; }
-const struct disk *disk_backing(const struct disk *d) { return d->backing; }
+struct disk *disk_backing(const struct disk *d) { return d->backing; }
 
 /* ---- open and close ---- */
 

@@ -50,7 +50,7 @@ enum disk_format disk_format(const struct disk *d);
 /* "raw", "qcow2" */
 const char *disk_format_name(enum disk_format f);
 /* The image below it, NULL if there is none. */
-const struct disk *disk_backing(const struct disk *d);
+struct disk *disk_backing(const struct disk *d);
 
 /*
  * Ranges: @at and @bytes in bytes, of any alignment. -EINVAL beyond the end; -EROFS for changes of a

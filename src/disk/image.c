@@ -69,6 +69,65 @@ int disk_create(const char *path, const struct disk_create_options *o, struct er
 	return ret;
 }
 
+/* The way from a directory to a file, both absolute: "../" for what they do not share, then the rest. */
+static char *relative_path(const char *dir, const char *file)
+{
+	size_t shared = 0, ups = 0;
+	char *out, *p;
+
+	for (size_t i = 0;; i++) {
+		if ((dir[i] == '/' || !dir[i]) && file[i] == '/')
+			shared = i;
+		if (!dir[i] || dir[i] != file[i])
+			break;
+	}
+	for (const char *d = dir + shared; *d; d++)
+		ups += *d == '/' && d[1];
+	out = p = malloc(3 * ups + strlen(file) + 1);
+	for (; p && ups; ups--)
+		p = stpcpy(p, "../");
+	if (p)
+		strcpy(p, file + shared + 1);
+	return out;
+}
+
+/* What is to stand in an image at @path for @base, which is relative to the current directory. To be freed. */
+static int name_for_branch(const char *base, const char *path, char **name, struct error *err)
+{
+	const char *slash = strrchr(path, '/');
+	char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup("."), *real_dir, *real_base;
+
+	*name = NULL;
+	real_dir = dir ? realpath(dir, NULL) : NULL;
+	if (!real_dir)
+		error_set(err, dir ? -errno : -ENOMEM, "%s: cannot create: %s", path, strerror(dir ? errno : ENOMEM));
+	real_base = real_dir ? realpath(base, NULL) : NULL;
+	if (real_dir && !real_base)
+		error_set(err, -errno, "%s: cannot open: %s", base, strerror(errno));
+	if (real_base)
+		*name = *base == '/' ? strdup(base) : relative_path(strcmp(real_dir, "/") == 0 ? "" : real_dir, real_base);
+	if (real_base && !*name)
+		error_set(err, -ENOMEM, "%s: out of memory", path);
+	free(dir);
+	free(real_dir);
+	free(real_base);
+	return *name ? 0 : err ? err->code : -EIO;
+}
+
+int disk_branch(const char *base, const char *path, struct error *err)
+{
+	struct disk_create_options o = {0};
+	struct error why = {0};
+	char *name;
+	int ret = name_for_branch(base, path, &name, &why);
+
+	o.backing = name;
+	if (!ret)
+		ret = disk_create(path, &o, &why);
+	free(name);
+	return ret ? error_set(err, ret, "%s", why.text) : 0;
+}
+
 /* ---- size ---- */
 
 /* The new part must not show what the image below has there. */

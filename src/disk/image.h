@@ -32,6 +32,12 @@ struct disk_create_options {
  */
 int disk_create(const char *path, const struct disk_create_options *o, struct error *err);
 
+/*
+ * Makes an image whose contents begin as @base has them, and which holds only what is changed from then on. @base must
+ * not change any more. A relative @base stays relative, now to the new image. Errors as of disk_create().
+ */
+int disk_branch(const char *base, const char *path, struct error *err);
+
 /* Makes the disk larger; what is added reads as zeroes. -ENOTSUP to make it smaller. */
 int disk_resize(struct disk *d, uint64_t bytes, struct error *err);
 

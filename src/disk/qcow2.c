@@ -58,8 +58,9 @@ static int write_l1(struct qcow2 *q, struct error *err)
 }
 
 /*
- * Data are in the file already. Refcounts; barrier; L2 tables; barrier; L1 table; barrier; then what is no longer
- * referred to is free. Barriers with nothing between them cost nothing.
+ * Data are in the file already, and so are new L2 tables, as they were when they were made: empty, or copies. Refcounts;
+ * barrier; L2 tables and the L1 table; barrier; then what is no longer referred to is free. Barriers with nothing
+ * between them cost nothing.
  */
 int q2_flush(struct disk *d, struct error *err)
 {
@@ -75,8 +76,6 @@ int q2_flush(struct disk *d, struct error *err)
 		ret = file_sync(f, err);
 	if (!ret)
 		ret = q2_cache_write(&q->l2, f, err);
-	if (!ret && l1)
-		ret = file_sync(f, err);
 	if (!ret && l1)
 		ret = write_l1(q, err);
 	if (!ret)

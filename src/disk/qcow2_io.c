@@ -336,15 +336,10 @@ static int zero_clusters(struct qcow2 *q, uint64_t at, const struct q2_extent *x
 	return ret ? ret : q2_set_entries(q, at, q2_clusters_for(q, x->bytes), entry, step, may_unmap, err);
 }
 
+/* Version 2 has no zeroes that hide what is below. */
 static int discard_clusters(struct qcow2 *q, uint64_t at, const struct q2_extent *x, struct error *err)
 {
-	uint64_t entry = below_reaches(q, at) ? Q2_ZERO_FLAG : 0;
-	int ret;
-
-	if (x->kind == Q2_K_UNALLOCATED || x->kind == Q2_K_ZERO || (q->h.version < 3 && entry))
-		return 0;
-	ret = q2_own_l2(q, at, err);
-	return ret ? ret : q2_set_entries(q, at, q2_clusters_for(q, x->bytes), entry, false, true, err);
+	return q->h.version < 3 && below_reaches(q, at) ? 0 : zero_clusters(q, at, x, true, err);
 }
 
 enum change { CHANGE_ZERO, CHANGE_ZERO_UNMAP, CHANGE_DISCARD };

@@ -69,7 +69,7 @@ int q2_rewrite_begin(struct q2_rewrite *w, struct qcow2 *q, struct error *err)
 		ret = q2_flush(&q->disk, err);
 	if (!ret)
 		ret = q2_refcounts_write(q, err);
-	*w = (struct q2_rewrite){.q = q, .h = q->h, .err = err};
+	*w = (struct q2_rewrite){.q = q, .h = q->h, .fresh = q->virgin, .err = err};
 	if (!ret)
 		ret = extend(w, q2_clusters_for(q, q->disk.file.bytes));
 	if (!ret)
@@ -147,6 +147,21 @@ int q2_rewrite_alloc(struct q2_rewrite *w, uint64_t count, uint64_t *first)
 
 /* ---- tables ---- */
 
+/* Whole clusters, of which zeroes at the end need not be written where the file has never been. */
+static int write_clusters(struct q2_rewrite *w, uint64_t at, const uint8_t *data, uint64_t bytes)
+{
+	struct file *f = &w->q->disk.file;
+	uint64_t n = bytes;
+	int ret;
+
+	if (at >> w->h.cluster_bits < w->fresh)
+		return file_write(f, at, data, bytes, w->err);
+	while (n >= 512 && !data[n - 1] && memcmp(data + n - 512, data + n - 511, 511) == 0)
+		n -= 512;
+	ret = file_write(f, at, data, n, w->err);
+	return ret || f->bytes >= at + bytes ? ret : file_truncate(f, at + bytes, w->err);
+}
+
 int q2_rewrite_table(struct q2_rewrite *w, const void *table, uint64_t bytes, uint64_t *offset)
 {
 	uint64_t first, count = q2_clusters_for(w->q, bytes);
@@ -160,7 +175,7 @@ int q2_rewrite_table(struct q2_rewrite *w, const void *table, uint64_t bytes, ui
 	if (!padded)
 		return q2_no_memory(w->q, w->err);
 	memcpy(padded, table, bytes);
-	ret = file_write(&w->q->disk.file, *offset, padded, count << w->h.cluster_bits, w->err);
+	ret = write_clusters(w, *offset, padded, count << w->h.cluster_bits);
 	free(padded);
 	return ret;
 }
@@ -362,10 +377,10 @@ static int write_refcounts(struct q2_rewrite *w)
 	for (uint64_t b = 0; b < blocks_of(w) && !ret; b++) {
 		be[b] = htobe64(w->rt[b]);
 		if (bit_get(w->changed, b))
-			ret = file_write(&q->disk.file, w->rt[b], w->refcount + (b << q->h.cluster_bits), q->cluster_bytes, w->err);
+			ret = write_clusters(w, w->rt[b], w->refcount + (b << q->h.cluster_bits), q->cluster_bytes);
 	}
 	if (!ret)
-		ret = file_write(&q->disk.file, w->h.rt_at, be, bytes, w->err);
+		ret = write_clusters(w, w->h.rt_at, (const uint8_t *)be, bytes);
 	free(be);
 	return ret;
 }

@@ -16,6 +16,7 @@ struct q2_rewrite {
 	uint8_t *used;       /* a bit each: in use before */
 	uint8_t *changed;    /* a bit for each refcount block */
 	uint64_t clusters;   /* in these arrays: whole refcount blocks */
+	uint64_t fresh;      /* clusters from here on are zeroes in the file */
 	uint64_t loaded;     /* blocks that were there at the beginning */
 	uint64_t hint;       /* no cluster below it is free before and after */
 	uint64_t *rt;        /* offsets of blocks, 0: none yet */
