@@ -7,11 +7,18 @@
  *   end N M     writes the last N MiB of disk M
  *   sum N M     reads the first N MiB of disk M and prints a checksum
  *   rng N       reads N KiB of entropy
+ *   net N M     M KiB to port N of 10.0.2.2, which sends them back; own address 10.0.2.15
+ *   peer N M    one of two guests on a cable: 1 listens and sends back, 2 sends M KiB; addresses 10.9.0.N
+ *   balloon N   waits until N MiB of the guest's memory are no longer free
+ *   console N   writes N lines to /dev/hvc0
  *   fs N M      makes files of N KiB on the ext4 file system of disk M and reads them back
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <net/if.h>
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,7 +26,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CHUNK 65536
@@ -184,6 +193,161 @@ static int work_fs(unsigned kib, unsigned number)
 	return umount("/mnt") ? fail("umount") : 0;
 }
 
+/* ---- network ---- */
+
+static struct sockaddr_in address(const char *text, unsigned port)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+
+	inet_pton(AF_INET, text, &a.sin_addr);
+	return a;
+}
+
+static int bring_up(const char *own)
+{
+	struct ifreq rq = {.ifr_name = "eth0"};
+	struct sockaddr_in a = address(own, 0);
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	memcpy(&rq.ifr_addr, &a, sizeof(a));
+	if (fd < 0 || ioctl(fd, SIOCSIFADDR, &rq))
+		return -1;
+	a = address("255.255.255.0", 0);
+	memcpy(&rq.ifr_netmask, &a, sizeof(a));
+	if (ioctl(fd, SIOCSIFNETMASK, &rq))
+		return -1;
+	rq.ifr_flags = IFF_UP | IFF_RUNNING;
+	return ioctl(fd, SIOCSIFFLAGS, &rq);
+}
+
+/* The other end may not be there yet. */
+static int reach(const struct sockaddr_in *to)
+{
+	for (int tries = 0; tries < 50; tries++) {
+		int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+		if (fd < 0 || connect(fd, (const struct sockaddr *)to, sizeof(*to)) == 0)
+			return fd;
+		close(fd);
+		usleep(200000);
+	}
+	return -1;
+}
+
+static bool all(int fd, char *data, size_t bytes, bool send)
+{
+	while (bytes) {
+		ssize_t n = send ? write(fd, data, bytes) : read(fd, data, bytes);
+
+		if (n <= 0)
+			return false;
+		data += n;
+		bytes -= (size_t)n;
+	}
+	return true;
+}
+
+/* Sends and gets back in pieces that the two ends' buffers can hold. */
+static int converse(int fd, unsigned kib)
+{
+	uint64_t *want = malloc(CHUNK), *got = malloc(CHUNK);
+
+	if (fd < 0 || !want || !got)
+		return fail("connect");
+	for (uint64_t at = 0; at < (uint64_t)kib << 10; at += 8192) {
+		fill(want, at);
+		errno = 0;
+		if (!all(fd, (char *)want, 8192, true) || !all(fd, (char *)got, 8192, false) || memcmp(want, got, 8192))
+			return fail("what came back");
+	}
+	close(fd);
+	return 0;
+}
+
+static int work_net(unsigned port, unsigned kib)
+{
+	struct sockaddr_in to = address("10.0.2.2", port);
+
+	if (bring_up("10.0.2.15"))
+		return fail("eth0");
+	return converse(reach(&to), kib);
+}
+
+static int send_back(void)
+{
+	struct sockaddr_in at = address("10.9.0.1", 7);
+	int fd = socket(AF_INET, SOCK_STREAM, 0), peer;
+	char data[8192];
+	ssize_t n;
+
+	if (fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof(at)) || listen(fd, 1))
+		return fail("listen");
+	peer = accept(fd, NULL, NULL);
+	while ((n = read(peer, data, sizeof(data))) > 0)
+		if (!all(peer, data, (size_t)n, true))
+			return fail("send back");
+	return peer < 0 || n < 0 ? fail("connection") : 0;
+}
+
+static int work_peer(unsigned number, unsigned kib)
+{
+	struct sockaddr_in to = address("10.9.0.1", 7);
+
+	if (bring_up(number == 1 ? "10.9.0.1" : "10.9.0.2"))
+		return fail("eth0");
+	return number == 1 ? send_back() : converse(reach(&to), kib);
+}
+
+/* ---- the others ---- */
+
+static long meminfo_kib(const char *key)
+{
+	FILE *f = fopen("/proc/meminfo", "r");
+	long kib = -1;
+	char line[128];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, strlen(key)))
+			kib = strtol(line + strlen(key), NULL, 10);
+	if (f)
+		fclose(f);
+	return kib;
+}
+
+/* The balloon has been filling since the module was loaded. */
+static int work_balloon(unsigned mib)
+{
+	long total = meminfo_kib("MemTotal:");
+	char *memory = malloc(8 << 20);
+	int tries;
+
+	for (tries = 0; tries < 100 && meminfo_kib("MemFree:") > total - ((long)mib << 10); tries++)
+		usleep(100000);
+	errno = 0;
+	if (total < 0 || tries == 100)
+		return fail("the balloon does not grow");
+	/* What is left works. */
+	if (!memory)
+		return fail("malloc");
+	for (unsigned i = 0; i < 8 << 20; i += 4096)
+		memory[i] = (char)(i >> 12);
+	for (unsigned i = 0; i < 8 << 20; i += 4096)
+		if (memory[i] != (char)(i >> 12))
+			return fail("memory");
+	return 0;
+}
+
+static int work_console(unsigned lines)
+{
+	FILE *f = fopen("/dev/hvc0", "w");
+
+	if (!f)
+		return fail("/dev/hvc0");
+	for (unsigned i = 0; i < lines; i++)
+		fprintf(f, "line %u of %u\n", i + 1, lines);
+	return fclose(f) ? fail("/dev/hvc0") : 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *name = argc > 1 ? argv[1] : "";
@@ -197,6 +361,14 @@ int main(int argc, char **argv)
 		return work_sum(n, m);
 	if (!strcmp(name, "rng"))
 		return work_rng(n);
+	if (!strcmp(name, "net"))
+		return work_net(n, m);
+	if (!strcmp(name, "peer"))
+		return work_peer(n, m);
+	if (!strcmp(name, "balloon"))
+		return work_balloon(n);
+	if (!strcmp(name, "console"))
+		return work_console(n);
 	if (!strcmp(name, "fs"))
 		return work_fs(n, m);
 	execv("/bin/gnomon-work-cpu", argv);

@@ -14,6 +14,7 @@
 #define ALWAYS_INLINE   inline __attribute__((always_inline))
 
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static inline int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 /* Bits hi..lo of v, shifted down. */

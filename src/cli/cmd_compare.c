@@ -10,6 +10,7 @@
 #include "cli/progress.h"
 #include "lab/compare.h"
 #include "lab/report.h"
+#include "vm/net.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -224,12 +225,26 @@ static int try_loading(const struct compare *c, struct error *err)
 	return ret;
 }
 
+static bool has_network(const struct compare *c)
+{
+	struct net_config net;
+
+	for (unsigned i = 0; i < c->cfg.devices.nets; i++)
+		if (net_parse(c->cfg.devices.net[i], &net, NULL) || net.kind != NET_NONE)
+			return true;
+	return false;
+}
+
 static int check(const struct compare *c, struct error *err)
 {
 	if (c->cfg.clock == VM_CLOCK_WALL)
 		return error_set(err, -EINVAL, "--clock wall: such runs are never equal");
 	if (guest_options_check(&c->cfg, err))
 		return -EINVAL;
+	if (has_network(c))
+		return error_set(err, -EINVAL, "--net: runs with a network are never equal (none: a card without a cable)");
+	if (c->cfg.devices.console)
+		return error_set(err, -EINVAL, "--virtio-console: one file for all runs makes no sense");
 	if (try_loading(c, err))
 		return err->code;
 	if (c->logs && mkdir(c->logs, 0777) && errno != EEXIST)

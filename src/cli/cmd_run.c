@@ -306,6 +306,15 @@ static void say(void *ctx, const char *line)
 	fprintf(stderr, "gnomon run: %s%s%s\n", run->what.name ? run->what.name : "", run->what.name ? ": " : "", line);
 }
 
+static void say_devices(struct run *run)
+{
+	char line[200];
+
+	vm_describe_devices(run->vm, line, sizeof(line));
+	if (*line)
+		say(run, line);
+}
+
 /* Says and writes what came of one VM. Returns its exit status. */
 static int finish(struct run *run)
 {
@@ -314,6 +323,7 @@ static int finish(struct run *run)
 	int status;
 
 	vm_result(run->vm, &result);
+	say_devices(run);
 	status = close_devices(run) ? CLI_HOST_FAILED : exit_status(&result);
 	host = measure_host(status);
 	say_end(run, &result, &host);

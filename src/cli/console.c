@@ -191,5 +191,6 @@ void console_close(struct console *c)
 
 struct vm_console console_for_vm(struct console *c)
 {
-	return (struct vm_console){.ctx = c, .output = output, .input = c->in >= 0 ? input : NULL, .live = c->tty};
+	return (struct vm_console){.ctx = c, .output = output, .input = c->in >= 0 ? input : NULL, .fd = c->in,
+				   .live = c->tty};
 }

@@ -1,6 +1,7 @@
 /* The options that describe a guest and its machine: the same for run and compare. */
 #include "cli/cli.h"
 #include "vm/memmap.h"
+#include "vm/net.h"
 #include <errno.h>
 
 int parse_mmu(const char *text, size_t length, enum engine_mmu *mmu, struct error *err)
@@ -209,6 +210,34 @@ static int set_rng(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int add_net(void *ctx, const char *v, struct error *err)
+{
+	struct devices_config *d = &((struct vm_config *)ctx)->devices;
+	struct net_config net;
+	int ret = net_parse(v, &net, err);
+
+	if (ret == 0 && d->nets == DEVICES_NETS_MAX)
+		ret = error_set(err, -EINVAL, "--net: at most %d", DEVICES_NETS_MAX);
+	if (ret == 0)
+		d->net[d->nets++] = v;
+	return ret;
+}
+
+static int set_balloon(void *ctx, const char *v, struct error *err)
+{
+	struct devices_config *d = &((struct vm_config *)ctx)->devices;
+
+	d->balloon = true;
+	return parse_size("balloon", v, &d->balloon_bytes, err);
+}
+
+static int set_virtio_console(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct vm_config *)ctx)->devices.console = v;
+	return 0;
+}
+
 const struct option_desc guest_options[] = {
 	{"kernel", "FILE", "Linux bzImage, ELF with a PVH note (vmlinux), or multiboot 1", set_kernel},
 	{"initrd", "FILE", "initial ramdisk; multiboot modules: FILE[ ARGS][,FILE...]", set_initrd},
@@ -217,7 +246,11 @@ const struct option_desc guest_options[] = {
 	{"disk", "FILE[,ro][,snapshot][,serial=X]",
 	 "a virtio disk, raw or qcow2; give it again for more. ro: read-only;\n"
 	 "snapshot: what the guest writes is thrown away at the end", add_disk},
+	{"net", "KIND[,mac=M]", "a virtio network card; again for more. user: through this process's sockets;\n"
+				"socket:PATH: to the VM that has the same; tap:NAME; none: the cable is out", add_net},
 	{"rng", NULL, "a virtio entropy device; with --clock icount of numbers that follow from --seed", set_rng},
+	{"balloon", "SIZE", "a virtio balloon: the guest is asked to give back SIZE of its memory", set_balloon},
+	{"virtio-console", "FILE", "a virtio console (hvc0), its output to FILE", set_virtio_console},
 	{"cpu-features", "LIST", "hide or show features: -f,+f,... (-la57,+pcid)", set_features},
 	{"maxphyaddr", "N", "physical-address bits, 36 to 52 (default 46)", set_maxphyaddr},
 	{"mitigations", NULL, "report the processor as affected by speculation flaws", set_mitigations},
@@ -252,7 +285,7 @@ bool guest_option_of_processor(const struct option_desc *d)
 	return false;
 }
 
-bool guest_option_repeats(const struct option_desc *d) { return d->set == add_disk; }
+bool guest_option_repeats(const struct option_desc *d) { return d->set == add_disk || d->set == add_net; }
 
 int guest_options_check(const struct vm_config *cfg, struct error *err)
 {

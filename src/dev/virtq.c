@@ -182,6 +182,12 @@ int virtq_pop(struct virtq *q, const struct dma *dma, struct virtq_chain *c)
 	return 1;
 }
 
+void virtq_unpop(struct virtq *q, unsigned n)
+{
+	q->next_avail = (uint16_t)(q->next_avail - n);
+	q->in_use = (uint16_t)(q->in_use - n);
+}
+
 /* ---- giving them back ---- */
 
 int virtq_push(struct virtq *q, const struct dma *dma, uint16_t head, uint32_t written)

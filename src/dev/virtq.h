@@ -45,6 +45,9 @@ void virtq_reset(struct virtq *q, uint16_t size);
  */
 int virtq_pop(struct virtq *q, const struct dma *dma, struct virtq_chain *chain);
 
+/* Puts back the last @n chains that were taken, as if they had not been. None of those after them was given back. */
+void virtq_unpop(struct virtq *q, unsigned n);
+
 /* Is a chain waiting? Does not look at it. */
 bool virtq_has_work(struct virtq *q, const struct dma *dma);
 

@@ -1,15 +1,21 @@
 /* See devices.h. */
 #include "vm/devices.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
+#include "dev/virtio_console.h"
+#include "dev/virtio_net.h"
 #include "dev/virtio_pci.h"
 #include "dev/virtio_rng.h"
 #include "disk/snapshot.h"
+#include "vm/net.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
-#define DEVICES_MAX (DEVICES_DISKS_MAX + 1)
+#define DEVICES_MAX (DEVICES_DISKS_MAX + DEVICES_NETS_MAX + 3)
 
 struct devices {
 	struct devices_host host;
@@ -19,7 +25,13 @@ struct devices {
 	char disk_path[DEVICES_DISKS_MAX][PATH_MAX];
 	struct virtio_blk blk[DEVICES_DISKS_MAX];
 	unsigned disks;
+	struct virtio_net net[DEVICES_NETS_MAX];
+	unsigned nets;
 	struct virtio_rng rng;
+	struct virtio_balloon balloon;
+	bool has_balloon;
+	struct virtio_console console;
+	int console_fd;
 };
 
 /* ---- guest memory ---- */
@@ -145,14 +157,91 @@ static int add_rng(struct devices *d, struct error *err)
 	return plug(d, &d->rng.virtio, err);
 }
 
+/* A locally administered address that follows from the seed, so that two VMs with different ones can meet. */
+static void default_mac(const struct devices *d, uint8_t mac[6])
+{
+	mac[0] = 0x02;
+	mac[1] = 0x47;
+	mac[2] = (uint8_t)(d->host.seed >> 16);
+	mac[3] = (uint8_t)(d->host.seed >> 8);
+	mac[4] = (uint8_t)d->host.seed;
+	mac[5] = (uint8_t)(d->nets + 1);
+}
+
+static int add_net(struct devices *d, const char *text, struct error *err)
+{
+	struct net_backend *backend;
+	struct net_config cfg;
+	char path[PATH_MAX];
+	int ret = net_parse(text, &cfg, err);
+
+	if (!ret)
+		ret = join_path(d, path, cfg.name, err);
+	if (!ret)
+		ret = net_open(&backend, &cfg, path, err);
+	if (ret)
+		return ret;
+	if (!cfg.has_mac)
+		default_mac(d, cfg.mac);
+	virtio_net_init(&d->net[d->nets], backend, &d->dma, cfg.mac, text);
+	return plug(d, &d->net[d->nets++].virtio, err);
+}
+
+static int add_balloon(struct devices *d, uint64_t bytes, struct error *err)
+{
+	if (bytes >> PAGE_SHIFT > UINT32_MAX)
+		return error_set(err, -EINVAL, "--balloon: more than any guest has");
+	virtio_balloon_init(&d->balloon, &d->dma, (uint32_t)(bytes >> PAGE_SHIFT));
+	d->has_balloon = true;
+	return plug(d, &d->balloon.virtio, err);
+}
+
+static void console_output(void *ctx, const uint8_t *data, size_t bytes)
+{
+	struct devices *d = ctx;
+
+	while (bytes) {
+		ssize_t n = write(d->console_fd, data, bytes);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			virtio_say(&d->console.virtio, "cannot write: %s", strerror(n ? errno : EIO));
+			return;
+		}
+		data += n;
+		bytes -= (size_t)n;
+	}
+}
+
+static int add_console(struct devices *d, const char *name, struct error *err)
+{
+	char path[PATH_MAX];
+	int ret = join_path(d, path, name, err);
+
+	if (ret)
+		return ret;
+	d->console_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	if (d->console_fd < 0)
+		return error_set(err, -errno, "--virtio-console '%.300s': %s", path, strerror(errno));
+	virtio_console_init(&d->console, &d->dma, console_output, d);
+	return plug(d, &d->console.virtio, err);
+}
+
 static int add_all(struct devices *d, const struct devices_config *cfg, struct error *err)
 {
 	int ret = 0;
 
 	for (unsigned i = 0; i < cfg->disks && !ret; i++)
 		ret = add_disk(d, cfg->disk[i], err);
+	for (unsigned i = 0; i < cfg->nets && !ret; i++)
+		ret = add_net(d, cfg->net[i], err);
 	if (!ret && cfg->rng)
 		ret = add_rng(d, err);
+	if (!ret && cfg->balloon)
+		ret = add_balloon(d, cfg->balloon_bytes, err);
+	if (!ret && cfg->console)
+		ret = add_console(d, cfg->console, err);
 	return ret;
 }
 
@@ -163,12 +252,13 @@ int devices_create(struct devices **out, const struct devices_config *cfg, const
 	int ret;
 
 	*out = NULL;
-	if (!cfg->disks && !cfg->rng)
+	if (!cfg->disks && !cfg->nets && !cfg->rng && !cfg->balloon && !cfg->console)
 		return 0;
 	d = calloc(1, sizeof(*d));
 	if (!d)
 		return error_set(err, -ENOMEM, "out of memory");
 	d->host = *host;
+	d->console_fd = -1;
 	d->dma = (struct dma){.ctx = host->engine, .is_ram = dma_is_ram, .read = dma_read, .write = dma_write,
 			      .release = dma_release};
 	ret = add_all(d, cfg, err);
@@ -191,6 +281,10 @@ int devices_close(struct devices *d, struct error *err)
 
 		ret = ret ? ret : one;
 	}
+	for (unsigned i = 0; i < d->nets; i++)
+		virtio_net_close(&d->net[i]);
+	if (d->console_fd >= 0 && close(d->console_fd) && !ret)
+		ret = error_set(err, -errno, "--virtio-console: %s", strerror(errno));
 	free(d);
 	return ret;
 }
@@ -207,4 +301,47 @@ bool devices_take_message(struct devices *d, char *buf, size_t bytes)
 		return true;
 	}
 	return false;
+}
+
+/* ---- the world outside ---- */
+
+bool devices_are_live(const struct devices *d)
+{
+	for (unsigned i = 0; d && i < d->nets; i++)
+		if (d->net[i].backend)
+			return true;
+	return false;
+}
+
+void devices_poll(struct devices *d, uint64_t now)
+{
+	for (unsigned i = 0; i < d->nets; i++)
+		virtio_net_poll(&d->net[i], now);
+	platform_pci_changed(d->host.platform);
+}
+
+unsigned devices_wait_for(struct devices *d, struct pollfd *p, unsigned max, int *wait_ms)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < d->nets; i++) {
+		struct net_backend *b = d->net[i].backend;
+
+		if (b)
+			n += b->ops->wait_for(b, p + n, max - n, wait_ms);
+	}
+	return n;
+}
+
+void devices_describe(const struct devices *d, char *buf, size_t bytes)
+{
+	const struct virtio_balloon *b = d ? &d->balloon : NULL;
+
+	*buf = 0;
+	if (!d || !d->has_balloon)
+		return;
+	snprintf(buf, bytes, "balloon: %llu MiB with the host", (unsigned long long)b->actual >> 8);
+	if (b->stats_known >> BALLOON_FREE & 1 && b->stats_known >> BALLOON_TOTAL & 1)
+		snprintf(buf + strlen(buf), bytes - strlen(buf), "; the guest had %llu of %llu MiB free when it was last asked",
+			 (unsigned long long)b->stat[BALLOON_FREE] >> 20, (unsigned long long)b->stat[BALLOON_TOTAL] >> 20);
 }

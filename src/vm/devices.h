@@ -8,15 +8,23 @@
 #include "engine/engine.h"
 #include "vm/platform.h"
 #include <limits.h>
+#include <poll.h>
 
 #define DEVICES_DISKS_MAX 8
+#define DEVICES_NETS_MAX  4
 #define DEVICES_SERIAL_MAX 20
+#define DEVICES_FDS_MAX   64 /* to wait for */
 
 /* As the owner describes them. Strings are the owner's and last as long as the VM. */
 struct devices_config {
 	const char *disk[DEVICES_DISKS_MAX]; /* see devices_parse_disk() */
 	unsigned disks;
+	const char *net[DEVICES_NETS_MAX];   /* see net_parse() in vm/net.h */
+	unsigned nets;
 	bool rng;
+	bool balloon;
+	uint64_t balloon_bytes;              /* what the guest is asked to give */
+	const char *console;                 /* a file for what the guest writes to its virtio console; NULL: it has none */
 };
 
 /* One disk. */
@@ -50,6 +58,17 @@ int devices_create(struct devices **out, const struct devices_config *cfg, const
 		   struct error *err);
 /* Flushes and closes what they use. Returns the first failure; they are gone whatever is returned. NULL is fine. */
 int devices_close(struct devices *d, struct error *err);
+/*
+ * Is something outside connected that may speak at any time? Then what happens does not follow from virtual time
+ * alone, idle time passes as on the host, and the owner calls these:
+ */
+bool devices_are_live(const struct devices *d);
+/* Looks at what has come from outside. @now: virtual time */
+void devices_poll(struct devices *d, uint64_t now);
+/* Descriptors to wait for, at most @max; lowers *@wait_ms if there is something to do earlier. Returns how many. */
+unsigned devices_wait_for(struct devices *d, struct pollfd *p, unsigned max, int *wait_ms);
+/* A line on what they did, for the end of a run; "" if there is nothing to say. */
+void devices_describe(const struct devices *d, char *buf, size_t bytes);
 /* Takes a line that a device has for the user: at most @bytes with the 0 at its end. False if there is none. */
 bool devices_take_message(struct devices *d, char *buf, size_t bytes);
 

@@ -281,3 +281,5 @@ int platform_add_pci(struct platform *p, struct pci_function *fn)
 	}
 	return 0;
 }
+
+void platform_pci_changed(struct platform *p) { refresh_state(p, &p->pci); }

@@ -70,6 +70,8 @@ void platform_init(struct platform *p, uint64_t memory, int64_t epoch);
  * is full.
  */
 int platform_add_pci(struct platform *p, struct pci_function *fn);
+/* Something on the bus has an event it had not before, by no access of the guest's. */
+void platform_pci_changed(struct platform *p);
 /* Is there a PCI bus? */
 bool platform_has_pci(const struct platform *p);
 

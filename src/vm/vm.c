@@ -13,12 +13,15 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <time.h>
 
 #define NS_PER_SECOND 1000000000ll
 /* How often, in virtual time, input and the host's clock are looked at. */
 #define SLICE_NS ((uint64_t)2000000)
+#define LIVE_SLICE_NS ((uint64_t)200000) /* ... with a network */
+#define SHARED_WAIT_NS 50000 /* of real time, for a VM that shares its machine */
 /* Wake-ups without an instruction in between before a halted guest is given up. */
 #define IDLE_WAKES_MAX        10000000u
 #define IDLE_WAKES_MASKED_MAX 16u /* with IF = 0, when only an NMI could help */
@@ -271,6 +274,8 @@ int vm_close_devices(struct vm *vm, struct error *err)
 	return ret;
 }
 
+void vm_describe_devices(const struct vm *vm, char *buf, size_t bytes) { devices_describe(vm->devices, buf, bytes); }
+
 void vm_set_messages(struct vm *vm, void (*say)(void *ctx, const char *line), void *ctx)
 {
 	vm->say = say;
@@ -415,19 +420,38 @@ static bool vm_is_stuck(struct vm *vm, bool masked)
 		vm->idle_insns = engine_insns(vm->engine);
 		vm->idle_wakes = 0;
 	}
-	if (vm->input_open && !masked)
-		return false; /* somebody may still type */
+	if ((vm->input_open || devices_are_live(vm->devices)) && !masked)
+		return false; /* somebody may still type, or a frame come */
 	return ++vm->idle_wakes > (masked ? IDLE_WAKES_MASKED_MAX : IDLE_WAKES_MAX);
+}
+
+/*
+ * Waits at most @wait_ns for what devices are connected to, or for input. A VM that shares its machine waits hardly at
+ * all: the others have work.
+ */
+static bool vm_wait_outside(struct vm *vm, int64_t wait_ns)
+{
+	struct pollfd p[DEVICES_FDS_MAX + 1];
+	int wait_ms = (int)(wait_ns / 1000000);
+	unsigned n = devices_wait_for(vm->devices, p, DEVICES_FDS_MAX, &wait_ms);
+	struct timespec t;
+
+	wait_ns = vm->machine ? SHARED_WAIT_NS : min_i64(wait_ns, (wait_ms + 1) * 1000000ll);
+	if (vm->input_open && vm->console.fd >= 0)
+		p[n++] = (struct pollfd){.fd = vm->console.fd, .events = POLLIN};
+	t = (struct timespec){.tv_sec = wait_ns / NS_PER_SECOND, .tv_nsec = wait_ns % NS_PER_SECOND};
+	return ppoll(p, n, &t, NULL) > 0;
 }
 
 /* Lets real time pass until virtual time @next or until something is typed; virtual time goes along. */
 static void vm_sleep(struct vm *vm, uint64_t next)
 {
 	uint64_t now = engine_now(vm->engine);
-	int64_t from = host_ns(), passed;
-	bool typed = vm_poll_input(vm, (int64_t)min_u64(next - now, (uint64_t)NS_PER_SECOND));
+	int64_t from = host_ns(), passed, wait_ns = (int64_t)min_u64(next - now, (uint64_t)NS_PER_SECOND);
+	bool live = devices_are_live(vm->devices), came = live && vm_wait_outside(vm, wait_ns);
+	bool typed = vm_poll_input(vm, live ? 0 : wait_ns) || came;
 
-	if (!vm->input_open) { /* a wait that nobody ended: the wall clock without a console */
+	if (!vm->input_open && !live) { /* a wait that nobody ended: the wall clock without a console */
 		const struct timespec t = {.tv_nsec = (int64_t)min_u64(next - now, SLICE_NS)};
 
 		nanosleep(&t, NULL);
@@ -437,6 +461,8 @@ static void vm_sleep(struct vm *vm, uint64_t next)
 	if (!typed && (uint64_t)passed + 50000 >= next - now)
 		passed = (int64_t)(next - now);
 	engine_advance(vm->engine, min_u64(next, now + (uint64_t)passed));
+	if (live)
+		devices_poll(vm->devices, engine_now(vm->engine));
 }
 
 static void vm_idle(struct vm *vm)
@@ -449,7 +475,7 @@ static void vm_idle(struct vm *vm)
 	masked = !(r.rflags & RF_IF);
 	if (!masked && vm_poll_input(vm, 0))
 		return;
-	if (next == UINT64_MAX && vm->input_open && !masked) {
+	if (next == UINT64_MAX && (vm->input_open || devices_are_live(vm->devices)) && !masked) {
 		vm_sleep(vm, engine_now(vm->engine) + NS_PER_SECOND);
 		return;
 	}
@@ -461,7 +487,7 @@ static void vm_idle(struct vm *vm)
 	}
 	if (next <= engine_now(vm->engine))
 		return;
-	if (vm->console.live || vm->cfg.clock == VM_CLOCK_WALL)
+	if (vm->console.live || vm->cfg.clock == VM_CLOCK_WALL || devices_are_live(vm->devices))
 		vm_sleep(vm, next);
 	else
 		engine_advance(vm->engine, next);
@@ -525,18 +551,30 @@ static void vm_handle_exit(struct vm *vm)
 	}
 }
 
+/* Is an instruction under way whose access has just been answered? */
+static bool vm_is_in_access(const struct vm *vm)
+{
+	return vm->run.exit == ENGINE_EXIT_IO || vm->run.exit == ENGINE_EXIT_MMIO;
+}
+
 /* Looks outside once a slice. Returns when to look again, UINT64_MAX if there is nothing to see. */
 static uint64_t vm_look_outside(struct vm *vm)
 {
-	bool wall = vm->cfg.clock == VM_CLOCK_WALL;
+	bool wall = vm->cfg.clock == VM_CLOCK_WALL, live = devices_are_live(vm->devices);
+	uint64_t now = engine_now(vm->engine);
 
-	if (!wall && !vm->input_open && !vm->input_count)
+	if (!wall && !live && !vm->input_open && !vm->input_count)
 		return UINT64_MAX;
-	if (engine_now(vm->engine) >= vm->look_at) {
+	/* Time jumps, and devices touch memory, between instructions only. */
+	if (wall && now >= vm->look_at && vm_is_in_access(vm))
+		return now + 1;
+	if (now >= vm->look_at) {
 		if (wall) /* virtual time is never far behind the host's */
 			engine_advance(vm->engine, (uint64_t)vm_ran_ns(vm));
 		vm_poll_input(vm, 0);
-		vm->look_at = engine_now(vm->engine) + SLICE_NS;
+		if (live)
+			devices_poll(vm->devices, engine_now(vm->engine));
+		vm->look_at = engine_now(vm->engine) + (live ? LIVE_SLICE_NS : SLICE_NS);
 	}
 	return vm->look_at;
 }

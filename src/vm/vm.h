@@ -23,6 +23,7 @@ struct vm_console {
 	 * first byte and returns how many of at most @max were read; -1: no more will ever come.
 	 */
 	int (*input)(void *ctx, uint8_t *data, unsigned max, int64_t wait_ns);
+	int fd;    /* what input waits on, -1 if there is nothing; only to wait for it together with others */
 	bool live; /* somebody sits there: while the guest is idle, time passes as on the host */
 };
 
@@ -80,6 +81,8 @@ void vm_destroy(struct vm *vm);
  * does it too. Returns the first one with @err.
  */
 int vm_close_devices(struct vm *vm, struct error *err);
+/* A line on what its devices did, for the end of a run, before they are closed; "" if there is nothing to say. */
+void vm_describe_devices(const struct vm *vm, char *buf, size_t bytes);
 /* Lines that devices have for the user go to @say, from within vm_run_until(). Without one they are dropped. */
 void vm_set_messages(struct vm *vm, void (*say)(void *ctx, const char *line), void *ctx);
 /* Connects its serial line; without one output is dropped and there is no input. */

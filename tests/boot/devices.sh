@@ -3,6 +3,8 @@
 #   disk     reads and writes of a raw disk, verified, and a file system; the same state under native, shadow and ept
 #   host     what the guest wrote is in the file on the host; without "snapshot" only
 #   errors   a disk that fails: the guest goes on, the user has one line
+#   net      a user-mode network to a server on the host; socket: two VMs on a cable, as two processes and as one
+#   small    console, balloon and entropy: the same state under all schemes
 #   pin      interrupts by the pin, and without ACPI the bus is found by its ports
 set -uo pipefail
 
@@ -67,6 +69,57 @@ errors)
 	(ulimit -f $((256 << 10)); trap '' XFSZ; boot end:1 --mmu ept --disk "$dir/a") || exit 1
 	grep -q '^GNOMON-WORK end 1 FAILED' "$dir/serial" || fail "the guest noticed nothing"
 	[ "$(grep -c 'virtio-blk .*I/O error' "$dir/err")" -eq 1 ] || { cat "$dir/err" >&2; fail "not one line about it"; }
+	;;
+net)
+	cat >"$dir/echo.py" <<-'END'
+	import socket
+	s = socket.socket()
+	s.bind(('127.0.0.1', 0))
+	s.listen(1)
+	s.settimeout(120)
+	print(s.getsockname()[1], flush=True)
+	c, _ = s.accept()
+	while data := c.recv(65536):
+	    c.sendall(data)
+	END
+	for clock in icount wall; do
+		rm -f "$dir/port"
+		python3 "$dir/echo.py" >"$dir/port" &
+		server=$!
+		for _ in $(seq 50); do [ -s "$dir/port" ] && break; sleep 0.1; done
+		boot "net:$(cat "$dir/port"):512" --mmu ept --clock $clock --net user
+		kill $server 2>/dev/null
+		done_ok
+	done
+	;;
+socket)
+	# Two processes.
+	"$gnomon" run --mmu shadow "${guest[@]}" --append "$append gnomon.work=peer:1" --serial "$dir/one" --net "socket:$dir/wire" \
+		--seed 1 </dev/null 2>"$dir/one.err" &
+	boot peer:2:256 --mmu ept --net "socket:$dir/wire" --seed 2
+	done_ok
+	wait $! || { cat "$dir/one.err" >&2; fail "the other VM failed"; }
+	grep -q '^GNOMON-DONE ok' "$dir/one" || { cat "$dir/one" >&2; fail "the other VM did not finish"; }
+	[ ! -e "$dir/wire" ] || fail "the socket was left behind"
+	# Two VMs of one process.
+	for n in 1 2; do
+		printf 'name = "vm%d"; mmu = "ept"; kernel = "%s"; initrd = "%s"; memory = 128; append = "%s"; net = "%s"; seed = %d; serial = "%s";\n' \
+			$n "$(realpath "$kit/vmlinux-cloud")" "$(realpath "$kit/initramfs-dev.cpio")" \
+			"$append gnomon.work=peer:$n:64" "socket:$dir/wire" $n "$dir/serial$n" >"$dir/$n.vm"
+	done
+	"$gnomon" run --vm "$dir/1.vm" --vm "$dir/2.vm" </dev/null 2>"$dir/err" || { cat "$dir/err" >&2; fail "two VMs of one process"; }
+	grep -q '^GNOMON-DONE ok' "$dir/serial1" && grep -q '^GNOMON-DONE ok' "$dir/serial2" || { tail "$dir"/serial? >&2; fail "two VMs"; }
+	;;
+small)
+	"$gnomon" compare --mmu native,shadow,ept "${guest[@]}" --append "$append gnomon.work=rng:16,balloon:40" --rng --balloon 64 \
+		--net none --logs "$dir/logs" </dev/null || fail "compare failed"
+	for log in "$dir"/logs/*.log; do
+		grep -q '^GNOMON-DONE ok' "$log" || { tail -n 20 "$log" >&2; fail "$log"; }
+	done
+	boot console:3,balloon:40 --mmu ept --virtio-console "$dir/hvc0" --balloon 64
+	done_ok
+	printf 'line %d of 3\n' 1 2 3 | cmp - <(tr -d '\r' <"$dir/hvc0") || fail "the virtio console"
+	[ "$(sed -n 's/.*balloon: \([0-9]*\) MiB with the host.*/\1/p' "$dir/err")" -ge 40 ] || { cat "$dir/err" >&2; fail "the balloon"; }
 	;;
 pin)
 	new_disk "$dir/a" 8M

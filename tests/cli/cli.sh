@@ -74,6 +74,30 @@ for c in run compare; do
 	refused 'there is room for' $c --kernel "$dir/exit" --initrd "$dir/large" --memory 16M
 	rm "$dir/large"
 done
+# Devices.
+head -c 65536 /dev/zero >"$dir/disk.img"
+for c in run compare; do
+	refused "$dir/none: cannot open" $c --kernel "$dir/exit" --disk "$dir/none"
+	refused 'no file name' $c --kernel "$dir/exit" --disk ,ro
+	refused "'rw': after the file come" $c --kernel "$dir/exit" --disk "$dir/disk.img,rw"
+	refused 'at most 20 bytes' $c --kernel "$dir/exit" --disk "$dir/disk.img,serial=123456789012345678901"
+	refused 'at most 8' $c --kernel "$dir/exit" $(printf -- "--disk $dir/disk.img,ro %.0s" 1 2 3 4 5 6 7 8 9)
+	refused "'bridge': one of user" $c --kernel "$dir/exit" --net bridge
+	refused "'user,none'" $c --kernel "$dir/exit" --net user,none,mac=02:00:00:00:00:01
+	refused "mac '02:00'" $c --kernel "$dir/exit" --net none,mac=02:00
+	refused 'a group address' $c --kernel "$dir/exit" --net none,mac=01:00:00:00:00:01
+	refused "--balloon 'lots'" $c --kernel "$dir/exit" --balloon lots
+done
+refused "--net tap:no/such" run --kernel "$dir/exit" --net tap:no/such
+refused "--net socket:" run --kernel "$dir/exit" --net "socket:/nonexistent/wire"
+refused "'/nonexistent/log'" run --kernel "$dir/exit" --virtio-console /nonexistent/log
+refused 'runs with a network are never equal' compare --kernel "$dir/exit" --net user
+refused '--virtio-console: one file' compare --kernel "$dir/exit" --virtio-console "$dir/hvc"
+refused 'in use' run --kernel "$dir/exit" --memory 16M --disk "$dir/disk.img" --disk "$dir/disk.img"
+ends 67 run --kernel "$dir/exit" --memory 16M --disk "$dir/disk.img,serial=A" --net none --net user --rng --balloon 1 --virtio-console "$dir/hvc"
+ends 0 compare --kernel "$dir/exit" --memory 16M --disk "$dir/disk.img" --rng --net none --mmu native,ept
+rm -f "$dir/hvc"
+
 refused "'/nonexistent/report'" run --kernel "$dir/exit" --report /nonexistent/report
 refused 'Is a directory' run --kernel "$dir/exit" --report "$dir"
 refused "'/nonexistent/log'" run --kernel "$dir/exit" --serial /nonexistent/log
@@ -148,6 +172,10 @@ says "$ok seed = 1.5;" '2: seed: a number or a string is wanted'
 says "$ok seed = [ 1 ];" '2: seed: a number or a string is wanted'
 says "$ok seed = \"many\";" "2: seed: 'many': not a number"
 says "$ok seed = \"a\\\\nb\";" "2: seed: 'a?b': not a number"
+says "$ok disk = [ \"disk.img\", \"none.img\" ];" ' '"$dir/none.img: cannot open"
+says "$ok disk = [ \"disk.img,x\" ];" "2: disk: 'x': after the file"
+says "$ok disk = [ 1 ];" '2: disk: a string is wanted'
+says "$ok net = ( \"none\", \"wire\" );" "2: net: 'wire': one of"
 says "$ok audit = 1;" '2: audit: true or false is wanted'
 says "$ok mmu = \"magic\";" "2: mmu: 'magic': one of"
 says "$ok mmu = \"native\";" '2: mmu: native has no hypervisor'
@@ -177,7 +205,7 @@ refused 'worse.vm: serial: ' run --vm "$dir/bad.vm" --vm "$dir/worse.vm"
 # ... and what is not refused runs: the first status that is not 0, a report for each, paths as the file has them.
 ends 67 run --vm "$dir/one.vm"
 vm 'kernel = "spin"; memory = 16; mmu = "shadow"; limit-insns = 1234; report = "two.json"; audit = true; serial = "two.log";' two
-vm 'kernel = "halt"; memory = 16; mmu = "brute"; name = "third"; report = "three.json"; audit = false;' three
+vm 'kernel = "halt"; memory = 16; mmu = "brute"; disk = [ "disk.img,snapshot", "disk.img,ro" ]; rng = true; name = "third"; report = "three.json"; audit = false;' three
 ends 67 run --vm "$dir/two.vm" --vm "$dir/one.vm" --vm "$dir/three.vm" --slice 100 --hw zen --no-vpid
 grep -q '^gnomon run: two: shadow: limit after 1234 instructions' "$kept/.err" || fail "run --vm: $(cat "$kept/.err")"
 grep -q '^gnomon run: third: brute: halted after' "$kept/.err" || fail "run --vm: $(cat "$kept/.err")"
