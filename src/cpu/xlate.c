@@ -33,6 +33,7 @@ static int call_uop(struct cpu *cpu, struct block *b, const struct uop *u)
 	int st;
 
 	cpu->insns = cpu->xlimit - cpu->xbudget - b->insns;
+	cpu->gpr[REG_RIP] = cpu->fetch_page | (b->hpa & ~PAGE_MASK);
 	st = u->exec(cpu, u);
 	if (likely(st == EXEC_NEXT) && (u->flags & UOP_SETS_RIP || b->hpa != BLOCK_NO_HPA))
 		return EXEC_NEXT;
@@ -65,6 +66,7 @@ static void emit_guest_store(struct a_buf *a)
 	for (unsigned g = RAX; g <= R15; g++)
 		if (host_reg(g) != H_NONE)
 			a_store(a, gpr_mem(g), host_reg(g));
+	a_store(a, CPU_MEM(xbudget), H_BUDGET);
 }
 
 /* Back to xlate_run() with EAX; the stack is as enter left it. */
@@ -87,6 +89,7 @@ static void emit_enter(struct translator *x)
 	a_lea(a, H_RSP, a_mem(H_RSP, -8)); /* calls from host code find the stack aligned on 16 bytes */
 	a_lea(a, H_CPU, a_mem(H_RDI, CPU_BIAS));
 	a_mov(a, H_S1, H_RSI);
+	a_load(a, H_BUDGET, CPU_MEM(xbudget));
 	emit_guest_load(a);
 	a_jmp_reg(a, H_S1);
 }
@@ -581,6 +584,11 @@ void xlate_flush(struct cpu *cpu)
 
 static void link_loosen(struct translator *x, struct xlink *l)
 {
+	if (l->light) {
+		a_patch(&x->out, l->site, l->saving);
+		a_patch(&x->out, l->saved_jump, l->loose);
+		return;
+	}
 	a_patch(&x->out, l->site, l->loose);
 	if (l->page) {
 		put_u64(l->page, BLOCK_NO_HPA);
@@ -597,9 +605,27 @@ struct xlink *xlate_link_new(struct translator *x, const struct xlink *from)
 	return l;
 }
 
-static void link_tie(struct translator *x, struct xlink *l, struct block *b, const uint8_t *code)
+static void link_tie_light(struct translator *x, struct xlink *l, const struct block *b, const uint8_t *code)
 {
-	a_patch(&x->out, l->site, code);
+	uint32_t insns = b->insns;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(l->count); i++)
+		memcpy(l->count[i], &insns, sizeof(insns));
+	a_patch(&x->out, l->light_jump, code);
+	a_patch(&x->out, l->site, l->light);
+}
+
+static void link_tie(struct translator *x, struct xlink *l, struct block *b, unsigned mode)
+{
+	const uint8_t *code = b->xcode[mode];
+
+	if (l->light) {
+		a_patch(&x->out, l->saved_jump, code);
+		if (b->xlight[mode])
+			link_tie_light(x, l, b, b->xlight[mode]);
+	} else {
+		a_patch(&x->out, l->site, code);
+	}
 	if (l->page) {
 		put_u64(l->page, b->hpa & PAGE_MASK);
 		a_patch(&x->out, l->differs, l->other);
@@ -622,7 +648,7 @@ void xlate_forget(struct cpu *cpu, struct block *b)
 
 		if (e->hpa == b->hpa)
 			*e = (struct xcache_entry){BLOCK_NO_HPA, NULL};
-		b->xcode[m] = NULL;
+		b->xcode[m] = b->xlight[m] = NULL;
 	}
 }
 
@@ -643,6 +669,7 @@ static const uint8_t *translate(struct cpu *cpu, struct block *b)
 		b->xgeneration = x->generation;
 		b->xlinks = NULL;
 		memset(b->xcode, 0, sizeof(b->xcode));
+		memset(b->xlight, 0, sizeof(b->xlight));
 	}
 	b->xcode[cpu->mode] = xlate_block(cpu, x, b, cpu->mode);
 	if (b->xcode[cpu->mode])
@@ -689,7 +716,7 @@ const uint8_t *xlate_code(struct cpu *cpu, struct block *b)
 			from = NULL;
 	}
 	if (from)
-		link_tie(x, from, b, code);
+		link_tie(x, from, b, cpu->mode);
 	*xcache_slot(x, cpu->mode, b->hpa) = (struct xcache_entry){b->hpa, code};
 	return code;
 }

@@ -9,7 +9,7 @@
 #include "cpu/access.h"
 #include "cpu/xlate_impl.h"
 
-#define RECIPE_BYTES 32
+#define RECIPE_BYTES 40
 #define SLOW_JUMPS 3
 #define FLAG_CF 0x001u
 
@@ -20,6 +20,7 @@ struct recipe {
 	uint8_t bytes[RECIPE_BYTES];
 	uint8_t n;
 	uint16_t regs; /* guest registers that must still be as they were */
+	int32_t rsp;   /* but RSP, if it is one of them, has been moved by so much since */
 };
 
 /* Code out of line: the instruction's execute function does the whole of it. */
@@ -49,8 +50,14 @@ struct tr {
 	struct recipe recipe;
 	struct slow slow[BLOCK_INSNS_MAX];
 	unsigned slows;
-	struct xlink site[XLINKS_PER_BLOCK]; /* jumps to other blocks: without the places out of line */
-	unsigned sites;
+	struct edge {
+		struct xlink link; /* without the places out of line */
+		int32_t delta;     /* within the page: where to, from the block's beginning */
+		bool saved;        /* the flags are in memory */
+		bool in_host;      /* ... or in the host's */
+		struct recipe recipe;
+	} edge[XLINKS_PER_BLOCK]; /* jumps to other blocks */
+	unsigned edges;
 	bool vec; /* the block works on vector registers */
 	struct { uint8_t *from; const uint8_t *back; } load_vec;
 };
@@ -61,6 +68,13 @@ static void emit_bytes(struct a_buf *a, const uint8_t *p, unsigned n)
 {
 	memcpy(a->p, p, n);
 	a->p += n;
+}
+
+static void recipe_none(struct recipe *r)
+{
+	r->n = 0;
+	r->regs = 0;
+	r->rsp = 0;
 }
 
 /* Host flags to cpu->cc; they stay in the host's too. Changes S1. */
@@ -91,7 +105,14 @@ static void emit_restore(struct a_buf *a, bool keep)
 		a_mov(a, H_RAX, H_S1);
 }
 
-static void emit_recipe(struct a_buf *a, const struct recipe *r) { emit_bytes(a, r->bytes, r->n); }
+static void emit_recipe(struct a_buf *a, const struct recipe *r)
+{
+	if (r->rsp)
+		a_lea(a, H_GUEST_RSP, a_mem(H_GUEST_RSP, -r->rsp));
+	emit_bytes(a, r->bytes, r->n);
+	if (r->rsp)
+		a_lea(a, H_GUEST_RSP, a_mem(H_GUEST_RSP, r->rsp));
+}
 
 static void flags_to_memory(struct tr *t)
 {
@@ -117,12 +138,28 @@ static bool reads_flags(const struct tr *t, unsigned i)
 	return x->tests || (x->sets && x->keeps && t->needed[i]);
 }
 
+/* By how much the instruction moves RSP; false: it does not, or in another way. */
+static bool moves_rsp(const struct xinsn *x, int32_t *by)
+{
+	*by = x->kind == X_POP ? 8 : -8;
+	return x->kind == X_PUSH || x->kind == X_CALL_REL || (x->kind == X_POP && x->reg != RSP);
+}
+
+/* The registers that the recipe needs and the instruction spoils. */
+static uint16_t spoils(const struct tr *t, const struct xinsn *x)
+{
+	uint16_t regs = t->recipe.regs & x->writes;
+	int32_t by;
+
+	return moves_rsp(x, &by) ? (uint16_t)(regs & ~(1u << RSP)) : regs;
+}
+
 /* Before instruction @i; @destroys: it begins with code that changes the host's flags. */
 static void flags_before(struct tr *t, unsigned i, bool destroys)
 {
 	const struct xinsn *x = &t->insn[i];
 	bool outlived = t->needed[i] && !x->sets; /* wanted as they are when the instruction is done */
-	bool spoilt = outlived && (t->recipe.regs & x->writes);
+	bool spoilt = outlived && spoils(t, x);
 
 	if (destroys) {
 		if (!t->f_mem && (!t->recipe.n || spoilt))
@@ -154,16 +191,19 @@ static void flags_for(struct tr *t, unsigned i)
 static void flags_after(struct tr *t, unsigned i)
 {
 	const struct xinsn *x = &t->insn[i];
+	int32_t by;
 
 	if (x->sets) {
 		t->f_host = true;
 		t->f_mem = false;
 		t->recipe.n = 0;
-	} else if (t->recipe.regs & x->writes) {
+	} else if (spoils(t, x)) {
 		t->recipe.n = 0;
+	} else if ((t->recipe.regs & 1u << RSP) && moves_rsp(x, &by)) {
+		t->recipe.rsp += by;
 	}
 	if (!t->recipe.n)
-		t->recipe.regs = 0;
+		recipe_none(&t->recipe);
 }
 
 /* ---- recipes ---- */
@@ -217,8 +257,7 @@ static void recipe_make(struct tr *t, const struct xinsn *x, const uint8_t *from
 	unsigned n = (unsigned)(t->a->p - from);
 	int dst, src, alu = alu_of(x, &dst, &src);
 
-	r->n = 0;
-	r->regs = 0;
+	recipe_none(r);
 	if (alu < 0 || alu == A_ADC || alu == A_SBB || !in_host(dst) || !in_host(src) || 2 * n > RECIPE_BYTES)
 		return;
 	if (alu == A_CMP || alu == 8) {
@@ -274,6 +313,16 @@ static void emit_call_uop(struct tr *t, unsigned i)
 	a_call_to(t->a, t->call_uop);
 }
 
+/* The offset of the block in its page. */
+static int32_t block_offset(const struct tr *t) { return (int32_t)(t->b->hpa & ~PAGE_MASK); }
+
+/* @to = the linear address @delta bytes behind the block's beginning. Changes no flags. */
+static void emit_linear(struct tr *t, int to, int32_t delta)
+{
+	a_load(t->a, to, CPU_MEM(fetch_page));
+	a_lea(t->a, to, a_mem(to, block_offset(t) + delta));
+}
+
 /* RIP is in its slot: go on there. */
 static void emit_resolve(struct tr *t)
 {
@@ -311,15 +360,20 @@ struct ea {
 	unsigned seg;
 };
 
-static struct ea ea_of(const struct uop *u)
+static struct ea ea_of(const struct tr *t, const struct uop *u)
 {
-	return (struct ea){.base = u->base == REG_OFF(REG_ZERO) ? -1 : u->base / 8,
-			   .index = u->index == REG_OFF(REG_ZERO) ? -1 : u->index / 8,
-			   .scale = u->scale, .disp = (int32_t)u->disp, .seg = u->seg};
+	struct ea e = {.base = u->base == REG_OFF(REG_ZERO) ? -1 : u->base / 8,
+		       .index = u->index == REG_OFF(REG_ZERO) ? -1 : u->index / 8,
+		       .scale = u->scale, .disp = (int32_t)u->disp, .seg = u->seg};
+
+	if (e.base == REG_RIP) /* from its page */
+		e.disp += block_offset(t);
+	return e;
 }
 
 static int ea_host(int g) { return g < 0 || g == REG_RIP ? H_NONE : host_reg((unsigned)g); }
 static bool ea_in_mem(int g) { return g >= 0 && ea_host(g) == H_NONE; }
+static struct a_rm ea_slot(int g) { return g == REG_RIP ? CPU_MEM(fetch_page) : gpr_mem((unsigned)g); }
 
 /* The offset plus @more to register @to. Uses no other, but may change flags. */
 static void emit_ea(struct a_buf *a, int to, const struct ea *e, int32_t more)
@@ -327,12 +381,12 @@ static void emit_ea(struct a_buf *a, int to, const struct ea *e, int32_t more)
 	int32_t disp = e->disp + more;
 
 	if (ea_in_mem(e->index)) {
-		a_load(a, to, gpr_mem((unsigned)e->index));
+		a_load(a, to, ea_slot(e->index));
 		a_lea(a, to, a_mem_index(ea_in_mem(e->base) ? H_NONE : ea_host(e->base), to, e->scale, disp));
 		if (ea_in_mem(e->base))
-			a_alu(a, A_ADD, to, gpr_mem((unsigned)e->base));
+			a_alu(a, A_ADD, to, ea_slot(e->base));
 	} else if (ea_in_mem(e->base)) {
-		a_load(a, to, gpr_mem((unsigned)e->base));
+		a_load(a, to, ea_slot(e->base));
 		if (disp || e->index >= 0)
 			a_lea(a, to, a_mem_index(to, ea_host(e->index), e->scale, disp));
 	} else if (!disp && e->index < 0 && e->base >= 0) {
@@ -466,7 +520,7 @@ static void emit_self(struct tr *t, unsigned i)
 		reg += 4;
 	flags_before(t, i, x->mem);
 	if (x->mem) {
-		e = ea_of(&t->b->uop[i]);
+		e = ea_of(t, &t->b->uop[i]);
 		rm = emit_lookup(t, i, &e, x->mem_bytes, x->mem_aligned, x->mem_write, reg_in_mem);
 	}
 	flags_for(t, i);
@@ -491,15 +545,15 @@ static void emit_self(struct tr *t, unsigned i)
 static void emit_lea(struct tr *t, unsigned i)
 {
 	const struct xinsn *x = &t->insn[i];
-	struct ea e = ea_of(&t->b->uop[i]);
+	struct ea e = ea_of(t, &t->b->uop[i]);
 	int to = host_reg((unsigned)x->reg), h = to == H_NONE ? H_S1 : to;
 	int base = ea_host(e.base), index = ea_host(e.index);
 
 	flags_before(t, i, false);
 	if (ea_in_mem(e.base))
-		a_load(t->a, base = H_S1, gpr_mem((unsigned)e.base));
+		a_load(t->a, base = H_S1, ea_slot(e.base));
 	if (ea_in_mem(e.index))
-		a_load(t->a, index = H_S2, gpr_mem((unsigned)e.index));
+		a_load(t->a, index = H_S2, ea_slot(e.index));
 	if (to == H_NONE && x->reg_load) { /* 16 bits: the rest stays */
 		a_lea(t->a, H_S2, a_mem_index(base, index, e.scale, e.disp));
 		a_insn(t->a, (struct a_op){.opcode = 0x89, .p66 = true}, H_S2, gpr_mem((unsigned)x->reg));
@@ -629,18 +683,12 @@ static void emit_check_canonical(struct tr *t, unsigned i)
 	to_slow(t, i, a_jcc(t->a, 7), NULL, false);
 }
 
-static void emit_target(struct tr *t, int64_t delta)
-{
-	a_load(t->a, H_S1, gpr_mem(REG_RIP));
-	if (delta)
-		a_lea(t->a, H_S1, a_mem(H_S1, (int32_t)delta));
-}
-
-/* S1 is the linear address in another page, stored in RIP's slot. */
+/* S1 is the linear address in another page; the flags are in memory. */
 static void emit_goto_page(struct tr *t)
 {
-	struct xlink *l = &t->site[t->sites++];
+	struct xlink *l = &t->edge[t->edges++].link;
 
+	a_store(t->a, gpr_mem(REG_RIP), H_S1);
 	a_call_to(t->a, t->x->fetch[t->mode]);
 	a_insn_short(t->a, A_OPW(0xb8), H_S2);
 	l->page = t->a->p;
@@ -650,42 +698,79 @@ static void emit_goto_page(struct tr *t)
 	l->site = a_jmp(t->a);
 }
 
-static void emit_goto(struct tr *t, int64_t delta)
+/*
+ * A jump within the page, just emitted, is the edge to the block at @delta. Flags that are not in memory yet can be
+ * had out of line, from the host's or by the recipe.
+ */
+static void emit_edge(struct tr *t, int64_t delta, uint8_t *jump)
 {
-	if (!stays(t, delta)) {
-		emit_target(t, delta);
-		a_store(t->a, gpr_mem(REG_RIP), H_S1);
+	struct edge *e = &t->edge[t->edges++];
+
+	e->link.site = jump;
+	e->delta = (int32_t)delta;
+	e->saved = t->f_mem;
+	e->in_host = t->f_host;
+	e->recipe = t->recipe;
+}
+
+/* Within the page. Flags that only the host has would be lost when the budget is looked at. */
+static void emit_goto_near(struct tr *t, int64_t delta)
+{
+	if (!t->recipe.n)
+		flags_to_memory(t);
+	emit_edge(t, delta, a_jmp(t->a));
+}
+
+/* To the next instruction, so there is nothing to check. */
+static void emit_goto_next(struct tr *t, int64_t delta)
+{
+	if (stays(t, delta)) {
+		emit_goto_near(t, delta);
+	} else {
+		flags_to_memory(t);
+		emit_linear(t, H_S1, (int32_t)delta);
 		emit_goto_page(t);
-		return;
 	}
-	if (delta)
-		a_alu_imm(t->a, A_ADD, true, gpr_mem(REG_RIP), (int32_t)delta);
-	t->site[t->sites].page = NULL;
-	t->site[t->sites++].site = a_jmp(t->a);
 }
 
 static void emit_branch(struct tr *t, unsigned i)
 {
 	int64_t delta = (int64_t)t->b->uop[i].imm;
 
-	if (!stays(t, delta)) {
-		emit_target(t, delta);
+	if (stays(t, delta)) {
+		emit_goto_near(t, delta);
+	} else {
+		flags_to_memory(t);
+		emit_linear(t, H_S1, (int32_t)delta);
 		emit_check_canonical(t, i);
+		emit_goto_page(t);
 	}
-	emit_goto(t, delta);
 }
 
 static void emit_jcc(struct tr *t, unsigned i)
 {
 	const struct uop *u = &t->b->uop[i];
 	uint8_t *taken;
+	bool f_mem;
 
-	flags_to_memory(t);
-	if (!t->f_host)
+	if (!t->recipe.n)
+		flags_to_memory(t);
+	if (!t->f_host && t->f_mem)
 		emit_restore(t->a, false);
+	else if (!t->f_host)
+		emit_recipe(t->a, &t->recipe);
+	t->f_host = true;
+	f_mem = t->f_mem;
 	taken = a_jcc(t->a, t->insn[i].op.opcode & 15);
-	emit_goto(t, u->off + u->len);
+	if (stays(t, (int64_t)u->imm)) {
+		emit_edge(t, (int64_t)u->imm, taken);
+		emit_goto_next(t, u->off + u->len);
+		return;
+	}
+	emit_goto_next(t, u->off + u->len);
 	a_patch_here(t->a, taken);
+	t->f_host = true;
+	t->f_mem = f_mem;
 	emit_branch(t, i);
 }
 
@@ -695,23 +780,31 @@ static void emit_push_return(struct tr *t, unsigned i)
 	const struct uop *u = &t->b->uop[i];
 	struct a_rm m = emit_lookup(t, i, &stack_push, 8, false, true, false);
 
-	a_load(t->a, H_S2, gpr_mem(REG_RIP));
-	a_lea(t->a, H_S2, a_mem(H_S2, u->off + u->len));
+	emit_linear(t, H_S2, u->off + u->len);
 	a_store(t->a, m, H_S2);
 }
 
 static void emit_call_rel(struct tr *t, unsigned i)
 {
 	int64_t delta = (int64_t)t->b->uop[i].imm;
+	bool near = stays(t, delta);
 
-	flags_to_memory(t);
-	if (!stays(t, delta)) {
-		emit_target(t, delta);
+	if (near) {
+		flags_before(t, i, true);
+	} else {
+		flags_to_memory(t);
+		emit_linear(t, H_S1, (int32_t)delta);
 		emit_check_canonical(t, i);
 	}
 	emit_push_return(t, i);
 	emit_move_rsp(t, -8);
-	emit_goto(t, delta);
+	flags_after(t, i);
+	if (near) {
+		emit_goto_near(t, delta);
+	} else {
+		emit_linear(t, H_S1, (int32_t)delta);
+		emit_goto_page(t);
+	}
 }
 
 static void emit_ret(struct tr *t, unsigned i)
@@ -732,7 +825,7 @@ static void emit_ret(struct tr *t, unsigned i)
 static void emit_indirect_target(struct tr *t, unsigned i)
 {
 	const struct xinsn *x = &t->insn[i];
-	struct ea e = ea_of(&t->b->uop[i]);
+	struct ea e = ea_of(t, &t->b->uop[i]);
 	struct a_rm rm;
 
 	if (x->mem)
@@ -781,6 +874,20 @@ static void find_needed(struct tr *t)
 	}
 }
 
+/* Are the flags as they are at the block's beginning of no use to anybody? */
+static bool ignores_flags(const struct tr *t)
+{
+	for (unsigned i = 0; i < t->b->insns; i++) {
+		const struct xinsn *x = &t->insn[i];
+
+		if (may_stop(x) || x->tests)
+			return false;
+		if (x->sets)
+			return !x->keeps;
+	}
+	return false;
+}
+
 /* Decodes the block's bytes again. Returns the number of instructions that need no execute function. */
 static unsigned describe_all(struct tr *t)
 {
@@ -821,10 +928,7 @@ static void emit_insn(struct tr *t, unsigned i)
 	case X_DIV: emit_div(t, i); break;
 	case X_STAC:
 	case X_CLAC: emit_set_ac(t, i); break;
-	case X_JMP:
-		flags_to_memory(t);
-		emit_branch(t, i);
-		break;
+	case X_JMP: emit_branch(t, i); break;
 	case X_JCC: emit_jcc(t, i); break;
 	case X_CALL_REL: emit_call_rel(t, i); break;
 	case X_RET: emit_ret(t, i); break;
@@ -837,31 +941,71 @@ static void emit_end(struct tr *t)
 {
 	const struct uop *last = &t->b->uop[t->b->uops - 1];
 
-	if (last->flags & UOP_PSEUDO) {
-		flags_to_memory(t);
-		emit_goto(t, (int64_t)last->imm);
-	} else if (t->insn[t->b->insns - 1].kind == X_CALL) {
+	if (last->flags & UOP_PSEUDO)
+		emit_goto_next(t, (int64_t)last->imm);
+	else if (t->insn[t->b->insns - 1].kind == X_CALL)
 		emit_resolve(t);
-	}
 }
 
-/* Where the jump @l of the block goes as long as it is tied to nothing. */
-static void emit_loose(struct tr *t, struct xlink *l)
+/* Where the jump @l of the block goes as long as it is tied to nothing. RIP is in its slot. */
+static void emit_leave_through(struct tr *t, struct xlink *l)
 {
-	l->loose = a_here(t->a);
 	a_mov_imm(t->a, H_S1, (uint64_t)(uintptr_t)xlate_link_new(t->x, l));
 	a_jmp_to(t->a, t->x->leave);
 }
 
-static void emit_site(struct tr *t, struct xlink *l)
+static void emit_edge_to_page(struct tr *t, struct edge *e)
 {
-	l->other = a_here(t->a);
-	if (l->page) {
-		a_load(t->a, H_S1, gpr_mem(REG_RIP));
-		a_call_to(t->a, t->x->find[t->mode]);
-		a_jmp_reg(t->a, H_S1);
-	}
-	emit_loose(t, l);
+	e->link.other = a_here(t->a);
+	a_load(t->a, H_S1, gpr_mem(REG_RIP));
+	a_call_to(t->a, t->x->find[t->mode]);
+	a_jmp_reg(t->a, H_S1);
+	e->link.loose = a_here(t->a);
+	emit_leave_through(t, &e->link);
+}
+
+/* The block it goes to gets the flags in memory, or has no use for them and is entered behind its own look at the budget. */
+static void emit_edge_ways(struct tr *t, struct edge *e)
+{
+	struct xlink *l = &e->link;
+	uint8_t *over;
+
+	l->light = a_here(t->a);
+	a_insn(t->a, A_OPW(0x81), A_SUB, a_reg(H_BUDGET));
+	l->count[0] = t->a->p;
+	a_imm(t->a, 0, 4);
+	over = a_jcc(t->a, 2);
+	l->light_jump = a_jmp(t->a);
+	a_patch(t->a, l->light_jump, t->x->leave);
+	a_patch_here(t->a, over);
+	a_insn(t->a, A_OPW(0x81), A_ADD, a_reg(H_BUDGET));
+	l->count[1] = t->a->p;
+	a_imm(t->a, 0, 4);
+	if (!e->in_host)
+		l->saving = a_here(t->a);
+	emit_recipe(t->a, &e->recipe);
+	if (e->in_host)
+		l->saving = a_here(t->a);
+	emit_save(t->a);
+	l->saved_jump = a_jmp(t->a);
+}
+
+static void emit_edge_near(struct tr *t, struct edge *e)
+{
+	if (!e->saved)
+		emit_edge_ways(t, e);
+	e->link.loose = a_here(t->a);
+	emit_linear(t, H_S1, e->delta);
+	a_store(t->a, gpr_mem(REG_RIP), H_S1);
+	emit_leave_through(t, &e->link);
+}
+
+static void emit_edge_out_of_line(struct tr *t, struct edge *e)
+{
+	if (e->link.page)
+		emit_edge_to_page(t, e);
+	else
+		emit_edge_near(t, e);
 }
 
 /* At the beginning: vector registers are to be in the host's. */
@@ -876,7 +1020,9 @@ static void emit_want_vec(struct tr *t)
 /* The block is not run, for lack of budget or of vector registers: as if it had not been entered. */
 static void emit_refuse(struct tr *t)
 {
-	a_alu_imm(t->a, A_ADD, true, CPU_MEM(xbudget), t->b->insns);
+	a_alu_imm(t->a, A_ADD, true, a_reg(H_BUDGET), t->b->insns);
+	emit_linear(t, H_S1, 0);
+	a_store(t->a, gpr_mem(REG_RIP), H_S1);
 	a_mov_imm(t->a, H_S1, 0);
 	a_jmp_to(t->a, t->x->leave);
 }
@@ -905,17 +1051,19 @@ const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *
 	while ((uintptr_t)t.a->p & 15)
 		a_byte(t.a, 0xcc);
 	entry = a_here(t.a);
-	a_alu_imm(t.a, A_SUB, true, CPU_MEM(xbudget), b->insns);
+	a_alu_imm(t.a, A_SUB, true, a_reg(H_BUDGET), b->insns);
 	over = a_jcc(t.a, 2);
 	if (t.vec)
 		emit_want_vec(&t);
+	else if (ignores_flags(&t))
+		b->xlight[mode] = a_here(t.a);
 	for (unsigned i = 0; i < b->insns; i++)
 		emit_insn(&t, i);
 	emit_end(&t);
 	for (unsigned i = 0; i < t.slows; i++)
 		emit_slow(&t, &t.slow[i]);
-	for (unsigned i = 0; i < t.sites; i++)
-		emit_site(&t, &t.site[i]);
+	for (unsigned i = 0; i < t.edges; i++)
+		emit_edge_out_of_line(&t, &t.edge[i]);
 	if (t.vec)
 		emit_load_vec(&t);
 	a_patch_here(t.a, over);

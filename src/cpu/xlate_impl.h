@@ -10,18 +10,19 @@
 
 /*
  * Guest registers live in the host's of the same name, so that implicit operands and AH..BH need no thought;
- * but RSP is in R9, and R9, R10, R11 and R15 stay in memory: they are the rarest in compiled code.
+ * but RSP is in R9, and R9, R10, R11, R14 and R15 stay in memory: they are the rarest in compiled code.
  */
 #define H_GUEST_RSP H_R9
 #define H_S1  H_R11 /* scratch */
 #define H_S2  H_R10
+#define H_BUDGET H_R14 /* cpu->xbudget */
 #define H_CPU H_R15 /* struct cpu + CPU_BIAS */
 #define CPU_BIAS 128 /* the fields used most are within a one-byte displacement */
 
 /* Host register of guest register @g, or H_NONE if it is in memory. */
 static inline int host_reg(unsigned g)
 {
-	return g == RSP ? H_GUEST_RSP : g >= R9 && g <= R11 ? H_NONE : g == R15 ? H_NONE : (int)g;
+	return g == RSP ? H_GUEST_RSP : (g >= R9 && g <= R11) || g >= R14 ? H_NONE : (int)g;
 }
 
 #define CPU_MEM(field) a_mem(H_CPU, (int32_t)offsetof(struct cpu, field) - CPU_BIAS)

@@ -205,8 +205,8 @@ static bool describe_memory(const struct insn *in, const ZydisDecodedOperand *o,
 {
 	if (o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || (u->flags & UOP_EA_SLOW))
 		return false;
-	/* With the last byte of the access, and RIP's distance, it must fit a displacement. */
-	if (u->disp > INT32_MAX - 64 || u->disp < INT32_MIN)
+	/* With the last byte of the access, and RIP's distance from its page, it must fit a displacement. */
+	if (u->disp > INT32_MAX - 64 - (int64_t)PAGE_SIZE || u->disp < INT32_MIN)
 		return false;
 	x->mem = true;
 	x->mem_write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
@@ -293,6 +293,8 @@ static enum xkind choose_kind(const struct insn *in, const struct uop *u, struct
 		return kind;
 	if (kind == X_JMP || kind == X_CALL_REL) {
 		kind = branch_kind(in, kind);
+		if (kind == X_CALL_REL)
+			x->writes = 1u << RSP;
 		if (kind == X_JMP || kind == X_CALL_REL || kind == X_CALL)
 			return near(u) ? kind : X_CALL;
 	}
