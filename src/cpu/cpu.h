@@ -166,6 +166,7 @@ struct cpu {
 	/* -- time: TSC = insns + tsc_base (1 GHz: one instruction is one nanosecond) -- */
 	uint64_t tsc_base;         /* idle time skipped, WRMSR TSC */
 	uint64_t deadline;         /* insns value at which the run loop must look up */
+	uint64_t until;            /* ... and at which cpu_run() returns */
 
 	/* -- between instructions -- */
 	bool shadow_sti, shadow_movss; /* interrupts blocked for one instruction */
@@ -238,6 +239,12 @@ enum cpu_run_status {
  * @until_tsc: stop no later than this TSC value (exactly there unless halted)
  */
 enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc);
+
+/*
+ * Within cpu_run(), after an instruction that returned EXEC_LEAVE: would the run loop find nothing to do at this boundary
+ * but go on with blocks up to the same deadline? Then blocking by STI has been lifted as it would.
+ */
+bool cpu_boundary_quiet(struct cpu *cpu);
 
 /* A debug trap belongs to the instruction before it: it is taken before anybody stops at the boundary. */
 static inline bool cpu_debug_trap_due(const struct cpu *cpu) { return cpu->db_pending && !cpu->shadow_movss; }

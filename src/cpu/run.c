@@ -394,6 +394,23 @@ static void lift_sti(struct cpu *cpu)
 		cpu->sti_lifted = cpu->insns;
 }
 
+bool cpu_boundary_quiet(struct cpu *cpu)
+{
+	if (cpu->kick || cpu->halted || cpu->shutdown || cpu->bus.done_count || cpu->db_pending || cpu->extint_ack ||
+	    cpu->insns >= cpu->deadline)
+		return false;
+	poll_lapic(cpu);
+	if (cpu->nmi_pending || lapic_has_eoi(&cpu->lapic) || next_deadline(cpu, cpu->until) != cpu->deadline)
+		return false;
+	if (cpu->vmx.nonroot && (cpu->init_pending || cpu->vmx.mtf_pending ||
+				 vmx_proc(cpu, PROC_INTERRUPT_WINDOW | PROC_NMI_WINDOW | PROC_MTF)))
+		return false;
+	if ((interrupts_open(cpu) || cpu->vmx.nonroot) && (cpu->extint || lapic_pending(&cpu->lapic) >= 0))
+		return false;
+	lift_sti(cpu);
+	return !needs_single(cpu);
+}
+
 struct boundary {
 	bool sti, movss, rf, tf;
 };
@@ -555,9 +572,9 @@ static NOINLINE int run_blocks_to_probe(struct cpu *cpu) { return run_blocks(cpu
 
 enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 {
-	uint64_t until = insns_at(cpu, until_tsc); /* software may set the TSC back */
 	int r;
 
+	cpu->until = insns_at(cpu, until_tsc); /* software may set the TSC back */
 	cpu->deadline = 0;
 	cpu->sti_lifted = UINT64_MAX;
 	while (!cpu->shutdown) {
@@ -568,7 +585,7 @@ enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 			return CPU_RUN_KICKED;
 		}
 		if (!cpu->bus.done_count) {
-			if (cpu->insns >= until && !cpu_debug_trap_due(cpu))
+			if (cpu->insns >= cpu->until && !cpu_debug_trap_due(cpu))
 				return CPU_RUN_DEADLINE;
 			poll_lapic(cpu);
 			if (lapic_has_eoi(&cpu->lapic))
@@ -583,7 +600,7 @@ enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
 			if (unlikely(probe_due(cpu)))
 				return (enum cpu_run_status)probe_stop(cpu);
 		}
-		cpu->deadline = next_deadline(cpu, until);
+		cpu->deadline = next_deadline(cpu, cpu->until);
 		lift_sti(cpu);
 		if (needs_single(cpu))
 			r = step(cpu);

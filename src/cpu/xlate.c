@@ -20,9 +20,28 @@
 /* Host code comes back this often, to look at cpu->kick. */
 #define STRETCH 65536u
 
-#define XRUNS_NEVER UINT32_MAX /* block->xruns: not worth translating */
-
 /* ---- what host code calls ---- */
+
+#define EXEC_ONWARD 5 /* go on in host code at RIP, in whatever mode */
+
+/* The uop @u has ended the block: is there nothing to do but to go on behind it? */
+static bool goes_on(struct cpu *cpu, const struct block *b, const struct uop *u)
+{
+	uint64_t done = (uint64_t)(u - b->uop) + 1;
+
+	if (cpu->code_bits != 64 || cpu->mode >= XMODES || cpu->xlate->smap != !!(cpu->cr4 & CR4_SMAP))
+		return false;
+	cpu->insns += done;
+	if (cpu->insns > cpu->xlimit || !cpu_boundary_quiet(cpu)) {
+		cpu->insns -= done;
+		return false;
+	}
+	cpu->xbudget = cpu->xlimit - cpu->insns; /* the instruction may have counted itself otherwise */
+	if (!(u->flags & UOP_SETS_RIP))
+		cpu->gpr[REG_RIP] += (uint64_t)u->off + u->len;
+	cpu->fetch_page = FAST_INVALID;
+	return true;
+}
 
 /*
  * Executes the uop at @u of @b. If it does not simply go on to the next, or the next has been
@@ -37,6 +56,8 @@ static int call_uop(struct cpu *cpu, struct block *b, const struct uop *u)
 	st = u->exec(cpu, u);
 	if (likely(st == EXEC_NEXT) && (u->flags & UOP_SETS_RIP || b->hpa != BLOCK_NO_HPA))
 		return EXEC_NEXT;
+	if (st == EXEC_LEAVE && goes_on(cpu, b, u))
+		return EXEC_ONWARD;
 	if (st == EXEC_NEXT) {
 		st = EXEC_STALE;
 		u++;
@@ -193,11 +214,27 @@ static void emit_call_c(struct a_buf *a, uint64_t fn)
 	a_lea(a, H_RSP, a_mem(H_RSP, 8));
 }
 
+/* Code at RIP, in the mode that is now in force: from a subroutine that does not return. */
+static void emit_onward(struct translator *x)
+{
+	struct a_buf *a = &x->out;
+
+	a_lea(a, H_RSP, a_mem(H_RSP, 8));
+	emit_guest_load(a);
+	a_insn(a, A_OP0F(0xb6), H_S2, CPU_MEM(mode));
+	a_mov_imm(a, H_S1, (uint64_t)(uintptr_t)&x->resolve[0]);
+	a_load(a, H_S2, a_mem_index(H_S1, H_S2, 3, 0));
+	a_load(a, H_S1, gpr_mem(REG_RIP));
+	a_load(a, H_BUDGET, CPU_MEM(xbudget));
+	a_call_reg(a, H_S2);
+	a_jmp_reg(a, H_S1);
+}
+
 static void emit_call_uop_routine(struct translator *x, bool vec)
 {
 	static const uint8_t add_sahf[] = {0x04, 0x7f, 0x9e}; /* to host flags, as in xlate_block.c */
 	struct a_buf *a = &x->out;
-	uint8_t *out;
+	uint8_t *out, *stop;
 
 	x->call_uop[vec] = a_here(a);
 	emit_guest_store(a);
@@ -216,6 +253,10 @@ static void emit_call_uop_routine(struct translator *x, bool vec)
 	emit_guest_load(a);
 	emit_ret_host(a);
 	a_patch_here(a, out);
+	a_alu_imm(a, A_CMP, false, a_reg(H_RAX), EXEC_ONWARD);
+	stop = a_jcc(a, 5);
+	emit_onward(x);
+	a_patch_here(a, stop);
 	a_lea(a, H_RSP, a_mem(H_RSP, 8)); /* not back to the caller */
 	emit_epilogue(a);
 }
@@ -672,10 +713,7 @@ static const uint8_t *translate(struct cpu *cpu, struct block *b)
 		memset(b->xlight, 0, sizeof(b->xlight));
 	}
 	b->xcode[cpu->mode] = xlate_block(cpu, x, b, cpu->mode);
-	if (b->xcode[cpu->mode])
-		cpu->stats.blocks_translated++;
-	else
-		b->xruns = XRUNS_NEVER;
+	cpu->stats.blocks_translated++;
 	return b->xcode[cpu->mode];
 }
 
@@ -695,7 +733,7 @@ const uint8_t *xlate_code(struct cpu *cpu, struct block *b)
 		cpu->xvec_off = false;
 		return NULL;
 	}
-	if (b->bits != 64 || cpu->mode >= XMODES || b->xruns == XRUNS_NEVER)
+	if (b->bits != 64 || cpu->mode >= XMODES)
 		return NULL;
 	/* A block at its page's very end is found by way of the next page too. */
 	if ((b->hpa & ~PAGE_MASK) > PAGE_SIZE - 15)
@@ -710,8 +748,6 @@ const uint8_t *xlate_code(struct cpu *cpu, struct block *b)
 			return NULL;
 		}
 		code = translate(cpu, b);
-		if (!code)
-			return NULL;
 		if (generation != x->generation)
 			from = NULL;
 	}

@@ -888,11 +888,11 @@ static bool ignores_flags(const struct tr *t)
 	return false;
 }
 
-/* Decodes the block's bytes again. Returns the number of instructions that need no execute function. */
-static unsigned describe_all(struct tr *t)
+/* Decodes the block's bytes again. */
+static void describe_all(struct tr *t)
 {
 	const uint8_t *bytes = machmem_ptr(t->cpu->mmu.mem, hpa(t->b->hpa));
-	unsigned left = (unsigned)(PAGE_SIZE - (t->b->hpa & ~PAGE_MASK)), own = 0;
+	unsigned left = (unsigned)(PAGE_SIZE - (t->b->hpa & ~PAGE_MASK));
 	bool vec_loads = false;
 
 	for (unsigned i = 0; i < t->b->insns; i++) {
@@ -903,7 +903,6 @@ static unsigned describe_all(struct tr *t)
 		t->insn[i] = (struct xinsn){.kind = X_CALL};
 		if (decode_one(bytes + u->off, left - u->off, 64, &in))
 			xinsn_describe(&in, u, &t->insn[i]);
-		own += t->insn[i].kind != X_CALL;
 		t->vec |= t->insn[i].vec && t->insn[i].kind != X_CALL;
 		vec_loads |= t->insn[i].vec_loads;
 	}
@@ -912,7 +911,6 @@ static unsigned describe_all(struct tr *t)
 		if (t->insn[i].vec)
 			t->insn[i] = (struct xinsn){.kind = X_CALL};
 	t->vec &= !vec_loads;
-	return own;
 }
 
 static void emit_insn(struct tr *t, unsigned i)
@@ -1042,8 +1040,7 @@ const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *
 	const uint8_t *entry;
 	uint8_t *start = x->out.p, *over;
 
-	if (!describe_all(&t))
-		return NULL;
+	describe_all(&t);
 	find_needed(&t);
 	t.call_uop = a_here(t.a);
 	a_mov_imm(t.a, H_S2, (uint64_t)(uintptr_t)b);

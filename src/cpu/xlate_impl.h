@@ -104,7 +104,7 @@ struct translator {
 };
 
 struct xlink *xlate_link_new(struct translator *x, const struct xlink *l);
-/* Emits host code for @b; there is room. Returns its entry, NULL if it is not worth it. */
+/* Emits host code for @b; there is room. Returns its entry. */
 const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *b, unsigned mode);
 
 static inline struct xcache_entry *xcache_slot(struct translator *x, unsigned mode, uint64_t hpa)
