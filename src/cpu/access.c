@@ -250,15 +250,10 @@ static void check_watch(struct cpu *cpu, uint64_t lin, unsigned bytes, bool writ
 
 /* ---- slow paths ---- */
 
-/* Host address of an access that a touch of the TLB model allows; NULL: the long way. */
-static uint8_t *touched(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_kind kind, enum access_mode mode)
+/* Host address of an access that the fast lookup serves; NULL: the long way. */
+static uint8_t *served(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_kind kind, enum access_mode mode)
 {
-	const struct fast_entry *f;
-
-	if (mode >= MODE_USER_ALIGN || (lin & ~PAGE_MASK) + bytes > PAGE_SIZE)
-		return NULL;
-	f = mmu_fast_touch(&cpu->mmu, &cpu->mmu.l1d, lin, kind, mode);
-	return f ? (uint8_t *)(uintptr_t)(lin + f->addend) : NULL;
+	return mode < MODE_USER_ALIGN ? mmu_fast_data(&cpu->mmu, lin, bytes, kind, mode) : NULL;
 }
 
 /* What the hypervisor's emulator does is not the processor's. */
@@ -278,7 +273,7 @@ static void load_part(struct cpu *cpu, const struct part *p, uint8_t *to)
 static int load_parts(struct cpu *cpu, uint64_t lin, uint8_t *to, unsigned bytes, enum access_kind kind,
 		      enum access_mode mode)
 {
-	const uint8_t *host = touched(cpu, lin, bytes, kind, mode);
+	const uint8_t *host = served(cpu, lin, bytes, kind, mode);
 	struct part part[2];
 	int parts;
 
@@ -330,7 +325,7 @@ int mem_write_slow(struct cpu *cpu, uint64_t lin, const void *buf, unsigned byte
 {
 	struct part part[2];
 	const uint8_t *from = buf;
-	uint8_t *host = touched(cpu, lin, bytes, ACCESS_WRITE, mode);
+	uint8_t *host = served(cpu, lin, bytes, ACCESS_WRITE, mode);
 	int parts;
 
 	if (likely(host)) {

@@ -22,34 +22,31 @@ int mem_probe_write(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_m
 #define DEFINE_ACCESS(N, T)                                                                             \
 	static ALWAYS_INLINE int ld##N(struct cpu *cpu, uint64_t lin, T *out)                           \
 	{                                                                                               \
-		const struct fast_entry *e = &cpu->mmu.l1d.fast.slot[cpu->mode][fast_slot(lin)];        \
-		if (likely(((lin + (sizeof(T) - 1)) & PAGE_MASK) == e->rtag &&                          \
-			   (lin & PAGE_MASK) == e->rtag)) {                                             \
-			memcpy(out, (const void *)(uintptr_t)(lin + e->addend), sizeof(T));             \
-			return 0;                                                                       \
-		}                                                                                       \
-		return mem_read_slow(cpu, lin, out, sizeof(T), (enum access_mode)cpu->mode);            \
+		enum access_mode mode = (enum access_mode)cpu->mode;                                    \
+		const uint8_t *host = mmu_fast_data(&cpu->mmu, lin, sizeof(T), ACCESS_READ, mode);      \
+		if (unlikely(!host))                                                                    \
+			return mem_read_slow(cpu, lin, out, sizeof(T), mode);                           \
+		memcpy(out, host, sizeof(T));                                                           \
+		return 0;                                                                               \
 	}                                                                                               \
 	static ALWAYS_INLINE int st##N(struct cpu *cpu, uint64_t lin, T v)                              \
 	{                                                                                               \
-		const struct fast_entry *e = &cpu->mmu.l1d.fast.slot[cpu->mode][fast_slot(lin)];        \
-		if (likely(((lin + (sizeof(T) - 1)) & PAGE_MASK) == e->wtag &&                          \
-			   (lin & PAGE_MASK) == e->wtag)) {                                             \
-			memcpy((void *)(uintptr_t)(lin + e->addend), &v, sizeof(T));                    \
-			return 0;                                                                       \
-		}                                                                                       \
-		return mem_write_slow(cpu, lin, &v, sizeof(T), (enum access_mode)cpu->mode);            \
+		enum access_mode mode = (enum access_mode)cpu->mode;                                    \
+		uint8_t *host = mmu_fast_data(&cpu->mmu, lin, sizeof(T), ACCESS_WRITE, mode);           \
+		if (unlikely(!host))                                                                    \
+			return mem_write_slow(cpu, lin, &v, sizeof(T), mode);                           \
+		memcpy(host, &v, sizeof(T));                                                            \
+		return 0;                                                                               \
 	}                                                                                               \
 	/* Load with the intent to store: follow with st##N of the same address. */                    \
 	static ALWAYS_INLINE int rmw##N(struct cpu *cpu, uint64_t lin, T *out)                          \
 	{                                                                                               \
-		const struct fast_entry *e = &cpu->mmu.l1d.fast.slot[cpu->mode][fast_slot(lin)];        \
-		if (likely(((lin + (sizeof(T) - 1)) & PAGE_MASK) == e->wtag &&                          \
-			   (lin & PAGE_MASK) == e->wtag)) {                                             \
-			memcpy(out, (const void *)(uintptr_t)(lin + e->addend), sizeof(T));             \
-			return 0;                                                                       \
-		}                                                                                       \
-		return mem_rmw_slow(cpu, lin, out, sizeof(T), (enum access_mode)cpu->mode);             \
+		enum access_mode mode = (enum access_mode)cpu->mode;                                    \
+		const uint8_t *host = mmu_fast_data(&cpu->mmu, lin, sizeof(T), ACCESS_WRITE, mode);     \
+		if (unlikely(!host))                                                                    \
+			return mem_rmw_slow(cpu, lin, out, sizeof(T), mode);                            \
+		memcpy(out, host, sizeof(T));                                                           \
+		return 0;                                                                               \
 	}
 
 struct u128 { uint64_t lo, hi; };

@@ -26,7 +26,7 @@ struct block {
 	struct block *link[BLOCK_LINKS]; /* blocks that ran after this one: a hint, checked by hpa */
 	/* Host code (cpu/xlate.h), valid if xgeneration is the buffer's. */
 	const uint8_t *xcode[MODE_USER_ALIGN];
-	const uint8_t *xlight[MODE_USER_ALIGN]; /* for those who have taken its instructions off the budget; or NULL */
+	const uint8_t *xlight[MODE_USER_ALIGN]; /* for those who have counted its instructions; or NULL */
 	struct xlink *xlinks;  /* jumps that go to it */
 	uint32_t xgeneration;
 	uint32_t xruns;        /* times it was interpreted where it might have been translated */

@@ -129,9 +129,9 @@ struct cpu {
 	uint64_t rflags;           /* everything but the arithmetic flags (those are in cc) */
 	uint64_t seg_base_eff[SEG_NONE + 1]; /* bases that apply in this mode; [SEG_NONE] is 0 */
 	uint64_t insns;            /* instructions completed: retired guest instructions */
-	/* In host code (cpu/xlate.h) the count is xlimit - xbudget. */
-	uint64_t xbudget;          /* instructions that may still be begun */
-	uint64_t xlimit;
+	/* In host code (cpu/xlate.h) the clock of the TLB model counts instructions too: XTICKS to one. */
+	uint64_t xlimit;           /* value of mmu.clock up to which instructions may be begun */
+	uint64_t xbase, xinsns;    /* value that stands for so many instructions completed */
 	struct xlink *xlink;       /* the jump through which host code was left, or NULL */
 	uint64_t xtarget;          /* scratch */
 	bool xvec;                 /* the host's vector registers hold the guest's, and MXCSR */

@@ -124,13 +124,12 @@ static int read_handler_cs(struct cpu *cpu, uint16_t sel, unsigned ext, struct d
 /* Writes the stack frame; by way of the fast lookup if that knows the page. */
 static int write_frame(struct cpu *cpu, uint64_t lin, const uint64_t *frame, unsigned bytes, enum access_mode mode)
 {
-	const struct fast_entry *e = &cpu->mmu.l1d.fast.slot[mode][fast_slot(lin)];
+	uint8_t *host = mode < MODE_USER_ALIGN ? mmu_fast_data(&cpu->mmu, lin, bytes, ACCESS_WRITE, mode) : NULL;
 
-	if (likely((lin & PAGE_MASK) == e->wtag && ((lin + bytes - 1) & PAGE_MASK) == e->wtag)) {
-		memcpy((void *)(uintptr_t)(lin + e->addend), frame, bytes);
-		return 0;
-	}
-	return mem_write_slow(cpu, lin, frame, bytes, mode);
+	if (unlikely(!host))
+		return mem_write_slow(cpu, lin, frame, bytes, mode);
+	memcpy(host, frame, bytes);
+	return 0;
 }
 
 static int choose_stack64(struct cpu *cpu, unsigned ist, unsigned cpl, unsigned ext, uint64_t *rsp)

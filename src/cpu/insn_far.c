@@ -438,12 +438,12 @@ static int iret_commit(struct cpu *cpu, const struct uop *u, const struct frame 
 /* From 64-bit mode: SS and RSP are always popped. */
 static int read_frame64(struct cpu *cpu, unsigned bytes, struct frame *f)
 {
-	const struct fast_entry *e = &cpu->mmu.l1d.fast.slot[cpu->mode][fast_slot(cpu->gpr[RSP])];
 	uint64_t lin = cpu->gpr[RSP], mask = operand_mask(bytes);
+	const uint8_t *host = mmu_fast_data(&cpu->mmu, lin, 40, ACCESS_READ, (enum access_mode)cpu->mode);
 	uint8_t b[48];
 
-	if (likely((lin & PAGE_MASK) == e->rtag && ((lin + 39) & PAGE_MASK) == e->rtag)) {
-		memcpy(b, (const void *)(uintptr_t)(lin + e->addend), 40);
+	if (likely(host)) {
+		memcpy(b, host, 40);
 	} else {
 		if (!cpu_canonical(cpu, lin) || !cpu_canonical(cpu, lin + 5 * bytes - 1))
 			return raise_exc_err(cpu, EXC_SS, 0);

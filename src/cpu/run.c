@@ -63,9 +63,9 @@ static int fetch_page(struct cpu *cpu, uint64_t lin, uint64_t *page)
 /* The same through the host-side lookup. */
 static ALWAYS_INLINE int code_page(struct cpu *cpu, uint64_t lin, uint64_t *page)
 {
-	const struct fast_entry *e = &cpu->mmu.l1i.fast.slot[cpu->mode][fast_slot(lin)];
+	const struct fast_entry *e = mmu_fast_fetch(&cpu->mmu, lin, (enum access_mode)cpu->mode);
 
-	if (likely(e->rtag == (lin & PAGE_MASK) || mmu_fetch_touch(&cpu->mmu, e, lin))) {
+	if (likely(e)) {
 		*page = (lin & PAGE_MASK) + e->addend - (uint64_t)(uintptr_t)cpu->mmu.mem->host;
 		return 0;
 	}

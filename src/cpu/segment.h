@@ -72,13 +72,12 @@ static inline int raise_sel(struct cpu *cpu, uint8_t vector, uint16_t sel, unsig
 /* Supervisor read of a descriptor table or TSS, by way of the fast lookup if that knows the page. */
 static ALWAYS_INLINE int table_read(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes)
 {
-	const struct fast_entry *e = &cpu->mmu.l1d.fast.slot[MODE_SUPER][fast_slot(lin)];
+	const uint8_t *host = mmu_fast_data(&cpu->mmu, lin, bytes, ACCESS_READ, MODE_SUPER);
 
-	if (likely((lin & PAGE_MASK) == e->rtag && ((lin + bytes - 1) & PAGE_MASK) == e->rtag)) {
-		memcpy(buf, (const void *)(uintptr_t)(lin + e->addend), bytes);
-		return 0;
-	}
-	return sys_read(cpu, lin, buf, bytes);
+	if (unlikely(!host))
+		return sys_read(cpu, lin, buf, bytes);
+	memcpy(buf, host, bytes);
+	return 0;
 }
 
 /* As which data accesses of code at @cpl with the present flags are made. */

@@ -22,21 +22,49 @@
 
 /* ---- what host code calls ---- */
 
+static uint64_t next_multiple(uint64_t clock) { return (clock + XTICKS - 1) & ~(uint64_t)(XTICKS - 1); }
+
+/* Host code is entered with cpu->insns complete and may begin @budget more. */
+static void start_clock(struct cpu *cpu, uint64_t budget)
+{
+	cpu->mmu.clock = next_multiple(cpu->mmu.clock);
+	cpu->xinsns = cpu->insns;
+	cpu->xbase = cpu->mmu.clock;
+	cpu->xlimit = cpu->xbase + (budget << XTICKS_SHIFT);
+}
+
+static uint64_t insns_by_clock(const struct cpu *cpu)
+{
+	return cpu->xinsns + ((cpu->mmu.clock - cpu->xbase) >> XTICKS_SHIFT);
+}
+
+/* An execute function has moved the clock on from @before, too: that is no instructions. Back to a multiple. */
+static void settle_clock(struct cpu *cpu, uint64_t before)
+{
+	uint64_t at = before & ~(uint64_t)(XTICKS - 1), more = 0;
+
+	if (cpu->mmu.clock != before)
+		more = next_multiple(cpu->mmu.clock) - at;
+	cpu->xbase += more;
+	cpu->xlimit += more;
+	cpu->mmu.clock = at + more;
+}
+
 #define EXEC_ONWARD 5 /* go on in host code at RIP, in whatever mode */
 
 /* The uop @u has ended the block: is there nothing to do but to go on behind it? */
 static bool goes_on(struct cpu *cpu, const struct block *b, const struct uop *u)
 {
-	uint64_t done = (uint64_t)(u - b->uop) + 1;
+	uint64_t done = (uint64_t)(u - b->uop) + 1, limit = cpu->xinsns + ((cpu->xlimit - cpu->xbase) >> XTICKS_SHIFT);
 
 	if (cpu->code_bits != 64 || cpu->mode >= XMODES || cpu->xlate->smap != !!(cpu->cr4 & CR4_SMAP))
 		return false;
 	cpu->insns += done;
-	if (cpu->insns > cpu->xlimit || !cpu_boundary_quiet(cpu)) {
+	if (cpu->insns > limit || !cpu_boundary_quiet(cpu)) {
 		cpu->insns -= done;
 		return false;
 	}
-	cpu->xbudget = cpu->xlimit - cpu->insns; /* the instruction may have counted itself otherwise */
+	start_clock(cpu, limit - cpu->insns); /* not by the clock: the instruction may have counted itself otherwise */
 	if (!(u->flags & UOP_SETS_RIP))
 		cpu->gpr[REG_RIP] += (uint64_t)u->off + u->len;
 	cpu->fetch_page = FAST_INVALID;
@@ -49,13 +77,16 @@ static bool goes_on(struct cpu *cpu, const struct block *b, const struct uop *u)
  */
 static int call_uop(struct cpu *cpu, struct block *b, const struct uop *u)
 {
+	uint64_t clock = cpu->mmu.clock;
 	int st;
 
-	cpu->insns = cpu->xlimit - cpu->xbudget - b->insns;
+	cpu->insns = insns_by_clock(cpu) - b->insns;
 	cpu->gpr[REG_RIP] = cpu->fetch_page | (b->hpa & ~PAGE_MASK);
 	st = u->exec(cpu, u);
-	if (likely(st == EXEC_NEXT) && (u->flags & UOP_SETS_RIP || b->hpa != BLOCK_NO_HPA))
+	if (likely(st == EXEC_NEXT) && (u->flags & UOP_SETS_RIP || b->hpa != BLOCK_NO_HPA)) {
+		settle_clock(cpu, clock);
 		return EXEC_NEXT;
+	}
 	if (st == EXEC_LEAVE && goes_on(cpu, b, u))
 		return EXEC_ONWARD;
 	if (st == EXEC_NEXT) {
@@ -80,6 +111,7 @@ static void emit_guest_load(struct a_buf *a)
 	for (unsigned g = RAX; g <= R15; g++)
 		if (host_reg(g) != H_NONE)
 			a_load(a, host_reg(g), gpr_mem(g));
+	a_load(a, H_CLOCK, CPU_MEM(mmu.clock));
 }
 
 static void emit_guest_store(struct a_buf *a)
@@ -87,7 +119,7 @@ static void emit_guest_store(struct a_buf *a)
 	for (unsigned g = RAX; g <= R15; g++)
 		if (host_reg(g) != H_NONE)
 			a_store(a, gpr_mem(g), host_reg(g));
-	a_store(a, CPU_MEM(xbudget), H_BUDGET);
+	a_store(a, CPU_MEM(mmu.clock), H_CLOCK);
 }
 
 /* Back to xlate_run() with EAX; the stack is as enter left it. */
@@ -110,7 +142,6 @@ static void emit_enter(struct translator *x)
 	a_lea(a, H_RSP, a_mem(H_RSP, -8)); /* calls from host code find the stack aligned on 16 bytes */
 	a_lea(a, H_CPU, a_mem(H_RDI, CPU_BIAS));
 	a_mov(a, H_S1, H_RSI);
-	a_load(a, H_BUDGET, CPU_MEM(xbudget));
 	emit_guest_load(a);
 	a_jmp_reg(a, H_S1);
 }
@@ -225,7 +256,6 @@ static void emit_onward(struct translator *x)
 	a_mov_imm(a, H_S1, (uint64_t)(uintptr_t)&x->resolve[0]);
 	a_load(a, H_S2, a_mem_index(H_S1, H_S2, 3, 0));
 	a_load(a, H_S1, gpr_mem(REG_RIP));
-	a_load(a, H_BUDGET, CPU_MEM(xbudget));
 	a_call_reg(a, H_S2);
 	a_jmp_reg(a, H_S1);
 }
@@ -261,143 +291,6 @@ static void emit_call_uop_routine(struct translator *x, bool vec)
 	emit_epilogue(a);
 }
 
-/* ---- data that other than the most recently used entry of the L1 TLB maps ---- */
-
-static bool touch_read(struct cpu *cpu, uint64_t page)
-{
-	return mmu_fast_touch(&cpu->mmu, &cpu->mmu.l1d, page, ACCESS_READ, (enum access_mode)cpu->mode);
-}
-
-static bool touch_write(struct cpu *cpu, uint64_t page)
-{
-	return mmu_fast_touch(&cpu->mmu, &cpu->mmu.l1d, page, ACCESS_WRITE, (enum access_mode)cpu->mode);
-}
-
-static int32_t l1d_slot(const struct cpu *cpu, unsigned mode)
-{
-	return (int32_t)((const uint8_t *)&cpu->mmu.l1d.fast.slot[mode][0] - (const uint8_t *)cpu) - CPU_BIAS;
-}
-
-/* Registers that guest registers are saved from, for a routine to work with. */
-static void emit_save_some(struct a_buf *a, const uint8_t *guest, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++)
-		a_store(a, gpr_mem(guest[i]), host_reg(guest[i]));
-}
-
-static void emit_load_some(struct a_buf *a, const uint8_t *guest, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++)
-		a_load(a, host_reg(guest[i]), gpr_mem(guest[i]));
-}
-
-static const uint8_t touch_work[] = {RAX, RCX, RDX, RSI};
-
-/* The tag at RSI + @disp from the processor matches no more. */
-static void emit_invalid(struct a_buf *a, int32_t disp)
-{
-	a_insn(a, A_OPW(0xc7), 0, a_mem_index(H_CPU, H_RSI, 0, disp));
-	a_imm(a, FAST_INVALID, 4);
-}
-
-/*
- * mmu_fast_touch() for what is nearly always the case: another way of the set is the most recently used, and
- * stands in one fast slot. Any other: jumps to one of the places in @rare, nothing changed but S1. RCX: the entry,
- * RDX: the array.
- */
-static void emit_touch_common(const struct cpu *cpu, struct a_buf *a, unsigned mode, uint8_t *rare[3])
-{
-	struct a_rm f = a_mem_index(H_CPU, H_S2, 0, l1d_slot(cpu, mode));
-
-	a_lea(a, H_RAX, f);
-	a_load(a, H_RCX, a_mem(H_RAX, offsetof(struct fast_entry, entry)));
-	a_load32(a, H_RDX, a_mem(H_RCX, offsetof(struct tlb_entry, generation)));
-	a_insn(a, A_OP(0x3b), H_RDX, a_mem(H_RAX, offsetof(struct fast_entry, generation)));
-	rare[0] = a_jcc(a, 5);
-	a_load(a, H_RDX, a_mem(H_RAX, offsetof(struct fast_entry, array)));
-	a_load32(a, H_S1, a_mem(H_RDX, offsetof(struct tlb_array, sets)));
-	a_alu_imm(a, A_SUB, false, a_reg(H_S1), 1);
-	a_insn(a, A_OP(0x23), H_S1, a_mem(H_RCX, offsetof(struct tlb_entry, tag))); /* S1: the set */
-	a_load(a, H_RAX, a_mem(H_RDX, offsetof(struct tlb_array, mru)));
-	a_alu(a, A_CMP, H_RCX, a_mem_index(H_RAX, H_S1, 3, 0));
-	rare[1] = a_jcc(a, 4);
-	a_load(a, H_RDX, a_mem(H_RDX, offsetof(struct tlb_array, slot)));
-	a_lea(a, H_RDX, a_mem_index(H_RDX, H_S1, 1, 0));
-	a_insn(a, A_OP0F(0xb7), H_RSI, a_mem(H_RDX, 0)); /* RSI: the slot that matches no more */
-	a_alu_imm(a, A_CMP, false, a_reg(H_RSI), FAST_SLOTS);
-	rare[2] = a_jcc(a, 3);
-
-	a_store(a, a_mem_index(H_RAX, H_S1, 3, 0), H_RCX);
-	a_mov(a, H_RAX, H_S2);
-	a_shift(a, 5, false, H_RAX, 6);
-	a_insn(a, (struct a_op){.opcode = 0x89, .p66 = true}, H_RAX, a_mem(H_RDX, 0));
-	a_shift(a, 4, false, H_RSI, 6);
-	for (unsigned m = 0; m < XMODES; m++) {
-		emit_invalid(a, l1d_slot(cpu, m) + (int32_t)offsetof(struct fast_entry, rtag));
-		emit_invalid(a, l1d_slot(cpu, m) + (int32_t)offsetof(struct fast_entry, wtag));
-	}
-	a_load(a, H_RAX, CPU_MEM(mmu.clock));
-	a_lea(a, H_RAX, a_mem(H_RAX, 1));
-	a_store(a, CPU_MEM(mmu.clock), H_RAX);
-	a_store(a, a_mem(H_RCX, offsetof(struct tlb_entry, stamp)), H_RAX);
-	a_lea(a, H_RAX, f);
-	a_load(a, H_RCX, a_mem(H_RAX, offsetof(struct fast_entry, any_rtag)));
-	a_store(a, a_mem(H_RAX, offsetof(struct fast_entry, rtag)), H_RCX);
-	a_load(a, H_RCX, a_mem(H_RAX, offsetof(struct fast_entry, any_wtag)));
-	a_store(a, a_mem(H_RAX, offsetof(struct fast_entry, wtag)), H_RCX);
-}
-
-/* S1: the page. Calls mmu_fast_touch(); S1: its answer. */
-static void emit_touch_call(struct a_buf *a, bool write)
-{
-	static const uint8_t clobbered[] = {RAX, RCX, RDX, RSI, RDI, R8, RSP};
-	uint64_t fn = write ? (uint64_t)(uintptr_t)&touch_write : (uint64_t)(uintptr_t)&touch_read;
-	uint8_t *skip;
-
-	emit_save_some(a, clobbered, ARRAY_SIZE(clobbered));
-	skip = emit_unless_vec(a);
-	emit_vec_moves(a, true);
-	a_patch_here(a, skip);
-	a_lea(a, H_RDI, a_mem(H_CPU, -CPU_BIAS));
-	a_mov(a, H_RSI, H_S1);
-	emit_call_c(a, fn);
-	a_mov(a, H_S1, H_RAX);
-	skip = emit_unless_vec(a);
-	emit_vec_moves(a, false);
-	a_patch_here(a, skip);
-	emit_load_some(a, clobbered, ARRAY_SIZE(clobbered));
-}
-
-/* S1: the page, S2: offset of the slot, as the lookup leaves them. Returns with not zero if it will succeed now. */
-static void emit_touch_routine(struct cpu *cpu, struct translator *x, unsigned mode, bool write)
-{
-	int32_t tag = l1d_slot(cpu, mode) +
-		      (int32_t)(write ? offsetof(struct fast_entry, any_wtag) : offsetof(struct fast_entry, any_rtag));
-	struct a_buf *a = &x->out;
-	uint8_t *no, *rare[3];
-
-	x->touch[mode][write] = a_here(a);
-	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, tag));
-	no = a_jcc(a, 5);
-	emit_save_some(a, touch_work, ARRAY_SIZE(touch_work));
-	emit_touch_common(cpu, a, mode, rare);
-	emit_load_some(a, touch_work, ARRAY_SIZE(touch_work));
-	a_insn(a, A_OPW(0x85), H_CPU, a_reg(H_CPU));
-	emit_ret_host(a);
-
-	for (unsigned i = 0; i < ARRAY_SIZE(rare); i++)
-		a_patch_here(a, rare[i]);
-	emit_load_some(a, touch_work, ARRAY_SIZE(touch_work));
-	a_load(a, H_S1, a_mem_index(H_CPU, H_S2, 0, tag));
-	emit_touch_call(a, write);
-	a_insn(a, (struct a_op){.opcode = 0x84, .byte_reg = true}, H_S1, a_reg(H_S1)); /* bool: the low byte */
-	emit_ret_host(a);
-
-	a_patch_here(a, no);
-	a_insn(a, A_OP(0x31), H_S1, a_reg(H_S1));
-	emit_ret_host(a);
-}
-
 /* ---- where to go on ---- */
 
 static int32_t l1i_slot(const struct cpu *cpu, unsigned mode)
@@ -413,62 +306,47 @@ static void emit_leave_here(struct translator *x)
 	a_jmp_to(&x->out, x->leave);
 }
 
-/* S2 is S1's page, not the one executed from last: code_page() in run.c. Keeps S1. */
-static void emit_fetch_other(struct cpu *cpu, struct translator *x, unsigned mode, uint8_t *miss[2])
+/* S1 is in another page than the one executed from last, and in RIP's slot: code_page() in run.c. Keeps S1. */
+static uint8_t *emit_fetch_other(struct cpu *cpu, struct translator *x, unsigned mode)
 {
 	struct a_buf *a = &x->out;
+	int32_t slot = l1i_slot(cpu, mode);
+	uint8_t *miss;
 
-	a_store(a, gpr_mem(RCX), H_RCX);
-	a_store(a, gpr_mem(RAX), H_RAX);
-	a_mov(a, H_RCX, H_S1);
-	a_mov(a, H_RAX, H_S1);
-	a_shift(a, 5, true, H_RAX, 8);
-	a_alu(a, A_XOR, H_RCX, a_reg(H_RAX));
-	a_shift(a, 5, false, H_RCX, 6);
-	a_alu_imm(a, A_AND, false, a_reg(H_RCX), (FAST_SLOTS - 1) << 6);
-	a_lea(a, H_RCX, a_mem_index(H_CPU, H_RCX, 0, l1i_slot(cpu, mode)));
-	a_alu(a, A_CMP, H_S2, a_mem(H_RCX, offsetof(struct fast_entry, any_rtag)));
-	miss[0] = a_jcc(a, 5);
-	a_load(a, H_RAX, a_mem(H_RCX, offsetof(struct fast_entry, entry)));
-	a_load32(a, H_S1, a_mem(H_RCX, offsetof(struct fast_entry, generation)));
-	a_insn(a, A_OP(0x3b), H_S1, a_mem(H_RAX, offsetof(struct tlb_entry, generation)));
-	miss[1] = a_jcc(a, 5);
-	a_load(a, H_S1, CPU_MEM(mmu.clock));
-	a_lea(a, H_S1, a_mem(H_S1, 1));
-	a_store(a, CPU_MEM(mmu.clock), H_S1);
-	a_store(a, a_mem(H_RAX, offsetof(struct tlb_entry, stamp)), H_S1);
-	a_store(a, CPU_MEM(fetch_page), H_S2);
-	a_alu(a, A_ADD, H_S2, a_mem(H_RCX, offsetof(struct fast_entry, addend)));
-	a_mov_imm(a, H_RAX, (uint64_t)(uintptr_t)cpu->mmu.mem->host);
-	a_alu(a, A_SUB, H_S2, a_reg(H_RAX));
-	a_store(a, CPU_MEM(fetch_hpa), H_S2);
-	a_load(a, H_RCX, gpr_mem(RCX));
-	a_load(a, H_RAX, gpr_mem(RAX));
+	emit_slot_offset(a, H_S2, H_S1);
+	a_alu_imm(a, A_AND, true, a_reg(H_S1), (int32_t)PAGE_MASK);
+	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, rtag)));
+	miss = a_jcc(a, 5);
+	a_store(a, CPU_MEM(fetch_page), H_S1);
+	a_alu(a, A_ADD, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, addend)));
+	a_load(a, H_S2, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, entry)));
+	a_store(a, a_mem(H_S2, offsetof(struct tlb_entry, stamp)), H_CLOCK);
+	a_mov_imm(a, H_S2, (uint64_t)(uintptr_t)cpu->mmu.mem->host);
+	a_alu(a, A_SUB, H_S1, a_reg(H_S2));
+	a_store(a, CPU_MEM(fetch_hpa), H_S1);
 	a_load(a, H_S1, gpr_mem(REG_RIP));
+	return miss;
 }
 
 /*
  * The page of linear address S1, which RIP's slot has too, becomes the one executed from last: as next_block() and
  * code_page() in run.c do it, nothing is asked within the page executed from last, else it must be a hit in the L1
- * instruction TLB, which mmu_fetch_touch() makes known to it. Anything else is left to them.
+ * instruction TLB, which is told so. Anything else is left to them.
  */
 static void emit_fetch_routine(struct cpu *cpu, struct translator *x, unsigned mode)
 {
 	struct a_buf *a = &x->out;
-	uint8_t *same, *miss[2];
+	uint8_t *same, *miss;
 
 	x->fetch[mode] = a_here(a);
 	a_mov(a, H_S2, H_S1);
 	a_alu_imm(a, A_AND, true, a_reg(H_S2), (int32_t)PAGE_MASK);
 	a_alu(a, A_CMP, H_S2, CPU_MEM(fetch_page));
 	same = a_jcc(a, 4);
-	emit_fetch_other(cpu, x, mode, miss);
+	miss = emit_fetch_other(cpu, x, mode);
 	a_patch_here(a, same);
 	emit_ret_host(a);
-	a_patch_here(a, miss[0]);
-	a_patch_here(a, miss[1]);
-	a_load(a, H_RCX, gpr_mem(RCX));
-	a_load(a, H_RAX, gpr_mem(RAX));
+	a_patch_here(a, miss);
 	emit_leave_here(x);
 }
 
@@ -505,20 +383,17 @@ static void emit_find_routine(struct translator *x, unsigned mode)
 static void emit_resolve_routine(struct cpu *cpu, struct translator *x, unsigned mode)
 {
 	struct a_buf *a = &x->out;
-	uint8_t *same, *miss[2];
+	uint8_t *same, *miss;
 
 	x->resolve[mode] = a_here(a);
 	a_mov(a, H_S2, H_S1);
 	a_alu_imm(a, A_AND, true, a_reg(H_S2), (int32_t)PAGE_MASK);
 	a_alu(a, A_CMP, H_S2, CPU_MEM(fetch_page));
 	same = a_jcc(a, 4);
-	emit_fetch_other(cpu, x, mode, miss);
+	miss = emit_fetch_other(cpu, x, mode);
 	a_patch_here(a, same);
 	a_jmp_to(a, x->find[mode]);
-	a_patch_here(a, miss[0]);
-	a_patch_here(a, miss[1]);
-	a_load(a, H_RCX, gpr_mem(RCX));
-	a_load(a, H_RAX, gpr_mem(RAX));
+	a_patch_here(a, miss);
 	emit_leave_here(x);
 }
 
@@ -530,8 +405,6 @@ static void emit_routines(struct cpu *cpu, struct translator *x)
 	emit_call_uop_routine(x, false);
 	emit_call_uop_routine(x, true);
 	for (unsigned m = 0; m < XMODES; m++) {
-		emit_touch_routine(cpu, x, m, false);
-		emit_touch_routine(cpu, x, m, true);
 		emit_fetch_routine(cpu, x, m);
 		emit_find_routine(x, m);
 		emit_resolve_routine(cpu, x, m);
@@ -648,10 +521,10 @@ struct xlink *xlate_link_new(struct translator *x, const struct xlink *from)
 
 static void link_tie_light(struct translator *x, struct xlink *l, const struct block *b, const uint8_t *code)
 {
-	uint32_t insns = b->insns;
+	uint32_t ticks = (uint32_t)b->insns << XTICKS_SHIFT;
 
-	for (unsigned i = 0; i < ARRAY_SIZE(l->count); i++)
-		memcpy(l->count[i], &insns, sizeof(insns));
+	for (unsigned i = 0; i < ARRAY_SIZE(l->ticks); i++)
+		memcpy(l->ticks[i], &ticks, sizeof(ticks));
 	a_patch(&x->out, l->light_jump, code);
 	a_patch(&x->out, l->site, l->light);
 }
@@ -761,13 +634,14 @@ int xlate_run(struct cpu *cpu, const uint8_t *code, struct xexit *out)
 {
 	int st;
 
-	cpu->xbudget = min_u64(cpu->deadline - cpu->insns, STRETCH);
-	cpu->xlimit = cpu->insns + cpu->xbudget;
+	start_clock(cpu, min_u64(cpu->deadline - cpu->insns, STRETCH));
 	st = cpu->xlate->enter(cpu, code);
-	if (st == EXEC_NEXT)
-		cpu->insns = cpu->xlimit - cpu->xbudget;
-	else
+	if (st == EXEC_NEXT) {
+		cpu->insns = insns_by_clock(cpu);
+		cpu->mmu.clock += XTICKS - 1; /* behind the accesses of the last block */
+	} else {
 		cpu->xlink = NULL;
+	}
 	*out = (struct xexit){cpu->xexit_block, cpu->xexit_at};
 	return st;
 }

@@ -17,15 +17,15 @@
  *
  * One to another page is preceded by a comparison of that page's machine address, and a jump for when it is not as
  * expected. One within the page that finds the flags not saved has two ways: if the block it goes to has no use for
- * them, the light one, which takes the block's instructions off the budget itself and saves the flags only if there
- * are too few left; else one that saves them.
+ * them, the light one, which counts the block's instructions itself and saves the flags only if they are too many; else
+ * one that saves them.
  */
 struct xlink {
 	uint8_t *site;           /* the jump */
 	const uint8_t *loose;    /* where it goes when tied to nothing */
 	/* Two ways: site leads to one of them, NULL if there is one; */
 	const uint8_t *light, *saving;
-	uint8_t *count[2];       /* ... in the light one: numbers of instructions, */
+	uint8_t *ticks[2];       /* ... in the light one: the block's instructions, as ticks, */
 	uint8_t *light_jump;     /* and its jump; */
 	uint8_t *saved_jump;     /* where the other one goes on */
 	uint8_t *page;           /* the 8 bytes of the machine address expected; NULL: within the page */

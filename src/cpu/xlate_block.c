@@ -13,8 +13,6 @@
 #define SLOW_JUMPS 3
 #define FLAG_CF 0x001u
 
-static_assert(sizeof(struct fast_entry) == 64 && FAST_SLOTS == 256, "the lookup is written for these");
-
 /* Instructions that give the flags once more, without other effect. */
 struct recipe {
 	uint8_t bytes[RECIPE_BYTES];
@@ -25,14 +23,11 @@ struct recipe {
 
 /* Code out of line: the instruction's execute function does the whole of it. */
 struct slow {
-	struct {
-		uint8_t *from;
-		const uint8_t *again; /* from where a lookup may be tried again; or NULL */
-		bool write;
-	} jump[SLOW_JUMPS];
+	uint8_t *jump[SLOW_JUMPS];
 	unsigned jumps;
-	unsigned insn, mode;
+	unsigned insn;
 	const uint8_t *back;
+	unsigned accesses;    /* by which the clock is ahead there */
 	struct recipe recipe; /* to make the flags before: they are not in memory */
 };
 
@@ -58,6 +53,7 @@ struct tr {
 		struct recipe recipe;
 	} edge[XLINKS_PER_BLOCK]; /* jumps to other blocks */
 	unsigned edges;
+	unsigned accesses; /* inline since the block's beginning: the clock is ahead by so many */
 	bool vec; /* the block works on vector registers */
 	struct { uint8_t *from; const uint8_t *back; } load_vec;
 };
@@ -280,14 +276,13 @@ static void recipe_make(struct tr *t, const struct xinsn *x, const uint8_t *from
 /* ---- out of line ---- */
 
 /* A jump just emitted goes to the slow way of instruction @i, which has been begun last. */
-static void to_slow(struct tr *t, unsigned i, uint8_t *jump, const uint8_t *again, bool write)
+static void to_slow(struct tr *t, unsigned i, uint8_t *jump)
 {
 	struct slow *s;
 
 	if (!t->slows || t->slow[t->slows - 1].insn != i) {
 		s = &t->slow[t->slows++];
 		s->insn = i;
-		s->mode = t->mode;
 		s->jumps = 0;
 		s->recipe.n = 0;
 		if (!t->f_mem)
@@ -295,16 +290,29 @@ static void to_slow(struct tr *t, unsigned i, uint8_t *jump, const uint8_t *agai
 	}
 	s = &t->slow[t->slows - 1];
 	assert(s->jumps < SLOW_JUMPS);
-	/* Two pages of one set could take turns for ever: only an instruction's first access is tried again. */
-	s->jump[s->jumps].again = s->jumps ? NULL : again;
-	s->jump[s->jumps].write = write;
-	s->jump[s->jumps++].from = jump;
+	s->jump[s->jumps++] = jump;
 }
 
 static void slow_back(struct tr *t, unsigned i)
 {
-	if (t->slows && t->slow[t->slows - 1].insn == i)
-		t->slow[t->slows - 1].back = a_here(t->a);
+	if (!t->slows || t->slow[t->slows - 1].insn != i)
+		return;
+	t->slow[t->slows - 1].back = a_here(t->a);
+	t->slow[t->slows - 1].accesses = t->accesses;
+}
+
+/* The clock is put on or back by accesses. Changes no flags. */
+static void emit_clock(struct tr *t, int32_t by)
+{
+	if (by)
+		a_lea(t->a, H_CLOCK, a_mem(H_CLOCK, by));
+}
+
+/* The block is over: the next finds the clock at a multiple. */
+static void emit_clock_end(struct tr *t)
+{
+	emit_clock(t, -(int32_t)t->accesses);
+	t->accesses = 0;
 }
 
 static void emit_call_uop(struct tr *t, unsigned i)
@@ -333,22 +341,19 @@ static void emit_resolve(struct tr *t)
 
 static void emit_slow(struct tr *t, const struct slow *s)
 {
-	for (unsigned i = 0; i < s->jumps; i++) {
-		a_patch_here(t->a, s->jump[i].from);
-		if (s->jump[i].again) {
-			a_call_to(t->a, t->x->touch[s->mode][s->jump[i].write]);
-			a_patch(t->a, a_jcc(t->a, 5), s->jump[i].again);
-		}
-	}
+	for (unsigned i = 0; i < s->jumps; i++)
+		a_patch_here(t->a, s->jump[i]);
 	if (s->recipe.n) {
 		emit_recipe(t->a, &s->recipe);
 		emit_save(t->a);
 	}
 	emit_call_uop(t, s->insn);
-	if (t->b->uop[s->insn].flags & UOP_SETS_RIP)
+	if (t->b->uop[s->insn].flags & UOP_SETS_RIP) {
 		emit_resolve(t);
-	else
+	} else {
+		emit_clock(t, (int32_t)s->accesses);
 		a_jmp_to(t->a, s->back);
+	}
 }
 
 /* ---- effective addresses ---- */
@@ -419,8 +424,8 @@ static struct a_rm host_operand(struct a_buf *a, const struct ea *e, bool flat)
 }
 
 /*
- * The lookup of ld and st in access.h: goes the slow way if the access is not one that the L1 TLB's most
- * recently used entry allows. Returns the operand in host memory; S1 is used for it, and S2
+ * The lookup of ld and st in access.h: goes the slow way if the L1 TLB does not hold a translation that allows the
+ * access; else that becomes the most recently used. Returns the operand in host memory; S1 is used for it, and S2
  * unless @flat. Changes flags.
  *
  * The page of the access's last byte is compared alone: that of its first cannot be another, because
@@ -432,20 +437,19 @@ static struct a_rm emit_lookup(struct tr *t, unsigned i, const struct ea *e, uns
 	struct a_buf *a = t->a;
 	int32_t slot = (int32_t)((uint8_t *)&t->cpu->mmu.l1d.fast.slot[t->mode][0] - (uint8_t *)t->cpu) - CPU_BIAS;
 	int32_t tag = slot + (int32_t)(write ? offsetof(struct fast_entry, wtag) : offsetof(struct fast_entry, rtag));
-	const uint8_t *begin = a_here(a);
 
-	emit_ea(a, H_S2, e, 0);
-	emit_segment(a, H_S2, e);
-	a_mov(a, H_S1, H_S2);
-	a_shift(a, 5, true, H_S1, 8);
-	a_alu(a, A_XOR, H_S2, a_reg(H_S1));
-	a_shift(a, 5, false, H_S2, 6);
-	a_alu_imm(a, A_AND, false, a_reg(H_S2), (FAST_SLOTS - 1) << 6);
+	emit_ea(a, H_S1, e, 0);
+	emit_segment(a, H_S1, e);
+	emit_slot_offset(a, H_S2, H_S1);
 	emit_ea(a, H_S1, e, aligned ? 0 : (int32_t)bytes - 1);
 	emit_segment(a, H_S1, e);
 	a_alu_imm(a, A_AND, true, a_reg(H_S1), (int32_t)(PAGE_MASK | (aligned ? bytes - 1 : 0)));
 	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, tag));
-	to_slow(t, i, a_jcc(a, 5), begin, write);
+	to_slow(t, i, a_jcc(a, 5));
+	a_load(a, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, entry)));
+	emit_clock(t, 1);
+	t->accesses++;
+	a_store(a, a_mem(H_S1, offsetof(struct tlb_entry, stamp)), H_CLOCK);
 	a_load(a, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, addend)));
 	emit_segment(a, H_S1, e);
 	return host_operand(a, e, flat);
@@ -631,7 +635,7 @@ static void emit_div(struct tr *t, unsigned i)
 
 	flags_before(t, i, true);
 	a_insn(t->a, (struct a_op){.opcode = 0x3b, .w = x->op.w}, H_RDX, rm);
-	to_slow(t, i, a_jcc(t->a, 3), NULL, false);
+	to_slow(t, i, a_jcc(t->a, 3));
 	a_insn(t->a, (struct a_op){.opcode = 0xf7, .w = x->op.w}, 6, rm);
 	flags_after(t, i);
 	slow_back(t, i);
@@ -645,7 +649,7 @@ static void emit_set_ac(struct tr *t, unsigned i)
 	flags_before(t, i, true);
 	a_insn(t->a, A_OP(0x80), A_CMP, CPU_MEM(cpl));
 	a_byte(t->a, 0);
-	to_slow(t, i, a_jcc(t->a, 5), NULL, false);
+	to_slow(t, i, a_jcc(t->a, 5));
 	a_insn(t->a, A_OP(0x81), set ? A_OR : A_AND, CPU_MEM(rflags));
 	a_imm(t->a, set ? RF_AC : ~RF_AC, 4);
 	a_insn(t->a, A_OP(0xc6), 0, CPU_MEM(mode));
@@ -658,6 +662,7 @@ static void emit_call(struct tr *t, unsigned i)
 {
 	flags_to_memory(t);
 	emit_call_uop(t, i);
+	emit_clock(t, (int32_t)t->accesses);
 	t->f_host = true;
 	t->recipe.n = 0;
 	t->recipe.regs = 0;
@@ -680,7 +685,7 @@ static void emit_check_canonical(struct tr *t, unsigned i)
 	a_shift(t->a, 7, true, H_S2, 47);
 	a_alu_imm(t->a, A_ADD, true, a_reg(H_S2), 1);
 	a_alu_imm(t->a, A_CMP, true, a_reg(H_S2), 1);
-	to_slow(t, i, a_jcc(t->a, 7), NULL, false);
+	to_slow(t, i, a_jcc(t->a, 7));
 }
 
 /* S1 is the linear address in another page; the flags are in memory. */
@@ -688,6 +693,7 @@ static void emit_goto_page(struct tr *t)
 {
 	struct xlink *l = &t->edge[t->edges++].link;
 
+	emit_clock_end(t);
 	a_store(t->a, gpr_mem(REG_RIP), H_S1);
 	a_call_to(t->a, t->x->fetch[t->mode]);
 	a_insn_short(t->a, A_OPW(0xb8), H_S2);
@@ -718,6 +724,7 @@ static void emit_goto_near(struct tr *t, int64_t delta)
 {
 	if (!t->recipe.n)
 		flags_to_memory(t);
+	emit_clock_end(t);
 	emit_edge(t, delta, a_jmp(t->a));
 }
 
@@ -761,6 +768,7 @@ static void emit_jcc(struct tr *t, unsigned i)
 		emit_recipe(t->a, &t->recipe);
 	t->f_host = true;
 	f_mem = t->f_mem;
+	emit_clock_end(t);
 	taken = a_jcc(t->a, t->insn[i].op.opcode & 15);
 	if (stays(t, (int64_t)u->imm)) {
 		emit_edge(t, (int64_t)u->imm, taken);
@@ -816,6 +824,7 @@ static void emit_ret(struct tr *t, unsigned i)
 	a_load(t->a, H_S1, m);
 	emit_check_canonical(t, i);
 	emit_move_rsp(t, 8 + (int32_t)t->b->uop[i].imm);
+	emit_clock_end(t);
 	a_store(t->a, gpr_mem(REG_RIP), H_S1);
 	a_call_to(t->a, t->x->resolve[t->mode]);
 	a_jmp_reg(t->a, H_S1);
@@ -849,6 +858,7 @@ static void emit_indirect(struct tr *t, unsigned i)
 		emit_move_rsp(t, -8);
 		a_load(t->a, H_S1, CPU_MEM(xtarget));
 	}
+	emit_clock_end(t);
 	a_store(t->a, gpr_mem(REG_RIP), H_S1);
 	a_call_to(t->a, t->x->resolve[t->mode]);
 	a_jmp_reg(t->a, H_S1);
@@ -941,8 +951,10 @@ static void emit_end(struct tr *t)
 
 	if (last->flags & UOP_PSEUDO)
 		emit_goto_next(t, (int64_t)last->imm);
-	else if (t->insn[t->b->insns - 1].kind == X_CALL)
+	else if (t->insn[t->b->insns - 1].kind == X_CALL) {
+		emit_clock_end(t);
 		emit_resolve(t);
+	}
 }
 
 /* Where the jump @l of the block goes as long as it is tied to nothing. RIP is in its slot. */
@@ -969,15 +981,16 @@ static void emit_edge_ways(struct tr *t, struct edge *e)
 	uint8_t *over;
 
 	l->light = a_here(t->a);
-	a_insn(t->a, A_OPW(0x81), A_SUB, a_reg(H_BUDGET));
-	l->count[0] = t->a->p;
+	a_insn(t->a, A_OPW(0x81), A_ADD, a_reg(H_CLOCK));
+	l->ticks[0] = t->a->p;
 	a_imm(t->a, 0, 4);
-	over = a_jcc(t->a, 2);
+	a_alu(t->a, A_CMP, H_CLOCK, CPU_MEM(xlimit));
+	over = a_jcc(t->a, 7);
 	l->light_jump = a_jmp(t->a);
 	a_patch(t->a, l->light_jump, t->x->leave);
 	a_patch_here(t->a, over);
-	a_insn(t->a, A_OPW(0x81), A_ADD, a_reg(H_BUDGET));
-	l->count[1] = t->a->p;
+	a_insn(t->a, A_OPW(0x81), A_SUB, a_reg(H_CLOCK));
+	l->ticks[1] = t->a->p;
 	a_imm(t->a, 0, 4);
 	if (!e->in_host)
 		l->saving = a_here(t->a);
@@ -1015,10 +1028,10 @@ static void emit_want_vec(struct tr *t)
 	t->load_vec.back = a_here(t->a);
 }
 
-/* The block is not run, for lack of budget or of vector registers: as if it had not been entered. */
+/* The block is not run, because it would go beyond the limit or for lack of vector registers: as if it had not been entered. */
 static void emit_refuse(struct tr *t)
 {
-	a_alu_imm(t->a, A_ADD, true, a_reg(H_BUDGET), t->b->insns);
+	a_alu_imm(t->a, A_SUB, true, a_reg(H_CLOCK), (int32_t)(t->b->insns << XTICKS_SHIFT));
 	emit_linear(t, H_S1, 0);
 	a_store(t->a, gpr_mem(REG_RIP), H_S1);
 	a_mov_imm(t->a, H_S1, 0);
@@ -1048,8 +1061,9 @@ const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *
 	while ((uintptr_t)t.a->p & 15)
 		a_byte(t.a, 0xcc);
 	entry = a_here(t.a);
-	a_alu_imm(t.a, A_SUB, true, a_reg(H_BUDGET), b->insns);
-	over = a_jcc(t.a, 2);
+	a_alu_imm(t.a, A_ADD, true, a_reg(H_CLOCK), (int32_t)(b->insns << XTICKS_SHIFT));
+	a_alu(t.a, A_CMP, H_CLOCK, CPU_MEM(xlimit));
+	over = a_jcc(t.a, 7);
 	if (t.vec)
 		emit_want_vec(&t);
 	else if (ignores_flags(&t))

@@ -15,7 +15,7 @@
 #define H_GUEST_RSP H_R9
 #define H_S1  H_R11 /* scratch */
 #define H_S2  H_R10
-#define H_BUDGET H_R14 /* cpu->xbudget */
+#define H_CLOCK H_R14 /* cpu->mmu.clock */
 #define H_CPU H_R15 /* struct cpu + CPU_BIAS */
 #define CPU_BIAS 128 /* the fields used most are within a one-byte displacement */
 
@@ -75,6 +75,15 @@ void xinsn_describe(const struct insn *in, const struct uop *u, struct xinsn *x)
 
 /* ---- the code buffer and what stands at its beginning ---- */
 
+/*
+ * Each block moves the clock of the TLB model on by as many ticks for each of its instructions, to a multiple of so
+ * many, and each access within it by one more, which are taken back at its end. So the clock gives the number of
+ * instructions, and the order of all accesses.
+ */
+#define XTICKS_SHIFT 7
+#define XTICKS (1u << XTICKS_SHIFT)
+static_assert(2 * BLOCK_INSNS_MAX < XTICKS, "at most two accesses to an instruction");
+
 #define XMODES MODE_USER_ALIGN /* host code exists for the modes before this one */
 #define XBLOCK_MOST (48u << 10) /* host code of one block, at most */
 #define XLINKS_PER_BLOCK 2
@@ -100,8 +109,18 @@ struct translator {
 	const uint8_t *fetch[XMODES];  /* S1: linear address, in RIP's slot too: sets fetch_page and fetch_hpa */
 	const uint8_t *find[XMODES];   /* ... then finds the code to jump to: S1 */
 	const uint8_t *resolve[XMODES]; /* both */
-	const uint8_t *touch[XMODES][2]; /* a lookup ([1]: for writing) has failed; not zero: try again */
 };
+
+/* @to = offset of the slot of linear address @from in a row of the fast lookup. Changes flags. */
+static inline void emit_slot_offset(struct a_buf *a, int to, int from)
+{
+	static_assert(sizeof(struct fast_entry) == 32, "the shift");
+	a_mov(a, to, from);
+	a_shift(a, 5, true, to, FAST_SLOTS_SHIFT);
+	a_alu(a, A_XOR, to, a_reg(from));
+	a_shift(a, 5, false, to, PAGE_SHIFT - 5);
+	a_alu_imm(a, A_AND, false, a_reg(to), (FAST_SLOTS - 1) << 5);
+}
 
 struct xlink *xlate_link_new(struct translator *x, const struct xlink *l);
 /* Emits host code for @b; there is room. Returns its entry. */

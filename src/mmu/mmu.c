@@ -19,7 +19,7 @@ static int init_tlbs(struct mmu *m, const struct hw *hw)
 {
 	static const struct hw_tlb none;
 
-	return tlb_init(&m->l1d.tlb, &hw->l1d, true) | tlb_init(&m->l1i.tlb, &hw->l1i, false) |
+	return tlb_init(&m->l1d.tlb, &hw->l1d, true) | tlb_init(&m->l1i.tlb, &hw->l1i, true) |
 	       tlb_init(&m->l2d, &hw->l2d, false) | tlb_init(&m->l2i, hw->l2_split ? &hw->l2i : &none, false);
 }
 
@@ -95,43 +95,29 @@ static bool entry_permits(const struct mmu *m, const struct tlb_entry *e, enum a
 	return rights_permit(m, e->rights, e->pkey, kind, mode);
 }
 
-/*
- * What the host-side lookup may know of @lin's page. Without an array (no paging) there is nothing to
- * touch, and nothing to keep apart from what matches.
- */
-static void fast_tags(const struct mmu *m, const struct l1_tlb *l1, const struct tlb_entry *e, uint64_t lin_page,
-		      uint64_t page, enum access_mode mode, struct fast_entry *f)
-{
-	if (l1 == &m->l1i) {
-		f->any_rtag = f->array ? lin_page : FAST_INVALID;
-		f->rtag = f->array ? FAST_INVALID : lin_page;
-		return;
-	}
-	if (entry_permits(m, e, ACCESS_READ, mode))
-		f->rtag = lin_page;
-	if (entry_permits(m, e, ACCESS_WRITE, mode) && !m->mem->code_map[page >> PAGE_SHIFT])
-		f->wtag = lin_page;
-	f->any_rtag = f->array ? f->rtag : FAST_INVALID;
-	f->any_wtag = f->array ? f->wtag : FAST_INVALID;
-}
-
-/* Enters the 4 KiB page of @lin, whose entry @e has just been used, into the host-side lookup. */
-static void fill_fast(struct mmu *m, struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e, uint64_t lin,
+/* Enters the 4 KiB page of @lin, whose entry @e of @a (NULL: of no TLB) has just been used, into the host-side lookup. */
+static void fill_fast(struct mmu *m, struct l1_tlb *l1, const struct tlb_array *a, struct tlb_entry *e, uint64_t lin,
 		      enum access_mode mode)
 {
 	uint64_t lin_page = lin & PAGE_MASK;
 	uint64_t page = e->page + (lin_page & ((1ull << e->shift) - 1));
-	struct fast_entry f = {.rtag = FAST_INVALID, .wtag = FAST_INVALID, .any_wtag = FAST_INVALID, .array = a,
-			       .entry = e, .generation = e->generation,
+	struct fast_entry f = {.rtag = FAST_INVALID, .wtag = FAST_INVALID, .entry = e,
 			       .addend = (uint64_t)(uintptr_t)m->mem->host + page - lin_page};
 
 	if (!m->fast_path || mode >= MODE_USER_ALIGN || (e->rights & TLB_MMIO))
 		return;
-	/* Host code looks data up by the page of the last byte: it must not find another page's than the first byte's. */
-	if (l1 == &m->l1d && (m->data_watch || m->data_cache || fast_slot(lin_page) == fast_slot(lin_page - PAGE_SIZE)))
-		return;
-	fast_tags(m, l1, e, lin_page, page, mode, &f);
-	fast_fill(l1, &f, lin, mode);
+	if (l1 == &m->l1i) {
+		f.rtag = lin_page;
+	} else {
+		/* Host code looks data up by the page of the last byte: it must not find another page's than the first byte's. */
+		if (m->data_watch || m->data_cache || fast_slot(lin_page) == fast_slot(lin_page - PAGE_SIZE))
+			return;
+		if (entry_permits(m, e, ACCESS_READ, mode))
+			f.rtag = lin_page;
+		if (entry_permits(m, e, ACCESS_WRITE, mode) && !m->mem->code_map[page >> PAGE_SHIFT])
+			f.wtag = lin_page;
+	}
+	fast_fill(l1, a, &f, lin, mode);
 }
 
 struct lookup {
@@ -217,13 +203,14 @@ static void use_in_l1(struct mmu *m, struct l1_tlb *l1, const struct tlb_entry *
 static enum xlate_event identity(struct mmu *m, struct l1_tlb *l1, uint64_t lin, enum access_mode mode,
 				 struct xlate *out, uint16_t *rights)
 {
-	struct tlb_entry e = {.page = lin & PAGE_MASK, .shift = 12, .rights = TLB_W | TLB_U | TLB_D | TLB_EPT_RWX};
+	struct tlb_entry *e = &m->untranslated;
 
+	*e = (struct tlb_entry){.page = lin & PAGE_MASK, .shift = 12, .rights = TLB_W | TLB_U | TLB_D | TLB_EPT_RWX};
 	if (!machmem_is_ram(m->mem, hpa(lin)))
-		e.rights |= TLB_MMIO;
-	out->page = hpa(e.page);
-	*rights = e.rights;
-	fill_fast(m, l1, NULL, &e, lin, mode);
+		e->rights |= TLB_MMIO;
+	out->page = hpa(e->page);
+	*rights = e->rights;
+	fill_fast(m, l1, NULL, e, lin, mode);
 	return XLATE_OK;
 }
 
@@ -272,13 +259,12 @@ static enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin, enum access_
 
 uint8_t *mmu_data_resident(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode)
 {
-	const struct fast_entry *fast = &m->l1d.fast.slot[mode][fast_slot(lin)];
-	uint64_t fast_tag = kind == ACCESS_WRITE ? fast->wtag : fast->rtag;
+	uint8_t *host = mmu_fast_data(m, lin, 1, kind, mode);
 	struct lookup f;
 	uint64_t page;
 
-	if ((lin & PAGE_MASK) == fast_tag)
-		return (uint8_t *)(uintptr_t)(lin + fast->addend);
+	if (host)
+		return host;
 	if (!m->fast_path || m->data_watch || m->data_cache || mode >= MODE_USER_ALIGN ||
 	    !(mmu_paging(m) || m->regs.nested) || !find(&m->l1d.tlb, lin, tlb_current_tags(m), &f) ||
 	    !entry_permits(m, f.entry, kind, mode))
@@ -286,7 +272,7 @@ uint8_t *mmu_data_resident(struct mmu *m, uint64_t lin, enum access_kind kind, e
 	page = f.entry->page + (lin & ((1ull << f.entry->shift) - 1) & PAGE_MASK);
 	if (f.entry->rights & TLB_MMIO || (kind == ACCESS_WRITE && m->mem->code_map[page >> PAGE_SHIFT]))
 		return NULL;
-	tlb_touch(m, &m->l1d, f.array, f.entry);
+	tlb_touch(m, f.entry);
 	fill_fast(m, &m->l1d, f.array, f.entry, lin, mode);
 	return (uint8_t *)machmem_ptr(m->mem, hpa(page)) + (lin & ~PAGE_MASK);
 }
@@ -305,7 +291,7 @@ static enum xlate_event translate_missed(struct mmu *m, uint64_t lin, enum acces
 		if (entry_permits(m, f.entry, kind, mode)) {
 			*(fetch ? &m->stats.l2i_hits : &m->stats.l2d_hits) += 1;
 			__builtin_prefetch(m->mem->host + f.entry->page + (lin & ((1ull << f.entry->shift) - 1)));
-			tlb_touch(m, NULL, f.array, f.entry);
+			tlb_touch(m, f.entry);
 			use_in_l1(m, l1_of(m, kind), f.entry, lin, mode, out, rights);
 			return XLATE_OK;
 		}
@@ -328,7 +314,7 @@ enum xlate_event mmu_translate(struct mmu *m, gva_t addr, enum access_kind kind,
 	t = tlb_current_tags(m);
 	if (likely(find(&l1->tlb, lin, t, &f))) {
 		if (likely(entry_permits(m, f.entry, kind, mode))) {
-			tlb_touch(m, l1, f.array, f.entry);
+			tlb_touch(m, f.entry);
 			give(f.entry, lin, out, rights);
 			fill_fast(m, l1, f.array, f.entry, lin, mode);
 			return XLATE_OK;

@@ -8,8 +8,8 @@
  *
  * The TLB model is real: a translation that is in it is used, whatever the
  * tables say by now. In front of it stands a host-side lookup (struct fast_tlb)
- * that holds only translations whose hit would not change the model's state:
- * the most recently used way of its set.
+ * that holds only translations that are in a first-level TLB; whoever is served by
+ * it makes the entry the most recently used, as a hit in the TLB does.
  *
  * Sources: SDM volume 3, "Paging", "Caching Translation Information" and
  * "VMX Support for Address Translation".
@@ -139,15 +139,13 @@ struct tlb_entry {
 	uint8_t shift;  /* 12, 21, 30 */
 	uint8_t guest_shift; /* of the page in the guest's tables (or the only ones): may be larger, and 22 */
 	uint8_t pkey;
-	uint32_t generation; /* of what the way holds: changes when it is entered or dropped */
 } __attribute__((aligned(64))); /* one line of the host's cache: sets are searched for tags and stamps */
 #define TLB_INVALID (~0ull)
 #define EP4TA_VALID 1ull
 
-#define FAST_SLOTS 256
+#define FAST_SLOTS_SHIFT 9
+#define FAST_SLOTS (1 << FAST_SLOTS_SHIFT)
 #define FAST_WORDS (FAST_SLOTS / 64)
-#define FAST_NONE    0xffffu
-#define FAST_SEVERAL 0xfffeu
 
 struct tlb_array {
 	struct tlb_entry *entry; /* [sets * ways] */
@@ -155,28 +153,19 @@ struct tlb_array {
 	uint32_t ways;
 	uint8_t pages;           /* page sizes it may hold (HW_4K | ...); each is indexed by its own page number */
 	uint8_t holds;           /* those that it has ever held: others need not be looked for */
-	struct tlb_entry **mru;  /* [sets]: the most recently used way */
-	/* L1 data only: the fast slots that the MRU way stands in. */
-	uint16_t *slot;          /* [sets]: the only one, or FAST_NONE, or FAST_SEVERAL: those in */
-	uint64_t *slots;         /* [sets][FAST_SLOTS / 64] */
+	/* First level, where pages larger than 4 KiB may be: the fast slots that each entry may stand in. */
+	uint64_t (*slots)[FAST_WORDS]; /* [sets * ways] */
 };
 
 /*
- * Host-side lookup in front of an L1 TLB. For data, rtag and wtag match only while the
- * translation is the most recently used way of its set, so that a hit changes
- * nothing; any_rtag and any_wtag keep what they were, and as long as the way
- * still holds the translation (generation) they can be had back by touching it.
- * Fetches look up only where another page begins, so they can afford to touch each time: any_rtag alone
- * is in use (rtag without paging, where there is nothing to touch).
+ * Host-side lookup in front of an L1 TLB. A slot matches only while the TLB holds the translation and its rights
+ * allow the access. Who is served by it sets the entry's stamp: that is all that a hit changes in the model.
  */
 struct fast_entry {
-	uint64_t rtag; /* linear page address a read may match, or FAST_INVALID */
+	uint64_t rtag; /* linear page address a read (L1I: a fetch) may match, or FAST_INVALID */
 	uint64_t wtag; /* the same for writes: writable, dirty, no code in the page */
 	uint64_t addend; /* host address minus linear address */
-	uint64_t any_rtag, any_wtag;
-	struct tlb_array *array;
 	struct tlb_entry *entry;
-	uint32_t generation;
 };
 #define FAST_INVALID 0x800ull /* never equals a page address, nor one with the low bits of an alignment in it */
 
@@ -217,6 +206,7 @@ struct mmu {
 	 */
 	uint64_t code_written;
 	uint64_t clock;      /* LRU stamps */
+	struct tlb_entry untranslated; /* stands for the entry where there is no translation, so no TLB */
 	struct mmu_stats stats;
 };
 
@@ -287,21 +277,37 @@ void mmu_fast_flush_host_page(struct mmu *mmu, hpa_t page);
 
 /* ---- inline fast path ---------------------------------------------------- */
 
-/*
- * Makes the translation of @lin's page in the fast lookup for data usable again if an L1
- * lookup would find it there; it becomes the most recently used of its set, as that
- * lookup would make it. Returns the slot, or NULL: use mmu_translate().
- */
-struct fast_entry *mmu_fast_touch(struct mmu *mmu, struct l1_tlb *l1, uint64_t lin, enum access_kind kind,
-				  enum access_mode mode);
-
-/* The same for a fetch, from the slot @e of @lin. False: use mmu_translate(). */
-static ALWAYS_INLINE bool mmu_fetch_touch(struct mmu *mmu, const struct fast_entry *e, uint64_t lin)
+/* Folded, so that buffers a power of two apart do not share slots. */
+static ALWAYS_INLINE unsigned fast_slot(uint64_t lin)
 {
-	if (e->any_rtag != (lin & PAGE_MASK) || e->generation != e->entry->generation)
-		return false;
+	return (lin >> PAGE_SHIFT ^ lin >> (PAGE_SHIFT + FAST_SLOTS_SHIFT)) & (FAST_SLOTS - 1);
+}
+
+/*
+ * Host address of [@lin, @lin + @bytes) if the fast lookup serves it, which counts as a hit in the L1 data TLB;
+ * NULL: the access goes through mmu_translate(). @mode: any but MODE_IMPLICIT
+ */
+static ALWAYS_INLINE uint8_t *mmu_fast_data(struct mmu *mmu, uint64_t lin, unsigned bytes, enum access_kind kind,
+					    enum access_mode mode)
+{
+	const struct fast_entry *e = &mmu->l1d.fast.slot[mode][fast_slot(lin)];
+	uint64_t tag = kind == ACCESS_WRITE ? e->wtag : e->rtag;
+
+	if (unlikely(((lin + (bytes - 1)) & PAGE_MASK) != tag || (lin & PAGE_MASK) != tag))
+		return NULL;
 	e->entry->stamp = ++mmu->clock;
-	return true;
+	return (uint8_t *)(uintptr_t)(lin + e->addend);
+}
+
+/* The same for the fetch of code: of the slot that the L1 instruction TLB serves it from; NULL: none. */
+static ALWAYS_INLINE const struct fast_entry *mmu_fast_fetch(struct mmu *mmu, uint64_t lin, enum access_mode mode)
+{
+	const struct fast_entry *e = &mmu->l1i.fast.slot[mode][fast_slot(lin)];
+
+	if (unlikely(e->rtag != (lin & PAGE_MASK)))
+		return NULL;
+	e->entry->stamp = ++mmu->clock;
+	return e;
 }
 
 /*
@@ -310,11 +316,5 @@ static ALWAYS_INLINE bool mmu_fetch_touch(struct mmu *mmu, const struct fast_ent
  * may not serve it. For runs of accesses to one page.
  */
 uint8_t *mmu_data_resident(struct mmu *mmu, uint64_t lin, enum access_kind kind, enum access_mode mode);
-
-/* Folded, so that buffers a power of two apart do not share slots. */
-static ALWAYS_INLINE unsigned fast_slot(uint64_t lin)
-{
-	return (lin >> PAGE_SHIFT ^ lin >> (PAGE_SHIFT + 8)) & (FAST_SLOTS - 1);
-}
 
 #endif

@@ -1,6 +1,6 @@
 /*
  * TLBs: set-associative arrays with true LRU, and the host-side lookups that mirror
- * the most recently used ways of first-level ones. Replacement other than LRU and
+ * first-level ones. Replacement other than LRU and
  * hashed set indices are not modelled.
  */
 #ifndef GNOMON_MMU_TLB_H
@@ -43,15 +43,16 @@ static inline struct tlb_entry *tlb_set(const struct tlb_array *a, uint64_t tag)
 
 /* The entry for a page of size 2^shift that holds @lin, or NULL. Does not change LRU order. */
 struct tlb_entry *tlb_find(const struct tlb_array *a, uint64_t lin, unsigned shift, struct tlb_tags t);
-/* Makes @e, which is in @a, the most recently used of its set. */
-void tlb_touch(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e);
-/* Enters a copy of @e in place of the least recently used way; it becomes the most recently used. */
+/* Makes @e the most recently used of its set. */
+void tlb_touch(struct mmu *mmu, struct tlb_entry *e);
+/* Enters a copy of @e in place of the least recently used way; it becomes the most recently used. @l1: that @a is part of, or NULL */
 struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e);
 /* The way, which is in @a, holds nothing any more, and host-side lookups made from it do not match. @l1 as in tlb_insert(). */
 void tlb_drop(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e);
 
-/* Puts the page of @lin into the fast lookup; f->entry is the MRU way of its set (f->array is NULL: of none). */
-void fast_fill(struct l1_tlb *l1, const struct fast_entry *f, uint64_t lin, enum access_mode mode);
+/* Puts the page of @lin into the fast lookup; f->entry is in @a (NULL: in no TLB). */
+void fast_fill(struct l1_tlb *l1, const struct tlb_array *a, const struct fast_entry *f, uint64_t lin,
+	       enum access_mode mode);
 void fast_flush(struct l1_tlb *l1);
 
 #endif

@@ -190,27 +190,22 @@ static bool fast_page(struct fuzz *f, uint64_t lin, const struct fast_entry *e, 
 static bool by_fast_lookup(struct fuzz *f, uint64_t lin, enum access_kind kind, enum access_mode mode,
 			   struct result *out)
 {
-	struct l1_tlb *l1 = kind == ACCESS_FETCH ? &f->mmu.l1i : &f->mmu.l1d;
 	const struct fast_entry *e;
 	const uint8_t *host;
 
 	if (mode >= MODE_COUNT)
 		return false;
-	e = &l1->fast.slot[mode][fast_slot(lin)];
-	if (kind == ACCESS_FETCH) /* as cpu/run.c does */
-		return (e->rtag == (lin & PAGE_MASK) || mmu_fetch_touch(&f->mmu, e, lin)) && fast_page(f, lin, e, out);
-	if ((kind == ACCESS_WRITE ? e->wtag : e->rtag) == (lin & PAGE_MASK))
-		return fast_page(f, lin, e, out);
-	if (muf_chance(&f->w, 20)) {
-		host = mmu_data_resident(&f->mmu, lin, kind, mode);
-		if (!host)
-			return false;
-		out->x.page = hpa((uint64_t)(host - f->w.mem[0].host) & PAGE_MASK);
-		out->fast = true;
-		return true;
+	if (kind == ACCESS_FETCH) {
+		e = mmu_fast_fetch(&f->mmu, lin, mode);
+		return e && fast_page(f, lin, e, out);
 	}
-	e = mode < MODE_USER_ALIGN ? mmu_fast_touch(&f->mmu, l1, lin, kind, mode) : NULL;
-	return e && fast_page(f, lin, e, out);
+	host = muf_chance(&f->w, 20) ? mmu_data_resident(&f->mmu, lin, kind, mode) :
+				       mmu_fast_data(&f->mmu, lin, 1, kind, mode);
+	if (!host)
+		return false;
+	out->x.page = hpa((uint64_t)(host - f->w.mem[0].host) & PAGE_MASK);
+	out->fast = true;
+	return true;
 }
 
 static void check_fast_hit(struct fuzz *f, enum access_kind kind, const struct result *r)

@@ -1,6 +1,6 @@
 /*
  * The host-side lookup before the TLB: it may serve an access only where the first-level TLB would have
- * hit, with the same result, and changed nothing by it. Asked as cpu/access.h and cpu/run.c do.
+ * hit, with the same result and the same order of use after it. Asked as cpu/access.h and cpu/run.c do.
  */
 #include "rig.h"
 
@@ -10,34 +10,29 @@
 
 enum { NOT_SERVED = 1 }; /* no page begins there */
 
-static uint64_t served(const struct rig *r, const struct fast_entry *e, uint64_t tag, uint64_t lin)
-{
-	if ((lin & PAGE_MASK) != tag)
-		return NOT_SERVED;
-	return (lin & PAGE_MASK) + e->addend - (uint64_t)(uintptr_t)r->mem.host;
-}
-
 /* What the inline part of an access finds. */
-static uint64_t inline_read(const struct rig *r, uint64_t lin, enum access_mode mode)
+static uint64_t inline_data(struct rig *r, uint64_t lin, enum access_kind kind, enum access_mode mode)
 {
-	const struct fast_entry *e = &r->mmu.l1d.fast.slot[mode][fast_slot(lin)];
+	const uint8_t *host = mmu_fast_data(&r->mmu, lin, 1, kind, mode);
 
-	return served(r, e, e->rtag, lin);
+	return host ? (uint64_t)(host - r->mem.host) & PAGE_MASK : NOT_SERVED;
 }
 
-static uint64_t inline_write(const struct rig *r, uint64_t lin, enum access_mode mode)
+static uint64_t inline_read(struct rig *r, uint64_t lin, enum access_mode mode)
 {
-	const struct fast_entry *e = &r->mmu.l1d.fast.slot[mode][fast_slot(lin)];
-
-	return served(r, e, e->wtag, lin);
+	return inline_data(r, lin, ACCESS_READ, mode);
 }
 
-/* Fetches touch the TLB each time. */
+static uint64_t inline_write(struct rig *r, uint64_t lin, enum access_mode mode)
+{
+	return inline_data(r, lin, ACCESS_WRITE, mode);
+}
+
 static uint64_t inline_fetch(struct rig *r, uint64_t lin, enum access_mode mode)
 {
-	const struct fast_entry *e = &r->mmu.l1i.fast.slot[mode][fast_slot(lin)];
+	const struct fast_entry *e = mmu_fast_fetch(&r->mmu, lin, mode);
 
-	return mmu_fetch_touch(&r->mmu, e, lin) ? served(r, e, e->any_rtag, lin) : NOT_SERVED;
+	return e ? (lin & PAGE_MASK) + e->addend - (uint64_t)(uintptr_t)r->mem.host : NOT_SERVED;
 }
 
 static void begin(struct rig *r)
@@ -79,39 +74,50 @@ static void clean_pages_are_not_written(void **state)
 	rig_read(&r, LIN);
 	assert_int_equal(inline_read(&r, LIN, MODE_SUPER), TO);
 	assert_int_equal(inline_write(&r, LIN, MODE_SUPER), NOT_SERVED);
-	assert_null(mmu_fast_touch(&r.mmu, &r.mmu.l1d, LIN, ACCESS_WRITE, MODE_SUPER));
 	rig_access(&r, LIN, ACCESS_WRITE);
 	assert_int_equal(inline_write(&r, LIN, MODE_SUPER), TO);
 	rig_end(&r);
 }
 
-/* Only the most recently used way of a set: otherwise the hit would have to change the order. */
-static void only_the_most_recent_way(void **state)
+/* Who is served is a hit: the entry becomes the most recently used. */
+static void a_hit_changes_the_order(void **state)
 {
 	struct rig r;
 
 	(void)state;
 	begin(&r);
 	rig_read(&r, LIN);
-	rig_read(&r, LIN + PAGE(1)); /* the other set */
+	rig_read(&r, LIN + PAGE(2)); /* the other way of the set */
+	assert_int_equal(inline_read(&r, LIN + PAGE(2), MODE_SUPER), TO + PAGE(2));
 	assert_int_equal(inline_read(&r, LIN, MODE_SUPER), TO);
-	rig_read(&r, LIN + PAGE(2));
-	assert_int_equal(inline_read(&r, LIN, MODE_SUPER), NOT_SERVED);
-	assert_int_equal(inline_read(&r, LIN + PAGE(1), MODE_SUPER), TO + PAGE(1));
-	/* A touch is that hit: it changes the order as the model would. */
-	assert_non_null(mmu_fast_touch(&r.mmu, &r.mmu.l1d, LIN, ACCESS_READ, MODE_SUPER));
-	assert_int_equal(inline_read(&r, LIN, MODE_SUPER), TO);
-	assert_int_equal(inline_read(&r, LIN + PAGE(2), MODE_SUPER), NOT_SERVED);
 	rig_read(&r, LIN + PAGE(4)); /* pushes out 2, not 0 */
-	assert_null(mmu_fast_touch(&r.mmu, &r.mmu.l1d, LIN + PAGE(2), ACCESS_READ, MODE_SUPER));
+	assert_int_equal(inline_read(&r, LIN + PAGE(2), MODE_SUPER), NOT_SERVED);
+	assert_int_equal(inline_write(&r, LIN, MODE_SUPER), TO);
+	assert_int_equal(rig_read(&r, LIN + PAGE(2)), FROM_TABLES); /* pushes out 4 */
+	assert_int_equal(inline_read(&r, LIN + PAGE(4), MODE_SUPER), NOT_SERVED);
 	assert_int_equal(rig_read(&r, LIN), FROM_L1);
-	assert_int_equal(rig_read(&r, LIN + PAGE(2)), FROM_TABLES);
 	rig_end(&r);
 }
 
-/* What has left the TLB cannot be touched back, not even if the same page is there again. */
+static void a_fetch_changes_the_order(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	begin(&r);
+	rig_access(&r, LIN, ACCESS_FETCH);
+	rig_access(&r, LIN + PAGE(2), ACCESS_FETCH);
+	assert_int_equal(inline_fetch(&r, LIN, MODE_SUPER), TO);
+	rig_access(&r, LIN + PAGE(4), ACCESS_FETCH);
+	assert_int_equal(inline_fetch(&r, LIN, MODE_SUPER), TO);
+	assert_int_equal(inline_fetch(&r, LIN + PAGE(2), MODE_SUPER), NOT_SERVED);
+	rig_end(&r);
+}
+
+/* What has left the TLB is not served, not even if the same page is there again. */
 static void left_and_come_back(void **state)
 {
+	struct xlate x;
 	struct rig r;
 	uint64_t at;
 
@@ -122,11 +128,33 @@ static void left_and_come_back(void **state)
 	rig_read(&r, LIN + PAGE(2));
 	rig_read(&r, LIN + PAGE(4)); /* pushes out LIN */
 	rig_put(&r, at, (TO + PAGE(9)) | RIG_LEAF);
-	struct xlate x;
 	assert_int_equal(rig_try(&r, LIN, ACCESS_READ, MODE_SUPER_AC, &x), XLATE_OK); /* in another mode's slots */
 	assert_int_equal(x.page.v, TO + PAGE(9));
 	assert_int_equal(inline_read(&r, LIN, MODE_SUPER), NOT_SERVED);
-	assert_null(mmu_fast_touch(&r.mmu, &r.mmu.l1d, LIN, ACCESS_READ, MODE_SUPER));
+	assert_int_equal(inline_read(&r, LIN, MODE_SUPER_AC), TO + PAGE(9));
+	rig_end(&r);
+}
+
+/* All 4 KiB pieces of a large page leave with it. */
+static void a_large_page_leaves(void **state)
+{
+	struct hw hw = rig_hw();
+	uint64_t large = 1ull << 21;
+	struct rig r;
+
+	(void)state;
+	rig_tlb(&hw.l1d, HW_2M, 1, 1);
+	rig_begin(&r, &hw);
+	for (unsigned i = 0; i < 2; i++)
+		rig_map(&r, 2 * LIN + i * large, 21, (i * large) | RIG_LEAF | PTE_PS);
+	for (unsigned i = 0; i < 512; i += 3)
+		rig_read(&r, 2 * LIN + PAGE(i));
+	assert_int_equal(inline_read(&r, 2 * LIN + PAGE(510), MODE_SUPER), PAGE(510));
+	assert_int_equal(inline_read(&r, 2 * LIN + PAGE(3), MODE_SUPER), PAGE(3));
+	rig_read(&r, 2 * LIN + large + PAGE(7));
+	for (unsigned i = 0; i < 512; i++)
+		assert_int_equal(inline_read(&r, 2 * LIN + PAGE(i), MODE_SUPER), NOT_SERVED);
+	assert_int_equal(inline_read(&r, 2 * LIN + large + PAGE(7), MODE_SUPER), large + PAGE(7));
 	rig_end(&r);
 }
 
@@ -153,9 +181,7 @@ static void gone_with_the_translation(void **state)
 		changes[i](&r);
 		assert_int_equal(inline_read(&r, LIN, MODE_SUPER), NOT_SERVED);
 		assert_int_equal(inline_fetch(&r, LIN, MODE_SUPER), NOT_SERVED);
-		assert_null(mmu_fast_touch(&r.mmu, &r.mmu.l1d, LIN, ACCESS_READ, MODE_SUPER));
-		assert_null(mmu_fast_touch(&r.mmu, &r.mmu.l1i, LIN, ACCESS_FETCH, MODE_SUPER));
-		rig_end(&r);
+				rig_end(&r);
 	}
 }
 
@@ -171,7 +197,6 @@ static void gone_with_a_fault(void **state)
 	rig_read(&r, LIN);
 	assert_int_equal(rig_try(&r, LIN, ACCESS_READ, MODE_USER, &x), XLATE_PAGE_FAULT);
 	assert_int_equal(inline_read(&r, LIN, MODE_SUPER), NOT_SERVED);
-	assert_null(mmu_fast_touch(&r.mmu, &r.mmu.l1d, LIN, ACCESS_READ, MODE_SUPER));
 	rig_end(&r);
 }
 
@@ -246,8 +271,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(serves_what_was_translated),
 		cmocka_unit_test(clean_pages_are_not_written),
-		cmocka_unit_test(only_the_most_recent_way),
+		cmocka_unit_test(a_hit_changes_the_order),
+		cmocka_unit_test(a_fetch_changes_the_order),
 		cmocka_unit_test(left_and_come_back),
+		cmocka_unit_test(a_large_page_leaves),
 		cmocka_unit_test(gone_with_the_translation),
 		cmocka_unit_test(gone_with_a_fault),
 		cmocka_unit_test(watched_data),

@@ -394,12 +394,10 @@ static void fast_path_is_invisible(void **state)
 		m->mmu.stats = (struct mmu_stats){0};
 		for (unsigned i = 0; i < 200000; i++) {
 			uint64_t lin;
-			const struct fast_entry *f;
 
 			x ^= x << 13, x ^= x >> 7, x ^= x << 17;
 			lin = 0x400000 + (x % (x & 64 ? 512 : 24)) * PAGE_SIZE;
-			f = &m->mmu.l1d.fast.slot[MODE_SUPER][fast_slot(lin)];
-			if (f->rtag == lin)
+			if (mmu_fast_data(&m->mmu, lin, 1, ACCESS_READ, MODE_SUPER))
 				continue;
 			left_fast++;
 			refs_of(m, lin, ACCESS_READ);
