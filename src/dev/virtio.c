@@ -109,9 +109,11 @@ void virtio_say(struct virtio *v, const char *fmt, ...)
 	int n;
 	va_list ap;
 
-	if (*v->message)
+	if (*v->message || v->messages == VIRTIO_MESSAGES)
 		return;
-	n = snprintf(v->message, sizeof(v->message), "virtio-%s%s%s: ", v->ops->name, *v->label ? " " : "", v->label);
+	v->messages++;
+	n = snprintf(v->message, sizeof(v->message), "virtio-%s%s%s%s: ", v->ops->name, *v->label ? " " : "", v->label,
+		     v->messages == VIRTIO_MESSAGES ? " (the last line about it)" : "");
 	va_start(ap, fmt);
 	if (n > 0 && (size_t)n < sizeof(v->message))
 		vsnprintf(v->message + n, sizeof(v->message) - (size_t)n, fmt, ap);

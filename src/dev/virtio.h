@@ -18,6 +18,7 @@
 #define VIRTIO_QUEUES_MAX   4
 #define VIRTIO_DOORBELL_NS  200
 #define VIRTIO_MESSAGE_MAX  400
+#define VIRTIO_MESSAGES     8 /* that a device may have for the user in all: a guest cannot flood the terminal */
 
 enum { /* device status */
 	VIRTIO_ACKNOWLEDGE = 1, VIRTIO_DRIVER = 2, VIRTIO_DRIVER_OK = 4, VIRTIO_FEATURES_OK = 8,
@@ -62,6 +63,7 @@ struct virtio {
 	uint32_t queue_interrupts;          /* a bit a queue: the driver wants to know of used buffers */
 	bool config_interrupt;
 	char message[VIRTIO_MESSAGE_MAX];   /* for the user; "": none */
+	unsigned messages;                  /* that there have been */
 };
 
 /* @features: the device's own; those of the ring are added. */
@@ -91,7 +93,7 @@ void virtio_interrupt(struct virtio *v, unsigned queue);
 void virtio_config_changed(struct virtio *v);
 /* Stops the device until the driver resets it; @why goes to the user. */
 void virtio_stop(struct virtio *v, const char *why);
-/* A line for the user, unless one is waiting already. */
+/* A line for the user, unless one is waiting already or there have been enough. */
 void virtio_say(struct virtio *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

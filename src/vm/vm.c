@@ -22,6 +22,7 @@
 #define SLICE_NS ((uint64_t)2000000)
 #define LIVE_SLICE_NS ((uint64_t)200000) /* ... with a network */
 #define SHARED_WAIT_NS 50000 /* of real time, for a VM that shares its machine */
+#define LIVE_WAIT_NS 100000000 /* at most, so that a signal that came just before the wait is noticed */
 /* Wake-ups without an instruction in between before a halted guest is given up. */
 #define IDLE_WAKES_MAX        10000000u
 #define IDLE_WAKES_MASKED_MAX 16u /* with IF = 0, when only an NMI could help */
@@ -436,7 +437,7 @@ static bool vm_wait_outside(struct vm *vm, int64_t wait_ns)
 	unsigned n = devices_wait_for(vm->devices, p, DEVICES_FDS_MAX, &wait_ms);
 	struct timespec t;
 
-	wait_ns = vm->machine ? SHARED_WAIT_NS : min_i64(wait_ns, (wait_ms + 1) * 1000000ll);
+	wait_ns = min_i64(min_i64(wait_ns, (wait_ms + 1) * 1000000ll), vm->machine ? SHARED_WAIT_NS : LIVE_WAIT_NS);
 	if (vm->input_open && vm->console.fd >= 0)
 		p[n++] = (struct pollfd){.fd = vm->console.fd, .events = POLLIN};
 	t = (struct timespec){.tv_sec = wait_ns / NS_PER_SECOND, .tv_nsec = wait_ns % NS_PER_SECOND};

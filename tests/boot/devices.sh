@@ -1,6 +1,8 @@
 #!/bin/bash
 # Boots Debian's kernel with virtio devices, whose stock modules drive them: devices.sh GNOMON KIT CASE
 #   disk     reads and writes of a raw disk, verified, and a file system; the same state under native, shadow and ept
+#   same     ... by host code and by interpretation, alone and in slices beside another VM
+#   root     a system on a disk is started
 #   host     what the guest wrote is in the file on the host; without "snapshot" only
 #   errors   a disk that fails: the guest goes on, the user has one line
 #   net      a user-mode network to a server on the host; socket: two VMs on a cable, as two processes and as one
@@ -41,6 +43,41 @@ disk)
 		grep -q '^GNOMON-DONE ok' "$log" || { tail -n 20 "$log" >&2; fail "$log"; }
 	done
 	[ "$(cat "$dir/a" "$dir/b" | sha256sum)" = "$sum" ] || fail "compare changed the disks"
+	;;
+same)
+	new_disk "$dir/a" 16M
+	state() { sed -n 's/.*"\(instructions\|state_hash\)": *\(.*\),/\1 \2/p' "$1" | head -n 2; }
+	boot disk:4,rng:16 --mmu ept --disk "$dir/a,snapshot" --rng
+	want=$(state "$dir/report")
+	[ "$(echo "$want" | wc -l)" -eq 2 ] || fail "the report lacks instructions or state_hash"
+	boot disk:4,rng:16 --mmu ept --disk "$dir/a,snapshot" --rng --cpu interp
+	[ "$(state "$dir/report")" = "$want" ] || fail "interpreted: $(state "$dir/report") instead of $want"
+	boot disk:4,rng:16 --mmu brute --disk "$dir/a,snapshot" --rng
+	[ "$(state "$dir/report")" = "$want" ] || fail "brute: $(state "$dir/report") instead of $want"
+	for n in 1 2; do
+		printf 'name = "vm%d"; mmu = "%s"; kernel = "%s"; initrd = "%s"; memory = 128; append = "%s"; disk = [ "%s" ]; rng = true; report = "%s"; serial = "none";\n' \
+			$n "$([ $n = 1 ] && echo ept || echo shadow)" "$(realpath "$kit/vmlinux-cloud")" "$(realpath "$kit/initramfs-dev.cpio")" \
+			"$append gnomon.work=disk:4,rng:16" "$dir/a,snapshot" "$dir/report$n" >"$dir/$n.vm"
+	done
+	"$gnomon" run --vm "$dir/1.vm" --vm "$dir/2.vm" --slice 77777 </dev/null 2>"$dir/err" || { cat "$dir/err" >&2; fail "two VMs"; }
+	for n in 1 2; do
+		[ "$(state "$dir/report$n")" = "$want" ] || fail "VM $n of two: $(state "$dir/report$n") instead of $want"
+	done
+	;;
+root)
+	mkdir -p "$dir/root"/{bin,dev,proc,sys,sbin,etc}
+	cp "$(command -v busybox)" "$dir/root/bin/busybox" || fail "no busybox"
+	ln -s busybox "$dir/root/bin/sh"
+	printf '#!/bin/sh\n/bin/busybox mount -t proc proc /proc\n/bin/busybox grep " / " /proc/mounts\necho written >/file\necho GNOMON-DONE ok\n/bin/busybox sync\n/bin/busybox poweroff -f\n' >"$dir/root/sbin/init"
+	chmod +x "$dir/root/sbin/init"
+	new_disk "$dir/a" 32M
+	mkfs.ext4 -q -F -d "$dir/root" "$dir/a" || fail "mkfs.ext4"
+	append="$append gnomon.root=/dev/vda"
+	boot none --mmu ept --disk "$dir/a"
+	done_ok
+	grep -q '^/dev/\(root\|vda\) / ext4 rw' "$dir/serial" || { cat "$dir/serial" >&2; fail "the root is not the disk"; }
+	debugfs -R 'cat /file' "$dir/a" 2>/dev/null | grep -q '^written' || fail "what the system wrote is not on the disk"
+	e2fsck -fn "$dir/a" >/dev/null 2>&1 || [ $? -lt 4 ] || fail "the file system is damaged"
 	;;
 host)
 	new_disk "$dir/a" 16M

@@ -19,11 +19,13 @@ static struct rig r;
 static struct rig_ring ring;
 static struct virtio_blk blk;
 static char path[64];
+static unsigned syncs;
 static int fail_with; /* what the host's file system says to writes */
 
 static int tap(void *ctx, const struct file *f, const struct file_call *call)
 {
 	(void)ctx, (void)f;
+	syncs += call->op == FILE_SYNC;
 	return call->op == FILE_WRITE ? fail_with : 0;
 }
 
@@ -233,6 +235,47 @@ static void host_errors(void **state)
 	assert_int_equal(request(IN, 0, 512, RIG_WRITE), 0);
 }
 
+/* A driver that does not flush has every write on stable storage; one that does, when it flushes. */
+static void write_through(void **state)
+{
+	(void)state;
+	syncs = 0;
+	assert_int_equal(request(OUT, 0, 512, 0), 0);
+	assert_int_equal(request(OUT, 1, 512, 0), 0);
+	assert_int_equal(syncs, 0);
+	assert_int_equal(request(FLUSH, 0, 0, 0), 0);
+	assert_int_equal(syncs, 1);
+	ring = rig_ring(RING, 64);
+	memset(rig_at(&r, RING), 0, 0x4000);
+	rig_start(&r, 0, &ring, 1);
+	assert_int_equal(request(OUT, 0, 512, 0), 0);
+	assert_int_equal(syncs, 2);
+	assert_int_equal(request(OUT, 1, 512, 0), 0);
+	assert_int_equal(syncs, 3);
+	assert_int_equal(request(IN, 1, 512, RIG_WRITE), 0);
+	assert_int_equal(syncs, 3);
+}
+
+/* A guest that breaks its ring again and again does not fill the terminal. */
+static void few_messages(void **state)
+{
+	unsigned lines = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < 50; i++) {
+		memset(rig_at(&r, RING), 0, 0x4000);
+		ring = rig_ring(RING, 64);
+		rig_start(&r, 0, &ring, 1);
+		put_u16(rig_at(&r, ring.avail) + 2, 1000);
+		rig_ring_doorbell(&r, 0);
+		rig_run(&r, 5);
+		assert_true(rig_status(&r) & VIRTIO_NEEDS_RESET);
+		lines += *blk.virtio.message != 0;
+		*blk.virtio.message = 0;
+	}
+	assert_int_equal(lines, VIRTIO_MESSAGES);
+}
+
 static void malformed(void **state)
 {
 	(void)state;
@@ -386,6 +429,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(wall_clock, setup, teardown),
 		cmocka_unit_test_setup_teardown(read_only, setup, teardown),
 		cmocka_unit_test_setup_teardown(host_errors, setup, teardown),
+		cmocka_unit_test_setup_teardown(write_through, setup, teardown),
+		cmocka_unit_test_setup_teardown(few_messages, setup, teardown),
 		cmocka_unit_test_setup_teardown(malformed, setup, teardown),
 		cmocka_unit_test_setup_teardown(too_long, setup, teardown),
 		cmocka_unit_test_setup_teardown(reset_in_flight, setup, teardown),
