@@ -138,7 +138,7 @@ static bool reads_flags(const struct tr *t, unsigned i)
 static bool moves_rsp(const struct xinsn *x, int32_t *by)
 {
 	*by = x->kind == X_POP ? 8 : -8;
-	return x->kind == X_PUSH || x->kind == X_CALL_REL || (x->kind == X_POP && x->reg != RSP);
+	return x->kind == X_PUSH || x->kind == X_PUSH_MEM || x->kind == X_CALL_REL || (x->kind == X_POP && x->reg != RSP);
 }
 
 /* The registers that the recipe needs and the instruction spoils. */
@@ -463,6 +463,13 @@ static void emit_rotate(struct tr *t, const struct xinsn *x, struct a_rm rm)
 	struct a_op op = x->op;
 
 	op.opcode = (uint8_t)(0xd2 | (x->op.opcode & 1));
+	if (!rm.mem && rm.reg == H_RCX) { /* 32 or 64 bits of it */
+		a_mov(t->a, H_S1, H_RCX);
+		a_mov_imm(t->a, H_RCX, x->imm & 0xff);
+		a_insn(t->a, op, x->ext, a_reg(H_S1));
+		a_mov(t->a, H_RCX, H_S1);
+		return;
+	}
 	a_store(t->a, gpr_mem(RCX), H_RCX);
 	a_mov_imm(t->a, H_RCX, x->imm & 0xff);
 	a_insn(t->a, op, x->ext, rm);
@@ -595,6 +602,23 @@ static void emit_push(struct tr *t, unsigned i)
 	slow_back(t, i);
 }
 
+static void emit_push_mem(struct tr *t, unsigned i)
+{
+	struct ea e = ea_of(t, &t->b->uop[i]);
+	struct a_rm m;
+
+	flags_before(t, i, true);
+	m = emit_lookup(t, i, &e, 8, false, false, false);
+	a_load(t->a, H_S1, m);
+	a_store(t->a, CPU_MEM(xtarget), H_S1);
+	m = emit_lookup(t, i, &stack_push, 8, false, true, false);
+	a_load(t->a, H_S2, CPU_MEM(xtarget));
+	a_store(t->a, m, H_S2);
+	emit_move_rsp(t, -8);
+	flags_after(t, i);
+	slow_back(t, i);
+}
+
 static void emit_pop(struct tr *t, unsigned i)
 {
 	const struct xinsn *x = &t->insn[i];
@@ -641,15 +665,44 @@ static void emit_div(struct tr *t, unsigned i)
 	slow_back(t, i);
 }
 
+/* The slow way unless CPL is 0. Changes flags. */
+static void emit_check_cpl0(struct tr *t, unsigned i)
+{
+	a_insn(t->a, A_OP(0x80), A_CMP, CPU_MEM(cpl));
+	a_byte(t->a, 0);
+	to_slow(t, i, a_jcc(t->a, 5));
+}
+
+static void emit_cli(struct tr *t, unsigned i)
+{
+	flags_before(t, i, true);
+	emit_check_cpl0(t, i);
+	a_insn(t->a, A_OPW(0x81), A_AND, CPU_MEM(rflags));
+	a_imm(t->a, (uint64_t)~RF_IF, 4);
+	flags_after(t, i);
+	slow_back(t, i);
+}
+
+static void emit_swapgs(struct tr *t, unsigned i)
+{
+	flags_before(t, i, true);
+	emit_check_cpl0(t, i);
+	a_load(t->a, H_S1, CPU_MEM(seg[SEG_GS].base));
+	a_load(t->a, H_S2, CPU_MEM(msr.kernel_gs_base));
+	a_store(t->a, CPU_MEM(msr.kernel_gs_base), H_S1);
+	a_store(t->a, CPU_MEM(seg[SEG_GS].base), H_S2);
+	a_store(t->a, CPU_MEM(seg_base_eff[SEG_GS]), H_S2);
+	flags_after(t, i);
+	slow_back(t, i);
+}
+
 static void emit_set_ac(struct tr *t, unsigned i)
 {
 	bool set = t->insn[i].kind == X_STAC;
 	unsigned mode = set && t->x->smap ? MODE_SUPER_AC : MODE_SUPER;
 
 	flags_before(t, i, true);
-	a_insn(t->a, A_OP(0x80), A_CMP, CPU_MEM(cpl));
-	a_byte(t->a, 0);
-	to_slow(t, i, a_jcc(t->a, 5));
+	emit_check_cpl0(t, i);
 	a_insn(t->a, A_OP(0x81), set ? A_OR : A_AND, CPU_MEM(rflags));
 	a_imm(t->a, set ? RF_AC : ~RF_AC, 4);
 	a_insn(t->a, A_OP(0xc6), 0, CPU_MEM(mode));
@@ -931,9 +984,12 @@ static void emit_insn(struct tr *t, unsigned i)
 	case X_NOTHING: break;
 	case X_LEA: emit_lea(t, i); break;
 	case X_PUSH: emit_push(t, i); break;
+	case X_PUSH_MEM: emit_push_mem(t, i); break;
 	case X_POP: emit_pop(t, i); break;
 	case X_LEAVE: emit_leave(t, i); break;
 	case X_DIV: emit_div(t, i); break;
+	case X_CLI: emit_cli(t, i); break;
+	case X_SWAPGS: emit_swapgs(t, i); break;
 	case X_STAC:
 	case X_CLAC: emit_set_ac(t, i); break;
 	case X_JMP: emit_branch(t, i); break;

@@ -37,7 +37,8 @@ enum xkind {
 	X_CALL,     /* by its execute function */
 	X_SELF,     /* itself, with its operands replaced */
 	X_NOTHING,
-	X_LEA, X_PUSH, X_POP, X_LEAVE, X_DIV,
+	X_LEA, X_PUSH, X_PUSH_MEM, X_POP, X_LEAVE, X_DIV,
+	X_CLI, X_SWAPGS,
 	X_STAC, X_CLAC, /* change the data-access mode, within a block */
 	X_JMP, X_JCC, X_CALL_REL, X_RET, X_JMP_IND, X_CALL_IND, /* always last in a block */
 };

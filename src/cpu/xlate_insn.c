@@ -68,6 +68,7 @@ static const uint8_t kind_of[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_LEA] = X_LEA, [ZYDIS_MNEMONIC_PUSH] = X_PUSH, [ZYDIS_MNEMONIC_POP] = X_POP,
 	[ZYDIS_MNEMONIC_LEAVE] = X_LEAVE, [ZYDIS_MNEMONIC_DIV] = X_DIV,
 	[ZYDIS_MNEMONIC_STAC] = X_STAC, [ZYDIS_MNEMONIC_CLAC] = X_CLAC,
+	[ZYDIS_MNEMONIC_CLI] = X_CLI, [ZYDIS_MNEMONIC_SWAPGS] = X_SWAPGS,
 	[ZYDIS_MNEMONIC_JMP] = X_JMP, [ZYDIS_MNEMONIC_CALL] = X_CALL_REL, [ZYDIS_MNEMONIC_RET] = X_RET,
 };
 
@@ -139,7 +140,7 @@ static void describe_flags(const struct insn *in, const struct uop *u, struct xi
 		/* The host's way with undefined flags may be to keep them. */
 		x->keeps = XF_ALL;
 		break;
-	case ZYDIS_MNEMONIC_STAC: case ZYDIS_MNEMONIC_CLAC:
+	case ZYDIS_MNEMONIC_STAC: case ZYDIS_MNEMONIC_CLAC: case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_SWAPGS:
 	case ZYDIS_MNEMONIC_DIV: /* our way with them is to keep them */
 		x->sets = 0;
 		x->keeps = XF_ALL;
@@ -257,7 +258,7 @@ static bool fits_self(const struct insn *in, const struct xinsn *x)
 	case ZYDIS_MNEMONIC_RCL: case ZYDIS_MNEMONIC_RCR: return !x->rotate;
 	case ZYDIS_MNEMONIC_ROL: case ZYDIS_MNEMONIC_ROR:
 		/* The count goes through CL. */
-		return !x->rotate || (!x->mem && !(x->writes & 1u << RCX));
+		return !x->rotate || (!x->mem && (!(x->writes & 1u << RCX) || in->z.operand_width >= 32));
 	default: return true;
 	}
 }
@@ -277,8 +278,13 @@ static bool is_jcc(const struct insn *in)
 	return (in->z.opcode & 0xf0) == (in->z.opcode_map == ZYDIS_OPCODE_MAP_0F ? 0x80 : 0x70);
 }
 
-/* Does the distance from the block's beginning fit a displacement? */
-static bool near(const struct uop *u) { return (int64_t)u->imm == (int32_t)u->imm; }
+/* Does the distance from the block's beginning, and from its page's, fit a displacement? */
+static bool near(const struct uop *u)
+{
+	int64_t distance = (int64_t)u->imm;
+
+	return distance >= INT32_MIN && distance <= INT32_MAX - (int64_t)PAGE_SIZE;
+}
 
 static enum xkind choose_kind(const struct insn *in, const struct uop *u, struct xinsn *x)
 {
@@ -289,7 +295,7 @@ static enum xkind choose_kind(const struct insn *in, const struct uop *u, struct
 		return X_CALL;
 	if (in->z.meta.category == ZYDIS_CATEGORY_COND_BR)
 		return is_jcc(in) && near(u) ? X_JCC : X_CALL;
-	if (kind == X_NOTHING || kind == X_STAC || kind == X_CLAC)
+	if (kind == X_NOTHING || kind == X_STAC || kind == X_CLAC || kind == X_CLI || kind == X_SWAPGS)
 		return kind;
 	if (kind == X_JMP || kind == X_CALL_REL) {
 		kind = branch_kind(in, kind);
@@ -306,7 +312,11 @@ static enum xkind choose_kind(const struct insn *in, const struct uop *u, struct
 	}
 	if (kind == X_CALL || !describe_operands(in, u, x) || !high_fits(x))
 		return X_CALL;
-	if ((kind == X_PUSH || kind == X_POP) && (u->opsize != 8 || x->mem))
+	if ((kind == X_PUSH || kind == X_POP) && u->opsize != 8)
+		return X_CALL;
+	if (x->mem && kind == X_PUSH)
+		return X_PUSH_MEM;
+	if (x->mem && kind == X_POP)
 		return X_CALL;
 	if ((kind == X_PUSH || kind == X_POP) && x->rm >= 0)
 		x->reg = x->rm; /* FF /6, 8F /0 */
