@@ -357,12 +357,12 @@ int mem_probe_write(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_m
 
 int sys_read(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes)
 {
-	return mem_read_slow(cpu, lin, buf, bytes, MODE_IMPLICIT);
+	return mem_read_slow(cpu, lin, buf, bytes, MODE_SUPER);
 }
 
 int sys_write(struct cpu *cpu, uint64_t lin, const void *buf, unsigned bytes)
 {
-	return mem_write_slow(cpu, lin, buf, bytes, MODE_IMPLICIT);
+	return mem_write_slow(cpu, lin, buf, bytes, MODE_SUPER);
 }
 
 /* ---- segmentation ---- */

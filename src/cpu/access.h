@@ -69,7 +69,7 @@ static inline int mem_write(struct cpu *cpu, uint64_t lin, const void *buf, unsi
 	return mem_write_slow(cpu, lin, buf, bytes, (enum access_mode)cpu->mode);
 }
 
-/* Supervisor accesses that ignore CPL: descriptor tables, TSS. */
+/* Supervisor accesses that ignore CPL and EFLAGS.AC: descriptor tables, TSS. For the MMU they are like those of CPL 0. */
 int sys_read(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes);
 int sys_write(struct cpu *cpu, uint64_t lin, const void *buf, unsigned bytes);
 

@@ -5,6 +5,7 @@
  * since CR3 was loaded.
  */
 #include "engine/engine_impl.h"
+#include "mmu/rights.h"
 #include "mmu/walk.h"
 
 static unsigned guest_levels(const struct engine_sregs *s)

@@ -1,9 +1,18 @@
-/* Memory for set-associative arrays; everything else is inline. */
+/* Memory for set-associative arrays, and what is rare or slow; everything else is inline. */
 #include "mmu/assoc.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+
+struct ways_line *ways_new(uint32_t sets, uint32_t ways, uint32_t *lines, void **memory)
+{
+	size_t align = sizeof(struct ways_line);
+
+	*lines = (ways + WAYS_LINE - 1) / WAYS_LINE;
+	/* Not aligned_alloc(): empty is zero, and calloc() spends nothing on the pages of a large cache. */
+	*memory = calloc((size_t)sets * *lines + 1, align);
+	return *memory ? (struct ways_line *)(((uintptr_t)*memory + align - 1) & ~(uintptr_t)(align - 1)) : NULL;
+}
 
 int assoc_init(struct assoc *a, uint32_t entries, uint32_t ways)
 {
@@ -11,10 +20,10 @@ int assoc_init(struct assoc *a, uint32_t entries, uint32_t ways)
 	if (!entries)
 		return 0;
 	assert(ways && entries % ways == 0 && ((entries / ways) & (entries / ways - 1)) == 0);
-	/* Empty is zero, so that the pages of a large cache cost nothing before they are used. */
+	a->line = ways_new(entries / ways, ways, &a->lines, &a->memory);
 	a->key = calloc(entries, sizeof(*a->key));
-	a->stamp = calloc(entries, sizeof(*a->stamp));
-	if (!a->key || !a->stamp)
+	a->stamp = a->lines > 1 ? calloc(entries, sizeof(*a->stamp)) : NULL;
+	if (!a->line || !a->key || (a->lines > 1 && !a->stamp))
 		return -ENOMEM;
 	a->sets = entries / ways;
 	a->ways = ways;
@@ -23,7 +32,35 @@ int assoc_init(struct assoc *a, uint32_t entries, uint32_t ways)
 
 void assoc_destroy(struct assoc *a)
 {
+	free(a->memory);
 	free(a->key);
 	free(a->stamp);
 	*a = (struct assoc){0};
+}
+
+uint32_t assoc_victim_of_many(const struct assoc *a, uint32_t set)
+{
+	const uint64_t *stamp = &a->stamp[assoc_at(a, set, 0)];
+	uint64_t oldest = stamp[0];
+	uint32_t victim = 0;
+
+	/* No branches: which way it is cannot be predicted. */
+	for (uint32_t way = 1; way < a->ways; way++) {
+		bool older = stamp[way] < oldest;
+
+		oldest = older ? stamp[way] : oldest;
+		victim = older ? way : victim;
+	}
+	return victim;
+}
+
+void assoc_drop(struct assoc *a, size_t at)
+{
+	uint32_t set = (uint32_t)(at / a->ways), way = (uint32_t)(at % a->ways);
+
+	a->key[at] = 0;
+	if (a->stamp)
+		a->stamp[at] = 0;
+	assoc_line(a, set, way)->part[way % WAYS_LINE] = 0;
+	a->used--;
 }

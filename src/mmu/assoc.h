@@ -1,22 +1,28 @@
 /*
  * A set-associative array with true LRU replacement: what walk caches, the nested
  * TLB and the memory caches are made of. It knows keys and their age; what an
- * entry holds stands in a parallel array of its user. No other replacement policy
- * and no hashed indices: the set is the low bits of the index.
+ * entry holds stands in a parallel array of its user, at the number of set times
+ * ways plus the way. No other replacement policy and no hashed indices: the set is
+ * the low bits of the index.
  */
 #ifndef GNOMON_MMU_ASSOC_H
 #define GNOMON_MMU_ASSOC_H
 
 #include <stdbool.h>
-#include <stdint.h>
+#include <stddef.h>
+
+#include "mmu/ways.h"
 
 struct assoc {
+	struct ways_line *line; /* [sets * lines] */
 	uint64_t *key;   /* [sets * ways]: the key plus 1; 0: empty */
-	uint64_t *stamp; /* [sets * ways]: larger is more recent; 0 if empty */
+	uint64_t *stamp; /* [sets * ways], if a set has several lines: larger is more recent; 0 if empty */
 	uint32_t sets;   /* power of two; 0: there is no such structure */
 	uint32_t ways;
+	uint32_t lines;  /* of a set */
 	uint32_t used;   /* ways that are not empty */
 	uint64_t clock;
+	void *memory;    /* of the lines */
 };
 #define ASSOC_NONE (~0u)
 
@@ -26,53 +32,64 @@ void assoc_destroy(struct assoc *a);
 
 static inline uint32_t assoc_entries(const struct assoc *a) { return a->sets * a->ways; }
 
-/* Number of the first way of the set that @index chooses. The structure must exist. */
-static inline uint32_t assoc_first(const struct assoc *a, uint64_t index)
+/* The set that @index chooses. The structure must exist. */
+static inline uint32_t assoc_set(const struct assoc *a, uint64_t index) { return (uint32_t)index & (a->sets - 1); }
+
+/* Number of the entry. */
+static inline size_t assoc_at(const struct assoc *a, uint32_t set, uint32_t way) { return (size_t)set * a->ways + way; }
+
+static inline struct ways_line *assoc_line(const struct assoc *a, uint32_t set, uint32_t way)
 {
-	return ((uint32_t)index & (a->sets - 1)) * a->ways;
+	return &a->line[(size_t)set * a->lines + way / WAYS_LINE];
 }
 
-/* The first way from @from on, before @end, that holds @key (not ~0); or ASSOC_NONE. */
-static inline uint32_t assoc_find(const struct assoc *a, uint32_t from, uint32_t end, uint64_t key)
+/* The first way of the set from @from on that holds @key (not ~0); or ASSOC_NONE. */
+static inline uint32_t assoc_find(const struct assoc *a, uint32_t set, uint32_t from, uint64_t key)
 {
-	for (uint32_t i = from; i < end; i++)
-		if (a->key[i] == key + 1)
-			return i;
+	uint16_t part = ways_part(key);
+	uint32_t skip = ~0u << from % WAYS_LINE;
+
+	for (uint32_t first = from - from % WAYS_LINE; first < a->ways; first += WAYS_LINE, skip = ~0u) {
+		for (uint32_t m = ways_match(assoc_line(a, set, first), part) & skip; m; m &= m - 1) {
+			uint32_t way = first + (uint32_t)__builtin_ctz(m);
+
+			if (a->key[assoc_at(a, set, way)] == key + 1)
+				return way;
+		}
+	}
 	return ASSOC_NONE;
 }
 
 /* The way becomes the most recently used. */
-static inline void assoc_touch(struct assoc *a, uint32_t i) { a->stamp[i] = ++a->clock; }
+static inline void assoc_touch(struct assoc *a, uint32_t set, uint32_t way)
+{
+	if (a->stamp)
+		a->stamp[assoc_at(a, set, way)] = ++a->clock;
+	else
+		ways_touch(assoc_line(a, set, 0), way);
+}
+
+/* The same by stamps. */
+uint32_t assoc_victim_of_many(const struct assoc *a, uint32_t set);
 
 /* The way of the set to be replaced next: an empty one, or the least recently used. */
-static inline uint32_t assoc_victim(const struct assoc *a, uint32_t first)
+static inline uint32_t assoc_victim(const struct assoc *a, uint32_t set)
 {
-	uint64_t oldest = a->stamp[first];
-	uint32_t victim = first;
-
-	/* No branches: which way it is cannot be predicted. */
-	for (uint32_t i = first + 1; i < first + a->ways; i++) {
-		bool older = a->stamp[i] < oldest;
-
-		oldest = older ? a->stamp[i] : oldest;
-		victim = older ? i : victim;
-	}
-	return victim;
+	return a->stamp ? assoc_victim_of_many(a, set) : ways_victim(assoc_line(a, set, 0), a->ways);
 }
 
 /* Puts @key into the way, as the most recently used. */
-static inline void assoc_put(struct assoc *a, uint32_t i, uint64_t key)
+static inline void assoc_put(struct assoc *a, uint32_t set, uint32_t way, uint64_t key)
 {
-	a->used += !a->key[i];
-	a->key[i] = key + 1;
-	assoc_touch(a, i);
+	uint64_t *k = &a->key[assoc_at(a, set, way)];
+
+	a->used += !*k;
+	*k = key + 1;
+	assoc_line(a, set, way)->part[way % WAYS_LINE] = ways_part(key);
+	assoc_touch(a, set, way);
 }
 
-/* Empties a way that is not empty. */
-static inline void assoc_drop(struct assoc *a, uint32_t i)
-{
-	a->key[i] = a->stamp[i] = 0;
-	a->used--;
-}
+/* Empties entry @at, which is not empty. */
+void assoc_drop(struct assoc *a, size_t at);
 
 #endif

@@ -28,18 +28,29 @@ void mem_caches_destroy(struct mem_caches *c)
 		assoc_destroy(&c->level[i]);
 }
 
-static bool hits(struct assoc *a, uint64_t line)
+/* Does the level hold the line? It becomes the most recently used of its set. */
+static inline bool hits(struct assoc *a, uint64_t line)
 {
-	uint32_t first, way;
+	uint32_t set, way;
 
 	if (!a->sets)
 		return false;
-	first = assoc_first(a, line);
-	way = assoc_find(a, first, first + a->ways, line);
+	set = assoc_set(a, line);
+	way = assoc_find(a, set, 0, line);
 	if (way == ASSOC_NONE)
 		return false;
-	assoc_touch(a, way);
+	assoc_touch(a, set, way);
 	return true;
+}
+
+static inline void fill(struct assoc *a, uint64_t line)
+{
+	uint32_t set;
+
+	if (!a->sets)
+		return;
+	set = assoc_set(a, line);
+	assoc_put(a, set, assoc_victim(a, set), line);
 }
 
 enum hw_place mem_caches_access(struct mem_caches *c, uint64_t at)
@@ -53,11 +64,7 @@ enum hw_place mem_caches_access(struct mem_caches *c, uint64_t at)
 	c->last = line;
 	while (place < HW_MEMORY && !hits(&c->level[place], line))
 		place++;
-	for (unsigned i = 0; i < place; i++) {
-		struct assoc *a = &c->level[i];
-
-		if (a->sets)
-			assoc_put(a, assoc_victim(a, assoc_first(a, line)), line);
-	}
+	for (unsigned i = 0; i < place; i++)
+		fill(&c->level[i], line);
 	return (enum hw_place)place;
 }

@@ -124,7 +124,7 @@ static bool structure_dropped(const struct drop_rule *r, const struct walk_entry
 
 static void drop_cached(struct walk_cache *c, const struct drop_rule *r)
 {
-	for (uint32_t i = 0; c->lru.used && i < assoc_entries(&c->lru); i++)
+	for (size_t i = 0; c->lru.used && i < assoc_entries(&c->lru); i++)
 		if (c->lru.key[i] && structure_dropped(r, &c->entry[i]))
 			assoc_drop(&c->lru, i);
 }
@@ -182,7 +182,7 @@ static struct drop_rule of_current_address(const struct mmu *m, uint64_t lin)
 	struct drop_rule r = of_pcid(m->regs.vpid, current_pcid(m));
 
 	r.any_root = false;
-	r.ep4ta = tlb_current_tags(m).ep4ta;
+	r.ep4ta = m->tags.ep4ta;
 	r.by_page = true;
 	r.lin = lin;
 	return r;
@@ -190,7 +190,7 @@ static struct drop_rule of_current_address(const struct mmu *m, uint64_t lin)
 
 static struct drop_rule of_physical_address(const struct mmu *m, uint64_t gpa_v)
 {
-	return (struct drop_rule){.physical = true, .ep4ta = tlb_current_tags(m).ep4ta, .by_page = true, .gpa = gpa_v};
+	return (struct drop_rule){.physical = true, .ep4ta = m->tags.ep4ta, .by_page = true, .gpa = gpa_v};
 }
 
 void flush_stale_structures(struct mmu *m, uint64_t lin)

@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include "mmu/flush.h"
+#include "mmu/rights.h"
 #include "mmu/tlb.h"
 #include "mmu/walk.h"
 
@@ -41,6 +42,7 @@ int mmu_init(struct mmu *m, struct machmem *mem, const struct hw *hw, struct err
 		mmu_destroy(m);
 		return error_set(err, -ENOMEM, "mmu: out of memory");
 	}
+	walk_set_regs(m);
 	memset(m->l1d.fast.used, 0xff, sizeof(m->l1d.fast.used));
 	memset(m->l1i.fast.used, 0xff, sizeof(m->l1i.fast.used));
 	mmu_fast_flush(m);
@@ -79,6 +81,7 @@ void mmu_set_regs(struct mmu *m, const struct mmu_regs *r)
 	if (memcmp(&m->regs, r, sizeof(*r)) == 0)
 		return;
 	m->regs = *r;
+	walk_set_regs(m);
 	mmu_fast_flush(m);
 }
 
@@ -148,17 +151,6 @@ static struct tlb *l2_of(struct mmu *m, enum access_kind kind)
 	return kind == ACCESS_FETCH && m->hw.l2_split ? &m->l2i : &m->l2d;
 }
 
-/* The part of the page that is @lin's at a smaller size. */
-static struct tlb_entry piece_of(const struct tlb_entry *e, uint64_t lin, unsigned shift)
-{
-	struct tlb_entry piece = *e;
-
-	piece.page += lin & ((1ull << e->shift) - 1) & ~((1ull << shift) - 1);
-	piece.tag = lin >> shift;
-	piece.shift = (uint8_t)shift;
-	return piece;
-}
-
 /*
  * Enters the translation of @lin at the largest size that @t holds and the page has.
  * @l1: first-level TLB that @t is part of, or NULL. False: it holds none, nothing is entered.
@@ -166,19 +158,17 @@ static struct tlb_entry piece_of(const struct tlb_entry *e, uint64_t lin, unsign
 static bool enter(struct mmu *m, struct l1_tlb *l1, struct tlb *t, const struct tlb_entry *e, uint64_t lin,
 		  struct lookup *out)
 {
-	unsigned size = (e->shift - PAGE_SHIFT) / 9u;
-	struct tlb_entry piece;
+	unsigned size = tlb_size(e->shift);
 
 	while (!t->of[size])
 		if (size-- == 0)
 			return false;
-	piece = piece_of(e, lin, tlb_size_shift(size));
-	if (piece.shift < piece.guest_shift) {
+	if (tlb_size_shift(size) < e->guest_shift) {
 		m->stats.splintered++;
 		m->splintered = true;
 	}
 	out->array = t->of[size];
-	out->entry = tlb_insert(m, l1, out->array, &piece);
+	out->entry = tlb_insert(m, l1, out->array, e, lin, size);
 	return true;
 }
 
@@ -235,7 +225,7 @@ static bool is_mixed(const struct mmu *m, const struct tlb_entry *e)
 static enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
 				       struct tlb_entry *e, struct xlate *out, uint16_t *rights)
 {
-	struct tlb_tags t = tlb_current_tags(m);
+	struct tlb_tags t = m->tags;
 	struct lookup f;
 	enum xlate_event ev;
 
@@ -246,8 +236,11 @@ static enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin, enum access_
 		return ev;
 	}
 	/* As processors do with pages of mixed memory type: 4 KiB are entered. */
-	if (is_mixed(m, e))
-		*e = piece_of(e, lin, PAGE_SHIFT);
+	if (is_mixed(m, e)) {
+		e->page += lin & ((1ull << e->shift) - PAGE_SIZE);
+		e->tag = lin >> PAGE_SHIFT;
+		e->shift = PAGE_SHIFT;
+	}
 	if (!machmem_is_ram(m->mem, out->page))
 		e->rights |= TLB_MMIO;
 	else
@@ -266,13 +259,13 @@ uint8_t *mmu_data_resident(struct mmu *m, uint64_t lin, enum access_kind kind, e
 	if (host)
 		return host;
 	if (!m->fast_path || m->data_watch || m->data_cache || mode >= MODE_USER_ALIGN ||
-	    !(mmu_paging(m) || m->regs.nested) || !find(&m->l1d.tlb, lin, tlb_current_tags(m), &f) ||
+	    !(mmu_paging(m) || m->regs.nested) || !find(&m->l1d.tlb, lin, m->tags, &f) ||
 	    !entry_permits(m, f.entry, kind, mode))
 		return NULL;
 	page = f.entry->page + (lin & ((1ull << f.entry->shift) - 1) & PAGE_MASK);
 	if (f.entry->rights & TLB_MMIO || (kind == ACCESS_WRITE && m->mem->code_map[page >> PAGE_SHIFT]))
 		return NULL;
-	tlb_touch(m, f.entry);
+	tlb_touch(m, f.array, f.entry);
 	fill_fast(m, &m->l1d, f.array, f.entry, lin, mode);
 	return (uint8_t *)machmem_ptr(m->mem, hpa(page)) + (lin & ~PAGE_MASK);
 }
@@ -281,7 +274,7 @@ uint8_t *mmu_data_resident(struct mmu *m, uint64_t lin, enum access_kind kind, e
 static enum xlate_event translate_missed(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
 					 struct xlate *out, uint16_t *rights)
 {
-	struct tlb_tags t = tlb_current_tags(m);
+	struct tlb_tags t = m->tags;
 	bool fetch = kind == ACCESS_FETCH;
 	struct tlb_entry e;
 	struct lookup f;
@@ -291,7 +284,7 @@ static enum xlate_event translate_missed(struct mmu *m, uint64_t lin, enum acces
 		if (entry_permits(m, f.entry, kind, mode)) {
 			*(fetch ? &m->stats.l2i_hits : &m->stats.l2d_hits) += 1;
 			__builtin_prefetch(m->mem->host + f.entry->page + (lin & ((1ull << f.entry->shift) - 1)));
-			tlb_touch(m, f.entry);
+			tlb_touch(m, f.array, f.entry);
 			use_in_l1(m, l1_of(m, kind), f.entry, lin, mode, out, rights);
 			return XLATE_OK;
 		}
@@ -311,10 +304,10 @@ enum xlate_event mmu_translate(struct mmu *m, gva_t addr, enum access_kind kind,
 
 	if (!mmu_paging(m) && !m->regs.nested)
 		return identity(m, l1, lin, mode, out, rights);
-	t = tlb_current_tags(m);
+	t = m->tags;
 	if (likely(find(&l1->tlb, lin, t, &f))) {
 		if (likely(entry_permits(m, f.entry, kind, mode))) {
-			tlb_touch(m, f.entry);
+			tlb_touch(m, f.array, f.entry);
 			give(f.entry, lin, out, rights);
 			fill_fast(m, l1, f.array, f.entry, lin, mode);
 			return XLATE_OK;
@@ -327,7 +320,7 @@ enum xlate_event mmu_translate(struct mmu *m, gva_t addr, enum access_kind kind,
 /* Which level of the TLBs would serve the access; 0: none. Changes nothing. */
 static unsigned level_that_holds(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode)
 {
-	struct tlb_tags t = tlb_current_tags(m);
+	struct tlb_tags t = m->tags;
 	struct lookup f;
 
 	if (find(&l1_of(m, kind)->tlb, lin, t, &f))
@@ -358,7 +351,7 @@ enum xlate_event mmu_translate_logged(struct mmu *m, gva_t addr, enum access_kin
 	} else {
 		log->tlb_level = level_that_holds(m, addr.v, kind, mode);
 		/* The walk enters the translation: it must not stand there twice. */
-		flush_translation(m, addr.v, tlb_current_tags(m));
+		flush_translation(m, addr.v, m->tags);
 		*(kind == ACCESS_FETCH ? &m->stats.l1i_misses : &m->stats.l1d_misses) += 1;
 		*(kind == ACCESS_FETCH ? &m->stats.l2i_misses : &m->stats.l2d_misses) += 1;
 		m->log = log;

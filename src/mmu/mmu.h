@@ -29,7 +29,8 @@ enum access_kind { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
 
 /*
  * On whose behalf. The first three are the index of the fast lookup; IMPLICIT is
- * a supervisor access that ignores CPL (descriptor tables, TSS, exception stacks).
+ * a supervisor access that ignores CPL and EFLAGS.AC (descriptor tables, TSS). It has the rights of
+ * SUPER, as which the processor makes it, so that the fast lookup serves it.
  */
 enum access_mode {
 	MODE_SUPER,    /* CPL 0-2, SMAP in force where it is enabled */
@@ -139,7 +140,7 @@ struct tlb_entry {
 	uint8_t shift;  /* 12, 21, 30 */
 	uint8_t guest_shift; /* of the page in the guest's tables (or the only ones): may be larger, and 22 */
 	uint8_t pkey;
-} __attribute__((aligned(64))); /* one line of the host's cache: sets are searched for tags and stamps */
+} __attribute__((aligned(64))); /* one line of the host's cache */
 #define TLB_INVALID (~0ull)
 #define EP4TA_VALID 1ull
 
@@ -149,6 +150,10 @@ struct tlb_entry {
 
 struct tlb_array {
 	struct tlb_entry *entry; /* [sets * ways] */
+	struct ways_line *line;  /* [sets * lines]: what sets are searched by */
+	void *memory;            /* of the lines */
+	uint32_t lines;          /* of a set */
+	bool stamps;             /* the order of use is in the entries' stamps; else in the lines */
 	uint32_t sets;           /* power of two */
 	uint32_t ways;
 	uint8_t pages;           /* page sizes it may hold (HW_4K | ...); each is indexed by its own page number */
@@ -185,9 +190,21 @@ struct l1_tlb {
 	struct fast_tlb fast;
 };
 
+/* What a lookup in a TLB must match besides the page. */
+struct tlb_tags {
+	uint32_t asid;  /* as in struct tlb_entry */
+	uint64_t ep4ta;
+};
+
+struct walk_format;
+
 struct mmu {
 	struct machmem *mem;
 	struct mmu_regs regs;
+	/* What follows from them: tags of lookups and of what walks of either stage cache, and the format of the tables. */
+	struct tlb_tags tags;
+	struct walk_tags guest_tags, host_tags;
+	const struct walk_format *format;
 	unsigned maxphyaddr;
 	bool splintered;     /* pages may stand in several entries: smaller EPT pages, 4 MiB pages */
 	bool fast_path;      /* off: every access goes through the model */

@@ -12,7 +12,9 @@ static int array_init(struct tlb_array *a, const struct hw_array *hw, bool fast)
 	*a = (struct tlb_array){.sets = sets, .ways = hw->ways, .pages = hw->pages};
 	a->entry = aligned_alloc(64, hw->entries * sizeof(*a->entry));
 	a->slots = fast && hw->pages != HW_4K ? calloc(hw->entries, sizeof(*a->slots)) : NULL;
-	if (!a->entry || (fast && hw->pages != HW_4K && !a->slots))
+	a->line = ways_new(sets, hw->ways, &a->lines, &a->memory);
+	a->stamps = fast || a->lines > 1;
+	if (!a->entry || !a->line || (fast && hw->pages != HW_4K && !a->slots))
 		return -ENOMEM;
 	for (uint32_t i = 0; i < hw->entries; i++)
 		a->entry[i] = (struct tlb_entry){.tag = TLB_INVALID};
@@ -46,6 +48,7 @@ void tlb_destroy(struct tlb *t)
 {
 	for (unsigned i = 0; i < t->arrays; i++) {
 		free(t->array[i].entry);
+		free(t->array[i].memory);
 		free(t->array[i].slots);
 	}
 	*t = (struct tlb){0};
@@ -60,14 +63,27 @@ static bool tags_match(const struct tlb_entry *e, struct tlb_tags t)
 	return e->asid == t.asid || ((e->rights & TLB_G) && e->asid >> 12 == t.asid >> 12);
 }
 
+/* The line that has the way. */
+static struct ways_line *line_of(const struct tlb_array *a, uint32_t set, uint32_t way)
+{
+	return &a->line[(size_t)set * a->lines + way / WAYS_LINE];
+}
+
 struct tlb_entry *tlb_find(const struct tlb_array *a, uint64_t lin, unsigned shift, struct tlb_tags t)
 {
 	uint64_t tag = lin >> shift;
-	struct tlb_entry *e = &a->entry[(size_t)set_of(a, tag) * a->ways];
+	uint16_t part = ways_part(tag);
+	uint32_t set = set_of(a, tag);
+	struct tlb_entry *ways = &a->entry[(size_t)set * a->ways];
 
-	for (uint32_t w = 0; w < a->ways; w++)
-		if (e[w].tag == tag && e[w].shift == shift && tags_match(&e[w], t))
-			return &e[w];
+	for (uint32_t n = 0; n < a->ways; n += WAYS_LINE) {
+		for (uint32_t m = ways_match(line_of(a, set, n), part); m; m &= m - 1) {
+			struct tlb_entry *e = &ways[n + (uint32_t)__builtin_ctz(m)];
+
+			if (e->tag == tag && e->shift == shift && tags_match(e, t))
+				return e;
+		}
+	}
 	return NULL;
 }
 
@@ -98,7 +114,15 @@ static void fast_drop(struct l1_tlb *l1, struct tlb_array *a, const struct tlb_e
 	}
 }
 
-void tlb_touch(struct mmu *mmu, struct tlb_entry *e) { e->stamp = ++mmu->clock; }
+void tlb_touch(struct mmu *mmu, struct tlb_array *a, struct tlb_entry *e)
+{
+	uint32_t set = set_of(a, e->tag);
+
+	if (a->stamps)
+		e->stamp = ++mmu->clock;
+	else
+		ways_touch(&a->line[set], (uint32_t)(e - &a->entry[(size_t)set * a->ways]));
+}
 
 static uint32_t victim_way(const struct tlb_entry *set, uint32_t ways)
 {
@@ -115,24 +139,34 @@ static uint32_t victim_way(const struct tlb_entry *set, uint32_t ways)
 	return victim;
 }
 
-struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e)
+struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e,
+			     uint64_t lin, unsigned size)
 {
-	uint32_t set = set_of(a, e->tag);
+	unsigned shift = tlb_size_shift(size);
+	uint64_t tag = lin >> shift;
+	uint32_t set = set_of(a, tag);
 	struct tlb_entry *ways = &a->entry[(size_t)set * a->ways];
-	uint32_t way = victim_way(ways, a->ways);
+	uint32_t way = a->stamps ? victim_way(ways, a->ways) : ways_victim(&a->line[set], a->ways);
 
-	a->holds |= (uint8_t)(1u << (e->shift - PAGE_SHIFT) / 9);
+	a->holds |= (uint8_t)(1u << size);
 	if (l1)
 		fast_drop(l1, a, &ways[way]);
 	ways[way] = *e;
-	ways[way].stamp = ++mmu->clock;
+	ways[way].page += lin & ((1ull << e->shift) - (1ull << shift));
+	ways[way].tag = tag;
+	ways[way].shift = (uint8_t)shift;
+	line_of(a, set, way)->part[way % WAYS_LINE] = ways_part(tag);
+	tlb_touch(mmu, a, &ways[way]);
 	return &ways[way];
 }
 
 void tlb_drop(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e)
 {
+	uint32_t set = set_of(a, e->tag), way = (uint32_t)(e - &a->entry[(size_t)set * a->ways]);
+
 	if (l1)
 		fast_drop(l1, a, e);
+	line_of(a, set, way)->part[way % WAYS_LINE] = 0;
 	e->tag = TLB_INVALID;
 	e->stamp = 0;
 }

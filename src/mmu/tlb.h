@@ -19,21 +19,7 @@ void tlb_destroy(struct tlb *t);
 
 /* Page sizes as the TLBs know them: 0, 1, 2 are 4 KiB, 2 MiB, 1 GiB. */
 static inline unsigned tlb_size_shift(unsigned size) { return PAGE_SHIFT + 9 * size; }
-
-/* What a lookup must match besides the page. */
-struct tlb_tags {
-	uint32_t asid;  /* as in struct tlb_entry */
-	uint64_t ep4ta;
-};
-
-/* Those of an access with the registers as they are. */
-static inline struct tlb_tags tlb_current_tags(const struct mmu *m)
-{
-	uint32_t pcid = m->regs.cr4 & CR4_PCIDE ? (uint32_t)(m->regs.cr3 & CR3_PCID_MASK) : 0;
-
-	return (struct tlb_tags){mmu_paging(m) ? (uint32_t)m->regs.vpid << 12 | pcid : ASID_PHYSICAL,
-				 m->regs.nested ? (m->regs.eptp & EPT_ADDR_MASK) | EP4TA_VALID : 0};
-}
+static inline unsigned tlb_size(unsigned shift) { return (shift >= PAGE_SHIFT + 9) + (shift >= PAGE_SHIFT + 18); }
 
 /* First way of the set that page number @tag belongs to. */
 static inline struct tlb_entry *tlb_set(const struct tlb_array *a, uint64_t tag)
@@ -43,10 +29,14 @@ static inline struct tlb_entry *tlb_set(const struct tlb_array *a, uint64_t tag)
 
 /* The entry for a page of size 2^shift that holds @lin, or NULL. Does not change LRU order. */
 struct tlb_entry *tlb_find(const struct tlb_array *a, uint64_t lin, unsigned shift, struct tlb_tags t);
-/* Makes @e the most recently used of its set. */
-void tlb_touch(struct mmu *mmu, struct tlb_entry *e);
-/* Enters a copy of @e in place of the least recently used way; it becomes the most recently used. @l1: that @a is part of, or NULL */
-struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e);
+/* Makes @e, which is in @a, the most recently used of its set. */
+void tlb_touch(struct mmu *mmu, struct tlb_array *a, struct tlb_entry *e);
+/*
+ * Enters a copy of @e, or of the part of its page that holds @lin and has the @size, in place of the least recently
+ * used way; it becomes the most recently used. @l1: that @a is part of, or NULL
+ */
+struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e,
+			     uint64_t lin, unsigned size);
 /* The way, which is in @a, holds nothing any more, and host-side lookups made from it do not match. @l1 as in tlb_insert(). */
 void tlb_drop(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e);
 

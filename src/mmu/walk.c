@@ -1,5 +1,5 @@
 /*
- * The page walker. Paging formats are data (struct format: an array of levels);
+ * The page walker. Paging formats are data (struct walk_format: an array of levels);
  * EPT is walked by the same kind of loop, and nested paging is composition: every
  * address that the guest walk forms goes through stage 2.
  *
@@ -20,6 +20,7 @@
 #include "arch/vmx.h"
 #include "arch/x86.h"
 #include "mmu/flush.h"
+#include "mmu/rights.h"
 
 struct level {
 	uint8_t shift;     /* address bits below this are not this level's */
@@ -27,7 +28,7 @@ struct level {
 	bool may_be_leaf;  /* PS may be set (4 KiB level: always the leaf) */
 };
 
-struct format {
+struct walk_format {
 	const char *name;
 	uint8_t levels;
 	uint8_t entry_bytes;
@@ -36,19 +37,18 @@ struct format {
 };
 
 #define SHIFTS {0, 12, 21, 30, 39, 48}
-static const struct format format_5level = {
+static const struct walk_format format_5level = {
 	"5-level", 5, 8, {{48, 9, false}, {39, 9, false}, {30, 9, true}, {21, 9, true}, {12, 9, true}}, SHIFTS};
-static const struct format format_4level = {
+static const struct walk_format format_4level = {
 	"4-level", 4, 8, {{39, 9, false}, {30, 9, true}, {21, 9, true}, {12, 9, true}}, SHIFTS};
-static const struct format format_pae = {"PAE", 2, 8, {{21, 9, true}, {12, 9, true}}, SHIFTS};
-static const struct format format_32bit = {"32-bit", 2, 4, {{22, 10, true}, {12, 10, true}}, {0, 12, 22}};
+static const struct walk_format format_pae = {"PAE", 2, 8, {{21, 9, true}, {12, 9, true}}, SHIFTS};
+static const struct walk_format format_32bit = {"32-bit", 2, 4, {{22, 10, true}, {12, 10, true}}, {0, 12, 22}};
 
 struct walk {
 	struct mmu *mmu;
 	uint64_t lin;
 	enum access_kind kind;
 	enum access_mode mode;
-	struct walk_tags guest_tags, host_tags; /* of what is cached of either stage */
 	bool caches;         /* the walk caches and the nested TLB may be used */
 	bool used;           /* something of them was */
 	unsigned refs;
@@ -59,11 +59,10 @@ struct walk {
 	struct xlate *out;
 };
 
-static bool is_long(const struct mmu *m) { return m->regs.efer >> 10 & 1; }
 
-static const struct format *format_of(const struct mmu *m)
+static const struct walk_format *format_of(const struct mmu *m)
 {
-	if (is_long(m))
+	if (mmu_is_long(m))
 		return m->regs.cr4 & CR4_LA57 ? &format_5level : &format_4level;
 	return m->regs.cr4 & CR4_PAE ? &format_pae : &format_32bit;
 }
@@ -161,11 +160,17 @@ static struct walk_entry unified_key(const struct walk_tags *tags, uint64_t at, 
 	return (struct walk_entry){.tags = *tags, .at = at, .shift = (uint8_t)shift, .prefix = addr >> shift};
 }
 
-static void unified_enter(struct walk *w, enum walk_stage stage, struct walk_entry *key, uint64_t value)
+static void unified_enter(struct walk *w, enum walk_stage stage, struct walk_entry key, uint64_t value)
 {
 	w->mmu->stats.walk_cache_misses[stage] += w->caches;
-	key->value = value;
-	walk_cache_enter(&w->mmu->unified, key);
+	key.value = value;
+	walk_cache_enter(&w->mmu->unified, &key);
+}
+
+/* NULL: it is not held, or there is no such cache. */
+static const struct walk_entry *unified_find(struct walk *w, struct walk_entry key)
+{
+	return w->caches ? walk_cache_find(&w->mmu->unified, &key) : NULL;
 }
 
 static void count_unified_hit(struct walk *w, enum walk_stage stage, unsigned level, uint64_t at, uint64_t at_gpa,
@@ -279,7 +284,7 @@ static uint64_t ept_leaf_flags(const struct ept_walk *x)
 static void ept_skip(struct walk *w, struct ept_walk *x)
 {
 	unsigned level = 0;
-	const struct walk_entry *e = split_find(w, STAGE_HOST, w->mmu->host, w->host_tags, x->gpa, ept_shifts,
+	const struct walk_entry *e = split_find(w, STAGE_HOST, w->mmu->host, w->mmu->host_tags, x->gpa, ept_shifts,
 						x->level, &level);
 
 	if (!e)
@@ -293,46 +298,56 @@ static void ept_skip(struct walk *w, struct ept_walk *x)
 	}
 }
 
-/* Unified cache: the entry at @at, if it is held and needs no flag set (that is done in memory). */
-static bool ept_cached_entry(struct walk *w, const struct ept_walk *x, struct walk_entry *key, uint64_t *e)
+static struct walk_entry ept_key(const struct walk *w, const struct ept_walk *x, uint64_t at)
 {
-	const struct walk_entry *found = w->caches ? walk_cache_find(&w->mmu->unified, key) : NULL;
+	return unified_key(&w->mmu->host_tags, at, x->gpa, ept_shifts[x->level]);
+}
 
+/* Unified cache: the entry at @at, if it is held and needs no flag set (that is done in memory). */
+static bool ept_cached_entry(struct walk *w, const struct ept_walk *x, uint64_t at, uint64_t *e)
+{
+	const struct walk_entry *found;
+
+	if (!walk_cache_exists(&w->mmu->unified))
+		return false;
+	found = unified_find(w, ept_key(w, x, at));
 	if (!found)
 		return false;
 	*e = found->value;
 	if (ept_is_leaf(x->level, *e) && (*e & ept_leaf_flags(x)) != ept_leaf_flags(x))
 		return false;
-	count_unified_hit(w, STAGE_HOST, x->level, key->at, x->gpa, *e);
+	count_unified_hit(w, STAGE_HOST, x->level, at, x->gpa, *e);
 	return true;
 }
 
 /* An entry was followed, or used as the last one: the caches that hold such take it. */
-static void ept_enter(struct walk *w, const struct ept_walk *x, struct walk_entry *key, uint64_t e, bool leaf)
+static void ept_enter(struct walk *w, const struct ept_walk *x, uint64_t at, uint64_t e, bool leaf)
 {
 	struct mmu *m = w->mmu;
-	struct walk_entry n = {.tags = w->host_tags, .shift = ept_shifts[x->level],
-			       .prefix = x->gpa >> ept_shifts[x->level], .value = e & EPT_ADDR_MASK,
-			       .rights = (uint16_t)x->rights};
 
-	if (walk_cache_exists(&m->unified) && (leaf ? m->hw.unified_host_leaf : m->hw.unified_host))
-		unified_enter(w, STAGE_HOST, key, e);
-	else if (!leaf)
+	if (walk_cache_exists(&m->unified) && (leaf ? m->hw.unified_host_leaf : m->hw.unified_host)) {
+		unified_enter(w, STAGE_HOST, ept_key(w, x, at), e);
+	} else if (!leaf) {
+		struct walk_entry n = {.tags = w->mmu->host_tags, .shift = ept_shifts[x->level],
+				       .prefix = x->gpa >> ept_shifts[x->level], .value = e & EPT_ADDR_MASK,
+				       .rights = (uint16_t)x->rights};
+
 		walk_cache_enter(&m->host[x->level], &n);
+	}
 }
 
 /* The last entry: is the access allowed, and where does it go? */
-static enum xlate_event ept_leaf(struct walk *w, const struct ept_walk *x, struct walk_entry *key, uint64_t e,
-				 bool cached, uint64_t *out)
+static enum xlate_event ept_leaf(struct walk *w, const struct ept_walk *x, uint64_t at, uint64_t e, bool cached,
+				 uint64_t *out)
 {
 	uint64_t set = ept_leaf_flags(x), below = (1ull << ept_shifts[x->level]) - 1;
 
 	if ((x->need & x->rights) != x->need)
 		return ept_violation(w, x->gpa, x->need, x->rights, x->for_table);
 	if ((e & set) != set)
-		entry_or(w->mmu, key->at, set);
+		entry_or(w->mmu, at, set);
 	if (!cached)
-		ept_enter(w, x, key, e | set, true);
+		ept_enter(w, x, at, e | set, true);
 	w->ept_dirty = !x->ad || ((e | set) & EPT_D);
 	w->ept_rights = tlb_ept_rights(x->rights);
 	w->ept_shift = ept_shifts[x->level];
@@ -346,12 +361,11 @@ static enum xlate_event ept_levels(struct walk *w, struct ept_walk *x, uint64_t 
 
 	for (;; x->level--) {
 		unsigned shift = ept_shifts[x->level];
-		struct walk_entry key = unified_key(&w->host_tags, x->table + (x->gpa >> shift & 0x1ff) * 8, x->gpa, shift);
-		uint64_t e;
-		bool cached = ept_cached_entry(w, x, &key, &e), leaf;
+		uint64_t at = x->table + (x->gpa >> shift & 0x1ff) * 8, e;
+		bool cached = ept_cached_entry(w, x, at, &e), leaf;
 
 		if (!cached)
-			e = reference(w, STAGE_HOST, x->level, key.at, x->gpa, 8);
+			e = reference(w, STAGE_HOST, x->level, at, x->gpa, 8);
 		if (!(e & 7))
 			return ept_violation(w, x->gpa, x->need, 0, x->for_table);
 		leaf = ept_is_leaf(x->level, e);
@@ -362,11 +376,11 @@ static enum xlate_event ept_levels(struct walk *w, struct ept_walk *x, uint64_t 
 		x->rights &= e & 7;
 		log_rights(w, tlb_ept_rights(x->rights));
 		if (leaf)
-			return ept_leaf(w, x, &key, e, cached, out);
+			return ept_leaf(w, x, at, e, cached, out);
 		if (x->ad && !(e & EPT_A))
-			entry_or(m, key.at, EPT_A);
+			entry_or(m, at, EPT_A);
 		if (!cached)
-			ept_enter(w, x, &key, e | (x->ad ? EPT_A : 0), false);
+			ept_enter(w, x, at, e | (x->ad ? EPT_A : 0), false);
 		x->table = e & EPT_ADDR_MASK;
 	}
 }
@@ -430,7 +444,7 @@ static bool nested_tlb_holds(struct walk *w, uint64_t gpa_v, const struct walk_e
 /* Address of an entry in the guest's table of @level. */
 static enum xlate_event table_address(struct walk *w, unsigned level, uint64_t gpa_v, uint64_t *out)
 {
-	struct walk_entry key = {.tags = w->host_tags, .shift = PAGE_SHIFT, .prefix = gpa_v >> PAGE_SHIFT};
+	struct walk_entry key = {.tags = w->mmu->host_tags, .shift = PAGE_SHIFT, .prefix = gpa_v >> PAGE_SHIFT};
 	enum xlate_event ev;
 
 	if (!w->mmu->regs.nested)
@@ -447,51 +461,6 @@ static enum xlate_event table_address(struct walk *w, unsigned level, uint64_t g
 	return ev;
 }
 
-/* ---- rights ---- */
-
-static bool pkey_permits(const struct mmu *m, uint16_t rights, uint8_t pkey, enum access_kind kind, bool user)
-{
-	uint32_t key = m->regs.pkru >> (pkey * 2);
-
-	if (!(m->regs.cr4 & CR4_PKE) || !is_long(m) || !(rights & TLB_U))
-		return true;
-	if (key & 1)
-		return false;
-	return !(key & 2) || kind != ACCESS_WRITE || (!user && !(m->regs.cr0 & CR0_WP));
-}
-
-static bool fetch_permitted(const struct mmu *m, uint16_t rights, bool user)
-{
-	if (rights & TLB_NX)
-		return false;
-	if (user)
-		return rights & TLB_U;
-	return !((rights & TLB_U) && (m->regs.cr4 & CR4_SMEP));
-}
-
-/* User access, SMAP and CR0.WP; not protection keys. */
-static bool data_permitted(const struct mmu *m, uint16_t rights, enum access_kind kind, enum access_mode mode)
-{
-	bool user = mode_is_user(mode);
-
-	if (user && !(rights & TLB_U))
-		return false;
-	if (!user && (rights & TLB_U) && (m->regs.cr4 & CR4_SMAP) && mode != MODE_SUPER_AC)
-		return false;
-	return kind != ACCESS_WRITE || (rights & TLB_W) || (!user && !(m->regs.cr0 & CR0_WP));
-}
-
-bool rights_permit(const struct mmu *m, uint16_t rights, uint8_t pkey, enum access_kind kind, enum access_mode mode)
-{
-	bool user = mode_is_user(mode);
-
-	if (!mmu_paging(m))
-		return true;
-	if (kind == ACCESS_FETCH)
-		return fetch_permitted(m, rights, user);
-	return data_permitted(m, rights, kind, mode) && pkey_permits(m, rights, pkey, kind, user);
-}
-
 /* ---- the linear walk ---- */
 
 static enum xlate_event page_fault(struct walk *w, uint32_t why)
@@ -505,7 +474,7 @@ static enum xlate_event page_fault(struct walk *w, uint32_t why)
 }
 
 /* Reserved bits of a present entry (SDM figures of each paging mode's entries). */
-static bool entry_reserved(const struct mmu *m, const struct format *f, const struct level *lv, uint64_t e, bool leaf)
+static bool entry_reserved(const struct mmu *m, const struct walk_format *f, const struct level *lv, uint64_t e, bool leaf)
 {
 	bool large = leaf && lv->shift > 12;
 
@@ -519,7 +488,7 @@ static bool entry_reserved(const struct mmu *m, const struct format *f, const st
 		return true;
 	if ((e & PTE_NX) && !(m->regs.efer & EFER_NXE))
 		return true;
-	if (!is_long(m) && (e & 0x7ff0000000000000ull))
+	if (!mmu_is_long(m) && (e & 0x7ff0000000000000ull))
 		return true;
 	if ((e & PTE_PS) && lv->shift > 12) {
 		if (!lv->may_be_leaf || (lv->shift == 30 && !m->pages_1g))
@@ -529,7 +498,7 @@ static bool entry_reserved(const struct mmu *m, const struct format *f, const st
 	return false;
 }
 
-static bool entry_is_leaf(const struct mmu *m, const struct format *f, const struct level *lv, uint64_t e)
+static bool entry_is_leaf(const struct mmu *m, const struct walk_format *f, const struct level *lv, uint64_t e)
 {
 	if (lv->shift == 12)
 		return true;
@@ -538,7 +507,7 @@ static bool entry_is_leaf(const struct mmu *m, const struct format *f, const str
 	return f->entry_bytes == 8 || (m->regs.cr4 & CR4_PSE);
 }
 
-static uint64_t leaf_address(const struct format *f, const struct level *lv, uint64_t e)
+static uint64_t leaf_address(const struct walk_format *f, const struct level *lv, uint64_t e)
 {
 	if (f->entry_bytes == 4 && lv->shift == 22)
 		return (e & 0xffc00000u) | (e >> 13 & 0xff) << 32;
@@ -546,7 +515,7 @@ static uint64_t leaf_address(const struct format *f, const struct level *lv, uin
 }
 
 /* gpa of the root table; false: a PAE PDPTE is not present. */
-static bool root_table(const struct mmu *m, const struct format *f, uint64_t lin, uint64_t *at)
+static bool root_table(const struct mmu *m, const struct walk_format *f, uint64_t lin, uint64_t *at)
 {
 	if (f == &format_pae) {
 		uint64_t pdpte = m->regs.pdpte[lin >> 30 & 3];
@@ -631,7 +600,7 @@ static enum xlate_event finish(struct walk *w, uint64_t entry_gpa, uint64_t at, 
 
 /* The guest's walk, as far as it has come. */
 struct guest_walk {
-	const struct format *format;
+	const struct walk_format *format;
 	unsigned level;    /* of the entry that is read next */
 	uint64_t table;    /* guest-physical address of its table */
 	uint64_t machine;  /* the same table in machine memory, if it is known */
@@ -639,14 +608,14 @@ struct guest_walk {
 	uint16_t rights;   /* TLB_W, TLB_U, TLB_NX of the levels above */
 };
 
-static const struct level *level_of(const struct format *f, unsigned level) { return &f->level[f->levels - level]; }
+static const struct level *level_of(const struct walk_format *f, unsigned level) { return &f->level[f->levels - level]; }
 
 /* Split caches: begins the walk at the table that the longest cached prefix names. */
 static void guest_skip(struct walk *w, struct guest_walk *g)
 {
-	const struct format *f = g->format;
+	const struct walk_format *f = g->format;
 	unsigned level = 0;
-	const struct walk_entry *e = split_find(w, STAGE_GUEST, w->mmu->guest, w->guest_tags, w->lin, f->shift,
+	const struct walk_entry *e = split_find(w, STAGE_GUEST, w->mmu->guest, w->mmu->guest_tags, w->lin, f->shift,
 						f->levels, &level);
 
 	if (!e)
@@ -667,7 +636,7 @@ static void guest_skip(struct walk *w, struct guest_walk *g)
 static void guest_enter_split(struct walk *w, const struct guest_walk *g)
 {
 	unsigned level = g->level + 1, shift;
-	struct walk_entry n = {.tags = w->guest_tags, .value = g->machine, .table = g->table, .rights = g->rights,
+	struct walk_entry n = {.tags = w->mmu->guest_tags, .value = g->machine, .table = g->table, .rights = g->rights,
 			       .ept_rights = w->ept_rights};
 
 	if (level > g->format->levels)
@@ -696,19 +665,24 @@ static enum xlate_event guest_entry_address(struct walk *w, struct guest_walk *g
 	return ev;
 }
 
-/* Unified cache: the entry at @key, which refers to another table. */
-static bool guest_cached_entry(struct walk *w, const struct guest_walk *g, uint64_t entry_gpa,
-			       const struct walk_entry *key, uint64_t *e)
+static struct walk_entry guest_key(const struct walk *w, const struct guest_walk *g, uint64_t at)
+{
+	return unified_key(&w->mmu->guest_tags, at, w->lin, level_of(g->format, g->level)->shift);
+}
+
+/* Unified cache: the entry at @at, which refers to another table. */
+static bool guest_cached_entry(struct walk *w, const struct guest_walk *g, uint64_t entry_gpa, uint64_t at,
+			       uint64_t *e)
 {
 	const struct walk_entry *found;
 
-	if (!w->caches || g->level < 2 || !w->mmu->hw.unified_guest)
+	if (g->level < 2 || !w->mmu->hw.unified_guest || !walk_cache_exists(&w->mmu->unified))
 		return false;
-	found = walk_cache_find(&w->mmu->unified, key);
+	found = unified_find(w, guest_key(w, g, at));
 	if (!found)
 		return false;
 	*e = found->value;
-	count_unified_hit(w, STAGE_GUEST, g->level, key->at, entry_gpa, *e);
+	count_unified_hit(w, STAGE_GUEST, g->level, at, entry_gpa, *e);
 	return true;
 }
 
@@ -728,38 +702,36 @@ static enum xlate_event guest_leaf(struct walk *w, const struct guest_walk *g, u
 }
 
 /* An entry that refers to another table. */
-static enum xlate_event guest_follow(struct walk *w, struct guest_walk *g, uint64_t entry_gpa, struct walk_entry *key,
-				     uint64_t e, bool cached)
+static enum xlate_event guest_follow(struct walk *w, struct guest_walk *g, uint64_t entry_gpa, uint64_t at, uint64_t e,
+				     bool cached)
 {
 	const struct mmu *m = w->mmu;
 
 	if (!(e & PTE_A)) {
-		enum xlate_event ev = set_entry_flags(w, entry_gpa, key->at, PTE_A);
+		enum xlate_event ev = set_entry_flags(w, entry_gpa, at, PTE_A);
 
 		if (ev)
 			return ev;
 	}
 	if (!cached && m->hw.unified_guest && walk_cache_exists(&m->unified))
-		unified_enter(w, STAGE_GUEST, key, e | PTE_A);
+		unified_enter(w, STAGE_GUEST, guest_key(w, g, at), e | PTE_A);
 	g->table = e & (g->format->entry_bytes == 4 ? 0xfffff000ull : PTE_ADDR_MASK);
 	return XLATE_OK;
 }
 
 static enum xlate_event guest_levels(struct walk *w, struct guest_walk *g, struct tlb_entry *out)
 {
-	const struct format *f = g->format;
+	const struct walk_format *f = g->format;
 
 	for (;; g->level--) {
 		const struct level *lv = level_of(f, g->level);
 		uint64_t entry_gpa = g->table + (w->lin >> lv->shift & ((1u << lv->bits) - 1)) * f->entry_bytes, at, e;
 		enum xlate_event ev = guest_entry_address(w, g, entry_gpa, &at);
-		struct walk_entry key;
 		bool cached, leaf;
 
 		if (ev)
 			return ev;
-		key = unified_key(&w->guest_tags, at, w->lin, lv->shift);
-		cached = guest_cached_entry(w, g, entry_gpa, &key, &e);
+		cached = guest_cached_entry(w, g, entry_gpa, at, &e);
 		if (!cached)
 			e = reference(w, STAGE_GUEST, g->level, at, entry_gpa, f->entry_bytes);
 		if (!(e & PTE_P))
@@ -771,7 +743,7 @@ static enum xlate_event guest_levels(struct walk *w, struct guest_walk *g, struc
 		log_rights(w, g->rights);
 		if (leaf)
 			return guest_leaf(w, g, entry_gpa, at, e, out);
-		ev = guest_follow(w, g, entry_gpa, &key, e, cached);
+		ev = guest_follow(w, g, entry_gpa, at, e, cached);
 		if (ev)
 			return ev;
 	}
@@ -779,7 +751,7 @@ static enum xlate_event guest_levels(struct walk *w, struct guest_walk *g, struc
 
 static enum xlate_event walk_tables(struct walk *w, struct tlb_entry *out)
 {
-	struct guest_walk g = {.format = format_of(w->mmu), .rights = TLB_W | TLB_U};
+	struct guest_walk g = {.format = w->mmu->format, .rights = TLB_W | TLB_U};
 
 	g.level = g.format->levels;
 	/* PAE's PDPTEs are registers: what they say is never cached. */
@@ -791,18 +763,20 @@ static enum xlate_event walk_tables(struct walk *w, struct tlb_entry *out)
 
 /* ---- attempts ---- */
 
-static void begin(struct walk *w, struct mmu *m)
+void walk_set_regs(struct mmu *m)
 {
-	struct tlb_tags t = tlb_current_tags(m);
-	const struct format *f = format_of(m);
-	uint8_t ept = (uint8_t)(m->regs.nested ? WALK_MODE_EPT | (m->regs.eptp & EPTP_AD ? WALK_MODE_AD : 0) |
-							 ((m->regs.eptp >> EPTP_WALK_SHIFT & 7) == 4 ? WALK_MODE_EPT5 : 0)
-					       : 0);
+	const struct mmu_regs *r = &m->regs;
+	const struct walk_format *f = format_of(m);
+	uint32_t pcid = r->cr4 & CR4_PCIDE ? (uint32_t)(r->cr3 & CR3_PCID_MASK) : 0;
+	uint8_t ept = (uint8_t)(r->nested ? WALK_MODE_EPT | (r->eptp & EPTP_AD ? WALK_MODE_AD : 0) |
+						    ((r->eptp >> EPTP_WALK_SHIFT & 7) == 4 ? WALK_MODE_EPT5 : 0)
+					  : 0);
 
-	w->mmu = m;
-	w->caches = true;
-	w->guest_tags = (struct walk_tags){t.asid, t.ep4ta, (uint8_t)(ept | (f->levels + (f == &format_pae)))};
-	w->host_tags = (struct walk_tags){ASID_PHYSICAL, t.ep4ta, ept};
+	m->format = f;
+	m->tags.asid = mmu_paging(m) ? (uint32_t)r->vpid << 12 | pcid : ASID_PHYSICAL;
+	m->tags.ep4ta = r->nested ? (r->eptp & EPT_ADDR_MASK) | EP4TA_VALID : 0;
+	m->guest_tags = (struct walk_tags){m->tags.asid, m->tags.ep4ta, (uint8_t)(ept | (f->levels + (f == &format_pae)))};
+	m->host_tags = (struct walk_tags){ASID_PHYSICAL, m->tags.ep4ta, ept};
 }
 
 /*
@@ -842,10 +816,9 @@ static void count_walk(struct mmu *m, unsigned refs)
 enum xlate_event walk_linear(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
 			     struct tlb_entry *e, struct xlate *out)
 {
-	struct walk w = {.lin = lin, .kind = kind, .mode = mode, .out = out};
+	struct walk w = {.mmu = m, .lin = lin, .kind = kind, .mode = mode, .caches = true, .out = out};
 	enum xlate_event ev;
 
-	begin(&w, m);
 	do
 		ev = walk_tables(&w, e);
 	while (repeats(&w, ev, true));
@@ -856,11 +829,10 @@ enum xlate_event walk_linear(struct mmu *m, uint64_t lin, enum access_kind kind,
 enum xlate_event walk_physical(struct mmu *m, uint64_t gpa_v, enum access_kind kind, struct xlate *out,
 			       struct tlb_entry *e)
 {
-	struct walk w = {.lin = gpa_v, .kind = kind, .mode = MODE_IMPLICIT, .out = out};
+	struct walk w = {.mmu = m, .lin = gpa_v, .kind = kind, .mode = MODE_IMPLICIT, .caches = true, .out = out};
 	uint64_t page;
 	enum xlate_event ev;
 
-	begin(&w, m);
 	do
 		ev = final_address(&w, gpa_v, kind, &page);
 	while (repeats(&w, ev, false));

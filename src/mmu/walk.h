@@ -16,8 +16,7 @@ enum xlate_event walk_linear(struct mmu *mmu, uint64_t lin, enum access_kind kin
 enum xlate_event walk_physical(struct mmu *mmu, uint64_t gpa, enum access_kind kind, struct xlate *out,
 			       struct tlb_entry *e);
 
-/* Does a translation with these rights allow the access (guest paging only)? */
-bool rights_permit(const struct mmu *mmu, uint16_t rights, uint8_t pkey, enum access_kind kind,
-		   enum access_mode mode);
+/* The registers have changed: what follows from them (mmu->tags and others) is computed anew. */
+void walk_set_regs(struct mmu *mmu);
 
 #endif

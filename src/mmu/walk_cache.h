@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 
+#include "base/util.h"
 #include "mmu/assoc.h"
 #include "mmu/hw.h"
 
@@ -45,11 +46,44 @@ void walk_cache_destroy(struct walk_cache *c);
 
 static inline bool walk_cache_exists(const struct walk_cache *c) { return c->lru.sets; }
 
+/* The unified cache is looked up by machine address, the others by prefix. */
+static inline uint64_t walk_cache_key(const struct walk_entry *e) { return e->at ? e->at : e->prefix; }
+static inline uint64_t walk_cache_index(const struct walk_entry *e) { return e->at ? e->at >> 3 : e->prefix; }
+
+static inline bool walk_cache_same(const struct walk_entry *a, const struct walk_entry *b)
+{
+	return a->prefix == b->prefix && a->shift == b->shift && a->at == b->at && a->tags.asid == b->tags.asid &&
+	       a->tags.ep4ta == b->tags.ep4ta && a->tags.mode == b->tags.mode;
+}
+
+/* The way of the set that holds @want, or ASSOC_NONE. */
+static ALWAYS_INLINE uint32_t walk_cache_way(const struct walk_cache *c, uint32_t set, const struct walk_entry *want)
+{
+	uint32_t way = assoc_find(&c->lru, set, 0, walk_cache_key(want));
+
+	while (way != ASSOC_NONE && !walk_cache_same(&c->entry[assoc_at(&c->lru, set, way)], want))
+		way = assoc_find(&c->lru, set, way + 1, walk_cache_key(want));
+	return way;
+}
+
 /*
  * What the cache holds for @want (tags, shift, prefix and, unified, at count); it becomes the
  * most recently used. NULL: nothing, or there is no such cache.
  */
-const struct walk_entry *walk_cache_find(struct walk_cache *c, const struct walk_entry *want);
+static ALWAYS_INLINE const struct walk_entry *walk_cache_find(struct walk_cache *c, const struct walk_entry *want)
+{
+	uint32_t set, way;
+
+	if (!walk_cache_exists(c))
+		return NULL;
+	set = assoc_set(&c->lru, walk_cache_index(want));
+	way = walk_cache_way(c, set, want);
+	if (way == ASSOC_NONE)
+		return NULL;
+	assoc_touch(&c->lru, set, way);
+	return &c->entry[assoc_at(&c->lru, set, way)];
+}
+
 /* Enters a copy in place of what it held for the same, or of the least recently used. */
 void walk_cache_enter(struct walk_cache *c, const struct walk_entry *e);
 
