@@ -242,7 +242,8 @@ static int check(const struct compare *c, struct error *err)
 	if (guest_options_check(&c->cfg, err))
 		return -EINVAL;
 	if (has_network(c))
-		return error_set(err, -EINVAL, "--net: runs with a network are never equal (none: a card without a cable)");
+		return error_set(err, -EINVAL, "--net: runs with a network are never equal (none: a card without "
+				 "a cable)");
 	if (c->cfg.devices.console)
 		return error_set(err, -EINVAL, "--virtio-console: one file for all runs makes no sense");
 	if (try_loading(c, err))

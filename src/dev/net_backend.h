@@ -21,8 +21,8 @@ struct net_backend_ops {
 	/* Takes a frame that has arrived, at most NET_FRAME_MAX bytes. Returns its length, 0 if there is none. */
 	size_t (*receive)(struct net_backend *n, uint8_t *frame);
 	/*
-	 * What to wait for until there may be something to do: fills in at most @max descriptors and lowers *@wait_ms if
-	 * it has something to do earlier. Returns how many.
+	 * What to wait for until there may be something to do: fills in at most @max descriptors and lowers
+	 * *@wait_ms if it has something to do earlier. Returns how many.
 	 */
 	unsigned (*wait_for)(struct net_backend *n, struct pollfd *p, unsigned max, int *wait_ms);
 	/* Does what there is to do. Called often. */

@@ -102,7 +102,7 @@ struct pci_identity {
 void pci_function_init(struct pci_function *fn, const struct pci_identity *id, const struct pci_ops *ops, void *state);
 /* A 32-bit memory BAR of @bytes: a power of two, 16 to 1 MiB. */
 void pci_add_bar(struct pci_function *fn, unsigned bar, uint32_t bytes);
-/* A capability with @bytes in all, header included; what it holds is @body from its third byte on. Returns its offset. */
+/* A capability with @bytes in all, header included; from its third byte on it is @body. Returns its offset. */
 uint8_t pci_add_capability(struct pci_function *fn, uint8_t id, unsigned bytes, const void *body);
 /* MSI-X with @vectors, 1 to PCI_MSIX_MAX; table and pending bits in BAR @bar, which becomes 4 KiB and its own. */
 void pci_add_msix(struct pci_function *fn, unsigned bar, unsigned vectors);

@@ -169,7 +169,10 @@ static void get_id(const struct virtio_blk *b, struct blk_request *rq)
 	rq->status = BLK_OK;
 }
 
-static bool is_too_long(const struct virtq_chain *c) { return max_u64(c->out_bytes, c->in_bytes) > DATA_MAX + HEADER_BYTES; }
+static bool is_too_long(const struct virtq_chain *c)
+{
+	return max_u64(c->out_bytes, c->in_bytes) > DATA_MAX + HEADER_BYTES;
+}
 
 static void start(struct virtio_blk *b, const struct virtq_chain *chain, uint64_t now)
 {

@@ -56,7 +56,8 @@ static void rng_process(struct virtio *v, unsigned queue, uint64_t now)
 		virtio_ring(v, queue, now);
 }
 
-static const struct virtio_ops ops = {.name = "rng", .id = 4, .pci_class = 0x00ff00, .queues = 1, .process = rng_process};
+static const struct virtio_ops ops = {.name = "rng", .id = 4, .pci_class = 0x00ff00, .queues = 1,
+				      .process = rng_process};
 
 void virtio_rng_init(struct virtio_rng *r, const struct dma *dma, uint64_t seed, bool wall)
 {

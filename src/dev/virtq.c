@@ -246,7 +246,8 @@ static uint64_t copy(const struct virtq_part *first, unsigned count, const struc
 			continue;
 		}
 		n = min_u64(p->bytes - at, bytes - done);
-		if (in ? dma->write(dma->ctx, p->gpa + at, buf + done, n) : dma->read(dma->ctx, p->gpa + at, buf + done, n))
+		if (in ? dma->write(dma->ctx, p->gpa + at, buf + done, n)
+		       : dma->read(dma->ctx, p->gpa + at, buf + done, n))
 			return done;
 		at = 0;
 		done += n;

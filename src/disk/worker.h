@@ -7,7 +7,9 @@
 
 #include "disk/disk.h"
 
-enum disk_work { DISK_WORK_READ, DISK_WORK_WRITE, DISK_WORK_FLUSH, DISK_WORK_DISCARD, DISK_WORK_ZEROES, DISK_WORK_KINDS };
+enum disk_work {
+	DISK_WORK_READ, DISK_WORK_WRITE, DISK_WORK_FLUSH, DISK_WORK_DISCARD, DISK_WORK_ZEROES, DISK_WORK_KINDS,
+};
 
 struct disk_request {
 	enum disk_work kind;

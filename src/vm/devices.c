@@ -38,7 +38,10 @@ struct devices {
 
 static bool dma_is_ram(void *ctx, uint64_t a, uint64_t bytes) { return engine_dma_is_ram(ctx, gpa(a), bytes); }
 
-static int dma_read(void *ctx, uint64_t a, void *buf, uint64_t bytes) { return engine_dma_read(ctx, gpa(a), buf, bytes); }
+static int dma_read(void *ctx, uint64_t a, void *buf, uint64_t bytes)
+{
+	return engine_dma_read(ctx, gpa(a), buf, bytes);
+}
 
 static int dma_write(void *ctx, uint64_t a, const void *buf, uint64_t bytes)
 {
@@ -81,12 +84,13 @@ static int take_disk_word(struct devices_disk *disk, const char *word, size_t n,
 		disk->snapshot = true;
 	} else if (n > skip && memcmp(word, serial, skip) == 0) {
 		if (n - skip > DEVICES_SERIAL_MAX)
-			return error_set(err, -EINVAL, "--disk: serial '%.*s': at most %d bytes", (int)(n - skip), word + skip,
-					 DEVICES_SERIAL_MAX);
+			return error_set(err, -EINVAL, "--disk: serial '%.*s': at most %d bytes", (int)(n - skip),
+					 word + skip, DEVICES_SERIAL_MAX);
 		memcpy(disk->serial, word + skip, n - skip);
 		disk->serial[n - skip] = 0;
 	} else {
-		return error_set(err, -EINVAL, "--disk: '%.*s': after the file come ro, snapshot, serial=TEXT", (int)n, word);
+		return error_set(err, -EINVAL, "--disk: '%.*s': after the file come ro, snapshot, serial=TEXT", (int)n,
+				 word);
 	}
 	return 0;
 }
@@ -143,7 +147,8 @@ static int add_disk(struct devices *d, const char *text, struct error *err)
 	if (ret)
 		return ret;
 	o.read_only = what.read_only;
-	ret = what.snapshot && !what.read_only ? disk_open_snapshot(&disk, path, &o, err) : disk_open(&disk, path, &o, err);
+	ret = what.snapshot && !what.read_only ? disk_open_snapshot(&disk, path, &o, err)
+					       : disk_open(&disk, path, &o, err);
 	if (!ret)
 		ret = virtio_blk_init(&d->blk[d->disks], disk, &d->dma, what.serial, d->host.wall, path, err);
 	if (ret)
@@ -336,12 +341,14 @@ unsigned devices_wait_for(struct devices *d, struct pollfd *p, unsigned max, int
 void devices_describe(const struct devices *d, char *buf, size_t bytes)
 {
 	const struct virtio_balloon *b = d ? &d->balloon : NULL;
+	size_t n;
 
 	*buf = 0;
 	if (!d || !d->has_balloon)
 		return;
-	snprintf(buf, bytes, "balloon: %llu MiB with the host", (unsigned long long)b->actual >> 8);
-	if (b->stats_known >> BALLOON_FREE & 1 && b->stats_known >> BALLOON_TOTAL & 1)
-		snprintf(buf + strlen(buf), bytes - strlen(buf), "; the guest had %llu of %llu MiB free when it was last asked",
-			 (unsigned long long)b->stat[BALLOON_FREE] >> 20, (unsigned long long)b->stat[BALLOON_TOTAL] >> 20);
+	n = (size_t)snprintf(buf, bytes, "balloon: %u MiB with the host", b->actual >> 8);
+	if (n < bytes && b->stats_known >> BALLOON_FREE & 1 && b->stats_known >> BALLOON_TOTAL & 1)
+		snprintf(buf + n, bytes - n, "; the guest had %llu of %llu MiB free when it was last asked",
+			 (unsigned long long)b->stat[BALLOON_FREE] >> 20,
+			 (unsigned long long)b->stat[BALLOON_TOTAL] >> 20);
 }

@@ -24,7 +24,7 @@ struct devices_config {
 	bool rng;
 	bool balloon;
 	uint64_t balloon_bytes;              /* what the guest is asked to give */
-	const char *console;                 /* a file for what the guest writes to its virtio console; NULL: it has none */
+	const char *console;                 /* a file for what the guest writes to its virtio console; NULL: none */
 };
 
 /* One disk. */

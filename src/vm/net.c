@@ -34,12 +34,14 @@ static int parse_kind(const char *text, size_t bytes, struct net_config *net, st
 		if (bytes < n || memcmp(text, kinds[i].word, n) != 0 || (named ? bytes == n : bytes > n))
 			continue;
 		if (bytes - n >= room)
-			return error_set(err, -EINVAL, "--net '%.*s': the name is too long", (int)min_u64(bytes, 100), text);
+			return error_set(err, -EINVAL, "--net '%.*s': the name is too long",
+					 (int)min_u64(bytes, 100), text);
 		net->kind = kinds[i].kind;
 		memcpy(net->name, text + n, bytes - n);
 		return 0;
 	}
-	return error_set(err, -EINVAL, "--net '%.*s': one of user, socket:PATH, tap:NAME, none", (int)min_u64(bytes, 100), text);
+	return error_set(err, -EINVAL, "--net '%.*s': one of user, socket:PATH, tap:NAME, none",
+			 (int)min_u64(bytes, 100), text);
 }
 
 int net_parse(const char *text, struct net_config *net, struct error *err)
@@ -53,7 +55,8 @@ int net_parse(const char *text, struct net_config *net, struct error *err)
 	if (ret || !comma)
 		return ret;
 	if (strncmp(comma, ",mac=", 5) != 0)
-		return error_set(err, -EINVAL, "--net: '%.100s': after what it is connected to comes mac=...", comma + 1);
+		return error_set(err, -EINVAL, "--net: '%.100s': after what it is connected to comes mac=...",
+				 comma + 1);
 	return parse_mac(comma + 5, net, err);
 }
 

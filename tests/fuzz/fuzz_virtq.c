@@ -283,7 +283,8 @@ static void step_offer(struct world *w, struct input *in, struct rig_ring *q)
 
 static void one_step(struct world *w, struct input *in)
 {
-	unsigned op = (unsigned)take(in, 1), device = op / 16 % DEVICES, queue = (unsigned)take(in, 1) % VIRTIO_QUEUES_MAX;
+	unsigned op = (unsigned)take(in, 1), device = op / 16 % DEVICES;
+	unsigned queue = (unsigned)take(in, 1) % VIRTIO_QUEUES_MAX;
 	struct rig_ring *q = &w->ring[device][queue];
 	uint64_t features;
 

@@ -45,8 +45,9 @@ static void wr(uint64_t a, unsigned bytes, uint64_t v) { dev.write(dev.state, a,
 static int setup(void **state)
 {
 	static const struct pci_ops ops = {.bar_read = toy_read, .bar_write = toy_write};
-	static const struct pci_identity id = {.vendor = 0x1234, .device = 0x5678, .revision = 9, .class_code = 0x010203,
-					       .subsystem_vendor = 0xaaaa, .subsystem = 0xbbbb};
+	static const struct pci_identity id = {.vendor = 0x1234, .device = 0x5678, .revision = 9,
+					       .class_code = 0x010203, .subsystem_vendor = 0xaaaa,
+					       .subsystem = 0xbbbb};
 
 	(void)state;
 	memset(toy, 0, sizeof(toy));
@@ -231,7 +232,8 @@ static void full_bus(void **state)
 	}
 	assert_int_equal(rd(CONFIG(31, 0), 4), 1);
 	wr(CONFIG(31, PCI_COMMAND), 2, PCI_COMMAND_MEMORY);
-	assert_int_equal(rd(rd(CONFIG(31, PCI_BAR0 + 20), 4), 4), 0xffffffff); /* a device without device memory behind its BAR */
+	/* A device without device memory behind its BAR. */
+	assert_int_equal(rd(rd(CONFIG(31, PCI_BAR0 + 20), 4), 4), 0xffffffff);
 }
 
 int main(void)

@@ -304,7 +304,8 @@ static void too_long(void **state)
 	ring.size = 128;
 	rig_start(&r, VIRTIO_F_INDIRECT_DESC, &ring, 1);
 	for (unsigned i = 1; i < 127; i++)
-		rig_desc(&r, DATA, i, RIG_RAM_BASE, RIG_RAM_BYTES, RIG_WRITE | (i < 126 ? RIG_NEXT : 0), (uint16_t)(i + 1));
+		rig_desc(&r, DATA, i, RIG_RAM_BASE, RIG_RAM_BYTES, RIG_WRITE | (i < 126 ? RIG_NEXT : 0),
+			 (uint16_t)(i + 1));
 	rig_desc(&r, DATA, 0, HEADER, 16, RIG_NEXT, 1);
 	memset(rig_at(&r, HEADER), 0, 16);
 	rig_desc(&r, ring.desc, 0, DATA, 127 * 16, RIG_INDIRECT, 0);
