@@ -88,9 +88,11 @@ int q2_begin_change(struct qcow2 *q, struct error *err)
 	int ret = 0;
 
 	if (unlikely(!q->l1))
-		return q2_damaged(q, err, "it could not be loaded again after a change; open it anew");
-	if (unlikely(!q->writing))
+		ret = q2_reload(q, err);
+	if (!ret && unlikely(!q->writing))
 		ret = q2_begin_writing(q, err);
+	if (unlikely(q->disk.file.sync_error)) /* without barriers nothing can be changed in order */
+		return file_sync(&q->disk.file, err);
 	if (unlikely(q->h.incompatible & Q2_CORRUPT))
 		return q2_damaged(q, err, "it must be repaired before it is written again");
 	if (unlikely(q->pending_clusters << q->h.cluster_bits > PENDING_BYTES) && !ret)
@@ -134,7 +136,7 @@ static void forget(struct qcow2 *q)
 	q->l1_dirty_from = q->l1_dirty_to = 0;
 }
 
-static int load(struct qcow2 *q, uint64_t cache_bytes, struct error *err)
+static int load(struct qcow2 *q, struct error *err)
 {
 	unsigned slice_bits;
 	int ret = q2_header_read(&q->h, &q->disk.file, err);
@@ -149,17 +151,20 @@ static int load(struct qcow2 *q, uint64_t cache_bytes, struct error *err)
 	q->block_bits = q->h.cluster_bits + 3 - q->h.refcount_order;
 	q->disk.bytes = q->h.size;
 	ret = load_l1(q, err);
-	if (!ret && q2_cache_init(&q->l2, slice_bits, cache_slots(q, cache_bytes, slice_bits)))
+	if (!ret && q2_cache_init(&q->l2, slice_bits, cache_slots(q, q->cache_bytes, slice_bits)))
 		ret = q2_no_memory(q, err);
 	return ret;
 }
 
 int q2_reload(struct qcow2 *q, struct error *err)
 {
-	uint64_t cache_bytes = (uint64_t)q->l2.slots << q->l2.slice_bits;
+	int ret;
 
 	forget(q);
-	return load(q, cache_bytes, err);
+	ret = load(q, err);
+	if (ret)
+		forget(q);
+	return ret;
 }
 
 static int begin_writable(struct qcow2 *q, struct error *err)
@@ -249,7 +254,8 @@ int q2_open(struct disk **out, struct file *f, const struct disk_options *o, uns
 		return error_set(err, -ENOMEM, "%s: out of memory", f->path);
 	q->disk.ops = &q2_ops;
 	q->disk.file = *f;
-	ret = load(q, o->cache_bytes, err);
+	q->cache_bytes = o->cache_bytes;
+	ret = load(q, err);
 	if (!ret && !o->read_only && !o->repair)
 		ret = begin_writable(q, err);
 	if (!ret && *q->h.backing && !o->alone)

@@ -69,13 +69,13 @@ struct q2_run {
 struct qcow2 {
 	struct disk disk;
 	struct q2_header h;
-	uint64_t cluster_bytes;
+	uint64_t cluster_bytes, cache_bytes;
 	unsigned l2_bits;     /* log2 of the entries of an L2 table */
 	unsigned entry_bits;  /* log2 of an entry's bytes */
 	unsigned grain_bits;  /* log2 of the bytes a mapping can change by: a cluster, or a subcluster */
 	unsigned block_bits;  /* log2 of the refcounts in a block */
 
-	uint64_t *l1; /* entries in the host's byte order */
+	uint64_t *l1; /* entries in the host's byte order; NULL: could not be loaded again after a change */
 	uint32_t l1_dirty_from, l1_dirty_to;
 	struct q2_cache l2, rc;
 
@@ -227,7 +227,7 @@ int q2_extent_at(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent
 int q2_flush(struct disk *d, struct error *err);
 /* To be called before each change. -EIO if the image is known to be corrupt. */
 int q2_begin_change(struct qcow2 *q, struct error *err);
-/* Drops what is known of the image and reads header and L1 table again. */
+/* Drops what is known of the image and reads header and L1 table again; if that fails, it is tried again when needed. */
 int q2_reload(struct qcow2 *q, struct error *err);
 /* Sets the corrupt bit, so that nobody writes the image before it is repaired. */
 void q2_mark_corrupt(struct qcow2 *q);

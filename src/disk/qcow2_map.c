@@ -152,11 +152,12 @@ static int map_one(struct qcow2 *q, uint64_t at, uint64_t bytes, struct q2_exten
 int q2_map(struct qcow2 *q, uint64_t at, uint64_t bytes, struct q2_extent *x, struct error *err)
 {
 	struct q2_extent next;
-	int ret;
+	int ret = 0;
 
 	if (unlikely(!q->l1))
-		return q2_damaged(q, err, "it could not be loaded again after a change; open it anew");
-	ret = map_one(q, at, bytes, x, err);
+		ret = q2_reload(q, err);
+	if (!ret)
+		ret = map_one(q, at, bytes, x, err);
 	while (!ret && x->bytes < bytes && ((at + x->bytes) & ((1ull << q->grain_bits) - 1)) == 0 &&
 	       q2_slice_reach(q, at + x->bytes) == q2_slice_reach(q, 0) &&
 	       map_one(q, at + x->bytes, bytes - x->bytes, &next, NULL) == 0 && continues(x, &next, x->bytes))

@@ -320,9 +320,9 @@ static int apply(struct work *k, const struct q2_snapshot *s, struct error *err)
 	ret = copy_l1(k, l1, s->l1_size, w->h.l1_size, err);
 	free(l1);
 	if (!ret)
-		ret = q2_rewrite_add_tree(w, k->l1, s->l1_size, 1);
-	if (!ret)
 		ret = q2_rewrite_add_tree(w, k->q->l1, k->q->h.l1_size, -1);
+	if (!ret)
+		ret = q2_rewrite_add_tree(w, k->l1, s->l1_size, 1);
 	return ret ? ret : finish(k);
 }
 
