@@ -67,6 +67,7 @@ bench:
 	@bench/work.sh $(BUILD)/gnomon $(GUEST)
 	@bench/boot.sh $(BUILD)/gnomon $(GUEST)
 	@bench/counting.sh $(BUILD)/gnomon $(GUEST)
+	@bench/disk.sh $(BUILD)/gnomon
 
 # Keeps the downloaded kernels and configured build directories; distclean does not.
 clean:

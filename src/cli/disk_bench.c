@@ -45,6 +45,11 @@ static int set_total(void *ctx, const char *v, struct error *err)
 	return parse_size("total", v, &((struct disk_bench *)ctx)->total, err);
 }
 
+static int set_step(void *ctx, const char *v, struct error *err)
+{
+	return parse_size("step", v, &((struct disk_bench *)ctx)->step, err);
+}
+
 static int set_flush_every(void *ctx, const char *v, struct error *err)
 {
 	return parse_count("flush-every", v, &((struct disk_bench *)ctx)->flush_every, err);
@@ -58,6 +63,8 @@ static int set_seed(void *ctx, const char *v, struct error *err)
 const struct option_desc disk_bench_options[] = {
 	{"write", NULL, "write; what was there is lost. Otherwise only read", set_write},
 	{"random", NULL, "at random, otherwise one behind the other", set_random},
+	{"step", "SIZE", "each access so far behind the one before, beginning anew at the end of the disk\n"
+			"(default: one behind the other)", set_step},
 	{"block", "SIZE", "bytes of an access (default 4K)", set_block},
 	{"total", "SIZE", "bytes in all (default 256M)", set_total},
 	{"flush-every", "N", "flush after every N writes (default: once at the end)", set_flush_every},
@@ -83,7 +90,8 @@ static int run(const struct disk_bench *b, struct disk *d, uint8_t *buf, struct 
 		r ^= r << 13;
 		r ^= r >> 7;
 		r ^= r << 17;
-		at = (b->random ? r >> 11 : i) % blocks * b->block;
+		at = b->step ? i * b->step % (blocks * b->block) : (b->random ? r >> 11 : i) % blocks * b->block;
+		at = min_u64(at, (blocks - 1) * b->block);
 		ret = b->write ? disk_write(d, at, buf, b->block, err) : disk_read(d, at, buf, b->block, err);
 		if (!ret && b->write && b->flush_every && (i + 1) % b->flush_every == 0)
 			ret = disk_flush(d, err);
@@ -119,5 +127,5 @@ void disk_bench_print(const struct disk_bench *b, struct disk *d, double seconds
 		       "\"mib_per_second\": %.2f}\n", n, b->block, seconds, rate, mib);
 	else
 		printf("%s: %" PRIu64 " %s %s of %" PRIu64 " bytes in %.3f s: %.0f a second, %.1f MiB/s\n", disk_path(d), n,
-		       b->random ? "random" : "sequential", b->write ? "writes" : "reads", b->block, seconds, rate, mib);
+		       b->random ? "random" : b->step ? "scattered" : "sequential", b->write ? "writes" : "reads", b->block, seconds, rate, mib);
 }

@@ -9,6 +9,7 @@ struct disk_bench {
 	bool write, random, json;
 	uint64_t block;       /* bytes of an access */
 	uint64_t total;       /* bytes in all */
+	uint64_t step;        /* bytes from one access to the next; 0: as they lie, or at random */
 	uint64_t flush_every; /* accesses; 0: only at the end */
 	uint64_t seed;
 };
