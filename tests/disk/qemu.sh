@@ -162,7 +162,8 @@ refused() {
 }
 quiet qemu-img create -q -f qcow2 -o data_file=payload,data_file_raw=on outside 1M
 refused "external data file" outside
-quiet qemu-img create -q --object secret,id=k,data=x -f qcow2 -o encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10 locked 1M
+cp one locked
+printf '\0\0\0\1' | dd of=locked bs=1 seek=32 conv=notrunc status=none
 refused "encrypted" locked
 cp one odd
 printf '\200' | dd of=odd bs=1 seek=72 conv=notrunc status=none # incompatible feature 63
