@@ -92,6 +92,7 @@ struct blocks;       /* cpu/block.h: the decoded-block cache */
 struct host_stubs;   /* cpu/stub.h: host code for SSE, MMX, x87 */
 struct translator;   /* cpu/xlate.h: host code for blocks */
 struct xlink;
+struct xcache_entry;
 struct block;
 
 #include "cpu/vmx_state.h"
@@ -134,6 +135,7 @@ struct cpu {
 	uint64_t xbase, xinsns;    /* value that stands for so many instructions completed */
 	struct xlink *xlink;       /* the jump through which host code was left, or NULL */
 	uint64_t xtarget;          /* scratch */
+	struct xcache_entry *xcache[MODE_USER_ALIGN];
 	bool xvec;                 /* the host's vector registers hold the guest's, and MXCSR */
 	bool xvec_off;             /* the block at RIP cannot run on them: interpret it */
 	uint32_t xmxcsr;           /* the host's own MXCSR meanwhile */

@@ -356,28 +356,31 @@ static void emit_find_routine(struct translator *x, unsigned mode)
 	struct a_buf *a = &x->out;
 	uint8_t *miss[2];
 
+	static_assert(sizeof(struct xcache_entry) == 32, "the shift");
 	x->find[mode] = a_here(a);
-	a_alu_imm(a, A_AND, false, a_reg(H_S1), (int32_t)~PAGE_MASK);
-	/* Whoever begins in the last bytes of a page may need the next. */
-	a_alu_imm(a, A_CMP, false, a_reg(H_S1), (int32_t)PAGE_SIZE - 15);
-	miss[0] = a_jcc(a, 7);
 	a_mov(a, H_S2, H_S1);
-	a_alu(a, A_OR, H_S1, CPU_MEM(fetch_hpa));
-	a_store(a, CPU_MEM(xtarget), H_S1);
-	a_shift(a, 5, true, H_S1, PAGE_SHIFT);
-	a_alu(a, A_XOR, H_S2, a_reg(H_S1)); /* the offset, and bits of the page number over it */
+	a_shift(a, 5, true, H_S2, PAGE_SHIFT);
+	a_alu(a, A_XOR, H_S2, a_reg(H_S1));
 	a_alu_imm(a, A_AND, false, a_reg(H_S2), XCACHE_SLOTS - 1);
-	a_shift(a, 4, false, H_S2, 4);
-	a_mov_imm(a, H_S1, (uint64_t)(uintptr_t)&x->cache[mode][0]);
-	a_alu(a, A_ADD, H_S2, a_reg(H_S1));
-	a_load(a, H_S1, CPU_MEM(xtarget));
-	a_alu(a, A_CMP, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, hpa)));
+	a_shift(a, 4, false, H_S2, 5);
+	a_alu(a, A_ADD, H_S2, CPU_MEM(xcache[mode]));
+	a_alu(a, A_CMP, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, lin)));
+	miss[0] = a_jcc(a, 5);
+	a_load(a, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, page)));
+	a_alu(a, A_CMP, H_S1, CPU_MEM(fetch_hpa));
 	miss[1] = a_jcc(a, 5);
 	a_load(a, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, code)));
 	emit_ret_host(a);
 	a_patch_here(a, miss[0]);
 	a_patch_here(a, miss[1]);
 	emit_leave_here(x);
+}
+
+static void emit_gone_routine(struct translator *x)
+{
+	x->gone = a_here(&x->out);
+	a_mov_imm(&x->out, H_S1, 0);
+	a_jmp_to(&x->out, x->leave);
 }
 
 static void emit_resolve_routine(struct cpu *cpu, struct translator *x, unsigned mode)
@@ -402,6 +405,7 @@ static void emit_routines(struct cpu *cpu, struct translator *x)
 	emit_enter(x);
 	emit_load_vec_routine(x);
 	emit_leave_routine(x);
+	emit_gone_routine(x);
 	emit_call_uop_routine(x, false);
 	emit_call_uop_routine(x, true);
 	for (unsigned m = 0; m < XMODES; m++) {
@@ -432,12 +436,12 @@ static int map_buffer(struct translator *x, struct error *err)
 	return rc;
 }
 
-/* No code anywhere: no block is at BLOCK_NO_HPA, while one may well be at machine address 0. */
+/* No code anywhere: BLOCK_NO_HPA is no page, while machine address 0 may well be one. */
 static void empty_cache(struct translator *x)
 {
 	for (unsigned m = 0; m < XMODES; m++)
 		for (unsigned i = 0; i < XCACHE_SLOTS; i++)
-			x->cache[m][i] = (struct xcache_entry){BLOCK_NO_HPA, NULL};
+			x->cache[m][i] = (struct xcache_entry){.page = BLOCK_NO_HPA};
 }
 
 int xlate_create(struct cpu *cpu, struct error *err)
@@ -458,6 +462,8 @@ int xlate_create(struct cpu *cpu, struct error *err)
 	if (map_buffer(x, err))
 		return err ? err->code : -ENOMEM;
 	x->out = (struct a_buf){.p = x->rw, .to_rx = x->rx - x->rw};
+	for (unsigned m = 0; m < XMODES; m++)
+		cpu->xcache[m] = x->cache[m];
 	emit_routines(cpu, x);
 	x->first = x->out.p;
 	x->generation = 1;
@@ -558,10 +564,12 @@ void xlate_forget(struct cpu *cpu, struct block *b)
 		link_loosen(x, l);
 	b->xlinks = NULL;
 	for (unsigned m = 0; m < XMODES; m++) {
-		struct xcache_entry *e = xcache_slot(x, m, b->hpa);
+		if (b->xcode[m]) { /* the cache may have its address */
+			uint8_t *entry = (uint8_t *)(uintptr_t)b->xcode[m] - x->out.to_rx;
 
-		if (e->hpa == b->hpa)
-			*e = (struct xcache_entry){BLOCK_NO_HPA, NULL};
+			*entry = 0xe9; /* JMP */
+			a_patch(&x->out, entry + 1, x->gone);
+		}
 		b->xcode[m] = b->xlight[m] = NULL;
 	}
 }
@@ -626,7 +634,8 @@ const uint8_t *xlate_code(struct cpu *cpu, struct block *b)
 	}
 	if (from)
 		link_tie(x, from, b, cpu->mode);
-	*xcache_slot(x, cpu->mode, b->hpa) = (struct xcache_entry){b->hpa, code};
+	*xcache_slot(x, cpu->mode, cpu->gpr[REG_RIP]) =
+		(struct xcache_entry){.lin = cpu->gpr[REG_RIP], .page = b->hpa & PAGE_MASK, .code = code};
 	return code;
 }
 

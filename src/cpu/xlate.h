@@ -34,10 +34,12 @@ struct xlink {
 	struct xlink *next;      /* other jumps to the same block */
 };
 
-/* What indirect jumps look up: host code by machine address. */
+/* What indirect jumps look up: host code by linear address, for as long as the page is mapped where it was. */
 struct xcache_entry {
-	uint64_t hpa;
+	uint64_t lin;
+	uint64_t page;           /* machine address of the page */
 	const uint8_t *code;
+	uint64_t unused;         /* a power of two in all */
 };
 #define XCACHE_SLOTS 4096u
 

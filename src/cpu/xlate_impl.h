@@ -106,6 +106,7 @@ struct translator {
 	const uint8_t *leave;          /* to C with EXEC_NEXT; S1: struct xlink, or 0 */
 	/* S1: offset of the uop in the block S2; returns to its caller. [1]: vector registers are loaded after. */
 	const uint8_t *call_uop[2];
+	const uint8_t *gone;           /* of a block that is no more: to C, RIP is in its slot */
 	const uint8_t *load_vec;       /* loads the vector registers; S1 = 0: they cannot be used now */
 	const uint8_t *fetch[XMODES];  /* S1: linear address, in RIP's slot too: sets fetch_page and fetch_hpa */
 	const uint8_t *find[XMODES];   /* ... then finds the code to jump to: S1 */
@@ -127,9 +128,9 @@ struct xlink *xlate_link_new(struct translator *x, const struct xlink *l);
 /* Emits host code for @b; there is room. Returns its entry. */
 const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *b, unsigned mode);
 
-static inline struct xcache_entry *xcache_slot(struct translator *x, unsigned mode, uint64_t hpa)
+static inline struct xcache_entry *xcache_slot(struct translator *x, unsigned mode, uint64_t lin)
 {
-	return &x->cache[mode][(hpa ^ hpa >> PAGE_SHIFT) & (XCACHE_SLOTS - 1)];
+	return &x->cache[mode][(lin ^ lin >> PAGE_SHIFT) & (XCACHE_SLOTS - 1)];
 }
 
 #endif
