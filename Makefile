@@ -83,7 +83,7 @@ help:
 	@echo "                MEMORY=$(MEMORY)  APPEND='$(APPEND)'  ARGS='--json ...'"
 	@echo "make shell      boot one guest to a shell on this terminal (MMU=ept)"
 	@echo "make test       all tests"
-	@echo "make bench      CPU time of workloads and a boot, beside QEMU's translator and by hardware model"
+	@echo "make bench      CPU time of workloads and a boot, beside QEMU's translator by hardware model; disk images"
 	@echo "make guest      fetch the kernel and build the initramfs in build/guest"
 	@echo "make sanitize   build build-asan with AddressSanitizer and UBSan (also: make debug)"
 	@echo "make clean      remove what was built; distclean: and what was downloaded"

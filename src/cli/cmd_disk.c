@@ -164,7 +164,8 @@ static int show_progress(void *ctx, uint64_t done, uint64_t total)
 	if (isatty(STDERR_FILENO) && (seconds - s->at > 0.25 || (s->any && done == total))) {
 		s->at = seconds;
 		s->any = true;
-		fprintf(stderr, "\r%3.0f %%%s", total ? 100.0 * (double)done / (double)total : 100.0, done == total ? "\n" : "");
+		fprintf(stderr, "\r%3.0f %%%s", total ? 100.0 * (double)done / (double)total : 100.0,
+		        done == total ? "\n" : "");
 	}
 	return interrupted;
 }
@@ -290,16 +291,18 @@ static void print_info(struct disk *d, const struct disk_info *i, const struct d
 	human_bytes(i->bytes, virtual);
 	human_bytes(i->host_bytes, host);
 	human_bytes(i->cluster_bytes, cluster);
-	printf("file           %s\nformat         %s\nvirtual size   %s (%" PRIu64 " bytes)\nroom it takes  %s\n", disk_path(d),
-	       disk_format_name(i->format), virtual, i->bytes, host);
+	printf("file           %s\nformat         %s\nvirtual size   %s (%" PRIu64
+	       " bytes)\nroom it takes  %s\n",
+	       disk_path(d), disk_format_name(i->format), virtual, i->bytes, host);
 	if (i->format != DISK_FORMAT_QCOW2)
 		return;
 	printf("clusters       %s, refcounts of %u bits, version %u\n", cluster, i->refcount_bits, i->version);
 	if (i->backing)
-		printf("above          %s (%s)\n", i->backing, i->backing_format ? i->backing_format : "format not said");
+		printf("above          %s (%s)\n", i->backing,
+		       i->backing_format ? i->backing_format : "format not said");
 	if (i->lazy_refcounts || i->subclusters || i->zstd)
-		printf("features      %s%s%s\n", i->lazy_refcounts ? " lazy refcounts" : "", i->subclusters ? " subclusters" : "",
-		       i->zstd ? " zstd" : "");
+		printf("features      %s%s%s\n", i->lazy_refcounts ? " lazy refcounts" : "",
+		       i->subclusters ? " subclusters" : "", i->zstd ? " zstd" : "");
 	if (i->dirty || i->corrupt)
 		printf("state          %s\n", i->corrupt ? "marked as corrupt" : "not closed in order");
 	if (count)
@@ -472,7 +475,8 @@ static int fill(struct disk *from, const char *path, enum disk_format format, st
 
 static int convert(struct disk_command *c)
 {
-	struct disk_create_options o = {.format = c->format ? c->format : DISK_FORMAT_QCOW2, .cluster_bytes = c->cluster_bytes};
+	struct disk_create_options o = {.format = c->format ? c->format : DISK_FORMAT_QCOW2,
+	                                .cluster_bytes = c->cluster_bytes};
 	const struct disk_options read_only = {.read_only = true};
 	struct error err = {0};
 	struct disk *from;
@@ -502,8 +506,8 @@ static void print_finding(void *ctx, const char *text)
 static void print_check(const struct disk_check *c, const char *path)
 {
 	if (c->fixed_errors || c->fixed_leaks)
-		printf("%s: repaired %" PRIu64 " errors, and %" PRIu64 " lost clusters are free\n", path, c->fixed_errors,
-		       c->fixed_leaks);
+		printf("%s: repaired %" PRIu64 " errors, and %" PRIu64 " lost clusters are free\n", path,
+		       c->fixed_errors, c->fixed_leaks);
 	if (c->errors)
 		printf("%s: damaged: %" PRIu64 " errors, %" PRIu64 " lost clusters\n", path, c->errors, c->leaks);
 	else if (c->leaks)
@@ -580,17 +584,19 @@ static const struct verb {
 	const struct option_desc *options;
 	int (*run)(struct disk_command *c);
 } verbs[] = {
-	{"create", "FILE SIZE", "make an empty image", 2, 2, create_options, create},
-	{"branch", "BASE OVERLAY", "make an image that begins as BASE is, at once and whatever its size", 2, 2, no_options, branch},
-	{"info", "FILE", "what an image is", 1, 1, json_options, info},
-	{"list", "FILE", "an image and those below it, with their snapshots", 1, 1, json_options, list},
-	{"snapshot", "take|apply|delete FILE NAME; snapshot list FILE", "keep the contents under a name, go back to them, forget them", 2, 3,
-	 json_options, snapshot},
-	{"commit", "OVERLAY", "write what an image has itself into the one below it", 1, 1, no_options, commit},
-	{"check", "FILE", "is an image consistent? Repairs it if asked to", 1, 1, check_options, check},
-	{"resize", "FILE SIZE", "make a disk larger", 2, 2, no_options, resize},
-	{"convert", "FILE NEW-FILE", "copy what a disk has to a new image", 2, 2, convert_options, convert},
-	{"bench", "FILE", "measure reading or writing", 1, 1, disk_bench_options, bench},
+        {"create", "FILE SIZE", "make an empty image", 2, 2, create_options, create},
+        {"branch", "BASE OVERLAY", "make an image that begins as BASE is, at once and whatever its size", 2,
+         2, no_options, branch},
+        {"info", "FILE", "what an image is", 1, 1, json_options, info},
+        {"list", "FILE", "an image and those below it, with their snapshots", 1, 1, json_options, list},
+        {"snapshot", "take|apply|delete FILE NAME; snapshot list FILE",
+         "keep the contents under a name, go back to them, forget them", 2, 3, json_options, snapshot},
+        {"commit", "OVERLAY", "write what an image has itself into the one below it", 1, 1, no_options,
+         commit},
+        {"check", "FILE", "is an image consistent? Repairs it if asked to", 1, 1, check_options, check},
+        {"resize", "FILE SIZE", "make a disk larger", 2, 2, no_options, resize},
+        {"convert", "FILE NEW-FILE", "copy what a disk has to a new image", 2, 2, convert_options, convert},
+        {"bench", "FILE", "measure reading or writing", 1, 1, disk_bench_options, bench},
 };
 
 static void help_verb(FILE *out, const struct verb *v)
@@ -608,11 +614,14 @@ static void help(FILE *out)
 	fputs("Usage: gnomon disk VERB ...\n\nDisk images, qcow2 and raw, for 'gnomon run --disk'.\n\n", out);
 	for (unsigned i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)
 		fprintf(out, "  %s %s\n            %s\n", verbs[i].name, verbs[i].args, verbs[i].summary);
-	fputs("\n'gnomon disk VERB --help' has the options. A size is a number with K, M, G or T (M if there is none).\n"
+	fputs("\n'gnomon disk VERB --help' has the options. A size is a number with K, M, G or T (M if there "
+	      "is none).\n"
 	      "An image that somebody writes, also QEMU, is refused to everybody else; only info, list and\n"
 	      "'snapshot list' look at it nevertheless.\n\n"
-	      "Exit status: 0; 2 if the request or an image makes no sense, or an image is in use; 10 if the host\n"
-	      "fails; 130 if interrupted (nothing is broken: images are as before, or a commit can be done again).\n"
+	      "Exit status: 0; 2 if the request or an image makes no sense, or an image is in use; 10 if the "
+	      "host\n"
+	      "fails; 130 if interrupted (nothing is broken: images are as before, or a commit can be done "
+	      "again).\n"
 	      "check: 0 if all is in order, 14 if only clusters are lost, 16 if the image is damaged.\n",
 	      out);
 }
@@ -658,7 +667,10 @@ static int run_verb(const struct verb *v, int argc, char **argv)
 {
 	struct disk_command c = {.bench = disk_bench_default};
 	const struct option_group groups[] = {
-		{.title = "Options", .table = v->options, .ctx = v->options == disk_bench_options ? (void *)&c.bench : &c}, {0}};
+	        {.title = "Options",
+	         .table = v->options,
+	         .ctx = v->options == disk_bench_options ? (void *)&c.bench : &c},
+	        {0}};
 	struct error err = {0};
 
 	argc = split_args(&c, v, argc, argv);
@@ -691,8 +703,10 @@ static int disk_command(int argc, char **argv)
 		help(stdout);
 		return CLI_OK;
 	}
-	error_set(&err, -EINVAL, argc > 1 ? "no verb '%.64s' (see gnomon disk --help)" : "a verb is missing (see gnomon disk --help)",
-		  argc > 1 ? argv[1] : "");
+	error_set(&err, -EINVAL,
+	          argc > 1 ? "no verb '%.64s' (see gnomon disk --help)"
+	                   : "a verb is missing (see gnomon disk --help)",
+	          argc > 1 ? argv[1] : "");
 	return fail(&err);
 }
 

@@ -126,6 +126,10 @@ void disk_bench_print(const struct disk_bench *b, struct disk *d, double seconds
 		printf("{\"accesses\": %" PRIu64 ", \"block\": %" PRIu64 ", \"seconds\": %.6f, \"per_second\": %.1f, "
 		       "\"mib_per_second\": %.2f}\n", n, b->block, seconds, rate, mib);
 	else
-		printf("%s: %" PRIu64 " %s %s of %" PRIu64 " bytes in %.3f s: %.0f a second, %.1f MiB/s\n", disk_path(d), n,
-		       b->random ? "random" : b->step ? "scattered" : "sequential", b->write ? "writes" : "reads", b->block, seconds, rate, mib);
+		printf("%s: %" PRIu64 " %s %s of %" PRIu64 " bytes in %.3f s: %.0f a second, %.1f MiB/s\n",
+		       disk_path(d), n,
+		       b->random ? "random"
+		       : b->step ? "scattered"
+		                 : "sequential",
+		       b->write ? "writes" : "reads", b->block, seconds, rate, mib);
 }

@@ -28,7 +28,8 @@ static int probe(struct file *f, enum disk_format *format, struct error *err)
 	return ret;
 }
 
-static int open_format(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth, struct error *err)
+static int open_format(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth,
+                       struct error *err)
 {
 	enum disk_format format = o->format;
 	int ret = 0;
@@ -66,8 +67,9 @@ int disk_open_at_depth(struct disk **out, const char *path, const struct disk_op
 	int ret;
 
 	if (depth >= DISK_CHAIN_MAX)
-		return error_set(err, -ELOOP, "%s: more than %u images below each other, or an image below itself", path,
-				 DISK_CHAIN_MAX);
+		return error_set(err, -ELOOP,
+		                 "%s: more than %u images below each other, or an image below itself", path,
+		                 DISK_CHAIN_MAX);
 	ret = file_open(&f, path, o->read_only, o->tap, err);
 	if (ret)
 		return ret;
@@ -113,8 +115,9 @@ static int check_range(const struct disk *d, uint64_t at, uint64_t bytes, struct
 {
 	if (at <= d->bytes && bytes <= d->bytes - at)
 		return 0;
-	return error_set(err, -EINVAL, "%s: %llu bytes at %llu are beyond the end of the disk (%llu bytes)", d->file.path,
-			 (unsigned long long)bytes, (unsigned long long)at, (unsigned long long)d->bytes);
+	return error_set(err, -EINVAL, "%s: %llu bytes at %llu are beyond the end of the disk (%llu bytes)",
+	                 d->file.path, (unsigned long long)bytes, (unsigned long long)at,
+	                 (unsigned long long)d->bytes);
 }
 
 static int check_change(const struct disk *d, uint64_t at, uint64_t bytes, struct error *err)

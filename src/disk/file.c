@@ -117,8 +117,8 @@ void file_close(struct file *f)
 
 static int fail_at(const struct file *f, const char *what, uint64_t at, uint64_t bytes, int code, struct error *err)
 {
-	return error_set(err, code, "%s: cannot %s %llu bytes at offset %llu: %s", f->path, what, (unsigned long long)bytes,
-			 (unsigned long long)at, strerror(-code));
+	return error_set(err, code, "%s: cannot %s %llu bytes at offset %llu: %s", f->path, what,
+	                 (unsigned long long)bytes, (unsigned long long)at, strerror(-code));
 }
 
 int file_read(struct file *f, uint64_t at, void *buf, uint64_t bytes, struct error *err)
@@ -203,8 +203,10 @@ int file_sync(struct file *f, struct error *err)
 	int ret;
 
 	if (f->sync_error)
-		return error_set(err, f->sync_error,
-				 "%s: an earlier flush failed and data may be lost; the image must be opened anew", f->path);
+		return error_set(
+		        err, f->sync_error,
+		        "%s: an earlier flush failed and data may be lost; the image must be opened anew",
+		        f->path);
 	if (!f->unsynced)
 		return 0;
 	ret = ask_tap(f, &call);

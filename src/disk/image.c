@@ -42,7 +42,8 @@ static int look_below(const char *path, const struct disk_create_options *o, uin
 static int fill(struct file *f, const struct disk_create_options *o, uint64_t bytes, const char *backing_format,
 		struct error *err)
 {
-	int ret = o->format == DISK_FORMAT_RAW ? file_truncate(f, bytes, err) : q2_create(f, o, bytes, backing_format, err);
+	int ret = o->format == DISK_FORMAT_RAW ? file_truncate(f, bytes, err)
+	                                       : q2_create(f, o, bytes, backing_format, err);
 
 	if (!ret)
 		ret = file_sync(f, err);
@@ -105,7 +106,8 @@ static int name_for_branch(const char *base, const char *path, char **name, stru
 	if (real_dir && !real_base)
 		error_set(err, -errno, "%s: cannot open: %s", base, strerror(errno));
 	if (real_base)
-		*name = *base == '/' ? strdup(base) : relative_path(strcmp(real_dir, "/") == 0 ? "" : real_dir, real_base);
+		*name = *base == '/' ? strdup(base)
+		                     : relative_path(strcmp(real_dir, "/") == 0 ? "" : real_dir, real_base);
 	if (real_base && !*name)
 		error_set(err, -ENOMEM, "%s: out of memory", path);
 	free(dir);
@@ -174,8 +176,10 @@ int disk_resize(struct disk *d, uint64_t bytes, struct error *err)
 	if (d->read_only)
 		return error_set(err, -EROFS, "%s: open for reading only", d->file.path);
 	if (bytes < d->bytes)
-		return error_set(err, -ENOTSUP, "%s: has %llu bytes; a disk cannot be made smaller, as that would cut off data",
-				 d->file.path, (unsigned long long)d->bytes);
+		return error_set(
+		        err, -ENOTSUP,
+		        "%s: has %llu bytes; a disk cannot be made smaller, as that would cut off data",
+		        d->file.path, (unsigned long long)d->bytes);
 	if (bytes == d->bytes)
 		return 0;
 	if (is_qcow2(d))
@@ -200,7 +204,8 @@ int disk_snapshots(struct disk *d, struct disk_snapshot **list, unsigned *count,
 	*count = 0;
 	*list = calloc(t.count + 1ull, sizeof(**list));
 	for (uint32_t i = 0; *list && i < t.count; i++) {
-		(*list)[i] = (struct disk_snapshot){t.s[i].id, t.s[i].name, t.s[i].disk_bytes, t.s[i].state_bytes, t.s[i].seconds};
+		(*list)[i] = (struct disk_snapshot){t.s[i].id, t.s[i].name, t.s[i].disk_bytes,
+		                                    t.s[i].state_bytes, t.s[i].seconds};
 		t.s[i].id = t.s[i].name = NULL;
 		++*count;
 	}
@@ -219,7 +224,10 @@ void disk_snapshots_free(struct disk_snapshot *list, unsigned count)
 
 int disk_snapshot_take(struct disk *d, const char *name, struct error *err) { return q2_snapshot_take(d, name, err); }
 int disk_snapshot_apply(struct disk *d, const char *name, struct error *err) { return q2_snapshot_apply(d, name, err); }
-int disk_snapshot_delete(struct disk *d, const char *name, struct error *err) { return q2_snapshot_delete(d, name, err); }
+int disk_snapshot_delete(struct disk *d, const char *name, struct error *err)
+{
+	return q2_snapshot_delete(d, name, err);
+}
 
 /* ---- copying ---- */
 
@@ -300,7 +308,8 @@ int disk_commit(struct disk *d, const struct disk_progress *p, struct error *err
 	if (!d->backing)
 		return error_set(err, -EINVAL, "%s: there is no image below it", d->file.path);
 	if (d->read_only || d->backing->read_only)
-		return error_set(err, -EROFS, "%s: open for reading only", d->read_only ? d->file.path : d->backing->file.path);
+		return error_set(err, -EROFS, "%s: open for reading only",
+		                 d->read_only ? d->file.path : d->backing->file.path);
 	buf = malloc(COPY_BYTES);
 	if (!buf)
 		return error_set(err, -ENOMEM, "%s: out of memory", d->file.path);

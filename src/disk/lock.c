@@ -129,7 +129,9 @@ int file_lock(struct file *f, struct error *err)
 		return error_set(err, ret, "%s: cannot lock: %s", f->path, strerror(-ret));
 	describe_user(f, who, sizeof(who));
 	if (!f->read_only && !any_bit_locked(f, USES_AT, WRITES))
-		return error_set(err, -EBUSY, "%s: in use as it is, perhaps below other images%s; it cannot be opened for writing",
-				 f->path, who);
+		return error_set(
+		        err, -EBUSY,
+		        "%s: in use as it is, perhaps below other images%s; it cannot be opened for writing",
+		        f->path, who);
 	return error_set(err, -EBUSY, "%s: in use for writing%s", f->path, who);
 }

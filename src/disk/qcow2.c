@@ -170,10 +170,13 @@ int q2_reload(struct qcow2 *q, struct error *err)
 static int begin_writable(struct qcow2 *q, struct error *err)
 {
 	if (q->h.incompatible & Q2_EXTENDED_L2)
-		return error_set(err, -ENOTSUP, "%s: has subclusters (extended L2 entries), which can be read, not written",
-				 q2_path(q));
+		return error_set(err, -ENOTSUP,
+		                 "%s: has subclusters (extended L2 entries), which can be read, not written",
+		                 q2_path(q));
 	if (q->h.incompatible & Q2_CORRUPT)
-		return error_set(err, -EIO, "%s: is marked as corrupt; try 'check', and open it for reading only", q2_path(q));
+		return error_set(err, -EIO,
+		                 "%s: is marked as corrupt; try 'check', and open it for reading only",
+		                 q2_path(q));
 	if (q->h.autoclear) { /* features that others keep, and that what is written here makes out of date */
 		q->h.autoclear = 0;
 		return q2_header_update(&q->disk.file, &q->h, err);
@@ -194,7 +197,8 @@ static int backing_format(const struct qcow2 *q, enum disk_format *format, struc
 	for (*format = DISK_FORMAT_RAW; *format <= DISK_FORMAT_QCOW2; ++*format)
 		if (strcmp(name, disk_format_name(*format)) == 0)
 			return 0;
-	return error_set(err, -ENOTSUP, "%s: the image below it is of format '%.40s', which is not supported", q2_path(q), name);
+	return error_set(err, -ENOTSUP, "%s: the image below it is of format '%.40s', which is not supported",
+	                 q2_path(q), name);
 }
 
 static int open_backing(struct qcow2 *q, const struct disk_options *o, unsigned depth, struct error *err)

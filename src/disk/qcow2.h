@@ -207,7 +207,8 @@ uint64_t q2_slice_reach(const struct qcow2 *q, uint64_t at);
  * cluster, ... (@step) or all to @entry. Clusters that the old entries held, other than those in the new ones, are freed
  * later.
  */
-int q2_set_entries(struct qcow2 *q, uint64_t at, uint64_t count, uint64_t entry, bool step, bool punch, struct error *err);
+int q2_set_entries(struct qcow2 *q, uint64_t at, uint64_t count, uint64_t entry, bool step, bool punch,
+                   struct error *err);
 /* Makes sure that there is an L2 table for @at that is referred to only from here. */
 int q2_own_l2(struct qcow2 *q, uint64_t at, struct error *err);
 /* Is any of those bytes of the file part of a table? */

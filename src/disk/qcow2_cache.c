@@ -20,7 +20,8 @@ int q2_cache_init(struct q2_cache *c, unsigned slice_bits, uint64_t slots)
 	c->slot = calloc(slots, sizeof(*c->slot));
 	c->hash = calloc(1ull << c->hash_bits, sizeof(*c->hash));
 	/* Pages come as they are used. */
-	c->data = mmap(NULL, slots << slice_bits, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	c->data = mmap(NULL, slots << slice_bits, PROT_READ | PROT_WRITE,
+	               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (c->data == MAP_FAILED)
 		c->data = NULL;
 	if (c->slot && c->hash && c->data)
@@ -157,7 +158,10 @@ int q2_cache_write(struct q2_cache *c, struct file *f, struct error *err)
 
 /* ---- sets: open addressing, linear probing ---- */
 
-static uint64_t place_of(const struct q2_set *s, uint64_t key) { return (key * 0x9e3779b97f4a7c15ull >> 20) & (s->size - 1); }
+static uint64_t place_of(const struct q2_set *s, uint64_t key)
+{
+	return (key * 0x9e3779b97f4a7c15ull >> 20) & (s->size - 1);
+}
 
 static uint64_t find_place(const struct q2_set *s, uint64_t key)
 {

@@ -57,7 +57,8 @@ static void refer(struct checker *k, uint64_t first, uint64_t count, uint8_t use
 				   (unsigned long long)(c << k->q->h.cluster_bits));
 			return;
 		}
-		if (k->use[c] != UNUSED && (k->use[c] != use || use == OTHER_TABLE) && !(k->use[c] <= PACKED && use <= PACKED))
+		if (k->use[c] != UNUSED && (k->use[c] != use || use == OTHER_TABLE) &&
+		    !(k->use[c] <= PACKED && use <= PACKED))
 			structural(k, "%s refers to offset %#llx, which has another use", by,
 				   (unsigned long long)(c << k->q->h.cluster_bits));
 		k->use[c] = k->use[c] > use ? k->use[c] : use;
@@ -93,8 +94,9 @@ static void count_l2(struct checker *k, const uint8_t *table, uint32_t times)
 
 		if (entry & Q2_COMPRESSED) {
 			q2_compressed_place(q, entry, &at, &bytes);
-			refer(k, at >> q->h.cluster_bits, ((at + bytes - 1) >> q->h.cluster_bits) - (at >> q->h.cluster_bits) + 1,
-			      PACKED, times, "a compressed cluster");
+			refer(k, at >> q->h.cluster_bits,
+			      ((at + bytes - 1) >> q->h.cluster_bits) - (at >> q->h.cluster_bits) + 1, PACKED,
+			      times, "a compressed cluster");
 			k->c->compressed_clusters++;
 		} else if (at & (q->cluster_bytes - 1)) {
 			structural(k, "an L2 entry is %#llx", (unsigned long long)entry);
@@ -152,7 +154,8 @@ static int count_bitmap(struct checker *k, const uint8_t *entry)
 	int ret;
 
 	if (at & (k->q->cluster_bytes - 1) || bytes > Q2_L1_BYTES_MAX) {
-		structural(k, "a bitmap's table of %llu bytes at %#llx", (unsigned long long)bytes, (unsigned long long)at);
+		structural(k, "a bitmap's table of %llu bytes at %#llx", (unsigned long long)bytes,
+		           (unsigned long long)at);
 		return 0;
 	}
 	refer_bytes(k, at, bytes, "a bitmap");
@@ -229,8 +232,10 @@ static void compare(struct checker *k, uint64_t cluster)
 		k->c->leaks++;
 	else
 		k->c->errors++;
-	say(k, "%s cluster at %#llx: refcount %llu, references %llu", stored > found ? "leaked" : "refcount too low for the",
-	    (unsigned long long)(cluster << k->q->h.cluster_bits), (unsigned long long)stored, (unsigned long long)found);
+	say(k, "%s cluster at %#llx: refcount %llu, references %llu",
+	    stored > found ? "leaked" : "refcount too low for the",
+	    (unsigned long long)(cluster << k->q->h.cluster_bits), (unsigned long long)stored,
+	    (unsigned long long)found);
 }
 
 static void check_flag(struct checker *k, uint64_t entry, uint64_t at, const char *what)
@@ -340,8 +345,9 @@ int q2_check(struct disk *d, enum disk_repair how, struct disk_check *c, struct 
 	int ret;
 
 	if (how != DISK_REPAIR_NONE && k.q->entry_bits == 4)
-		return error_set(err, -ENOTSUP, "%s: has subclusters (extended L2 entries), which can be read, not written",
-				 q2_path(k.q));
+		return error_set(err, -ENOTSUP,
+		                 "%s: has subclusters (extended L2 entries), which can be read, not written",
+		                 q2_path(k.q));
 	c->marked_dirty = k.q->h.incompatible & Q2_DIRTY;
 	c->marked_corrupt = k.q->h.incompatible & Q2_CORRUPT;
 	ret = q2_rewrite_begin(&k.w, k.q, err);
@@ -360,6 +366,8 @@ int q2_rebuild_refcounts(struct qcow2 *q, struct error *err)
 	int ret = q2_check(&q->disk, DISK_REPAIR_ALL, &c, err);
 
 	if (!ret && c.errors)
-		ret = q2_damaged(q, err, "it was not closed in order, and its refcounts cannot be made anew; see 'check'");
+		ret = q2_damaged(
+		        q, err,
+		        "it was not closed in order, and its refcounts cannot be made anew; see 'check'");
 	return ret;
 }

@@ -19,18 +19,23 @@ static bool is_power_of_two(uint64_t v) { return v && !(v & (v - 1)); }
 
 static uint64_t divide_up(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
 
-static int plan(const char *path, const struct disk_create_options *o, uint64_t bytes, struct layout *l, struct error *err)
+static int plan(const char *path, const struct disk_create_options *o, uint64_t bytes, struct layout *l,
+                struct error *err)
 {
 	uint64_t cluster = o->cluster_bytes ? o->cluster_bytes : 65536, per_block, before;
 	unsigned refcount_bits = o->refcount_bits ? o->refcount_bits : 16;
 
 	if (!is_power_of_two(cluster) || cluster < 1u << Q2_CLUSTER_BITS_MIN || cluster > 1u << Q2_CLUSTER_BITS_MAX)
-		return error_set(err, -EINVAL, "%s: a cluster size of %llu bytes: not a power of two from 512 to 2 MiB", path,
-				 (unsigned long long)cluster);
+		return error_set(err, -EINVAL,
+		                 "%s: a cluster size of %llu bytes: not a power of two from 512 to 2 MiB",
+		                 path, (unsigned long long)cluster);
 	if (!is_power_of_two(refcount_bits) || refcount_bits > 64)
-		return error_set(err, -EINVAL, "%s: refcounts of %u bits: not a power of two up to 64", path, refcount_bits);
+		return error_set(err, -EINVAL, "%s: refcounts of %u bits: not a power of two up to 64", path,
+		                 refcount_bits);
 	if (o->version == 2 && (refcount_bits != 16 || o->lazy_refcounts || o->zstd))
-		return error_set(err, -EINVAL, "%s: only version 3 has refcounts of other than 16 bits, lazy ones, and zstd", path);
+		return error_set(
+		        err, -EINVAL,
+		        "%s: only version 3 has refcounts of other than 16 bits, lazy ones, and zstd", path);
 	*l = (struct layout){.cluster_bits = log2_of(cluster), .refcount_order = log2_of(refcount_bits)};
 	per_block = cluster * 8 / refcount_bits;
 	l->l1_size = divide_up(bytes, cluster * (cluster / 8));
@@ -88,7 +93,8 @@ static int write_header(struct file *f, const struct disk_create_options *o, uin
 		at += strlen(o->backing);
 	}
 	if (at > 1ull << l->cluster_bits)
-		return error_set(err, -ENAMETOOLONG, "%s: the name of the image below it does not fit into a cluster", f->path);
+		return error_set(err, -ENAMETOOLONG,
+		                 "%s: the name of the image below it does not fit into a cluster", f->path);
 	return file_write(f, 0, h, at, err);
 }
 
@@ -124,7 +130,8 @@ int q2_create(struct file *f, const struct disk_create_options *o, uint64_t byte
 		return error_set(err, -EINVAL, "%s: a disk of %llu bytes: not a multiple of 512", f->path,
 				 (unsigned long long)bytes);
 	if (o->backing && (!*o->backing || strlen(o->backing) > Q2_NAME_MAX))
-		return error_set(err, -ENAMETOOLONG, "%s: the name of the image below it has 1 to %u bytes", f->path, Q2_NAME_MAX);
+		return error_set(err, -ENAMETOOLONG, "%s: the name of the image below it has 1 to %u bytes",
+		                 f->path, Q2_NAME_MAX);
 	ret = plan(f->path, o, bytes, &l, err);
 	if (!ret)
 		ret = write_header(f, o, bytes, &l, backing_format, err);

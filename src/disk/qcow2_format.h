@@ -13,10 +13,27 @@
 
 /* Offsets in the header ("Header", "Additional fields"). */
 enum {
-	Q2_H_VERSION = 4, Q2_H_BACKING_AT = 8, Q2_H_BACKING_BYTES = 16, Q2_H_CLUSTER_BITS = 20, Q2_H_SIZE = 24,
-	Q2_H_CRYPT = 32, Q2_H_L1_SIZE = 36, Q2_H_L1_AT = 40, Q2_H_RT_AT = 48, Q2_H_RT_CLUSTERS = 56, Q2_H_SNAPSHOTS = 60,
-	Q2_H_SNAPSHOTS_AT = 64, Q2_H_V2_BYTES = 72, Q2_H_INCOMPATIBLE = 72, Q2_H_COMPATIBLE = 80, Q2_H_AUTOCLEAR = 88,
-	Q2_H_REFCOUNT_ORDER = 96, Q2_H_LENGTH = 100, Q2_H_V3_BYTES = 104, Q2_H_COMPRESSION = 104, Q2_H_BYTES = 112,
+	Q2_H_VERSION = 4,
+	Q2_H_BACKING_AT = 8,
+	Q2_H_BACKING_BYTES = 16,
+	Q2_H_CLUSTER_BITS = 20,
+	Q2_H_SIZE = 24,
+	Q2_H_CRYPT = 32,
+	Q2_H_L1_SIZE = 36,
+	Q2_H_L1_AT = 40,
+	Q2_H_RT_AT = 48,
+	Q2_H_RT_CLUSTERS = 56,
+	Q2_H_SNAPSHOTS = 60,
+	Q2_H_SNAPSHOTS_AT = 64,
+	Q2_H_V2_BYTES = 72,
+	Q2_H_INCOMPATIBLE = 72,
+	Q2_H_COMPATIBLE = 80,
+	Q2_H_AUTOCLEAR = 88,
+	Q2_H_REFCOUNT_ORDER = 96,
+	Q2_H_LENGTH = 100,
+	Q2_H_V3_BYTES = 104,
+	Q2_H_COMPRESSION = 104,
+	Q2_H_BYTES = 112,
 };
 
 #define Q2_DIRTY        (1ull << 0) /* incompatible features */
@@ -44,9 +61,20 @@ enum { Q2_ZLIB, Q2_ZSTD }; /* compression types */
 
 /* Offsets in an entry of the snapshot table ("Snapshots"). */
 enum {
-	Q2_S_L1_AT = 0, Q2_S_L1_SIZE = 8, Q2_S_ID_BYTES = 12, Q2_S_NAME_BYTES = 14, Q2_S_SECONDS = 16, Q2_S_NANOSECONDS = 20,
-	Q2_S_CLOCK = 24, Q2_S_STATE_BYTES = 32, Q2_S_EXTRA_BYTES = 36, Q2_S_BYTES = 40,
-	Q2_SX_STATE_BYTES = 0, Q2_SX_DISK_BYTES = 8, Q2_SX_ICOUNT = 16, Q2_SX_BYTES = 24, /* extra data */
+	Q2_S_L1_AT = 0,
+	Q2_S_L1_SIZE = 8,
+	Q2_S_ID_BYTES = 12,
+	Q2_S_NAME_BYTES = 14,
+	Q2_S_SECONDS = 16,
+	Q2_S_NANOSECONDS = 20,
+	Q2_S_CLOCK = 24,
+	Q2_S_STATE_BYTES = 32,
+	Q2_S_EXTRA_BYTES = 36,
+	Q2_S_BYTES = 40,
+	Q2_SX_STATE_BYTES = 0,
+	Q2_SX_DISK_BYTES = 8,
+	Q2_SX_ICOUNT = 16,
+	Q2_SX_BYTES = 24, /* extra data */
 };
 
 /* What is believed of an image at most. */

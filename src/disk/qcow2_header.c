@@ -35,13 +35,16 @@ static void feature_name(const uint8_t *table, uint32_t bytes, unsigned bit, cha
 		}
 }
 
-static int check_features(const struct q2_header *h, struct file *f, const uint8_t *names, uint32_t bytes, struct error *err)
+static int check_features(const struct q2_header *h, struct file *f, const uint8_t *names, uint32_t bytes,
+                          struct error *err)
 {
 	uint64_t unknown = h->incompatible & ~(Q2_DIRTY | Q2_CORRUPT | Q2_COMPRESSION | Q2_EXTENDED_L2);
 	char name[64];
 
 	if (h->incompatible & Q2_DATA_FILE)
-		return error_set(err, -ENOTSUP, "%s: has its data in another file (external data file): not supported", f->path);
+		return error_set(err, -ENOTSUP,
+		                 "%s: has its data in another file (external data file): not supported",
+		                 f->path);
 	if (!unknown)
 		return 0;
 	feature_name(names, bytes, (unsigned)__builtin_ctzll(unknown), name, sizeof(name));
@@ -77,7 +80,8 @@ static int read_extension(struct q2_header *h, struct file *f, uint32_t type, co
 }
 
 /* @bytes: of the first cluster, as far as the extensions may go */
-static int read_extensions(struct q2_header *h, struct file *f, const uint8_t *cluster, uint64_t bytes, struct error *err)
+static int read_extensions(struct q2_header *h, struct file *f, const uint8_t *cluster, uint64_t bytes,
+                           struct error *err)
 {
 	const uint8_t *names = NULL;
 	uint32_t type, length, names_bytes = 0;
@@ -101,7 +105,8 @@ static int read_extensions(struct q2_header *h, struct file *f, const uint8_t *c
 	return check_features(h, f, names, names_bytes, err);
 }
 
-static int read_backing_name(struct q2_header *h, struct file *f, const uint8_t *cluster, uint64_t bytes, struct error *err)
+static int read_backing_name(struct q2_header *h, struct file *f, const uint8_t *cluster, uint64_t bytes,
+                             struct error *err)
 {
 	if (!h->backing_at)
 		return 0;
@@ -148,7 +153,8 @@ static int check_basics(const struct q2_header *h, struct file *f, struct error 
 	if (memcmp(h->raw, Q2_MAGIC, 4) != 0)
 		return error_set(err, -EINVAL, "%s: not a qcow2 image", f->path);
 	if (h->version < 2 || h->version > 3)
-		return error_set(err, -ENOTSUP, "%s: qcow2 version %u is not supported (2 and 3 are)", f->path, h->version);
+		return error_set(err, -ENOTSUP, "%s: qcow2 version %u is not supported (2 and 3 are)",
+		                 f->path, h->version);
 	if (be32_at(h->raw + Q2_H_CRYPT))
 		return error_set(err, -ENOTSUP, "%s: encrypted: not supported", f->path);
 	if (h->cluster_bits < Q2_CLUSTER_BITS_MIN || h->cluster_bits > Q2_CLUSTER_BITS_MAX)

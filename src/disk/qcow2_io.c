@@ -150,7 +150,8 @@ static bool is_zero(const uint8_t *p, uint64_t bytes)
 static int load_edge(struct qcow2 *q, const struct q2_extent *x, uint64_t at, uint8_t *edge, uint64_t bytes,
 		     struct error *err)
 {
-	if (x->kind == Q2_K_ZERO || x->kind == Q2_K_ZERO_HELD || (x->kind == Q2_K_UNALLOCATED && !below_reaches(q, at))) {
+	if (x->kind == Q2_K_ZERO || x->kind == Q2_K_ZERO_HELD ||
+	    (x->kind == Q2_K_UNALLOCATED && !below_reaches(q, at))) {
 		memset(edge, 0, bytes);
 		return 0;
 	}
@@ -247,8 +248,8 @@ static bool needs_new(const struct q2_extent *x)
 }
 
 /* As far as new clusters are needed from @at on, in one slice; @last: the extent it ends with. */
-static int extend_new(struct qcow2 *q, uint64_t at, uint64_t *bytes, const struct q2_extent *first, struct q2_extent *last,
-		      struct error *err)
+static int extend_new(struct qcow2 *q, uint64_t at, uint64_t *bytes, const struct q2_extent *first,
+                      struct q2_extent *last, struct error *err)
 {
 	uint64_t limit = min_u64(*bytes, q2_slice_reach(q, at)), n = min_u64(first->bytes, limit);
 	struct q2_extent x;
@@ -321,7 +322,8 @@ static int zero_clusters(struct qcow2 *q, uint64_t at, const struct q2_extent *x
 	bool step = false;
 	int ret;
 
-	if (x->kind == Q2_K_ZERO || (x->kind == Q2_K_ZERO_HELD && !may_unmap) || (x->kind == Q2_K_UNALLOCATED && !entry))
+	if (x->kind == Q2_K_ZERO || (x->kind == Q2_K_ZERO_HELD && !may_unmap) ||
+	    (x->kind == Q2_K_UNALLOCATED && !entry))
 		return 0;
 	if (q->h.version < 3 && (entry || !may_unmap))
 		return write_zero_data(q, at, x->bytes, err);

@@ -96,13 +96,15 @@ static bool continues(const struct q2_extent *a, const struct q2_extent *b, uint
 {
 	if (a->kind != b->kind || a->kind == Q2_K_COMPRESSED)
 		return false;
-	return (a->kind != Q2_K_DATA && a->kind != Q2_K_ZERO_HELD) || (b->host == a->host + bytes && a->copied == b->copied);
+	return (a->kind != Q2_K_DATA && a->kind != Q2_K_ZERO_HELD) ||
+	       (b->host == a->host + bytes && a->copied == b->copied);
 }
 
 static int decode_at(const struct qcow2 *q, const uint8_t *slice, uint64_t at, struct q2_extent *x, struct error *err)
 {
 	uint64_t in_cluster = at & (q->cluster_bytes - 1);
-	int ret = decode(q, slice + (slice_index(q, at) << q->entry_bits), (unsigned)(in_cluster >> q->grain_bits), x, err);
+	int ret = decode(q, slice + (slice_index(q, at) << q->entry_bits),
+	                 (unsigned)(in_cluster >> q->grain_bits), x, err);
 
 	x->host += in_cluster;
 	return ret;
@@ -189,7 +191,8 @@ static void release(struct qcow2 *q, uint64_t entry, bool punch)
 	}
 }
 
-int q2_set_entries(struct qcow2 *q, uint64_t at, uint64_t count, uint64_t entry, bool step, bool punch, struct error *err)
+int q2_set_entries(struct qcow2 *q, uint64_t at, uint64_t count, uint64_t entry, bool step, bool punch,
+                   struct error *err)
 {
 	struct q2_slot *s;
 	uint64_t table, old;

@@ -96,12 +96,14 @@ static int slice_of(struct qcow2 *q, uint64_t cluster, struct q2_slot **slot, st
 
 static uint64_t get_in_slice(struct qcow2 *q, const struct q2_slot *s, uint64_t cluster)
 {
-	return q2_refcount_in(q2_cache_data(&q->rc, s), q->h.refcount_order, cluster & ((1ull << slice_count_bits(q)) - 1));
+	return q2_refcount_in(q2_cache_data(&q->rc, s), q->h.refcount_order,
+	                      cluster & ((1ull << slice_count_bits(q)) - 1));
 }
 
 static void put_in_slice(struct qcow2 *q, struct q2_slot *s, uint64_t cluster, uint64_t n)
 {
-	q2_refcount_put(q2_cache_data(&q->rc, s), q->h.refcount_order, cluster & ((1ull << slice_count_bits(q)) - 1), n);
+	q2_refcount_put(q2_cache_data(&q->rc, s), q->h.refcount_order,
+	                cluster & ((1ull << slice_count_bits(q)) - 1), n);
 	q2_cache_dirty(&q->rc, s);
 }
 
@@ -160,7 +162,8 @@ static int take_for_table(struct qcow2 *q, uint64_t cluster, struct error *err)
 {
 	if (q2_set_has(&q->meta, cluster)) {
 		q2_mark_corrupt(q);
-		return q2_damaged(q, err, "cluster %llu is part of a table, but free by its refcount", (unsigned long long)cluster);
+		return q2_damaged(q, err, "cluster %llu is part of a table, but free by its refcount",
+		                  (unsigned long long)cluster);
 	}
 	q2_cache_drop(&q->l2, cluster << q->h.cluster_bits, q->cluster_bytes);
 	q2_cache_drop(&q->rc, cluster << q->h.cluster_bits, q->cluster_bytes);
@@ -168,7 +171,8 @@ static int take_for_table(struct qcow2 *q, uint64_t cluster, struct error *err)
 }
 
 /* Writes a refcount block at @cluster in which the clusters of [first, end) that it covers have refcount 1. */
-static int write_block(struct qcow2 *q, uint64_t block, uint64_t cluster, uint64_t first, uint64_t end, struct error *err)
+static int write_block(struct qcow2 *q, uint64_t block, uint64_t cluster, uint64_t first, uint64_t end,
+                       struct error *err)
 {
 	uint64_t base = block << q->block_bits;
 	uint8_t *data = calloc(1, q->cluster_bytes);
@@ -221,8 +225,9 @@ static int plan_growth(const struct qcow2 *q, uint64_t first, struct growth *g, 
 		else
 			break;
 		if (g->clusters << q->h.cluster_bits > Q2_RT_BYTES_MAX)
-			return error_set(err, -EFBIG, "%s: the image file would be too large for clusters of %llu bytes", q2_path(q),
-					 (unsigned long long)q->cluster_bytes);
+			return error_set(err, -EFBIG,
+			                 "%s: the image file would be too large for clusters of %llu bytes",
+			                 q2_path(q), (unsigned long long)q->cluster_bytes);
 	}
 	return 0;
 }
@@ -309,7 +314,8 @@ static int check_free(struct qcow2 *q, uint64_t cluster, struct error *err)
 	if (!q2_set_has(&q->meta, cluster))
 		return 0;
 	q2_mark_corrupt(q);
-	return q2_damaged(q, err, "cluster %llu is part of a table, but free by its refcount", (unsigned long long)cluster);
+	return q2_damaged(q, err, "cluster %llu is part of a table, but free by its refcount",
+	                  (unsigned long long)cluster);
 }
 
 int q2_alloc(struct qcow2 *q, uint64_t want, uint64_t *first, uint64_t *got, bool *zero, struct error *err)
@@ -357,7 +363,8 @@ static int drop_one(struct qcow2 *q, uint64_t cluster, uint64_t *left, struct er
 	*left = s ? get_in_slice(q, s, cluster) : 0;
 	if (!*left) {
 		q2_mark_corrupt(q);
-		return q2_damaged(q, err, "cluster %llu was in use, but its refcount is 0", (unsigned long long)cluster);
+		return q2_damaged(q, err, "cluster %llu was in use, but its refcount is 0",
+		                  (unsigned long long)cluster);
 	}
 	put_in_slice(q, s, cluster, --*left);
 	if (!*left) {
@@ -465,7 +472,8 @@ static int load_rt(struct qcow2 *q, struct error *err)
 	for (uint32_t i = 0; i < q->rt_size && !ret; i++) {
 		q->rt[i] = be64toh(q->rt[i]) & Q2_RT_OFFSET;
 		if (q->rt[i] & (q->cluster_bytes - 1) || q->rt[i] >= q->disk.file.bytes)
-			ret = q2_damaged(q, err, "entry %u of the refcount table is %#llx", i, (unsigned long long)q->rt[i]);
+			ret = q2_damaged(q, err, "entry %u of the refcount table is %#llx", i,
+			                 (unsigned long long)q->rt[i]);
 		else if (q->rt[i])
 			ret = add_table(q, q->rt[i], q->cluster_bytes, err);
 	}

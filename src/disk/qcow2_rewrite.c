@@ -33,8 +33,9 @@ static int extend(struct q2_rewrite *w, uint64_t clusters)
 	if (want <= have)
 		return 0;
 	if (want >> 3 << w->h.refcount_order > ARRAY_MAX)
-		return error_set(w->err, -EFBIG, "%s: too large for this operation: its refcounts take more than %llu MiB",
-				 q2_path(w->q), ARRAY_MAX >> 20);
+		return error_set(w->err, -EFBIG,
+		                 "%s: too large for this operation: its refcounts take more than %llu MiB",
+		                 q2_path(w->q), ARRAY_MAX >> 20);
 	if (enlarge(&w->refcount, (have << w->h.refcount_order) / 8, (want << w->h.refcount_order) / 8) ||
 	    enlarge(&w->used, (have + 7) / 8, (want + 7) / 8) ||
 	    enlarge(&w->changed, (blocks + 7) / 8, ((want >> w->q->block_bits) + 7) / 8) ||
@@ -53,7 +54,8 @@ static int load_blocks(struct q2_rewrite *w)
 	for (uint64_t b = 0; b < w->loaded && !ret; b++) {
 		w->rt[b] = b < q->rt_size ? q->rt[b] : 0;
 		if (w->rt[b])
-			ret = file_read(&q->disk.file, w->rt[b], w->refcount + (b << q->h.cluster_bits), q->cluster_bytes, w->err);
+			ret = file_read(&q->disk.file, w->rt[b], w->refcount + (b << q->h.cluster_bits),
+			                q->cluster_bytes, w->err);
 	}
 	for (uint64_t c = 0; c < w->clusters && !ret; c++)
 		if (q2_rewrite_get(w, c))
@@ -114,11 +116,14 @@ int q2_rewrite_add(struct q2_rewrite *w, uint64_t first, uint64_t count, int by)
 	for (uint64_t c = first; c < first + count; c++) {
 		n = q2_rewrite_get(w, c);
 		if (c >= w->clusters || (by < 0 && !n))
-			return q2_damaged(w->q, w->err, "cluster %llu is in use, but its refcount says less; check and repair it",
-					  (unsigned long long)c);
+			return q2_damaged(
+			        w->q, w->err,
+			        "cluster %llu is in use, but its refcount says less; check and repair it",
+			        (unsigned long long)c);
 		if (by > 0 && n == q2_refcount_max(w->h.refcount_order))
-			return error_set(w->err, -EOVERFLOW, "%s: refcounts of %u bits are too small for one more snapshot",
-					 q2_path(w->q), 1u << w->h.refcount_order);
+			return error_set(w->err, -EOVERFLOW,
+			                 "%s: refcounts of %u bits are too small for one more snapshot",
+			                 q2_path(w->q), 1u << w->h.refcount_order);
 		q2_rewrite_set(w, c, by > 0 ? n + 1 : n - 1);
 	}
 	return 0;
@@ -369,8 +374,9 @@ static int write_refcounts(struct q2_rewrite *w)
 	int ret = 0;
 
 	if (blocks_of(w) * 8 > bytes)
-		return error_set(w->err, -EFBIG, "%s: the image file would be too large for clusters of %llu bytes", q2_path(q),
-				 (unsigned long long)q->cluster_bytes);
+		return error_set(w->err, -EFBIG,
+		                 "%s: the image file would be too large for clusters of %llu bytes",
+		                 q2_path(q), (unsigned long long)q->cluster_bytes);
 	be = calloc(1, bytes);
 	if (!be)
 		return q2_no_memory(q, w->err);
@@ -435,8 +441,9 @@ int q2_grow_l1(struct qcow2 *q, uint64_t size, struct error *err)
 	if (entries <= q->h.l1_size)
 		return 0;
 	if (entries * 8 > Q2_L1_BYTES_MAX)
-		return error_set(err, -EFBIG, "%s: a disk of %llu bytes is too large for clusters of %llu bytes", q2_path(q),
-				 (unsigned long long)size, (unsigned long long)q->cluster_bytes);
+		return error_set(err, -EFBIG,
+		                 "%s: a disk of %llu bytes is too large for clusters of %llu bytes",
+		                 q2_path(q), (unsigned long long)size, (unsigned long long)q->cluster_bytes);
 	ret = q2_rewrite_begin(&w, q, err);
 	if (ret)
 		return ret;

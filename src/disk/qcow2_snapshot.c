@@ -29,7 +29,8 @@ void q2_snapshots_free(struct q2_snapshots *t)
 static int decode(const struct qcow2 *q, struct q2_snapshot *s, struct error *err)
 {
 	const uint8_t *p = s->raw;
-	uint32_t extra = be32_at(p + Q2_S_EXTRA_BYTES), id = be16_at(p + Q2_S_ID_BYTES), name = be16_at(p + Q2_S_NAME_BYTES);
+	uint32_t extra = be32_at(p + Q2_S_EXTRA_BYTES), id = be16_at(p + Q2_S_ID_BYTES),
+	         name = be16_at(p + Q2_S_NAME_BYTES);
 	uint64_t end = (q->disk.file.bytes + q->cluster_bytes - 1) & ~(q->cluster_bytes - 1);
 
 	s->l1_at = be64_at(p + Q2_S_L1_AT);
@@ -47,7 +48,8 @@ static int decode(const struct qcow2 *q, struct q2_snapshot *s, struct error *er
 		return q2_no_memory(q, err);
 	if (8ull * s->l1_size > Q2_L1_BYTES_MAX || s->l1_at & (q->cluster_bytes - 1) || s->l1_at > end ||
 	    8ull * s->l1_size > end - s->l1_at || (s->l1_size && !s->l1_at))
-		return q2_damaged(q, err, "a snapshot has %u L1 entries at %#llx", s->l1_size, (unsigned long long)s->l1_at);
+		return q2_damaged(q, err, "a snapshot has %u L1 entries at %#llx", s->l1_size,
+		                  (unsigned long long)s->l1_at);
 	return 0;
 }
 

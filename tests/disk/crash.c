@@ -58,7 +58,9 @@ static uint64_t mix(uint64_t v)
 
 static struct op op_number(const struct world *w, uint64_t i)
 {
-	uint64_t r = mix(w->seed + i * 0x9e3779b97f4a7c15), align = mix(r + 1) % 3 == 0 ? 1 : mix(r + 1) % 3 == 1 ? 512 : w->cluster;
+	uint64_t r = mix(w->seed + i * 0x9e3779b97f4a7c15), align = mix(r + 1) % 3 == 0   ? 1
+	                                                            : mix(r + 1) % 3 == 1 ? 512
+	                                                                                  : w->cluster;
 	unsigned k = (unsigned)(r % 100);
 	struct op op = {.slot = (unsigned)(mix(r + 2) % SLOTS)};
 
@@ -157,8 +159,10 @@ static void verify(struct world *w, struct disk *d, uint64_t settled, uint64_t f
 	}
 	for (uint64_t b = 0; b < w->bytes; b++)
 		if (!fine[b]) {
-			fprintf(stderr, "%s: byte %llu is 0x%02x, flushed was 0x%02x (operations %llu to %llu)\n", w->path,
-				(unsigned long long)b, is[b], w->base[b], (unsigned long long)from, (unsigned long long)to);
+			fprintf(stderr,
+			        "%s: byte %llu is 0x%02x, flushed was 0x%02x (operations %llu to %llu)\n",
+			        w->path, (unsigned long long)b, is[b], w->base[b], (unsigned long long)from,
+			        (unsigned long long)to);
 			abort();
 		}
 	memcpy(w->base, is, w->bytes);
@@ -178,7 +182,8 @@ static void check(struct world *w, bool repair)
 	char command[400];
 
 	model_must(disk_open(&d, w->path, &o, &err), &err, "open after the crash");
-	model_must(disk_check(d, repair ? DISK_REPAIR_LEAKS : DISK_REPAIR_NONE, &c, &err), &err, "check after the crash");
+	model_must(disk_check(d, repair ? DISK_REPAIR_LEAKS : DISK_REPAIR_NONE, &c, &err), &err,
+	           "check after the crash");
 	if (c.errors || (repair && c.leaks)) {
 		c = (struct disk_check){.say = say, .ctx = w->path};
 		disk_check(d, DISK_REPAIR_NONE, &c, &err);
@@ -186,7 +191,8 @@ static void check(struct world *w, bool repair)
 	}
 	w->leaks += c.leaks;
 	model_must(disk_close(d, &err), &err, "close after the crash");
-	snprintf(command, sizeof(command), "qemu-img check -U %s >%s/log 2>&1; [ $? -eq 0 -o $? -eq 3 ]", w->path, w->dir);
+	snprintf(command, sizeof(command), "qemu-img check -U %s >%s/log 2>&1; [ $? -eq 0 -o $? -eq 3 ]",
+	         w->path, w->dir);
 	if (w->qemu && w->rounds % 8 == 0 && system(command))
 		fail(w, "qemu-img check complains");
 }
@@ -259,9 +265,11 @@ static void make_below(struct world *w)
 
 static void make_world(struct world *w, const char *dir, uint64_t seed)
 {
-	static const unsigned cluster_bits[] = {9, 12, 16, 10}, clusters[] = {1500, 300, 30, 700}, refcount_bits[] = {16, 8, 64, 4};
+	static const unsigned cluster_bits[] = {9, 12, 16, 10}, clusters[] = {1500, 300, 30, 700},
+	                      refcount_bits[] = {16, 8, 64, 4};
 	unsigned kind = (unsigned)(mix(seed) % 4);
-	struct disk_create_options o = {.cluster_bytes = 1u << cluster_bits[kind], .refcount_bits = refcount_bits[mix(seed + 1) % 4]};
+	struct disk_create_options o = {.cluster_bytes = 1u << cluster_bits[kind],
+	                                .refcount_bits = refcount_bits[mix(seed + 1) % 4]};
 	struct error err = {0};
 	bool qemu = w->qemu;
 	unsigned long leaks = w->leaks;

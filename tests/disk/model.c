@@ -51,8 +51,8 @@ static void open_top(struct model *m)
 
 	model_must(disk_open(&m->disk, top(m)->path, &m->options, &err), &err, "open");
 	if (disk_bytes(m->disk) != top(m)->bytes) {
-		fprintf(stderr, "%s: %llu bytes instead of %llu\n", top(m)->path, (unsigned long long)disk_bytes(m->disk),
-			(unsigned long long)top(m)->bytes);
+		fprintf(stderr, "%s: %llu bytes instead of %llu\n", top(m)->path,
+		        (unsigned long long)disk_bytes(m->disk), (unsigned long long)top(m)->bytes);
 		abort();
 	}
 }
@@ -68,8 +68,11 @@ static void close_top(struct model *m)
 static void add_image(struct model *m, uint64_t bytes)
 {
 	struct model_image *i = &m->image[m->depth], *below = m->depth ? i - 1 : NULL;
-	struct disk_create_options o = {.bytes = bytes, .refcount_bits = m->refcount_bits, .version = m->version,
-					.cluster_bytes = m->cluster, .backing = below ? strrchr(below->path, '/') + 1 : NULL};
+	struct disk_create_options o = {.bytes = bytes,
+	                                .refcount_bits = m->refcount_bits,
+	                                .version = m->version,
+	                                .cluster_bytes = m->cluster,
+	                                .backing = below ? strrchr(below->path, '/') + 1 : NULL};
 	struct error err = {0};
 
 	*i = (struct model_image){.bytes = bytes, .data = calloc(1, m->max_bytes)};
@@ -96,7 +99,8 @@ static void drop_image(struct model *m)
 
 void model_begin(struct model *m, const char *dir, uint64_t seed)
 {
-	static const unsigned cluster_bits[] = {9, 9, 10, 12, 13, 16, 16, 21}, refcount_bits[] = {16, 16, 16, 8, 32, 64, 4, 2, 1};
+	static const unsigned cluster_bits[] = {9, 9, 10, 12, 13, 16, 16, 21},
+	                      refcount_bits[] = {16, 16, 16, 8, 32, 64, 4, 2, 1};
 	struct disk_options o = m->options;
 
 	*m = (struct model){.dir = dir, .seed = seed, .random = seed * 0x9e3779b97f4a7c15 | 1, .options = o};
@@ -126,7 +130,8 @@ static void differs(struct model *m, uint64_t at, const uint8_t *is, uint64_t by
 
 	while (i < bytes && is[i] == want[i])
 		i++;
-	fprintf(stderr, "%s: byte %llu is 0x%02x instead of 0x%02x\n", top(m)->path, (unsigned long long)(at + i), is[i], want[i]);
+	fprintf(stderr, "%s: byte %llu is 0x%02x instead of 0x%02x\n", top(m)->path,
+	        (unsigned long long)(at + i), is[i], want[i]);
 	abort();
 }
 
@@ -159,8 +164,8 @@ void model_reopen(struct model *m)
 	model_must(disk_open(&d, top(m)->path, &o, &err), &err, "open to check");
 	model_must(disk_check(d, DISK_REPAIR_NONE, &c, &err), &err, "check");
 	if (c.errors || c.leaks) {
-		fprintf(stderr, "%s: %llu errors, %llu leaks after an orderly close\n", top(m)->path, (unsigned long long)c.errors,
-			(unsigned long long)c.leaks);
+		fprintf(stderr, "%s: %llu errors, %llu leaks after an orderly close\n", top(m)->path,
+		        (unsigned long long)c.errors, (unsigned long long)c.leaks);
 		abort();
 	}
 	model_must(disk_close(d, &err), &err, "close");
@@ -338,9 +343,10 @@ static void op_read(struct model *m)
 
 void model_step(struct model *m)
 {
-	static const uint8_t weight[] = {[OP_WRITE] = 40, [OP_READ] = 10, [OP_ZERO] = 12, [OP_DISCARD] = 10, [OP_FLUSH] = 6,
-					 [OP_TAKE] = 4, [OP_APPLY] = 3, [OP_DELETE] = 3, [OP_BRANCH] = 2, [OP_COMMIT] = 2,
-					 [OP_GROW] = 2, [OP_REOPEN] = 3, [OP_LARGE] = 3};
+	static const uint8_t weight[] = {
+	        [OP_WRITE] = 40, [OP_READ] = 10,  [OP_ZERO] = 12,  [OP_DISCARD] = 10, [OP_FLUSH] = 6,
+	        [OP_TAKE] = 4,   [OP_APPLY] = 3,  [OP_DELETE] = 3, [OP_BRANCH] = 2,   [OP_COMMIT] = 2,
+	        [OP_GROW] = 2,   [OP_REOPEN] = 3, [OP_LARGE] = 3};
 	unsigned n = (unsigned)model_random(m, 100), op = 0;
 	struct error err = {0};
 

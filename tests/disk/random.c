@@ -24,8 +24,9 @@ static void ask_qemu(struct model *m)
 	f = fopen(raw, "wb");
 	if (!f || fwrite(i->data, 1, i->bytes, f) != i->bytes || fclose(f))
 		abort();
-	snprintf(command, sizeof(command), "exec >%s/log 2>&1; %s%s && qemu-img compare -q -U -f raw -F %s %s %s", m->dir,
-		 i->raw ? "true " : "qemu-img check -q -U ", i->path, i->raw ? "raw" : "qcow2", raw, i->path);
+	snprintf(command, sizeof(command),
+	         "exec >%s/log 2>&1; %s%s && qemu-img compare -q -U -f raw -F %s %s %s", m->dir,
+	         i->raw ? "true " : "qemu-img check -q -U ", i->path, i->raw ? "raw" : "qcow2", raw, i->path);
 	if (system(command)) {
 		fprintf(stderr, "%s\n", command);
 		abort();

@@ -208,8 +208,8 @@ static uint64_t odd_number(unsigned cluster_bits, size_t bytes)
 	case 3:
 		return pick(UINT64_MAX);
 	default: /* a cluster, or one that is nearly there, with flags */
-		return pick(bytes + 70000) >> cluster_bits << cluster_bits | (pick(2) ? Q2_COPIED : 0) | (pick(8) ? 0 : Q2_COMPRESSED) |
-		       (pick(8) ? 0 : 1);
+		return pick(bytes + 70000) >> cluster_bits << cluster_bits | (pick(2) ? Q2_COPIED : 0) |
+		       (pick(8) ? 0 : Q2_COMPRESSED) | (pick(8) ? 0 : 1);
 	}
 }
 

@@ -221,7 +221,10 @@ static void growing(void **state)
 	assert_int_equal(fill(s, d, 0, 100 * KIB, 1), 0);
 	closed(s, d);
 	/* Shorter than its base, then longer than it was: what is added is zero, not what the base has there. */
-	assert_int_equal(disk_create(s->over, &(struct disk_create_options){.bytes = 1536, .backing = "image"}, &s->err), 0);
+	assert_int_equal(disk_create(s->over,
+	                             &(struct disk_create_options){.bytes = 1536, .backing = "image"},
+	                             &s->err),
+	                 0);
 	d = opened(s, s->over, NULL);
 	assert_bytes(s, d, 0, 1536, 1);
 	assert_int_equal(disk_resize(d, 1024, &s->err), -ENOTSUP);
@@ -317,8 +320,12 @@ enum { STEPS = 14, DISK = 48 * 1024 };
 /* One step of a sequence that touches everything; @model: what the disk should have then. */
 static int step(struct scene *s, struct disk *d, unsigned n, uint8_t *model)
 {
-	static const struct { uint32_t at, bytes; uint8_t value; } write[STEPS] = {
-		[0] = {0, 9000, 1}, [1] = {20000, 3000, 2}, [4] = {100, 12000, 3}, [6] = {21000, 20000, 4}, [11] = {0, 30000, 5}};
+	static const struct { uint32_t at, bytes; uint8_t value;
+	} write[STEPS] = {[0] = {0, 9000, 1},
+	                  [1] = {20000, 3000, 2},
+	                  [4] = {100, 12000, 3},
+	                  [6] = {21000, 20000, 4},
+	                  [11] = {0, 30000, 5}};
 	int ret;
 
 	switch (n) {
@@ -530,17 +537,29 @@ static void assert_refused(struct scene *s, int code, const char *says)
 static void headers_that_lie(void **state)
 {
 	struct scene *s = *state;
-	static const struct { uint64_t at, v; int code; const char *says; } lie[] = {
-		{24, UINT64_MAX, -EINVAL, "a disk of"}, {24, 1ull << 50, -EINVAL, "too small for the disk"},
-		{36, 0xffffffff00000000, -EINVAL, "L1 table of"}, {40, 0x30001, -EINVAL, "begins no cluster"},
-		{40, 1ull << 40, -EINVAL, "beyond the end"}, {48, 0, -EINVAL, "refcount table is at 0"},
-		{48, 1ull << 62, -EINVAL, "beyond the end"}, {56, 0, -EINVAL, "refcount table of 0"},
-		{56, 0xffffffff00000000, -EINVAL, "refcount table of"}, {60, 0xffffffff00000000, -EINVAL, "4294967295 snapshots"},
-		{72, 1ull << 33, -ENOTSUP, "bit 33"}, {72, 2, -EIO, "marked as corrupt"}, {96, 7ull << 32 | 112, -EINVAL, "2^7 bits"},
-		{96, 4ull << 32 | 90, -EINVAL, "header of 90"}, {96, 4ull << 32 | 70000, -EINVAL, "header of 70000"},
-		{104, 9ull << 56, -ENOTSUP, "compression type 9"}, {104, 1ull << 56, -EINVAL, "feature bit says otherwise"},
-		{112, 0xe2792acaffffffff, -EINVAL, "does not fit"}, {112, 0xe2792aca00001000, -EINVAL, "backing format has"},
-		{16, 3ull << 32 | 4, -EINVAL, "2^4 bytes"}, {16, 3ull << 32 | 40, -EINVAL, "2^40 bytes"},
+	static const struct { uint64_t at, v; int code; const char *says;
+	} lie[] = {
+	        {24, UINT64_MAX, -EINVAL, "a disk of"},
+	        {24, 1ull << 50, -EINVAL, "too small for the disk"},
+	        {36, 0xffffffff00000000, -EINVAL, "L1 table of"},
+	        {40, 0x30001, -EINVAL, "begins no cluster"},
+	        {40, 1ull << 40, -EINVAL, "beyond the end"},
+	        {48, 0, -EINVAL, "refcount table is at 0"},
+	        {48, 1ull << 62, -EINVAL, "beyond the end"},
+	        {56, 0, -EINVAL, "refcount table of 0"},
+	        {56, 0xffffffff00000000, -EINVAL, "refcount table of"},
+	        {60, 0xffffffff00000000, -EINVAL, "4294967295 snapshots"},
+	        {72, 1ull << 33, -ENOTSUP, "bit 33"},
+	        {72, 2, -EIO, "marked as corrupt"},
+	        {96, 7ull << 32 | 112, -EINVAL, "2^7 bits"},
+	        {96, 4ull << 32 | 90, -EINVAL, "header of 90"},
+	        {96, 4ull << 32 | 70000, -EINVAL, "header of 70000"},
+	        {104, 9ull << 56, -ENOTSUP, "compression type 9"},
+	        {104, 1ull << 56, -EINVAL, "feature bit says otherwise"},
+	        {112, 0xe2792acaffffffff, -EINVAL, "does not fit"},
+	        {112, 0xe2792aca00001000, -EINVAL, "backing format has"},
+	        {16, 3ull << 32 | 4, -EINVAL, "2^4 bytes"},
+	        {16, 3ull << 32 | 40, -EINVAL, "2^40 bytes"},
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(lie); i++) {
