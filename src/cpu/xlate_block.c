@@ -25,7 +25,7 @@ struct recipe {
 struct slow {
 	uint8_t *jump[SLOW_JUMPS];
 	unsigned jumps;
-	unsigned insn;
+	unsigned insn, insns; /* those it is for: mostly one */
 	const uint8_t *back;
 	unsigned accesses;    /* by which the clock is ahead there */
 	struct recipe recipe; /* to make the flags before: they are not in memory */
@@ -283,6 +283,7 @@ static void to_slow(struct tr *t, unsigned i, uint8_t *jump)
 	if (!t->slows || t->slow[t->slows - 1].insn != i) {
 		s = &t->slow[t->slows++];
 		s->insn = i;
+		s->insns = 1;
 		s->jumps = 0;
 		s->recipe.n = 0;
 		if (!t->f_mem)
@@ -347,7 +348,8 @@ static void emit_slow(struct tr *t, const struct slow *s)
 		emit_recipe(t->a, &s->recipe);
 		emit_save(t->a);
 	}
-	emit_call_uop(t, s->insn);
+	for (unsigned i = 0; i < s->insns; i++)
+		emit_call_uop(t, s->insn + i);
 	if (t->b->uop[s->insn].flags & UOP_SETS_RIP) {
 		emit_resolve(t);
 	} else {
@@ -599,6 +601,80 @@ static void emit_push(struct tr *t, unsigned i)
 	}
 	emit_move_rsp(t, -8);
 	flags_after(t, i);
+	slow_back(t, i);
+}
+
+/*
+ * Functions begin with pushes and end with pops. The number of such instructions from @i on that can be one access to the
+ * stack: one lookup, if that shows that all of them are in one page of the right kind; else one after the other out of line.
+ */
+static unsigned stack_group(const struct tr *t, unsigned i)
+{
+	enum xkind kind = t->insn[i].kind;
+	unsigned n = 0;
+
+	while (i + n < t->b->insns && t->insn[i + n].kind == kind && t->insn[i + n].reg != RSP)
+		n++;
+	return kind == X_PUSH || kind == X_POP ? n : 0;
+}
+
+/* The flags before a group: none of its instructions sets any. */
+static void flags_before_group(struct tr *t, unsigned i, unsigned n)
+{
+	bool spoilt = false;
+
+	for (unsigned m = i; m < i + n; m++)
+		spoilt |= t->needed[m] && spoils(t, &t->insn[m]);
+	if (!t->f_mem && (!t->recipe.n || spoilt))
+		flags_to_memory(t);
+	t->f_host = false;
+}
+
+/* One of a group of pushes: @at from RSP as it was before the group; S1 is as host_operand() wants it. */
+static void emit_group_push(struct tr *t, unsigned m, int32_t at)
+{
+	const struct xinsn *x = &t->insn[m];
+	struct a_rm to = a_mem_index(H_S1, H_GUEST_RSP, 0, at);
+	int h = x->reg < 0 ? H_NONE : host_reg((unsigned)x->reg);
+
+	if (x->reg < 0) {
+		a_insn(t->a, A_OPW(0xc7), 0, to);
+		a_imm(t->a, t->b->uop[m].imm, 4);
+		return;
+	}
+	if (h == H_NONE)
+		a_load(t->a, h = H_S2, gpr_mem((unsigned)x->reg));
+	a_store(t->a, to, h);
+}
+
+static void emit_group_pop(struct tr *t, unsigned m, int32_t at)
+{
+	unsigned g = (unsigned)t->insn[m].reg;
+	int h = host_reg(g);
+
+	a_load(t->a, h == H_NONE ? H_S2 : h, a_mem_index(H_S1, H_GUEST_RSP, 0, at));
+	if (h == H_NONE)
+		a_store(t->a, gpr_mem(g), H_S2);
+}
+
+static void emit_stack_group(struct tr *t, unsigned i, unsigned n)
+{
+	bool push = t->insn[i].kind == X_PUSH;
+	int32_t bytes = 8 * (int32_t)n;
+	struct ea all = {.base = RSP, .index = -1, .disp = push ? -bytes : 0, .seg = SEG_NONE};
+
+	flags_before_group(t, i, n);
+	emit_lookup(t, i, &all, (unsigned)bytes, false, push, false);
+	t->slow[t->slows - 1].insns = n;
+	for (unsigned m = 0; m < n; m++) {
+		if (push)
+			emit_group_push(t, i + m, -8 * (int32_t)(m + 1));
+		else
+			emit_group_pop(t, i + m, 8 * (int32_t)m);
+	}
+	emit_move_rsp(t, push ? -bytes : bytes);
+	for (unsigned m = i; m < i + n; m++)
+		flags_after(t, m);
 	slow_back(t, i);
 }
 
@@ -1108,6 +1184,7 @@ const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *
 	struct tr t = {.cpu = cpu, .x = x, .b = b, .a = &x->out, .mode = mode, .f_mem = true};
 	const uint8_t *entry;
 	uint8_t *start = x->out.p, *over;
+	unsigned n;
 
 	describe_all(&t);
 	find_needed(&t);
@@ -1124,8 +1201,15 @@ const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *
 		emit_want_vec(&t);
 	else if (ignores_flags(&t))
 		b->xlight[mode] = a_here(t.a);
-	for (unsigned i = 0; i < b->insns; i++)
-		emit_insn(&t, i);
+	for (unsigned i = 0; i < b->insns; i += n) {
+		n = stack_group(&t, i);
+		if (n > 1) {
+			emit_stack_group(&t, i, n);
+		} else {
+			emit_insn(&t, i);
+			n = 1;
+		}
+	}
 	emit_end(&t);
 	for (unsigned i = 0; i < t.slows; i++)
 		emit_slow(&t, &t.slow[i]);
