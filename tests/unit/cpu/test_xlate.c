@@ -256,13 +256,98 @@ static void vector_state(void **state)
 	}
 }
 
+/* Pushes that reach a page that cannot be written: those before have happened, one by one. */
+static void pushes_over_a_page(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	EACH(r, CACHE) {
+		PUT(&r, CODE, 0x50, 0x41, 0x57, 0x53, 0x51, 0xf4); /* push rax; push r15; push rbx; push rcx; hlt */
+		map(&r, DATA, PTE_P);
+		r.cpu->gpr[RSP] = DATA + 0x1010;
+		r.cpu->gpr[RAX] = 0x1111;
+		r.cpu->gpr[R15] = 0x2222;
+		r.cpu->gpr[RBX] = r.cpu->gpr[RCX] = 0x3333;
+		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_SHUTDOWN); /* no stack for the handler either */
+		assert_int_equal(r.cpu->insns, 2);
+		assert_int_equal(r.cpu->gpr[RSP], DATA + 0x1000);
+		assert_int_equal(get_u64(r.host + DATA + 0x1008), 0x1111);
+		assert_int_equal(get_u64(r.host + DATA + 0x1000), 0x2222);
+		assert_int_equal(get_u64(r.host + DATA + 0xff8), 0);
+	}
+}
+
+static void pops_and_flags(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	EACH(r, CACHE) {
+		PUT(&r, CODE, 0x48, 0x83, 0xc4, 0xf8, /* add rsp, -8 */
+		    0x58, 0x41, 0x5f, 0x5d,           /* pop rax; pop r15; pop rbp */
+		    0x9c, 0xf4);                      /* pushfq; hlt */
+		r.cpu->gpr[RSP] = DATA + 0x108;
+		for (unsigned i = 0; i < 3; i++)
+			put_u64(r.host + DATA + 0x100 + 8 * i, i + 5);
+		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(r.cpu->gpr[RAX], 5);
+		assert_int_equal(r.cpu->gpr[R15], 6);
+		assert_int_equal(r.cpu->gpr[RBP], 7);
+		assert_int_equal(r.cpu->gpr[RSP], DATA + 0x110);
+		assert_int_equal(pushed(&r, 0) & RF_ARITH, RF_CF | RF_PF | RF_AF);
+	}
+}
+
+/* Hits in host code count for the order in which a set of the TLB is used. */
+static void order_of_use(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	EACH(r, CACHE) {
+		PUT(&r, CODE, 0x8b, 0x06, 0x8b, 0x07, 0x8b, 0x03, 0x8b, 0x02, /* A B C D: mov eax, [rsi], [rdi], [rbx], [rdx] */
+		    0x8b, 0x06, 0x8b, 0x45, 0x00,                              /* A, then E pushes out B */
+		    0x8b, 0x06, 0x8b, 0x07, 0xf4);                             /* A again, B */
+		r.cpu->gpr[RSI] = 0x20000;
+		r.cpu->gpr[RDI] = 0x30000;
+		r.cpu->gpr[RBX] = 0x40000;
+		r.cpu->gpr[RDX] = 0x50000;
+		r.cpu->gpr[RBP] = 0;
+		r.cpu->mmu.stats = (struct mmu_stats){0};
+		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(r.cpu->mmu.stats.l1d_misses, 6);
+	}
+}
+
+/* Distances of nearly 2 GiB, from the block and from its page. */
+static void far_targets(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	EACH(r, CACHE) {
+		PUT(&r, CODE + 0x800, 0x8b, 0x05, 0xf0, 0xff, 0xff, 0x7f, 0xf4); /* mov eax, [rip+0x7ffffff0] */
+		PUT(&r, CODE + 0xc00, 0xe9, 0xf0, 0xff, 0xff, 0x7f);             /* jmp there */
+		r.cpu->gpr[REG_RIP] = CODE + 0x800;
+		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(r.cpu->cr2, CODE + 0x800 + 6 + 0x7ffffff0ull);
+		r.cpu->halted = false;
+		r.cpu->gpr[REG_RIP] = CODE + 0xc00;
+		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(r.cpu->cr2, CODE + 0xc00 + 5 + 0x7ffffff0ull);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(flags_at_a_fault),	  cmocka_unit_test(split_store_that_faults),
 		cmocka_unit_test(block_that_changes_itself), cmocka_unit_test(deadline_within_a_loop),
 		cmocka_unit_test(kick_out_of_a_loop),	  cmocka_unit_test(code_without_end),
-		cmocka_unit_test(vector_state),
+		cmocka_unit_test(vector_state),		  cmocka_unit_test(pushes_over_a_page),
+		cmocka_unit_test(pops_and_flags),	  cmocka_unit_test(order_of_use),
+		cmocka_unit_test(far_targets),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
