@@ -159,7 +159,7 @@ static int show_progress(void *ctx, uint64_t done, uint64_t total)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	seconds = (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-	if (!s->at)
+	if (s->at <= 0)
 		s->at = seconds;
 	if (isatty(STDERR_FILENO) && (seconds - s->at > 0.25 || (s->any && done == total))) {
 		s->at = seconds;
@@ -315,11 +315,11 @@ static const struct disk_options look = {.read_only = true, .no_lock = true, .al
 
 static int info(struct disk_command *c)
 {
-	struct disk_snapshot *s;
+	struct disk_snapshot *s = NULL;
 	struct error err = {0};
 	struct disk_info i;
 	struct disk *d;
-	unsigned count;
+	unsigned count = 0;
 	int ret;
 
 	if (disk_open(&d, c->arg[0], &look, &err))
@@ -339,10 +339,10 @@ static int info(struct disk_command *c)
 /* One image of a chain, @depth above its root; @json: array to append to, or NULL. */
 static int list_one(struct disk *d, unsigned depth, json_t *json, struct error *err)
 {
-	struct disk_snapshot *s;
+	struct disk_snapshot *s = NULL;
 	struct disk_info i;
 	char size[32], room[32], indent[80];
-	unsigned count;
+	unsigned count = 0;
 	int ret = disk_info(d, &i, err), n;
 
 	if (!ret)
@@ -397,10 +397,10 @@ static int list(struct disk_command *c)
 
 static int snapshot_list(struct disk_command *c)
 {
-	struct disk_snapshot *s;
+	struct disk_snapshot *s = NULL;
 	struct error err = {0};
 	struct disk *d;
-	unsigned count;
+	unsigned count = 0;
 	int ret;
 
 	if (disk_open(&d, c->arg[1], &look, &err))

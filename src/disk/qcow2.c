@@ -205,7 +205,7 @@ static int open_backing(struct qcow2 *q, const struct disk_options *o, unsigned 
 {
 	struct disk_options below = *o;
 	struct error why = {0};
-	char *path;
+	char *path = NULL;
 	int ret = backing_format(q, &below.format, err);
 
 	if (!ret)

@@ -196,8 +196,8 @@ static int write_filled(struct qcow2 *q, uint64_t at, const void *buf, uint64_t 
 static int write_new(struct qcow2 *q, uint64_t at, const void *buf, uint64_t *bytes, const struct q2_extent *first,
 		     const struct q2_extent *last, struct error *err)
 {
-	uint64_t mask = q->cluster_bytes - 1, start = at & ~mask, cluster, got, n = *bytes;
-	bool zero;
+	uint64_t mask = q->cluster_bytes - 1, start = at & ~mask, cluster = 0, got = 0, n = *bytes;
+	bool zero = false;
 	int ret = q2_own_l2(q, at, err);
 
 	if (!ret)

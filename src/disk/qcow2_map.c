@@ -194,7 +194,7 @@ static void release(struct qcow2 *q, uint64_t entry, bool punch)
 int q2_set_entries(struct qcow2 *q, uint64_t at, uint64_t count, uint64_t entry, bool step, bool punch,
                    struct error *err)
 {
-	struct q2_slot *s;
+	struct q2_slot *s = NULL;
 	uint64_t table, old;
 	uint8_t *p;
 	int ret = q2_l2_at(q, q->l1[l1_index(q, at)], &table, err);
@@ -249,7 +249,7 @@ static int write_l2(struct qcow2 *q, uint64_t cluster, uint64_t old, struct erro
 int q2_own_l2(struct qcow2 *q, uint64_t at, struct error *err)
 {
 	uint32_t i = (uint32_t)l1_index(q, at);
-	uint64_t old, cluster, got;
+	uint64_t old, cluster = 0, got;
 	int ret;
 
 	ret = q2_l2_at(q, q->l1[i], &old, err);

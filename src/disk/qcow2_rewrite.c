@@ -169,7 +169,7 @@ static int write_clusters(struct q2_rewrite *w, uint64_t at, const uint8_t *data
 
 int q2_rewrite_table(struct q2_rewrite *w, const void *table, uint64_t bytes, uint64_t *offset)
 {
-	uint64_t first, count = q2_clusters_for(w->q, bytes);
+	uint64_t first = 0, count = q2_clusters_for(w->q, bytes);
 	uint8_t *padded;
 	int ret = count ? q2_rewrite_alloc(w, count, &first) : 0;
 
@@ -348,7 +348,7 @@ static int place_blocks(struct q2_rewrite *w)
 
 static int place_rt(struct q2_rewrite *w)
 {
-	uint64_t entries = blocks_of(w) + blocks_of(w) / 4 + 16, clusters, first;
+	uint64_t entries = blocks_of(w) + blocks_of(w) / 4 + 16, clusters, first = 0;
 	int ret = q2_rewrite_add(w, w->h.rt_at >> w->h.cluster_bits, w->h.rt_clusters, -1);
 
 	/* Blocks that describe nothing are left out. */
