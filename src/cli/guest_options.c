@@ -223,6 +223,13 @@ static int add_net(void *ctx, const char *v, struct error *err)
 	return ret;
 }
 
+static int set_packed(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct vm_config *)ctx)->devices.packed = true;
+	return 0;
+}
+
 static int set_balloon(void *ctx, const char *v, struct error *err)
 {
 	struct devices_config *d = &((struct vm_config *)ctx)->devices;
@@ -251,6 +258,7 @@ const struct option_desc guest_options[] = {
 	{"rng", NULL, "a virtio entropy device; with --clock icount of numbers that follow from --seed", set_rng},
 	{"balloon", "SIZE", "a virtio balloon: the guest is asked to give back SIZE of its memory", set_balloon},
 	{"virtio-console", "FILE", "a virtio console (hvc0), its output to FILE", set_virtio_console},
+	{"virtio-packed", NULL, "offer packed rings to the drivers of virtio devices", set_packed},
 	{"cpu-features", "LIST", "hide or show features: -f,+f,... (-la57,+pcid)", set_features},
 	{"maxphyaddr", "N", "physical-address bits, 36 to 52 (default 46)", set_maxphyaddr},
 	{"mitigations", NULL, "report the processor as affected by speculation flaws", set_mitigations},

@@ -60,7 +60,10 @@ void virtio_enable_queue(struct virtio *v, unsigned queue)
 {
 	struct virtq *q = &v->queue[queue];
 
-	if (q->desc & 15 || q->avail & 1 || q->used & 3 || !q->size)
+	q->packed = virtio_has(v, VIRTIO_F_RING_PACKED);
+	if (q->desc & 15 || q->avail & (q->packed ? 3 : 1) || q->used & 3 || !q->size)
+		return;
+	if (!q->packed && q->size & (q->size - 1))
 		return;
 	q->enabled = true;
 	q->event_idx = virtio_has(v, VIRTIO_F_EVENT_IDX);

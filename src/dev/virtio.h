@@ -27,6 +27,7 @@ enum { /* device status */
 #define VIRTIO_F_INDIRECT_DESC (1ull << 28)
 #define VIRTIO_F_EVENT_IDX     (1ull << 29)
 #define VIRTIO_F_VERSION_1     (1ull << 32)
+#define VIRTIO_F_RING_PACKED   (1ull << 34)
 
 struct virtio;
 
@@ -66,7 +67,7 @@ struct virtio {
 	unsigned messages;                  /* that there have been */
 };
 
-/* @features: the device's own; those of the ring are added. */
+/* @features: the device's own; those of the ring are added, but VIRTIO_F_RING_PACKED, which the owner may add. */
 void virtio_init(struct virtio *v, const struct virtio_ops *ops, const struct dma *dma, uint64_t features,
 		 const char *label);
 /* The driver writes the status register. */

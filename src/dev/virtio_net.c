@@ -109,6 +109,7 @@ static void finish(struct virtio_net *n, struct delivery *d)
 /* Gives the guest the frame that waits. False: it has to wait on. */
 static bool deliver(struct virtio_net *n)
 {
+	struct virtq_mark mark = virtq_mark(&n->virtio.queue[QUEUE_RECEIVE]);
 	struct delivery d;
 	bool more = true;
 
@@ -122,7 +123,7 @@ static bool deliver(struct virtio_net *n)
 		finish(n, &d);
 		return true;
 	}
-	virtq_unpop(&n->virtio.queue[QUEUE_RECEIVE], d.buffers);
+	virtq_rewind(&n->virtio.queue[QUEUE_RECEIVE], mark);
 	if (more) { /* it does not fit where it may go: lost */
 		n->frame_bytes = 0;
 		n->dropped++;

@@ -148,7 +148,7 @@ static uint16_t checked_vector(const struct virtio_pci *t, uint64_t v)
 
 static void set_size(struct virtq *q, uint64_t v)
 {
-	if (v && v <= VIRTQ_SIZE_MAX && !(v & (v - 1)))
+	if (v && v <= VIRTQ_SIZE_MAX) /* whether it is a power of two is seen when the queue is turned on */
 		q->size = (uint16_t)v;
 }
 

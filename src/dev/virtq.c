@@ -1,53 +1,50 @@
 /*
- * Split virtqueues: see virtq.h.
+ * Virtqueues: what both kinds share, and the split kind. The other is in virtq_packed.c.
  *
- * Left out: packed queues; descriptors within descriptors of more than one level, which are forbidden.
+ * Left out: descriptors within descriptors of more than one level, which are forbidden.
  */
-#include "dev/virtq.h"
-
-#include <errno.h>
-
-#define DESC_BYTES      16u
-#define DESC_NEXT       1u
-#define DESC_WRITE      2u
-#define DESC_INDIRECT   4u
+#include "dev/virtq_impl.h"
 
 #define AVAIL_NO_INTERRUPT 1u
 #define USED_NO_NOTIFY     1u
 
-struct desc {
-	uint64_t gpa;
-	uint32_t bytes;
-	uint16_t flags, next;
-};
-
-static int break_queue(struct virtq *q, const char *why)
+int virtq_break(struct virtq *q, const char *why)
 {
 	if (!q->broken)
 		q->broken = why;
 	return -EINVAL;
 }
 
-void virtq_reset(struct virtq *q, uint16_t size) { *q = (struct virtq){.size = size}; }
+void virtq_reset(struct virtq *q, uint16_t size)
+{
+	*q = (struct virtq){.size = size, .avail_wrap = true, .used_wrap = true, .told_wrap = true};
+}
+
+void virtq_rewind(struct virtq *q, struct virtq_mark mark)
+{
+	q->next_avail = mark.next_avail;
+	q->in_use = mark.in_use;
+	q->avail_wrap = mark.avail_wrap;
+}
 
 /* ---- the three parts ---- */
 
-static int read_u16(struct virtq *q, const struct dma *dma, uint64_t gpa, uint16_t *v)
+int virtq_read_u16(struct virtq *q, const struct dma *dma, uint64_t gpa, uint16_t *v)
 {
 	uint8_t b[2];
 
 	if (dma->read(dma->ctx, gpa, b, sizeof(b)))
-		return break_queue(q, "the available ring is not in RAM");
+		return virtq_break(q, "what the driver says is not in RAM");
 	*v = get_u16(b);
 	return 0;
 }
 
-static int write_u16(struct virtq *q, const struct dma *dma, uint64_t gpa, uint16_t v)
+int virtq_write_u16(struct virtq *q, const struct dma *dma, uint64_t gpa, uint16_t v)
 {
 	uint8_t b[2];
 
 	put_u16(b, v);
-	return dma->write(dma->ctx, gpa, b, sizeof(b)) ? break_queue(q, "the used ring is not in RAM") : 0;
+	return dma->write(dma->ctx, gpa, b, sizeof(b)) ? virtq_break(q, "where the device answers is not in RAM") : 0;
 }
 
 static uint64_t avail_flags(const struct virtq *q) { return q->avail; }
@@ -59,13 +56,25 @@ static uint64_t used_idx(const struct virtq *q) { return q->used + 2; }
 static uint64_t used_ring(const struct virtq *q, uint16_t i) { return q->used + 4 + 8 * (i & (q->size - 1u)); }
 static uint64_t avail_event(const struct virtq *q) { return q->used + 4 + 8ull * q->size; }
 
-static int read_desc(struct virtq *q, const struct dma *dma, uint64_t table, unsigned i, struct desc *d)
+int virtq_read_desc(struct virtq *q, const struct dma *dma, uint64_t table, unsigned i, struct virtq_desc *d)
 {
 	uint8_t b[DESC_BYTES];
 
 	if (dma->read(dma->ctx, table + DESC_BYTES * (uint64_t)i, b, sizeof(b)))
-		return break_queue(q, "a descriptor is not in RAM");
-	*d = (struct desc){get_u64(b), get_u32(b + 8), get_u16(b + 12), get_u16(b + 14)};
+		return virtq_break(q, "a descriptor is not in RAM");
+	d->gpa = get_u64(b);
+	d->bytes = get_u32(b + 8);
+	d->flags = get_u16(b + (q->packed ? 14 : 12));
+	d->next = get_u16(b + (q->packed ? 12 : 14));
+	return 0;
+}
+
+int virtq_check_indirect(struct virtq *q, const struct virtq_desc *d)
+{
+	if (!q->indirect)
+		return virtq_break(q, "an indirect descriptor that was not negotiated");
+	if (d->flags & DESC_NEXT || !d->bytes || d->bytes % DESC_BYTES)
+		return virtq_break(q, "an indirect descriptor of impossible form");
 	return 0;
 }
 
@@ -78,11 +87,11 @@ static int chains_waiting(struct virtq *q, const struct dma *dma, uint16_t *n)
 
 	if (q->broken || !q->enabled)
 		return q->broken ? -EINVAL : (*n = 0);
-	if (read_u16(q, dma, avail_idx(q), &idx))
+	if (virtq_read_u16(q, dma, avail_idx(q), &idx))
 		return -EINVAL;
 	*n = (uint16_t)(idx - q->next_avail);
 	if (*n > q->size)
-		return break_queue(q, "the available index runs away");
+		return virtq_break(q, "the available index runs away");
 	return 0;
 }
 
@@ -90,23 +99,25 @@ bool virtq_has_work(struct virtq *q, const struct dma *dma)
 {
 	uint16_t n;
 
+	if (q->packed)
+		return virtq_packed_has_work(q, dma);
 	return chains_waiting(q, dma, &n) == 0 && n > 0;
 }
 
 /* One buffer: after what the device reads comes what it writes, never the other way. */
-static int add_part(struct virtq *q, const struct dma *dma, struct virtq_chain *c, const struct desc *d)
+int virtq_add_part(struct virtq *q, const struct dma *dma, struct virtq_chain *c, const struct virtq_desc *d)
 {
 	unsigned n = c->outs + c->ins;
 
 	if (n >= q->size)
-		return break_queue(q, "a chain is longer than the queue");
+		return virtq_break(q, "a chain is longer than the queue");
 	if (!dma->is_ram(dma->ctx, d->gpa, d->bytes))
-		return break_queue(q, "a buffer is not in RAM");
+		return virtq_break(q, "a buffer is not in RAM");
 	if (d->flags & DESC_WRITE) {
 		c->ins++;
 		c->in_bytes += d->bytes;
 	} else if (c->ins) {
-		return break_queue(q, "a buffer to read follows one to write");
+		return virtq_break(q, "a buffer to read follows one to write");
 	} else {
 		c->outs++;
 		c->out_bytes += d->bytes;
@@ -116,76 +127,71 @@ static int add_part(struct virtq *q, const struct dma *dma, struct virtq_chain *
 }
 
 /* @d: the descriptor that names the table. It ends the chain. */
-static int add_indirect(struct virtq *q, const struct dma *dma, struct virtq_chain *c, const struct desc *d)
+static int add_indirect(struct virtq *q, const struct dma *dma, struct virtq_chain *c, const struct virtq_desc *d)
 {
 	unsigned count = d->bytes / DESC_BYTES, i = 0;
 	uint64_t table = d->gpa;
-	struct desc in;
+	struct virtq_desc in;
 
-	if (!q->indirect)
-		return break_queue(q, "an indirect descriptor that was not negotiated");
-	if (d->flags & DESC_NEXT || !count || d->bytes % DESC_BYTES)
-		return break_queue(q, "an indirect descriptor of impossible form");
+	if (virtq_check_indirect(q, d))
+		return -EINVAL;
 	for (unsigned hops = 0; hops < q->size; hops++) {
 		if (i >= count)
-			return break_queue(q, "a descriptor's index is out of its table");
-		if (read_desc(q, dma, table, i, &in))
+			return virtq_break(q, "a descriptor's index is out of its table");
+		if (virtq_read_desc(q, dma, table, i, &in))
 			return -EINVAL;
 		if (in.flags & DESC_INDIRECT)
-			return break_queue(q, "an indirect descriptor within an indirect table");
-		if (add_part(q, dma, c, &in))
+			return virtq_break(q, "an indirect descriptor within an indirect table");
+		if (virtq_add_part(q, dma, c, &in))
 			return -EINVAL;
 		if (!(in.flags & DESC_NEXT))
 			return 0;
 		i = in.next;
 	}
-	return break_queue(q, "a chain is longer than the queue");
+	return virtq_break(q, "a chain is longer than the queue");
 }
 
 static int follow_chain(struct virtq *q, const struct dma *dma, struct virtq_chain *c)
 {
 	unsigned i = c->head;
-	struct desc d;
+	struct virtq_desc d;
 
 	for (unsigned hops = 0; hops < q->size; hops++) {
 		if (i >= q->size)
-			return break_queue(q, "a descriptor's index is out of its table");
-		if (read_desc(q, dma, q->desc, i, &d))
+			return virtq_break(q, "a descriptor's index is out of its table");
+		if (virtq_read_desc(q, dma, q->desc, i, &d))
 			return -EINVAL;
 		if (d.flags & DESC_INDIRECT)
 			return add_indirect(q, dma, c, &d);
-		if (add_part(q, dma, c, &d))
+		if (virtq_add_part(q, dma, c, &d))
 			return -EINVAL;
 		if (!(d.flags & DESC_NEXT))
 			return 0;
 		i = d.next;
 	}
-	return break_queue(q, "a chain is longer than the queue");
+	return virtq_break(q, "a chain is longer than the queue");
 }
 
 int virtq_pop(struct virtq *q, const struct dma *dma, struct virtq_chain *c)
 {
 	uint16_t waiting;
-	int ret = chains_waiting(q, dma, &waiting);
+	int ret;
 
+	c->outs = c->ins = 0;
+	c->out_bytes = c->in_bytes = 0;
+	if (q->packed)
+		return virtq_packed_pop(q, dma, c);
+	ret = chains_waiting(q, dma, &waiting);
 	if (ret || !waiting)
 		return ret;
 	/* Every chain has a descriptor of its own: more of them are not possible. */
 	if (q->in_use >= q->size)
-		return break_queue(q, "more chains in use than descriptors");
-	c->outs = c->ins = 0;
-	c->out_bytes = c->in_bytes = 0;
-	if (read_u16(q, dma, avail_ring(q, q->next_avail), &c->head) || follow_chain(q, dma, c))
+		return virtq_break(q, "more chains in use than descriptors");
+	if (virtq_read_u16(q, dma, avail_ring(q, q->next_avail), &c->head) || follow_chain(q, dma, c))
 		return -EINVAL;
 	q->next_avail++;
 	q->in_use++;
 	return 1;
-}
-
-void virtq_unpop(struct virtq *q, unsigned n)
-{
-	q->next_avail = (uint16_t)(q->next_avail - n);
-	q->in_use = (uint16_t)(q->in_use - n);
 }
 
 /* ---- giving them back ---- */
@@ -196,38 +202,46 @@ int virtq_push(struct virtq *q, const struct dma *dma, uint16_t head, uint32_t w
 
 	if (q->broken)
 		return -EINVAL;
+	if (q->packed)
+		return virtq_packed_push(q, dma, head, written);
 	put_u32(entry, head);
 	put_u32(entry + 4, written);
 	if (dma->write(dma->ctx, used_ring(q, q->next_used), entry, sizeof(entry)))
-		return break_queue(q, "the used ring is not in RAM");
+		return virtq_break(q, "the used ring is not in RAM");
 	/* The index comes last: what it covers is valid. */
 	q->next_used++;
 	q->in_use--;
-	return write_u16(q, dma, used_idx(q), q->next_used);
+	return virtq_write_u16(q, dma, used_idx(q), q->next_used);
 }
 
 bool virtq_wants_interrupt(struct virtq *q, const struct dma *dma)
 {
 	uint16_t from = q->told_used, to = q->next_used, v;
 
+	if (q->packed)
+		return virtq_packed_wants_interrupt(q, dma);
 	if (q->broken || from == to)
 		return false;
 	q->told_used = to;
 	if (!q->event_idx)
-		return read_u16(q, dma, avail_flags(q), &v) == 0 && !(v & AVAIL_NO_INTERRUPT);
+		return virtq_read_u16(q, dma, avail_flags(q), &v) == 0 && !(v & AVAIL_NO_INTERRUPT);
 	/* Was the entry that the driver waits for among them? */
-	return read_u16(q, dma, used_event(q), &v) == 0 && (uint16_t)(to - v - 1) < (uint16_t)(to - from);
+	return virtq_read_u16(q, dma, used_event(q), &v) == 0 && (uint16_t)(to - v - 1) < (uint16_t)(to - from);
 }
 
 void virtq_want_notification(struct virtq *q, const struct dma *dma, bool want)
 {
 	if (q->broken || !q->enabled)
 		return;
+	if (q->packed) {
+		virtq_packed_want_notification(q, dma, want);
+		return;
+	}
 	/* With event indices one that lies half the ring's numbers away means: none for now. */
 	if (q->event_idx)
-		write_u16(q, dma, avail_event(q), (uint16_t)(q->next_avail + (want ? 0u : 0x8000u)));
+		virtq_write_u16(q, dma, avail_event(q), (uint16_t)(q->next_avail + (want ? 0u : 0x8000u)));
 	else
-		write_u16(q, dma, used_flags(q), (uint16_t)(want ? 0u : USED_NO_NOTIFY));
+		virtq_write_u16(q, dma, used_flags(q), (uint16_t)(want ? 0u : USED_NO_NOTIFY));
 }
 
 /* ---- contents ---- */

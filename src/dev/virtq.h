@@ -1,10 +1,10 @@
 /*
- * The device's side of a split virtqueue. The ring lies in guest memory and may hold anything at any time: what is
+ * The device's side of a virtqueue, split or packed. The ring lies in guest memory and may hold anything at any time: what is
  * read from it is copied once and checked before it is used, every range must be guest RAM, chains are no longer
  * than the queue, indices may not run away. A ring that breaks a rule is left alone until the driver resets the
  * device; virtq.broken says what was wrong.
  *
- * Source: Virtual I/O Device (VIRTIO) Version 1.2, "Split Virtqueues".
+ * Source: Virtual I/O Device (VIRTIO) Version 1.2, "Split Virtqueues", "Packed Virtqueues".
  */
 #ifndef GNOMON_DEV_VIRTQ_H
 #define GNOMON_DEV_VIRTQ_H
@@ -15,16 +15,24 @@
 
 struct virtq {
 	/* what the driver set up */
-	uint16_t size;             /* descriptors: a power of two */
-	uint64_t desc, avail, used; /* guest-physical addresses of the three parts */
+	uint16_t size;             /* descriptors; split: a power of two */
+	/*
+	 * Guest-physical addresses of the three parts. Packed: the descriptors, and where the driver and the device
+	 * say what they want to be told of.
+	 */
+	uint64_t desc, avail, used;
 	bool enabled;
+	bool packed;               /* VIRTIO_F_RING_PACKED was negotiated */
 	bool event_idx;            /* VIRTIO_F_EVENT_IDX was negotiated */
 	bool indirect;             /* VIRTIO_F_INDIRECT_DESC was */
-	/* where we are; free-running */
+	/* where we are; split: free-running, packed: places in the ring */
 	uint16_t next_avail;       /* the next entry of the available ring to take */
 	uint16_t next_used;        /* the next entry of the used ring to fill */
 	uint16_t told_used;        /* next_used when the driver was last considered for an interrupt */
-	uint16_t in_use;           /* chains taken and not yet given back */
+	uint16_t in_use;           /* chains, packed: descriptors, taken and not yet given back */
+	/* packed */
+	bool avail_wrap, used_wrap, told_wrap; /* wrap counters that belong to the places above */
+	uint16_t descs_of[VIRTQ_SIZE_MAX]; /* descriptors of the chain with this buffer ID */
 	const char *broken;        /* NULL: all is well */
 };
 
@@ -45,8 +53,16 @@ void virtq_reset(struct virtq *q, uint16_t size);
  */
 int virtq_pop(struct virtq *q, const struct dma *dma, struct virtq_chain *chain);
 
-/* Puts back the last @n chains that were taken, as if they had not been. None of those after them was given back. */
-void virtq_unpop(struct virtq *q, unsigned n);
+/* Where a queue is. Going back there is as if the chains taken since had not been; none of them was given back. */
+struct virtq_mark {
+	uint16_t next_avail, in_use;
+	bool avail_wrap;
+};
+static inline struct virtq_mark virtq_mark(const struct virtq *q)
+{
+	return (struct virtq_mark){q->next_avail, q->in_use, q->avail_wrap};
+}
+void virtq_rewind(struct virtq *q, struct virtq_mark mark);
 
 /* Is a chain waiting? Does not look at it. */
 bool virtq_has_work(struct virtq *q, const struct dma *dma);

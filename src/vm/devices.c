@@ -19,6 +19,7 @@
 
 struct devices {
 	struct devices_host host;
+	bool packed;
 	struct dma dma;
 	struct virtio_pci pci[DEVICES_MAX];
 	unsigned count;
@@ -118,6 +119,8 @@ static int plug(struct devices *d, struct virtio *v, struct error *err)
 {
 	struct virtio_pci *t = &d->pci[d->count];
 
+	if (d->packed)
+		v->offered |= VIRTIO_F_RING_PACKED;
 	virtio_pci_init(t, v);
 	if (platform_add_pci(d->host.platform, &t->fn))
 		return error_set(err, -ENOSPC, "too many devices");
@@ -264,6 +267,7 @@ int devices_create(struct devices **out, const struct devices_config *cfg, const
 		return error_set(err, -ENOMEM, "out of memory");
 	d->host = *host;
 	d->console_fd = -1;
+	d->packed = cfg->packed;
 	d->dma = (struct dma){.ctx = host->engine, .is_ram = dma_is_ram, .read = dma_read, .write = dma_write,
 			      .release = dma_release};
 	ret = add_all(d, cfg, err);

@@ -22,6 +22,7 @@ struct devices_config {
 	const char *net[DEVICES_NETS_MAX];   /* see net_parse() in vm/net.h */
 	unsigned nets;
 	bool rng;
+	bool packed;                         /* packed rings are offered */
 	bool balloon;
 	uint64_t balloon_bytes;              /* what the guest is asked to give */
 	const char *console;                 /* a file for what the guest writes to its virtio console; NULL: none */

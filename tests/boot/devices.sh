@@ -6,6 +6,7 @@
 #   host     what the guest wrote is in the file on the host; without "snapshot" only
 #   errors   a disk that fails: the guest goes on, the user has one line
 #   net      a user-mode network to a server on the host; socket: two VMs on a cable, as two processes and as one
+#   packed   packed rings: the same state under all schemes, and a network
 #   small    console, balloon and entropy: the same state under all schemes
 #   pin      interrupts by the pin, and without ACPI the bus is found by its ports
 set -uo pipefail
@@ -146,6 +147,19 @@ socket)
 	done
 	"$gnomon" run --vm "$dir/1.vm" --vm "$dir/2.vm" </dev/null 2>"$dir/err" || { cat "$dir/err" >&2; fail "two VMs of one process"; }
 	grep -q '^GNOMON-DONE ok' "$dir/serial1" && grep -q '^GNOMON-DONE ok' "$dir/serial2" || { tail "$dir"/serial? >&2; fail "two VMs"; }
+	;;
+packed)
+	new_disk "$dir/a" 16M
+	"$gnomon" compare --mmu native,shadow,ept "${guest[@]}" --append "$append gnomon.work=disk:4,rng:16,balloon:40" \
+		--disk "$dir/a" --rng --balloon 64 --net none --virtio-packed --logs "$dir/logs" </dev/null || fail "compare failed"
+	for log in "$dir"/logs/*.log; do
+		grep -q '^GNOMON-DONE ok' "$log" || { tail -n 20 "$log" >&2; fail "$log"; }
+	done
+	"$gnomon" run --mmu shadow "${guest[@]}" --append "$append gnomon.work=peer:1" --serial "$dir/one" --net "socket:$dir/wire" \
+		--seed 1 --virtio-packed </dev/null 2>"$dir/one.err" &
+	boot peer:2:256 --mmu ept --net "socket:$dir/wire" --seed 2 --virtio-packed
+	done_ok
+	wait $! || { cat "$dir/one.err" >&2; fail "the other VM failed"; }
 	;;
 small)
 	"$gnomon" compare --mmu native,shadow,ept "${guest[@]}" --append "$append gnomon.work=rng:16,balloon:40" --rng --balloon 64 \

@@ -136,6 +136,7 @@ static void make(struct world *w, const char *path)
 	w->v[4] = &w->console.virtio;
 	pci_bus_init(&w->r.bus);
 	for (unsigned i = 0; i < DEVICES; i++) {
+		w->v[i]->offered |= VIRTIO_F_RING_PACKED;
 		virtio_pci_init(&w->t[i], w->v[i]);
 		pci_bus_add(&w->r.bus, &w->t[i].fn);
 	}
@@ -251,13 +252,23 @@ static void step_register(struct world *w, struct input *in, unsigned device)
 		rig_write(&w->r, at, bytes, take(in, bytes) & (bytes < 8 ? (1ull << 8 * bytes) - 1 : ~0ull));
 }
 
-static void step_descriptor(struct world *w, struct input *in, const struct rig_ring *q)
+static void step_descriptor(struct world *w, struct input *in, const struct rig_ring *q, bool packed)
 {
 	unsigned v = (unsigned)take(in, 2);
 	uint64_t table = v & 0x8000 ? BUFFERS + 0x100 * (v >> 8 & 7) : q->desc;
+	uint16_t flags = (uint16_t)(v >> 4 & 7), next = (uint16_t)(v >> 11 & 15);
 	uint64_t a = some_address(in);
+	uint32_t bytes = some_length(in);
+	unsigned lap;
 
-	rig_desc(&w->r, table, v & 15, a, some_length(in), (uint16_t)(v >> 4 & 7), (uint16_t)(v >> 11 & 15));
+	if (!packed) {
+		rig_desc(&w->r, table, v & 15, a, bytes, flags, next);
+		return;
+	}
+	/* The two numbers are the other way round; whether it is available is the driver's to say. */
+	lap = (unsigned)take(in, 1);
+	flags |= (uint16_t)((lap & 1 ? 0x80 : 0) | (lap & 2 ? 0x8000 : 0));
+	rig_desc(&w->r, table, v & 15, a, bytes, lap & 0x80 ? 300 : next, flags);
 }
 
 /* A request header or page numbers or statistics: numbers that mean something to a device. */
@@ -293,13 +304,14 @@ static void one_step(struct world *w, struct input *in)
 	switch (op & 15) {
 	case 0:
 		features = take(in, 4);
+		features |= features & 2 ? VIRTIO_F_RING_PACKED : 0;
 		start(w, device, features, features & 1);
 		break;
 	case 1:
 	case 2:
 	case 3:
 	case 4:
-		step_descriptor(w, in, q);
+		step_descriptor(w, in, q, w->v[device]->queue[queue].packed);
 		break;
 	case 5:
 	case 6:

@@ -413,8 +413,12 @@ static void status_register(void **state)
 	assert_int_equal(rig_read(&r, RIG_BAR + 0x1c, 2), 0);
 	rig_write(&r, RIG_BAR + 0x1a, 2, 2);
 	assert_int_equal(rig_read(&r, RIG_BAR + 0x1a, 2), 0xffff);
-	rig_write(&r, RIG_BAR + 0x18, 2, 100);
+	rig_write(&r, RIG_BAR + 0x18, 2, 257);
 	assert_int_equal(rig_read(&r, RIG_BAR + 0x18, 2), 256);
+	rig_write(&r, RIG_BAR + 0x20, 8, 0x100000);
+	rig_write(&r, RIG_BAR + 0x18, 2, 100); /* no power of two: not for a split ring */
+	rig_write(&r, RIG_BAR + 0x1c, 2, 1);
+	assert_int_equal(rig_read(&r, RIG_BAR + 0x1c, 2), 0);
 	rig_write(&r, RIG_BAR + 0x16, 2, 1); /* there is one queue only */
 	assert_int_equal(rig_read(&r, RIG_BAR + 0x18, 2), 0);
 }

@@ -1,4 +1,4 @@
-/* Split virtqueues: what they are for, and what a hostile driver makes of them. */
+/* Virtqueues, split and packed: what they are for, and what a hostile driver makes of them. */
 #include "dev_test.h"
 #include "virtio_rig.h"
 
@@ -202,9 +202,9 @@ static void rings_outside(void **state)
 {
 	(void)state;
 	q.avail = RIG_RAM_BASE - 4;
-	refused("available ring");
+	refused("what the driver says");
 	q.avail = ~0ull - 1;
-	refused("available ring");
+	refused("what the driver says");
 	q.desc = RIG_RAM_BASE + RIG_RAM_BYTES - 8;
 	rig_offer(&r, &ring, 0);
 	refused("descriptor is not in RAM");
@@ -263,6 +263,216 @@ static void notifications(void **state)
 	assert_int_equal(get_u16(rig_at(&r, ring.used) + 4 + 8 * 8), 0x8003);
 }
 
+/* ---- packed ---- */
+
+#define EVENTS_DRIVER 0x101000ull
+#define EVENTS_DEVICE 0x101100ull
+
+enum { AVAIL = 1 << 7, USED = 1 << 15 };
+
+/* What a driver keeps. */
+static struct { unsigned next; bool lap; } at;
+
+static int setup_packed(void **state)
+{
+	setup(state);
+	virtq_reset(&q, 5); /* no power of two */
+	q.desc = RING;
+	q.avail = EVENTS_DRIVER;
+	q.used = EVENTS_DEVICE;
+	q.enabled = q.packed = q.indirect = true;
+	at.next = 0;
+	at.lap = true;
+	return 0;
+}
+
+static void put(unsigned i, uint64_t a, uint32_t bytes, unsigned flags, unsigned id)
+{
+	rig_desc(&r, RING, i, a, bytes, (uint16_t)id, (uint16_t)flags); /* the two are the other way round */
+}
+
+/* The next descriptor becomes available. */
+static void add(uint64_t a, uint32_t bytes, unsigned flags, unsigned id)
+{
+	put(at.next, a, bytes, flags | (at.lap ? AVAIL : USED), id);
+	if (++at.next == 5) {
+		at.next = 0;
+		at.lap = !at.lap;
+	}
+}
+
+static unsigned flags_of(unsigned i) { return get_u16(rig_at(&r, RING) + 16 * i + 14); }
+
+static void packed_there_and_back(void **state)
+{
+	char text[16] = "";
+
+	(void)state;
+	assert_int_equal(pop(), 0);
+	memcpy(rig_at(&r, DATA), "abc", 3);
+	add(DATA, 3, RIG_NEXT, 7);
+	assert_true(virtq_has_work(&q, &r.dma));
+	add(DATA + 16, 8, RIG_NEXT | RIG_WRITE, 7);
+	add(DATA + 32, 8, RIG_WRITE, 9); /* the last one's ID counts */
+	assert_int_equal(pop(), 1);
+	assert_int_equal(c.head, 9);
+	assert_int_equal(c.outs, 1);
+	assert_int_equal(c.ins, 2);
+	assert_int_equal(virtq_read(&c, &r.dma, 0, text, 16), 3);
+	assert_string_equal(text, "abc");
+	assert_int_equal(pop(), 0);
+	assert_int_equal(virtq_push(&q, &r.dma, 9, 12), 0);
+	assert_int_equal(flags_of(0), AVAIL | USED | RIG_WRITE);
+	assert_int_equal(get_u32(rig_at(&r, RING) + 8), 12);
+	assert_int_equal(get_u16(rig_at(&r, RING) + 12), 9);
+	/* Two chains over the end of the ring, given back in the other order. */
+	add(DATA, 1, 0, 1);
+	add(DATA, 1, RIG_NEXT, 2);
+	add(DATA, 1, 0, 2);
+	assert_int_equal(pop(), 1);
+	assert_int_equal(c.head, 1);
+	assert_int_equal(pop(), 1);
+	assert_int_equal(c.head, 2);
+	assert_int_equal(q.in_use, 3);
+	assert_int_equal(virtq_push(&q, &r.dma, 2, 0), 0);
+	assert_int_equal(flags_of(3), AVAIL | USED);
+	assert_int_equal(virtq_push(&q, &r.dma, 1, 0), 0);
+	assert_int_equal(flags_of(0), 0); /* the next lap: both bits clear */
+	assert_int_equal(q.in_use, 0);
+	for (unsigned i = 0; i < 1000; i++) {
+		add(DATA, i, RIG_WRITE | RIG_NEXT, 3);
+		add(DATA, i, RIG_WRITE, 3);
+		assert_int_equal(pop(), 1);
+		assert_int_equal(c.in_bytes, 2 * i);
+		assert_int_equal(pop(), 0);
+		assert_int_equal(virtq_push(&q, &r.dma, 3, 1), 0);
+	}
+}
+
+static void packed_indirect(void **state)
+{
+	(void)state;
+	rig_desc(&r, DATA, 0, DATA + 0x1000, 16, 0, RIG_NEXT); /* a flag that means nothing here */
+	rig_desc(&r, DATA, 1, DATA + 0x2000, 32, 0, RIG_WRITE);
+	add(DATA, 32, RIG_INDIRECT, 4);
+	assert_int_equal(pop(), 1);
+	assert_int_equal(c.head, 4);
+	assert_int_equal(c.outs, 1);
+	assert_int_equal(c.ins, 1);
+	assert_int_equal(q.in_use, 1);
+}
+
+static void packed_refused(const char *why)
+{
+	assert_int_equal(pop(), -EINVAL);
+	assert_non_null(strstr(q.broken, why));
+	teardown(NULL);
+	setup_packed(NULL);
+}
+
+static void packed_bad(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 5; i++)
+		put(i, DATA, 1, RIG_NEXT | AVAIL, 0);
+	packed_refused("longer than the queue");
+	add(DATA, 1, 0, 256);
+	packed_refused("buffer ID");
+	add(RIG_RAM_BASE + RIG_RAM_BYTES, 1, 0, 0);
+	packed_refused("not in RAM");
+	add(DATA, 1, RIG_WRITE | RIG_NEXT, 0);
+	add(DATA, 1, 0, 0);
+	packed_refused("follows one to write");
+	add(DATA, 0xfffffff0, RIG_INDIRECT, 0);
+	packed_refused("longer than the queue");
+	add(DATA, 16, RIG_INDIRECT | RIG_NEXT, 0);
+	packed_refused("impossible form");
+	add(DATA, 16, RIG_INDIRECT, 0);
+	rig_desc(&r, DATA, 0, DATA, 16, 0, RIG_INDIRECT);
+	packed_refused("within an indirect");
+	q.desc = RIG_RAM_BASE + RIG_RAM_BYTES - 8;
+	packed_refused("descriptor is not in RAM");
+	for (unsigned i = 0; i < 5; i++)
+		add(DATA, 1, 0, i);
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(pop(), 1);
+	add(DATA, 1, 0, 0); /* before anything came back */
+	packed_refused("more chains in use");
+	add(DATA, 1, 0, 0);
+	assert_int_equal(pop(), 1);
+	q.desc = 0;
+	assert_int_equal(virtq_push(&q, &r.dma, 0, 0), -EINVAL);
+	packed_refused("descriptor is not in RAM");
+}
+
+/* Chains taken and put back are there again, over the end of the ring, too. */
+static void rewound(void **state)
+{
+	struct virtq_mark mark;
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		add(DATA, 1, 0, 0);
+		assert_int_equal(pop(), 1);
+		virtq_push(&q, &r.dma, 0, 0);
+	}
+	mark = virtq_mark(&q);
+	add(DATA, 11, 0, 1);
+	add(DATA, 12, 0, 2);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(pop(), 1);
+		assert_int_equal(c.out_bytes, 11);
+		assert_int_equal(pop(), 1);
+		assert_int_equal(c.out_bytes, 12);
+		assert_int_equal(pop(), 0);
+		virtq_rewind(&q, mark);
+		assert_int_equal(q.in_use, 0);
+	}
+}
+
+static void packed_give(void)
+{
+	add(DATA, 1, 0, 0);
+	assert_int_equal(pop(), 1);
+	assert_int_equal(virtq_push(&q, &r.dma, 0, 0), 0);
+}
+
+static void packed_events(void **state)
+{
+	uint8_t *driver = rig_at(&r, EVENTS_DRIVER), *device = rig_at(&r, EVENTS_DEVICE);
+
+	(void)state;
+	assert_false(virtq_wants_interrupt(&q, &r.dma));
+	packed_give();
+	assert_true(virtq_wants_interrupt(&q, &r.dma));
+	assert_false(virtq_wants_interrupt(&q, &r.dma));
+	put_u16(driver + 2, 1);
+	packed_give();
+	assert_false(virtq_wants_interrupt(&q, &r.dma));
+	q.event_idx = true;
+	put_u16(driver + 2, 2);
+	put_u16(driver, 3 | 0x8000); /* the descriptor at 3, in this lap */
+	packed_give();
+	assert_false(virtq_wants_interrupt(&q, &r.dma)); /* that was the one at 2 */
+	packed_give();
+	assert_true(virtq_wants_interrupt(&q, &r.dma));
+	put_u16(driver, 1); /* in the next lap */
+	packed_give();
+	assert_true(virtq_wants_interrupt(&q, &r.dma)); /* a new lap: once too often does no harm */
+	packed_give();
+	assert_false(virtq_wants_interrupt(&q, &r.dma));
+	packed_give();
+	assert_true(virtq_wants_interrupt(&q, &r.dma));
+	virtq_want_notification(&q, &r.dma, true);
+	assert_int_equal(get_u16(device + 2), 2);
+	assert_int_equal(get_u16(device), 2);
+	virtq_want_notification(&q, &r.dma, false);
+	assert_int_equal(get_u16(device + 2), 1);
+	q.event_idx = false;
+	virtq_want_notification(&q, &r.dma, true);
+	assert_int_equal(get_u16(device + 2), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -275,6 +485,11 @@ int main(void)
 		cmocka_unit_test_setup_teardown(rings_outside, setup, teardown),
 		cmocka_unit_test_setup_teardown(interrupts, setup, teardown),
 		cmocka_unit_test_setup_teardown(notifications, setup, teardown),
+		cmocka_unit_test_setup_teardown(packed_there_and_back, setup_packed, teardown),
+		cmocka_unit_test_setup_teardown(packed_indirect, setup_packed, teardown),
+		cmocka_unit_test_setup_teardown(packed_bad, setup_packed, teardown),
+		cmocka_unit_test_setup_teardown(rewound, setup_packed, teardown),
+		cmocka_unit_test_setup_teardown(packed_events, setup_packed, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
