@@ -101,27 +101,30 @@ static int find_crossing(struct cpu *cpu, uint64_t lin, uint64_t at, struct bloc
 	return 0;
 }
 
-/* The block at RIP, by way of what ran after @prev last time. 0 or EXEC_STOP. */
-static ALWAYS_INLINE int next_block(struct cpu *cpu, struct block *prev, struct block **out)
+/* Machine address of the code at RIP. 0 or EXEC_STOP. */
+static ALWAYS_INLINE int locate(struct cpu *cpu, uint64_t *at)
 {
-	uint64_t lin = code_lin(cpu), at;
-	struct block **link = NULL, *b;
+	uint64_t lin = code_lin(cpu), page;
 
-	if (likely((lin & PAGE_MASK) == cpu->fetch_page)) {
-		at = cpu->fetch_hpa | (lin & ~PAGE_MASK);
-	} else {
-		uint64_t page;
-
+	if (unlikely((lin & PAGE_MASK) != cpu->fetch_page)) {
 		if (code_page(cpu, lin, &page))
 			return EXEC_STOP;
 		cpu->fetch_page = lin & PAGE_MASK;
 		cpu->fetch_hpa = page;
-		at = page | (lin & ~PAGE_MASK);
 	}
+	*at = cpu->fetch_hpa | (lin & ~PAGE_MASK);
+	return 0;
+}
+
+/* The block at RIP, which is @at, by way of what ran after @prev last time. 0 or EXEC_STOP. */
+static ALWAYS_INLINE int block_at(struct cpu *cpu, struct block *prev, uint64_t at, struct block **out)
+{
+	struct block **link = NULL, *b;
+
 	if (unlikely((at & ~PAGE_MASK) > PAGE_SIZE - 15)) {
 		/* The second page of the instruction may become the last one fetched from. */
 		cpu->fetch_page = FAST_INVALID;
-		return find_crossing(cpu, lin, at, out);
+		return find_crossing(cpu, code_lin(cpu), at, out);
 	}
 	if (prev) {
 		link = &prev->link[(at >> 1 ^ at >> 4) & (BLOCK_LINKS - 1)];
@@ -460,7 +463,7 @@ static int step(struct cpu *cpu)
 {
 	struct boundary was;
 	struct block *b;
-	uint64_t hit, insns = cpu->insns, held = cpu->db_pending;
+	uint64_t hit, at, insns = cpu->insns, held = cpu->db_pending;
 	int st;
 
 	if ((cpu->dr7 & 0xff) && !(cpu->rflags & RF_RF) && !cpu->bus.done_count) {
@@ -473,7 +476,7 @@ static int step(struct cpu *cpu)
 	}
 	cpu->bus.replay = 0;
 	cpu->fetch_page = FAST_INVALID; /* the instruction before may have changed anything */
-	if (next_block(cpu, NULL, &b))
+	if (locate(cpu, &at) || block_at(cpu, NULL, at, &b))
 		return abandon(cpu, held);
 	was = boundary_enter(cpu);
 	st = run_block(cpu, b, 1);
@@ -537,18 +540,26 @@ static int run_host_code(struct cpu *cpu, const uint8_t *code)
 static ALWAYS_INLINE int run_blocks(struct cpu *cpu, bool probe)
 {
 	struct block *b = NULL;
+	uint64_t resumed = UINT64_MAX; /* count at which host code was entered without looking for the block */
 	int st;
 
 	cpu->fetch_page = FAST_INVALID;
 	cpu->xlink = NULL;
 	do {
 		struct block *prev = b;
-		uint64_t most;
+		uint64_t most, at;
 		const uint8_t *code;
 
 		if (probe && probe_due(cpu))
 			return run_on;
-		if (unlikely(next_block(cpu, prev, &b)))
+		if (unlikely(locate(cpu, &at)))
+			return handle_stop(cpu);
+		if (!probe && !prev && cpu->xlate && cpu->insns != resumed && (code = xlate_cached(cpu, at))) {
+			resumed = cpu->insns;
+			st = run_host_code(cpu, code);
+			continue;
+		}
+		if (unlikely(block_at(cpu, prev, at, &b)))
 			return handle_stop(cpu);
 		most = cpu->deadline - cpu->insns;
 		if (probe)

@@ -639,6 +639,18 @@ const uint8_t *xlate_code(struct cpu *cpu, struct block *b)
 	return code;
 }
 
+const uint8_t *xlate_cached(struct cpu *cpu, uint64_t at)
+{
+	struct translator *x = cpu->xlate;
+	uint64_t rip = cpu->gpr[REG_RIP];
+	const struct xcache_entry *e;
+
+	if (cpu->xlink || cpu->xvec_off || cpu->code_bits != 64 || cpu->mode >= XMODES || x->smap != !!(cpu->cr4 & CR4_SMAP))
+		return NULL;
+	e = xcache_slot(x, cpu->mode, rip);
+	return e->lin == rip && e->page == (at & PAGE_MASK) ? e->code : NULL;
+}
+
 int xlate_run(struct cpu *cpu, const uint8_t *code, struct xexit *out)
 {
 	int st;

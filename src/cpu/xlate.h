@@ -65,6 +65,11 @@ void xlate_forget(struct cpu *cpu, struct block *b);
  */
 const uint8_t *xlate_code(struct cpu *cpu, struct block *b);
 /*
+ * Host code for RIP, which is machine address @at, if indirect jumps have been there: no block is looked for, and it may
+ * turn out not to run. NULL: use xlate_code().
+ */
+const uint8_t *xlate_cached(struct cpu *cpu, uint64_t at);
+/*
  * Runs host code at @code until it leaves. No instruction beyond cpu->deadline is begun, and
  * cpu->insns is as after the block before. Returns EXEC_NEXT at a block's boundary, or the status of a
  * uop: then @out says which, and cpu->insns is the count at the beginning of its block.
