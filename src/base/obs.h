@@ -46,6 +46,8 @@ struct obs {
 		uint64_t table_reads, table_writes; /* entries of guest, shadow and EPT tables */
 		uint64_t world_switches; /* times the processor was taken from another VM for this one */
 	} hypervisor;
+	/* Devices with queues: what their drivers and they said to each other, and bytes of guest memory they touched. */
+	struct { uint64_t doorbells, chains, interrupts, bytes_read, bytes_written; } devices;
 	struct { uint64_t blocks_decoded, insns_decoded, blocks_invalidated, interrupts, exceptions; } cpu;
 };
 

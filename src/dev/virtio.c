@@ -149,6 +149,7 @@ bool virtio_pop(struct virtio *v, unsigned queue, struct virtq_chain *chain)
 
 void virtio_push(struct virtio *v, unsigned queue, uint16_t head, uint32_t written)
 {
+	v->chains++;
 	if (virtq_push(&v->queue[queue], v->dma, head, written) < 0)
 		virtio_stop(v, v->queue[queue].broken);
 }

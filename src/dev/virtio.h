@@ -60,6 +60,7 @@ struct virtio {
 	uint8_t config[VIRTIO_CONFIG_MAX];
 	struct virtq queue[VIRTIO_QUEUES_MAX];
 	uint64_t doorbell[VIRTIO_QUEUES_MAX]; /* when to answer it; UINT64_MAX: it did not ring */
+	uint64_t doorbells, chains, interrupts; /* counts: rung, given back, raised */
 	/* for the transport, which clears them */
 	uint32_t queue_interrupts;          /* a bit a queue: the driver wants to know of used buffers */
 	bool config_interrupt;

@@ -37,6 +37,7 @@ enum { /* struct virtio_pci_common_cfg */
 
 static void raise(struct virtio_pci *t, uint16_t vector, uint8_t isr)
 {
+	t->v->interrupts++;
 	if (pci_msix_enabled(&t->fn)) {
 		if (vector != NO_VECTOR)
 			pci_msix_raise(&t->fn, vector);
@@ -249,6 +250,12 @@ static uint64_t bar_read(void *state, unsigned bar, uint32_t offset, unsigned by
 	return bytes < 8 ? v & ((1ull << 8 * bytes) - 1) : v;
 }
 
+static void ring_doorbell(struct virtio_pci *t, unsigned queue, uint64_t now)
+{
+	t->v->doorbells++;
+	virtio_ring(t->v, queue, now);
+}
+
 static void bar_write(void *state, unsigned bar, uint32_t offset, unsigned bytes, uint64_t v, uint64_t now)
 {
 	struct virtio_pci *t = state;
@@ -261,7 +268,7 @@ static void bar_write(void *state, unsigned bar, uint32_t offset, unsigned bytes
 	else if (offset / REGION_BYTES == REGION_DEVICE)
 		write_device(t, in, bytes, v);
 	else if (offset / REGION_BYTES == REGION_NOTIFY)
-		virtio_ring(t->v, in / NOTIFY_MULTIPLIER, now);
+		ring_doorbell(t, in / NOTIFY_MULTIPLIER, now);
 	virtio_pci_collect(t);
 }
 

@@ -58,6 +58,29 @@ static json_t *build_features(const struct cpu_config *cpu)
 	return a;
 }
 
+static json_t *build_strings(const char *const *text, unsigned n)
+{
+	json_t *a = json_array();
+
+	for (unsigned i = 0; i < n; i++)
+		json_array_append_new(a, json_string(text[i]));
+	return a;
+}
+
+static json_t *build_device_config(const struct devices_config *d)
+{
+	json_t *o = json_object();
+
+	json_object_set_new(o, "disk", build_strings(d->disk, d->disks));
+	json_object_set_new(o, "net", build_strings(d->net, d->nets));
+	json_object_set_new(o, "rng", json_boolean(d->rng));
+	json_object_set_new(o, "balloon_kib",
+			    d->balloon ? json_integer((json_int_t)(d->balloon_bytes >> 10)) : json_null());
+	json_object_set_new(o, "virtio_console", json_boolean(d->console));
+	json_object_set_new(o, "packed", json_boolean(d->packed));
+	return o;
+}
+
 static json_t *build_config(const struct vm_config *cfg)
 {
 	static const char *const pages[] = {[HOST_PAGES_4K] = "4k", [HOST_PAGES_2M] = "2m", [HOST_PAGES_1G] = "1g"};
@@ -68,6 +91,7 @@ static json_t *build_config(const struct vm_config *cfg)
 	json_object_set_new(o, "initrd", cfg->initrd ? json_string(cfg->initrd) : json_null());
 	put_string(o, "append", cfg->append);
 	put_kib(o, "memory_kib", e->memory);
+	json_object_set_new(o, "devices", build_device_config(&cfg->devices));
 	put_string(o, "clock", cfg->clock == VM_CLOCK_WALL ? "wall" : "icount");
 	json_object_set_new(o, "limit_insns",
 			    cfg->limit_insns == UINT64_MAX ? json_null() : json_integer((json_int_t)cfg->limit_insns));
@@ -273,6 +297,18 @@ static json_t *build_cpu(const struct obs *obs)
 	return o;
 }
 
+static json_t *build_devices(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	put(o, "doorbells", obs->devices.doorbells);
+	put(o, "chains", obs->devices.chains);
+	put(o, "interrupts", obs->devices.interrupts);
+	put(o, "bytes_read", obs->devices.bytes_read);
+	put(o, "bytes_written", obs->devices.bytes_written);
+	return o;
+}
+
 /* Cycles have fractions only because instructions may. */
 static void put_cycles(json_t *o, const char *key, double cycles) { put(o, key, (uint64_t)(cycles + 0.5)); }
 
@@ -325,6 +361,7 @@ json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, con
 	json_object_set_new(o, "shadow", build_shadow(&r->obs));
 	json_object_set_new(o, "hypervisor", build_hypervisor(&r->obs));
 	json_object_set_new(o, "cpu", build_cpu(&r->obs));
+	json_object_set_new(o, "devices", build_devices(&r->obs));
 	json_object_set_new(o, "cost", build_cost(&cfg->engine.cpu.hw, &r->obs, r->insns));
 	return o;
 }

@@ -21,6 +21,7 @@ struct devices {
 	struct devices_host host;
 	bool packed;
 	struct dma dma;
+	uint64_t bytes_read, bytes_written; /* of guest memory */
 	struct virtio_pci pci[DEVICES_MAX];
 	unsigned count;
 	char disk_path[DEVICES_DISKS_MAX][PATH_MAX];
@@ -37,19 +38,35 @@ struct devices {
 
 /* ---- guest memory ---- */
 
-static bool dma_is_ram(void *ctx, uint64_t a, uint64_t bytes) { return engine_dma_is_ram(ctx, gpa(a), bytes); }
+static bool dma_is_ram(void *ctx, uint64_t a, uint64_t bytes)
+{
+	const struct devices *d = ctx;
+
+	return engine_dma_is_ram(d->host.engine, gpa(a), bytes);
+}
 
 static int dma_read(void *ctx, uint64_t a, void *buf, uint64_t bytes)
 {
-	return engine_dma_read(ctx, gpa(a), buf, bytes);
+	struct devices *d = ctx;
+
+	d->bytes_read += bytes;
+	return engine_dma_read(d->host.engine, gpa(a), buf, bytes);
 }
 
 static int dma_write(void *ctx, uint64_t a, const void *buf, uint64_t bytes)
 {
-	return engine_dma_write(ctx, gpa(a), buf, bytes);
+	struct devices *d = ctx;
+
+	d->bytes_written += bytes;
+	return engine_dma_write(d->host.engine, gpa(a), buf, bytes);
 }
 
-static int dma_release(void *ctx, uint64_t a, uint64_t bytes) { return engine_dma_release(ctx, gpa(a), bytes); }
+static int dma_release(void *ctx, uint64_t a, uint64_t bytes)
+{
+	const struct devices *d = ctx;
+
+	return engine_dma_release(d->host.engine, gpa(a), bytes);
+}
 
 /* ---- what the owner says ---- */
 
@@ -178,7 +195,7 @@ static void default_mac(const struct devices *d, uint8_t mac[6])
 
 static int add_net(struct devices *d, const char *text, struct error *err)
 {
-	struct net_backend *backend;
+	struct net_backend *backend = NULL;
 	struct net_config cfg;
 	char path[PATH_MAX];
 	int ret = net_parse(text, &cfg, err);
@@ -268,7 +285,7 @@ int devices_create(struct devices **out, const struct devices_config *cfg, const
 	d->host = *host;
 	d->console_fd = -1;
 	d->packed = cfg->packed;
-	d->dma = (struct dma){.ctx = host->engine, .is_ram = dma_is_ram, .read = dma_read, .write = dma_write,
+	d->dma = (struct dma){.ctx = d, .is_ram = dma_is_ram, .read = dma_read, .write = dma_write,
 			      .release = dma_release};
 	ret = add_all(d, cfg, err);
 	if (ret) {
@@ -340,6 +357,19 @@ unsigned devices_wait_for(struct devices *d, struct pollfd *p, unsigned max, int
 			n += b->ops->wait_for(b, p + n, max - n, wait_ms);
 	}
 	return n;
+}
+
+void devices_observe(const struct devices *d, struct obs *obs)
+{
+	for (unsigned i = 0; d && i < d->count; i++) {
+		obs->devices.doorbells += d->pci[i].v->doorbells;
+		obs->devices.chains += d->pci[i].v->chains;
+		obs->devices.interrupts += d->pci[i].v->interrupts;
+	}
+	if (d) {
+		obs->devices.bytes_read = d->bytes_read;
+		obs->devices.bytes_written = d->bytes_written;
+	}
 }
 
 void devices_describe(const struct devices *d, char *buf, size_t bytes)

@@ -68,6 +68,8 @@ bool devices_are_live(const struct devices *d);
 void devices_poll(struct devices *d, uint64_t now);
 /* Descriptors to wait for, at most @max; lowers *@wait_ms if there is something to do earlier. Returns how many. */
 unsigned devices_wait_for(struct devices *d, struct pollfd *p, unsigned max, int *wait_ms);
+/* Adds what was counted to @obs, which has nothing of devices yet. */
+void devices_observe(const struct devices *d, struct obs *obs);
 /* A line on what they did, for the end of a run; "" if there is nothing to say. */
 void devices_describe(const struct devices *d, char *buf, size_t bytes);
 /* Takes a line that a device has for the user: at most @bytes with the 0 at its end. False if there is none. */

@@ -697,10 +697,14 @@ void vm_result(struct vm *vm, struct vm_result *result)
 	result->virtual_ns = engine_now(vm->engine);
 	result->wall_seconds = (double)vm_ran_ns(vm) / (double)NS_PER_SECOND;
 	engine_state_hash(vm->engine, &result->hash);
-	engine_observe(vm->engine, &result->obs);
+	vm_observe(vm, &result->obs);
 }
 
-void vm_observe(const struct vm *vm, struct obs *obs) { engine_observe(vm->engine, obs); }
+void vm_observe(const struct vm *vm, struct obs *obs)
+{
+	engine_observe(vm->engine, obs);
+	devices_observe(vm->devices, obs);
+}
 
 struct engine_vm *vm_engine(struct vm *vm) { return vm->engine; }
 
