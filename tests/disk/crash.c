@@ -481,65 +481,103 @@ static void record(struct world *w, struct log *l, uint64_t *ends, uint64_t ops)
 	model_must(disk_close(d, &err), &err, "close");
 }
 
+/* A world of its own for one cut, after which the run goes on as if there had been none. */
+static struct world copy_world(const struct world *w)
+{
+	struct world copy = *w;
+
+	copy.base = malloc(w->bytes);
+	memcpy(copy.base, w->base, w->bytes);
+	for (unsigned i = 0; i < SLOTS; i++) {
+		copy.snapshot[i] = malloc(w->bytes);
+		memcpy(copy.snapshot[i], w->snapshot[i], w->bytes);
+	}
+	return copy;
+}
+
+static void drop_copy(struct world *w, struct world *copy)
+{
+	w->rounds = copy->rounds;
+	w->leaks = copy->leaks;
+	free(copy->base);
+	for (unsigned i = 0; i < SLOTS; i++)
+		free(copy->snapshot[i]);
+}
+
+/* How far a run is: operations and entries of the log. */
+struct position {
+	uint64_t settled; /* operations that are certainly on the disk */
+	uint64_t stable;  /* entries that are in the file in memory */
+};
+
+/* Operations that had begun when the log had @cut entries; *flushed: those before are on the disk. */
+static uint64_t begun_at(const struct world *w, const uint64_t *ends, uint64_t ops, uint64_t cut, uint64_t settled,
+			 uint64_t *flushed)
+{
+	struct world at = *w; /* for the snapshots there are */
+	uint64_t i;
+
+	*flushed = settled;
+	for (i = settled; i < ops && (i ? ends[i - 1] : 0) < cut; i++) {
+		struct op op = op_number(&at, i);
+
+		if (is_flush(&op) && ends[i] <= cut)
+			*flushed = i + 1;
+		if (op.kind == TOGGLE)
+			at.exists[op.slot] = !at.exists[op.slot];
+	}
+	return i;
+}
+
+/* Everything up to the last barrier before @cut is in the file; of what came then, @keep of 8 sectors are. */
+static void cut_at(struct world *w, struct log *l, const uint64_t *ends, uint64_t ops, uint64_t cut, unsigned keep,
+		   struct position *p)
+{
+	uint64_t sync = p->stable, begun, flushed, random = mix(cut), bytes;
+	struct world copy;
+	uint8_t *file;
+
+	for (uint64_t i = p->stable; i < cut; i++)
+		if (l->e[i].op == FILE_SYNC)
+			sync = i;
+	for (; p->stable < sync; p->stable++)
+		apply_entry(l, &l->e[p->stable], 8, &random);
+	begun = begun_at(w, ends, ops, cut, p->settled, &flushed);
+	for (; p->settled < flushed; p->settled++) {
+		struct op op = op_number(w, p->settled);
+
+		settle(w, p->settled, &op);
+	}
+	bytes = l->bytes;
+	file = malloc(bytes);
+	memcpy(file, l->file, bytes);
+	for (uint64_t i = sync; i < cut; i++)
+		apply_entry(l, &l->e[i], keep, &random);
+	save(l, w->path);
+	copy = copy_world(w);
+	examine(&copy, p->settled, p->settled, begun);
+	drop_copy(w, &copy);
+	memset(l->file, 0, l->bytes);
+	memcpy(l->file, file, bytes);
+	l->bytes = bytes;
+	free(file);
+}
+
 /* Cuts the log of one run at @cuts moments, in order. */
 static void cut_run(struct world *w, uint64_t ops, uint64_t cuts)
 {
-	uint64_t *ends = calloc(ops, sizeof(*ends)), settled = 0, stable = 0, random = w->seed, keep_bytes;
+	uint64_t *ends = calloc(ops, sizeof(*ends));
+	struct position p = {0};
 	struct log l = {.w = w};
-	uint8_t *keep = NULL;
 
 	load(&l, w->path);
 	record(w, &l, ends, ops);
-	for (uint64_t n = 0; n < cuts; n++) {
-		uint64_t cut = l.count * (n + 1) / (cuts + 1), flushed = settled, begun, sync = stable;
-		struct world copy = *w;
-
-		for (uint64_t i = stable; i < cut; i++)
-			if (l.e[i].op == FILE_SYNC)
-				sync = i;
-		for (; stable < sync; stable++)
-			apply_entry(&l, &l.e[stable], 8, &random);
-		for (begun = settled; begun < ops && (begun ? ends[begun - 1] : 0) < cut; begun++) {
-			struct op op = op_number(&copy, begun);
-
-			if (is_flush(&op) && ends[begun] <= cut)
-				flushed = begun + 1;
-			if (op.kind == TOGGLE)
-				copy.exists[op.slot] = !copy.exists[op.slot];
-		}
-		for (; settled < flushed; settled++) {
-			struct op op = op_number(w, settled);
-
-			settle(w, settled, &op);
-		}
-		keep_bytes = l.bytes;
-		keep = realloc(keep, l.file_room);
-		memcpy(keep, l.file, l.bytes);
-		for (uint64_t i = sync; i < cut; i++)
-			apply_entry(&l, &l.e[i], (unsigned)(n % 9), &random);
-		save(&l, w->path);
-		copy = *w;
-		copy.base = malloc(w->bytes);
-		memcpy(copy.base, w->base, w->bytes);
-		for (unsigned i = 0; i < SLOTS; i++) {
-			copy.snapshot[i] = malloc(w->bytes);
-			memcpy(copy.snapshot[i], w->snapshot[i], w->bytes);
-		}
-		examine(&copy, settled, settled, begun);
-		free(copy.base);
-		for (unsigned i = 0; i < SLOTS; i++)
-			free(copy.snapshot[i]);
-		w->rounds = copy.rounds;
-		w->leaks = copy.leaks;
-		memset(l.file, 0, l.bytes);
-		memcpy(l.file, keep, keep_bytes);
-		l.bytes = keep_bytes;
-	}
+	for (uint64_t n = 0; n < cuts; n++)
+		cut_at(w, &l, ends, ops, l.count * (n + 1) / (cuts + 1), (unsigned)(n % 9), &p);
 	for (uint64_t i = 0; i < l.count; i++)
 		free(l.e[i].data);
 	free(l.e);
 	free(l.file);
-	free(keep);
 	free(ends);
 }
 
