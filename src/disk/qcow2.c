@@ -169,6 +169,8 @@ int q2_reload(struct qcow2 *q, struct error *err)
 
 static int begin_writable(struct qcow2 *q, struct error *err)
 {
+	int ret = 0;
+
 	if (q->h.incompatible & Q2_EXTENDED_L2)
 		return error_set(err, -ENOTSUP,
 		                 "%s: has subclusters (extended L2 entries), which can be read, not written",
@@ -179,8 +181,12 @@ static int begin_writable(struct qcow2 *q, struct error *err)
 		                 q2_path(q));
 	if (q->h.autoclear) { /* features that others keep, and that what is written here makes out of date */
 		q->h.autoclear = 0;
-		return q2_header_update(&q->disk.file, &q->h, err);
+		ret = q2_header_update(&q->disk.file, &q->h, err);
+		if (!ret)
+			ret = file_sync(&q->disk.file, err);
 	}
+	if (ret)
+		return ret;
 	/* Whoever wrote last kept no refcounts, and did not come to the end. */
 	return q->h.incompatible & Q2_DIRTY ? q2_rebuild_refcounts(q, err) : 0;
 }
