@@ -436,12 +436,15 @@ static int map_buffer(struct translator *x, struct error *err)
 	return rc;
 }
 
-/* No code anywhere: BLOCK_NO_HPA is no page, while machine address 0 may well be one. */
+/*
+ * No code anywhere. An entry of zeroes is found by linear address 0 alone, so in the first slot: BLOCK_NO_HPA is no page,
+ * while machine address 0 may well be one.
+ */
 static void empty_cache(struct translator *x)
 {
+	memset(x->cache, 0, sizeof(x->cache));
 	for (unsigned m = 0; m < XMODES; m++)
-		for (unsigned i = 0; i < XCACHE_SLOTS; i++)
-			x->cache[m][i] = (struct xcache_entry){.page = BLOCK_NO_HPA};
+		x->cache[m][0].page = BLOCK_NO_HPA;
 }
 
 int xlate_create(struct cpu *cpu, struct error *err)
@@ -455,7 +458,7 @@ int xlate_create(struct cpu *cpu, struct error *err)
 	if (x->bytes < 4 * XBLOCK_MOST || x->bytes > (1ull << 30))
 		return error_set(err, -EINVAL, "translator: a code cache of %llu bytes is outside %u KiB to 1 GiB",
 				 (unsigned long long)cpu->cfg.code_cache, 4 * XBLOCK_MOST >> 10);
-	x->link_most = (unsigned)(x->bytes / 64);
+	x->link_most = (unsigned)(x->bytes / 128); /* a block with two is twice as long and more */
 	x->links = calloc(x->link_most, sizeof(*x->links));
 	if (!x->links)
 		return error_set(err, -ENOMEM, "translator: out of memory");
