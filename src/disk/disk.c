@@ -28,7 +28,7 @@ static int probe(struct file *f, enum disk_format *format, struct error *err)
 	return ret;
 }
 
-static int open_format(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth,
+static int open_format(struct disk **out, struct file *f, const struct disk_options *o, const struct disk *above,
                        struct error *err)
 {
 	enum disk_format format = o->format;
@@ -37,12 +37,11 @@ static int open_format(struct disk **out, struct file *f, const struct disk_opti
 	if (format == DISK_FORMAT_PROBE)
 		ret = probe(f, &format, err);
 	if (!ret)
-		ret = (format == DISK_FORMAT_QCOW2 ? q2_open : raw_open)(out, f, o, depth, err);
+		ret = (format == DISK_FORMAT_QCOW2 ? q2_open : raw_open)(out, f, o, above, err);
 	if (ret)
 		return ret;
 	(*out)->read_only = o->read_only;
 	(*out)->probed = o->format == DISK_FORMAT_PROBE;
-	(*out)->depth = depth;
 	return 0;
 }
 
@@ -60,23 +59,34 @@ int disk_backing_path(char **out, const char *image, const char *backing, struct
 	return n < 0 ? error_set(err, -ENOMEM, "%s: out of memory", image) : 0;
 }
 
-int disk_open_at_depth(struct disk **out, const char *path, const struct disk_options *o, unsigned depth,
-		       struct error *err)
+/* The chain ends, however the names in it lie. */
+static int check_chain(const struct file *f, const struct disk *above, struct error *err)
+{
+	unsigned depth = 0;
+
+	for (; above; above = above->above) {
+		if (above->file.device_number == f->device_number && above->file.inode == f->inode)
+			return error_set(err, -ELOOP, "%s: an image below itself", f->path);
+		if (++depth == DISK_CHAIN_MAX)
+			return error_set(err, -ELOOP, "%s: more than %u images below each other", f->path,
+					 DISK_CHAIN_MAX);
+	}
+	return 0;
+}
+
+int disk_open_below(struct disk **out, const char *path, const struct disk_options *o, const struct disk *above,
+		    struct error *err)
 {
 	struct file f;
-	int ret;
+	int ret = file_open(&f, path, o->read_only, o->tap, err);
 
-	if (depth >= DISK_CHAIN_MAX)
-		return error_set(err, -ELOOP,
-		                 "%s: more than %u images below each other, or an image below itself", path,
-		                 DISK_CHAIN_MAX);
-	ret = file_open(&f, path, o->read_only, o->tap, err);
 	if (ret)
 		return ret;
-	if (!o->no_lock)
+	ret = check_chain(&f, above, err);
+	if (!ret && !o->no_lock)
 		ret = file_lock(&f, err);
 	if (!ret)
-		ret = open_format(out, &f, o, depth, err);
+		ret = open_format(out, &f, o, above, err);
 	if (ret)
 		file_close(&f);
 	return ret;
@@ -90,7 +100,7 @@ int disk_open(struct disk **out, const char *path, const struct disk_options *o,
 		o = &plain;
 	if (o->no_lock && !o->read_only)
 		return error_set(err, -EINVAL, "%s: to write an image it must be locked", path);
-	return disk_open_at_depth(out, path, o, 0, err);
+	return disk_open_below(out, path, o, NULL, err);
 }
 
 int disk_close(struct disk *d, struct error *err)

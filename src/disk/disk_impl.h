@@ -34,20 +34,21 @@ struct disk {
 	uint64_t bytes; /* virtual size */
 	bool read_only;
 	bool probed;    /* the format is what its contents say */
-	unsigned depth; /* images above it in its chain */
+	const struct disk *above; /* the image it is below of, NULL: the one asked for */
 	struct disk *backing;
 };
 
 /*
- * Opens an image that is @depth hops below the one asked for.
- * -ELOOP from DISK_CHAIN_MAX on.
+ * Opens an image that is below another one.
+ * @above: that one, NULL: none
+ * -ELOOP if it is in the chain already, or DISK_CHAIN_MAX images are.
  */
-int disk_open_at_depth(struct disk **out, const char *path, const struct disk_options *o, unsigned depth,
-		       struct error *err);
+int disk_open_below(struct disk **out, const char *path, const struct disk_options *o, const struct disk *above,
+		    struct error *err);
 
 /*
- * A format's opener: takes the file over on success only. What the caller sets afterwards: read_only, probed, depth.
- * @depth: as above, for the image's own backing file
+ * A format's opener: takes the file over on success only. What the caller sets afterwards: read_only, probed.
+ * @above: as above, for the image's own backing file
  */
 /*
  * The path of an image's backing file: a relative name is relative to the image.
@@ -57,7 +58,9 @@ int disk_backing_path(char **out, const char *image, const char *backing, struct
 /* What is at @at; looks at @bytes (> 0) at most. */
 int disk_extent(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err);
 
-int q2_open(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth, struct error *err);
-int raw_open(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth, struct error *err);
+int q2_open(struct disk **out, struct file *f, const struct disk_options *o, const struct disk *above,
+	    struct error *err);
+int raw_open(struct disk **out, struct file *f, const struct disk_options *o, const struct disk *above,
+	     struct error *err);
 
 #endif

@@ -37,6 +37,8 @@ static int look_at(struct file *f, struct error *err)
 	end = lseek(f->fd, 0, SEEK_END);
 	if (end < 0)
 		return fail(f, "find the size", -errno, err);
+	f->device_number = st.st_dev;
+	f->inode = st.st_ino;
 	f->device = S_ISBLK(st.st_mode);
 	f->bytes = (uint64_t)end;
 	return 0;

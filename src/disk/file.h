@@ -31,6 +31,7 @@ struct file {
 	int fd;
 	char *path;
 	bool read_only;
+	uint64_t device_number, inode; /* which file it is */
 	bool device;    /* a block device: its size cannot change */
 	bool nameless;  /* created, and to be published */
 	bool remove;    /* likewise, but it has its name already: removed if it is closed before */

@@ -58,9 +58,9 @@ static int write_l1(struct qcow2 *q, struct error *err)
 }
 
 /*
- * Data are in the file already, and so are new L2 tables, as they were when they were made: empty, or copies. Refcounts;
- * barrier; L2 tables and the L1 table; barrier; then what is no longer referred to is free. Barriers with nothing
- * between them cost nothing.
+ * Data are in the file already, and so are new L2 tables, as they were when they were made: empty, or copies.
+ * Refcounts; barrier; L2 tables and the L1 table; barrier; then what is no longer referred to is free. Barriers with
+ * nothing between them cost nothing.
  */
 int q2_flush(struct disk *d, struct error *err)
 {
@@ -207,7 +207,7 @@ static int backing_format(const struct qcow2 *q, enum disk_format *format, struc
 	                 q2_path(q), name);
 }
 
-static int open_backing(struct qcow2 *q, const struct disk_options *o, unsigned depth, struct error *err)
+static int open_backing(struct qcow2 *q, const struct disk_options *o, struct error *err)
 {
 	struct disk_options below = *o;
 	struct error why = {0};
@@ -220,11 +220,11 @@ static int open_backing(struct qcow2 *q, const struct disk_options *o, unsigned 
 		return ret;
 	below.read_only = !o->backing_writable;
 	below.backing_writable = false;
-	ret = disk_open_at_depth(&q->disk.backing, path, &below, depth + 1, &why);
+	ret = disk_open_below(&q->disk.backing, path, &below, &q->disk, &why);
 	free(path);
 	if (!ret)
 		return 0;
-	if (depth) /* the message names the first image that cannot be opened, and the one above it */
+	if (q->disk.above) /* the message names the first image that cannot be opened, and the one above it */
 		return error_set(err, ret, "%s", why.text);
 	return error_set(err, ret, "%.200s: the image below it: %.300s", q2_path(q), why.text);
 }
@@ -255,7 +255,8 @@ const struct disk_ops q2_ops = {
 	.extent = q2_extent_at,
 };
 
-int q2_open(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth, struct error *err)
+int q2_open(struct disk **out, struct file *f, const struct disk_options *o, const struct disk *above,
+	    struct error *err)
 {
 	struct qcow2 *q = calloc(1, sizeof(*q));
 	int ret;
@@ -264,12 +265,13 @@ int q2_open(struct disk **out, struct file *f, const struct disk_options *o, uns
 		return error_set(err, -ENOMEM, "%s: out of memory", f->path);
 	q->disk.ops = &q2_ops;
 	q->disk.file = *f;
+	q->disk.above = above;
 	q->cache_bytes = o->cache_bytes;
 	ret = load(q, err);
 	if (!ret && !o->read_only && !o->repair)
 		ret = begin_writable(q, err);
 	if (!ret && *q->h.backing && !o->alone)
-		ret = open_backing(q, o, depth, err);
+		ret = open_backing(q, o, err);
 	if (!ret) {
 		*out = &q->disk;
 		return 0;

@@ -203,9 +203,9 @@ int q2_l2_at(const struct qcow2 *q, uint64_t l1_entry, uint64_t *at, struct erro
 /* Bytes from @at on whose L2 entries lie in one slice. */
 uint64_t q2_slice_reach(const struct qcow2 *q, uint64_t at);
 /*
- * Sets the L2 entries of @count clusters from the one of guest offset @at on, all of one slice, to @entry, @entry plus a
- * cluster, ... (@step) or all to @entry. Clusters that the old entries held, other than those in the new ones, are freed
- * later.
+ * Sets the L2 entries of @count clusters from the one of guest offset @at on, all of one slice, to @entry, @entry
+ * plus a cluster, ... (@step) or all to @entry. Clusters that the old entries held, other than those in the new ones,
+ * are freed later.
  */
 int q2_set_entries(struct qcow2 *q, uint64_t at, uint64_t count, uint64_t entry, bool step, bool punch,
                    struct error *err);
@@ -228,7 +228,9 @@ int q2_extent_at(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent
 int q2_flush(struct disk *d, struct error *err);
 /* To be called before each change. -EIO if the image is known to be corrupt. */
 int q2_begin_change(struct qcow2 *q, struct error *err);
-/* Drops what is known of the image and reads header and L1 table again; if that fails, it is tried again when needed. */
+/*
+ * Drops what is known of the image and reads header and L1 table again; if that fails, it is tried again when needed.
+ */
 int q2_reload(struct qcow2 *q, struct error *err);
 /* Sets the corrupt bit, so that nobody writes the image before it is repaired. */
 void q2_mark_corrupt(struct qcow2 *q);

@@ -204,7 +204,7 @@ static int write_new(struct qcow2 *q, uint64_t at, const void *buf, uint64_t *by
 		ret = q2_alloc(q, q2_clusters_for(q, at + n - start), &cluster, &got, &zero, err);
 	if (ret)
 		return ret;
-	if (got << q->h.cluster_bits < at + n - start) { /* fewer than asked for: they end within an extent that is whole */
+	if (got << q->h.cluster_bits < at + n - start) { /* fewer than asked for: whole ones */
 		n = start + (got << q->h.cluster_bits) - at;
 		last = first;
 	}

@@ -84,12 +84,13 @@ static const struct disk_ops raw_ops = {
 	.extent = raw_extent,
 };
 
-int raw_open(struct disk **out, struct file *f, const struct disk_options *o, unsigned depth, struct error *err)
+int raw_open(struct disk **out, struct file *f, const struct disk_options *o, const struct disk *above,
+	     struct error *err)
 {
 	struct disk *d = calloc(1, sizeof(*d));
 
 	(void)o;
-	(void)depth;
+	(void)above;
 	if (!d)
 		return error_set(err, -ENOMEM, "%s: out of memory", f->path);
 	*d = (struct disk){.ops = &raw_ops, .file = *f, .bytes = f->bytes};

@@ -3,7 +3,7 @@
  * must be in order (lost clusters allowed) and hold everything that was flushed.
  *
  *	crash-disk kill [-n KILLS] [-s SEED] [-q]    a child process is killed
- *	crash-disk power [-n CUTS] [-s SEED] [-q]    of what was written after the last barrier, any sectors may be missing
+ *	crash-disk power [-n CUTS] [-s SEED] [-q]    of what was written after the last barrier, sectors are missing
  *
  * -q: now and then qemu-img check must agree.
  */

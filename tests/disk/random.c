@@ -3,7 +3,8 @@
  *
  *	random-disk [-n IMAGES] [-s SEED] [-k STEPS] [-q]
  *
- * A message about an image names it: the seed is the first number. -q: after every so many steps qemu-img has to find the image in order, and its contents the same.
+ * A message about an image names it: the seed is the first number. -q: after every so many steps qemu-img has to find
+ * the image in order, and its contents the same.
  */
 #include "model.h"
 

@@ -578,19 +578,44 @@ static void headers_that_lie(void **state)
 	assert_refused(s, -ENOTSUP, "is no file");
 }
 
-/* An image below itself, for reading. */
+static void name_backing(const char *path, const char *name)
+{
+	poke_be64(path, 8, 200);
+	poke_be64(path, 16, strlen(name) << 32 | 16);
+	poke(path, 200, name, strlen(name));
+}
+
 static void chains_have_an_end(void **state)
 {
 	struct scene *s = *state;
+	char name[16], next[16];
 	struct disk *d;
 
 	create(s, MIB, 0);
-	poke_be64(s->path, 8, 200);
-	poke_be64(s->path, 16, 5ull << 32 | 16);
-	poke(s->path, 200, "image", 5);
+	name_backing(s->path, "image");
 	assert_int_equal(disk_open(&d, s->path, &(struct disk_options){.read_only = true}, &s->err), -ELOOP);
-	assert_non_null(strstr(s->err.text, "images below each other"));
-	assert_int_equal(disk_open(&d, s->path, NULL, &s->err), -EBUSY);
+	assert_non_null(strstr(s->err.text, "below itself"));
+	assert_int_equal(disk_open(&d, s->path, NULL, &s->err), -ELOOP);
+	/* by way of another one, and by another name */
+	assert_int_equal(disk_create(s->over, &(struct disk_create_options){.bytes = MIB}, &s->err), 0);
+	name_backing(s->path, "./over");
+	name_backing(s->over, "../../../../../../../dev/../proc/self/cwd/over");
+	assert_int_equal(chdir(s->dir), 0);
+	assert_int_equal(disk_open(&d, s->path, &(struct disk_options){.read_only = true}, &s->err), -ELOOP);
+	/* different ones, but too many */
+	for (unsigned i = 0; i < 300; i++) {
+		snprintf(name, sizeof(name), "n%u", i);
+		snprintf(next, sizeof(next), "n%u", i + 1);
+		assert_int_equal(disk_create(name, &(struct disk_create_options){.bytes = MIB}, &s->err), 0);
+		name_backing(name, next);
+	}
+	assert_int_equal(disk_open(&d, "n0", &(struct disk_options){.read_only = true}, &s->err), -ELOOP);
+	assert_non_null(strstr(s->err.text, "more than 256 images"));
+	for (unsigned i = 0; i < 300; i++) {
+		snprintf(name, sizeof(name), "n%u", i);
+		unlink(name);
+	}
+	assert_int_equal(chdir("/"), 0);
 }
 
 /* The layout of a new image: header, refcount table, refcount block, L1; then L2 and data. */
