@@ -455,12 +455,12 @@ int xlate_create(struct cpu *cpu, struct error *err)
 	if (!x)
 		return error_set(err, -ENOMEM, "translator: out of memory");
 	x->bytes = (cpu->cfg.code_cache + PAGE_SIZE - 1) & PAGE_MASK;
-	if (x->bytes < 4 * XBLOCK_MOST || x->bytes > (1ull << 30))
+	if (x->bytes < 4 * XBLOCK_MOST || x->bytes > XCODE_BYTES_MAX)
 		return error_set(err, -EINVAL, "translator: a code cache of %llu bytes is outside %u KiB to 1 GiB",
 				 (unsigned long long)cpu->cfg.code_cache, 4 * XBLOCK_MOST >> 10);
 	x->link_most = (unsigned)(x->bytes / 128); /* a block with two is twice as long and more */
-	x->links = calloc(x->link_most, sizeof(*x->links));
-	if (!x->links)
+	x->links[0] = calloc(XLINK_CHUNK, sizeof(*x->links[0]));
+	if (!x->links[0])
 		return error_set(err, -ENOMEM, "translator: out of memory");
 	if (map_buffer(x, err))
 		return err ? err->code : -ENOMEM;
@@ -484,7 +484,8 @@ void xlate_destroy(struct cpu *cpu)
 		munmap(x->rw, x->bytes);
 	if (x->rx)
 		munmap((void *)(uintptr_t)x->rx, x->bytes);
-	free(x->links);
+	for (unsigned i = 0; i < XLINK_CHUNKS; i++)
+		free(x->links[i]);
 	free(x);
 	cpu->xlate = NULL;
 }
@@ -521,8 +522,9 @@ static void link_loosen(struct translator *x, struct xlink *l)
 
 struct xlink *xlate_link_new(struct translator *x, const struct xlink *from)
 {
-	struct xlink *l = &x->links[x->link_count++];
+	struct xlink *l = &x->links[x->link_count / XLINK_CHUNK][x->link_count % XLINK_CHUNK];
 
+	x->link_count++;
 	*l = *from;
 	link_loosen(x, l);
 	return l;
@@ -579,9 +581,22 @@ void xlate_forget(struct cpu *cpu, struct block *b)
 
 /* ---- translating and running ---- */
 
-static bool room(const struct translator *x)
+/* Is there room for the jumps of one more block? */
+static bool room_for_links(struct translator *x)
 {
-	return x->out.p + XBLOCK_MOST <= x->rw + x->bytes && x->link_count + XLINKS_PER_BLOCK <= x->link_most;
+	unsigned end = x->link_count + XLINKS_PER_BLOCK;
+	struct xlink **chunk = &x->links[(end - 1) / XLINK_CHUNK];
+
+	if (end > x->link_most)
+		return false;
+	if (!*chunk)
+		*chunk = calloc(XLINK_CHUNK, sizeof(**chunk));
+	return *chunk;
+}
+
+static bool room(struct translator *x)
+{
+	return x->out.p + XBLOCK_MOST <= x->rw + x->bytes && room_for_links(x);
 }
 
 static const uint8_t *translate(struct cpu *cpu, struct block *b)

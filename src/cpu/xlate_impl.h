@@ -88,6 +88,9 @@ static_assert(2 * BLOCK_INSNS_MAX < XTICKS, "at most two accesses to an instruct
 #define XMODES MODE_USER_ALIGN /* host code exists for the modes before this one */
 #define XBLOCK_MOST (48u << 10) /* host code of one block, at most */
 #define XLINKS_PER_BLOCK 2
+#define XLINK_CHUNK 4096u /* that many are allocated at a time; code refers to them, so they stay where they are */
+#define XCODE_BYTES_MAX (1ull << 30)
+#define XLINK_CHUNKS (XCODE_BYTES_MAX / 128 / XLINK_CHUNK)
 
 struct translator {
 	struct a_buf out;
@@ -97,7 +100,7 @@ struct translator {
 	uint8_t *first;          /* behind the fixed routines */
 	uint32_t generation;     /* of the buffer's contents: block->xgeneration */
 	bool smap;               /* CR4.SMAP, which it was made for: what STAC makes of the mode */
-	struct xlink *links;
+	struct xlink *links[XLINK_CHUNKS];
 	unsigned link_count, link_most;
 	struct xcache_entry cache[XMODES][XCACHE_SLOTS];
 

@@ -144,7 +144,7 @@ struct tlb_entry {
 #define TLB_INVALID (~0ull)
 #define EP4TA_VALID 1ull
 
-#define FAST_SLOTS_SHIFT 10
+#define FAST_SLOTS_SHIFT 11
 #define FAST_SLOTS (1 << FAST_SLOTS_SHIFT)
 #define FAST_WORDS (FAST_SLOTS / 64)
 
