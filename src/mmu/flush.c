@@ -69,42 +69,47 @@ static void drop_ways(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *
 			tlb_drop(l1, a, &e[w]);
 }
 
-/* The sets that may hold a translation of @addr. */
-static void drop_sets(struct l1_tlb *l1, struct tlb *t, uint64_t addr, const struct drop_rule *r)
+/* The sets of @a that may hold a translation of @addr. */
+static void drop_sets(struct l1_tlb *l1, struct tlb_array *a, uint64_t addr, const struct drop_rule *r)
 {
-	for (unsigned size = 0; size < HW_PAGES; size++) {
-		struct tlb_array *a = t->of[size];
-
-		if (a && a->holds >> size & 1)
+	for (unsigned size = 0; size < HW_PAGES; size++)
+		if (a->holds >> size & 1)
 			drop_ways(l1, a, tlb_set(a, addr >> tlb_size_shift(size)), a->ways, r);
-	}
+}
+
+/* A rule about one page concerns one set of each size, unless parts of the page may stand in others. */
+static bool concerns_sets(const struct tlb_array *a, const struct drop_rule *r)
+{
+	if (!r->by_page)
+		return false;
+	return !r->whole_page || (!(r->linear && tlb_may_hold_pieces(a, r->lin)) &&
+				  !(r->physical && tlb_may_hold_pieces(a, r->gpa)));
 }
 
 /* @l1: first-level TLB that @t is part of, or NULL */
-static void drop_from_tlb(struct mmu *m, struct l1_tlb *l1, struct tlb *t, const struct drop_rule *r)
+static void drop_from_tlb(struct l1_tlb *l1, struct tlb *t, const struct drop_rule *r)
 {
-	/* A rule about one page concerns one set of each size, unless parts of the page may stand in others. */
-	if (r->by_page && !(r->whole_page && m->splintered)) {
-		if (r->linear)
-			drop_sets(l1, t, r->lin, r);
-		if (r->physical)
-			drop_sets(l1, t, r->gpa, r);
-		return;
-	}
 	for (unsigned i = 0; i < t->arrays; i++) {
 		struct tlb_array *a = &t->array[i];
 
-		if (a->holds)
-			drop_ways(l1, a, a->entry, a->sets * a->ways, r);
+		if (!concerns_sets(a, r)) {
+			if (a->holds)
+				drop_ways(l1, a, a->entry, a->sets * a->ways, r);
+			continue;
+		}
+		if (r->linear)
+			drop_sets(l1, a, r->lin, r);
+		if (r->physical)
+			drop_sets(l1, a, r->gpa, r);
 	}
 }
 
 static void drop_translations(struct mmu *m, const struct drop_rule *r)
 {
-	drop_from_tlb(m, &m->l1d, &m->l1d.tlb, r);
-	drop_from_tlb(m, &m->l1i, &m->l1i.tlb, r);
-	drop_from_tlb(m, NULL, &m->l2d, r);
-	drop_from_tlb(m, NULL, &m->l2i, r);
+	drop_from_tlb(&m->l1d, &m->l1d.tlb, r);
+	drop_from_tlb(&m->l1i, &m->l1i.tlb, r);
+	drop_from_tlb(NULL, &m->l2d, r);
+	drop_from_tlb(NULL, &m->l2i, r);
 }
 
 /* ---- walk caches and nested TLB ---- */

@@ -163,10 +163,8 @@ static bool enter(struct mmu *m, struct l1_tlb *l1, struct tlb *t, const struct 
 	while (!t->of[size])
 		if (size-- == 0)
 			return false;
-	if (tlb_size_shift(size) < e->guest_shift) {
+	if (tlb_size_shift(size) < e->guest_shift)
 		m->stats.splintered++;
-		m->splintered = true;
-	}
 	out->array = t->of[size];
 	out->entry = tlb_insert(m, l1, out->array, e, lin, size);
 	return true;

@@ -148,6 +148,8 @@ struct tlb_entry {
 #define FAST_SLOTS (1 << FAST_SLOTS_SHIFT)
 #define FAST_WORDS (FAST_SLOTS / 64)
 
+#define TLB_PIECE_SLOTS 256
+
 struct tlb_array {
 	struct tlb_entry *entry; /* [sets * ways] */
 	struct ways_line *line;  /* [sets * lines]: what sets are searched by */
@@ -158,6 +160,8 @@ struct tlb_array {
 	uint32_t ways;
 	uint8_t pages;           /* page sizes it may hold (HW_4K | ...); each is indexed by its own page number */
 	uint8_t holds;           /* those that it has ever held: others need not be looked for */
+	/* Entries that are but a piece of a page of the guest (smaller EPT pages, 4 MiB pages): how many, by tlb_piece_slot(). */
+	uint16_t pieces[TLB_PIECE_SLOTS];
 	/* First level, where pages larger than 4 KiB may be: the fast slots that each entry may stand in. */
 	uint64_t (*slots)[FAST_WORDS]; /* [sets * ways] */
 };
@@ -206,7 +210,6 @@ struct mmu {
 	struct walk_tags guest_tags, host_tags;
 	const struct walk_format *format;
 	unsigned maxphyaddr;
-	bool splintered;     /* pages may stand in several entries: smaller EPT pages, 4 MiB pages */
 	bool fast_path;      /* off: every access goes through the model */
 	bool data_watch;     /* data breakpoints armed: no fast lookups for data */
 	bool pages_1g;       /* the processor has 1 GiB pages */

@@ -139,6 +139,20 @@ static uint32_t victim_way(const struct tlb_entry *set, uint32_t ways)
 	return victim;
 }
 
+/* @by: 1 if @e is about to be in @a, -1 if it is about to leave. */
+static void count_piece(struct tlb_array *a, const struct tlb_entry *e, int by)
+{
+	if (e->tag != TLB_INVALID && e->shift < e->guest_shift)
+		a->pieces[tlb_piece_slot(e->tag << e->shift, e->guest_shift)] += (uint16_t)by;
+}
+
+bool tlb_may_hold_pieces(const struct tlb_array *a, uint64_t lin)
+{
+	/* The sizes of pages of the guest that may be more than an entry: 2 MiB, 4 MiB, 1 GiB. */
+	return a->pieces[tlb_piece_slot(lin, 21)] || a->pieces[tlb_piece_slot(lin, 22)] ||
+	       a->pieces[tlb_piece_slot(lin, 30)];
+}
+
 struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e,
 			     uint64_t lin, unsigned size)
 {
@@ -151,10 +165,12 @@ struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_arra
 	a->holds |= (uint8_t)(1u << size);
 	if (l1)
 		fast_drop(l1, a, &ways[way]);
+	count_piece(a, &ways[way], -1);
 	ways[way] = *e;
 	ways[way].page += lin & ((1ull << e->shift) - (1ull << shift));
 	ways[way].tag = tag;
 	ways[way].shift = (uint8_t)shift;
+	count_piece(a, &ways[way], 1);
 	line_of(a, set, way)->part[way % WAYS_LINE] = ways_part(tag);
 	tlb_touch(mmu, a, &ways[way]);
 	return &ways[way];
@@ -166,6 +182,7 @@ void tlb_drop(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e)
 
 	if (l1)
 		fast_drop(l1, a, e);
+	count_piece(a, e, -1);
 	line_of(a, set, way)->part[way % WAYS_LINE] = 0;
 	e->tag = TLB_INVALID;
 	e->stamp = 0;

@@ -37,6 +37,14 @@ void tlb_touch(struct mmu *mmu, struct tlb_array *a, struct tlb_entry *e);
  */
 struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e,
 			     uint64_t lin, unsigned size);
+/* Where struct tlb_array counts pieces of the page of 2^@guest_shift bytes that holds @lin. */
+static inline unsigned tlb_piece_slot(uint64_t lin, unsigned guest_shift)
+{
+	return (unsigned)(lin >> guest_shift ^ guest_shift << 5) % TLB_PIECE_SLOTS;
+}
+/* May an entry of @a be a piece of a larger page of the guest that holds @lin? If not, all that is about @lin is in one set of each size. */
+bool tlb_may_hold_pieces(const struct tlb_array *a, uint64_t lin);
+
 /* The way, which is in @a, holds nothing any more, and host-side lookups made from it do not match. @l1 as in tlb_insert(). */
 void tlb_drop(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e);
 
