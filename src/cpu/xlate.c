@@ -223,6 +223,17 @@ static void emit_load_vec_routine(struct translator *x)
 	emit_ret_host(a);
 }
 
+static void emit_zero_upper_routine(struct translator *x)
+{
+	struct a_buf *a = &x->out;
+
+	x->zero_upper = a_here(a);
+	a_mov_imm(a, H_S1, 0);
+	for (unsigned i = 0; i < 2 * 16; i++)
+		a_store(a, a_mem(H_CPU, (int32_t)(offsetof(struct cpu, fpu.ymm_hi) + 8 * i) - CPU_BIAS), H_S1);
+	emit_ret_host(a);
+}
+
 /* ---- ways out ---- */
 
 static void emit_leave_routine(struct translator *x)
@@ -404,6 +415,7 @@ static void emit_routines(struct cpu *cpu, struct translator *x)
 {
 	emit_enter(x);
 	emit_load_vec_routine(x);
+	emit_zero_upper_routine(x);
 	emit_leave_routine(x);
 	emit_gone_routine(x);
 	emit_call_uop_routine(x, false);

@@ -772,6 +772,59 @@ static void emit_swapgs(struct tr *t, unsigned i)
 	slow_back(t, i);
 }
 
+/* The slow way unless AVX is in force. SSE is, or the block does not run. Changes flags. */
+static void emit_check_avx(struct tr *t, unsigned i)
+{
+	a_insn(t->a, A_OP(0xf7), 0, CPU_MEM(cr4)); /* TEST */
+	a_imm(t->a, CR4_OSXSAVE, 4);
+	to_slow(t, i, a_jcc(t->a, 4));
+	a_load32(t->a, H_S1, CPU_MEM(xcr0));
+	a_alu_imm(t->a, A_AND, false, a_reg(H_S1), XCR0_SSE | XCR0_AVX);
+	a_alu_imm(t->a, A_CMP, false, a_reg(H_S1), XCR0_SSE | XCR0_AVX);
+	to_slow(t, i, a_jcc(t->a, 5));
+}
+
+static struct a_rm ymm_hi_mem(unsigned n, unsigned half)
+{
+	return a_mem(H_CPU, (int32_t)(offsetof(struct cpu, fpu.ymm_hi) + 16 * n + 8 * half) - CPU_BIAS);
+}
+
+/* The lower half is in the host's register, the upper one in memory. */
+static void emit_vmov(struct tr *t, unsigned i)
+{
+	const struct xinsn *x = &t->insn[i];
+	struct ea e = ea_of(t, &t->b->uop[i]);
+	unsigned n = (unsigned)x->reg;
+	struct a_rm m;
+
+	flags_before(t, i, true);
+	emit_check_avx(t, i);
+	m = emit_lookup(t, i, &e, x->mem_bytes, x->mem_aligned, x->mem_write, true);
+	a_insn(t->a, A_OP0F(x->mem_write ? 0x11 : 0x10), n, m); /* MOVUPS */
+	m.disp += 8;
+	for (unsigned half = 0; half < 2; half++) {
+		m.disp += 8;
+		if (x->mem_bytes == 32) {
+			a_load(t->a, H_S2, x->mem_write ? ymm_hi_mem(n, half) : m);
+			a_store(t->a, x->mem_write ? m : ymm_hi_mem(n, half), H_S2);
+		} else if (!x->mem_write) {
+			a_insn(t->a, A_OPW(0xc7), 0, ymm_hi_mem(n, half));
+			a_imm(t->a, 0, 4);
+		}
+	}
+	flags_after(t, i);
+	slow_back(t, i);
+}
+
+static void emit_vzeroupper(struct tr *t, unsigned i)
+{
+	flags_before(t, i, true);
+	emit_check_avx(t, i);
+	a_call_to(t->a, t->x->zero_upper);
+	flags_after(t, i);
+	slow_back(t, i);
+}
+
 static void emit_set_ac(struct tr *t, unsigned i)
 {
 	bool set = t->insn[i].kind == X_STAC;
@@ -1066,6 +1119,8 @@ static void emit_insn(struct tr *t, unsigned i)
 	case X_DIV: emit_div(t, i); break;
 	case X_CLI: emit_cli(t, i); break;
 	case X_SWAPGS: emit_swapgs(t, i); break;
+	case X_VMOV: emit_vmov(t, i); break;
+	case X_VZEROUPPER: emit_vzeroupper(t, i); break;
 	case X_STAC:
 	case X_CLAC: emit_set_ac(t, i); break;
 	case X_JMP: emit_branch(t, i); break;

@@ -39,6 +39,7 @@ enum xkind {
 	X_NOTHING,
 	X_LEA, X_PUSH, X_PUSH_MEM, X_POP, X_LEAVE, X_DIV,
 	X_CLI, X_SWAPGS,
+	X_VMOV, X_VZEROUPPER, /* AVX: between a vector register and memory; the upper halves of all */
 	X_STAC, X_CLAC, /* change the data-access mode, within a block */
 	X_JMP, X_JCC, X_CALL_REL, X_RET, X_JMP_IND, X_CALL_IND, /* always last in a block */
 };
@@ -110,6 +111,7 @@ struct translator {
 	/* S1: offset of the uop in the block S2; returns to its caller. [1]: vector registers are loaded after. */
 	const uint8_t *call_uop[2];
 	const uint8_t *gone;           /* of a block that is no more: to C, RIP is in its slot */
+	const uint8_t *zero_upper;     /* VZEROUPPER; changes S1, no flags */
 	const uint8_t *load_vec;       /* loads the vector registers; S1 = 0: they cannot be used now */
 	const uint8_t *fetch[XMODES];  /* S1: linear address, in RIP's slot too: sets fetch_page and fetch_hpa */
 	const uint8_t *find[XMODES];   /* ... then finds the code to jump to: S1 */

@@ -68,6 +68,9 @@ static const uint8_t kind_of[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 	[ZYDIS_MNEMONIC_LEA] = X_LEA, [ZYDIS_MNEMONIC_PUSH] = X_PUSH, [ZYDIS_MNEMONIC_POP] = X_POP,
 	[ZYDIS_MNEMONIC_LEAVE] = X_LEAVE, [ZYDIS_MNEMONIC_DIV] = X_DIV,
 	[ZYDIS_MNEMONIC_STAC] = X_STAC, [ZYDIS_MNEMONIC_CLAC] = X_CLAC,
+	[ZYDIS_MNEMONIC_VMOVUPS] = X_VMOV, [ZYDIS_MNEMONIC_VMOVUPD] = X_VMOV, [ZYDIS_MNEMONIC_VMOVDQU] = X_VMOV,
+	[ZYDIS_MNEMONIC_VMOVAPS] = X_VMOV, [ZYDIS_MNEMONIC_VMOVAPD] = X_VMOV, [ZYDIS_MNEMONIC_VMOVDQA] = X_VMOV,
+	[ZYDIS_MNEMONIC_VZEROUPPER] = X_VZEROUPPER,
 	[ZYDIS_MNEMONIC_CLI] = X_CLI, [ZYDIS_MNEMONIC_SWAPGS] = X_SWAPGS,
 	[ZYDIS_MNEMONIC_JMP] = X_JMP, [ZYDIS_MNEMONIC_CALL] = X_CALL_REL, [ZYDIS_MNEMONIC_RET] = X_RET,
 };
@@ -286,6 +289,21 @@ static bool near(const struct uop *u)
 	return distance >= INT32_MIN && distance <= INT32_MAX - (int64_t)PAGE_SIZE;
 }
 
+/* A move of 16 or 32 bytes between a vector register and memory. */
+static bool describe_vmov(const struct insn *in, const struct uop *u, struct xinsn *x)
+{
+	unsigned m = op_is_mem(in, 0) ? 0 : 1;
+	ZydisRegister r = in->op[1 - m].reg.value;
+
+	if (!op_is_mem(in, m) || !describe_memory(in, &in->op[m], u, x))
+		return false;
+	x->reg = (int8_t)(r - (x->mem_bytes == 32 ? ZYDIS_REGISTER_YMM0 : ZYDIS_REGISTER_XMM0));
+	x->reg_vec = x->vec = true;
+	x->mem_aligned = in->z.mnemonic == ZYDIS_MNEMONIC_VMOVAPS || in->z.mnemonic == ZYDIS_MNEMONIC_VMOVAPD ||
+			 in->z.mnemonic == ZYDIS_MNEMONIC_VMOVDQA;
+	return true;
+}
+
 static enum xkind choose_kind(const struct insn *in, const struct uop *u, struct xinsn *x)
 {
 	enum xkind kind = (enum xkind)kind_of[in->z.mnemonic];
@@ -297,6 +315,12 @@ static enum xkind choose_kind(const struct insn *in, const struct uop *u, struct
 		return is_jcc(in) && near(u) ? X_JCC : X_CALL;
 	if (kind == X_NOTHING || kind == X_STAC || kind == X_CLAC || kind == X_CLI || kind == X_SWAPGS)
 		return kind;
+	if (kind == X_VMOV)
+		return describe_vmov(in, u, x) ? kind : X_CALL;
+	if (kind == X_VZEROUPPER) {
+		x->vec = true; /* as a block of such instructions is: no calls in it */
+		return kind;
+	}
 	if (kind == X_JMP || kind == X_CALL_REL) {
 		kind = branch_kind(in, kind);
 		if (kind == X_CALL_REL)

@@ -256,6 +256,72 @@ static void vector_state(void **state)
 	}
 }
 
+static void set_avx(struct cpu *c, bool on)
+{
+	c->cr4 = on ? c->cr4 | CR4_OSXSAVE : c->cr4 & ~CR4_OSXSAVE;
+	c->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
+	cpu_update_mode(c);
+}
+
+/* Upper halves of vector registers come and go with AVX moves, and stay over SSE's. */
+static void avx_moves(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	EACH(r, CACHE) {
+		if (!cpu_has(r.cpu, CPUF_AVX))
+			continue;
+		PUT(&r, CODE, 0xc5, 0xfe, 0x6f, 0x06,  /* vmovdqu ymm0, [rsi] */
+		    0x0f, 0x57, 0xc0,                  /* xorps xmm0, xmm0 */
+		    0xc5, 0xfe, 0x7f, 0x07,            /* vmovdqu [rdi], ymm0 */
+		    0xc5, 0xfe, 0x6f, 0x0e,            /* vmovdqu ymm1, [rsi] */
+		    0xc5, 0xfa, 0x6f, 0x0e,            /* vmovdqu xmm1, [rsi] */
+		    0xc5, 0xfe, 0x7f, 0x4f, 0x20,      /* vmovdqu [rdi+32], ymm1 */
+		    0xc5, 0xfc, 0x28, 0x56, 0x18,      /* vmovaps ymm2, [rsi+24] */
+		    0xc5, 0xf8, 0x77,                  /* vzeroupper */
+		    0xc5, 0xfe, 0x7f, 0x57, 0x40,      /* vmovdqu [rdi+64], ymm2 */
+		    0xc5, 0xfd, 0x6f, 0x06, 0xf4);     /* vmovdqa ymm0, [rsi]: not aligned */
+		set_avx(r.cpu, true);
+		r.cpu->gpr[RSI] = DATA + 8;
+		r.cpu->gpr[RDI] = DATA + 0x108;
+		for (unsigned i = 0; i < 16; i++)
+			put_u64(r.host + DATA + 8 * i, i + 1);
+		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(r.cpu->gpr[REG_RIP], HALT + EXC_GP + 1);
+		assert_int_equal(r.cpu->insns, 9 + 1);
+		for (unsigned i = 0; i < 12; i++) {
+			static const uint64_t want[12] = {0, 0, 4, 5, 2, 3, 0, 0, 5, 6, 0, 0};
+
+			assert_int_equal(get_u64(r.host + DATA + 0x108 + 8 * i), want[i]);
+		}
+		r.cpu->halted = false;
+		r.cpu->gpr[REG_RIP] = CODE;
+		set_avx(r.cpu, false);
+		assert_int_equal(cpu_run(r.cpu, 200), CPU_RUN_HALTED);
+		assert_int_equal(r.cpu->gpr[REG_RIP], HALT + EXC_UD + 1);
+	}
+}
+
+/* A store of 32 bytes over two pages, the second of which cannot be written. */
+static void avx_split_store(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	EACH(r, CACHE) {
+		if (!cpu_has(r.cpu, CPUF_AVX))
+			continue;
+		PUT(&r, CODE, 0xc5, 0xfe, 0x7f, 0x07, 0xf4); /* vmovdqu [rdi], ymm0; hlt */
+		set_avx(r.cpu, true);
+		memset(r.cpu->fpu.fx + FX_XMM(0), 0xff, 16);
+		r.cpu->gpr[RDI] = DATA + 0x1ff0;
+		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(r.cpu->cr2, DATA + 0x2000);
+		assert_int_equal(get_u64(r.host + DATA + 0x1ff0), 0);
+	}
+}
+
 /* Pushes that reach a page that cannot be written: those before have happened, one by one. */
 static void pushes_over_a_page(void **state)
 {
@@ -347,7 +413,8 @@ int main(void)
 		cmocka_unit_test(kick_out_of_a_loop),	  cmocka_unit_test(code_without_end),
 		cmocka_unit_test(vector_state),		  cmocka_unit_test(pushes_over_a_page),
 		cmocka_unit_test(pops_and_flags),	  cmocka_unit_test(order_of_use),
-		cmocka_unit_test(far_targets),
+		cmocka_unit_test(far_targets),		  cmocka_unit_test(avx_moves),
+		cmocka_unit_test(avx_split_store),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
