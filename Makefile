@@ -1,7 +1,8 @@
 # Gnomon, from a fresh machine to a table: a thin layer over Meson (in build/).
 #   make        build build/gnomon            make test   all tests
 #   make run    boot Debian four times,       make bench  speed beside QEMU
-#               print the comparison          make help   the rest
+#               print the comparison          make debian a Debian to log in to
+#                                             make help   the rest
 
 BUILD := build
 ASAN  := build-asan
@@ -15,7 +16,7 @@ MEMORY ?= 256M
 APPEND ?= console=ttyS0 panic=-1 cryptomgr.notests
 ARGS   ?=
 
-.PHONY: all run shell test bench guest guest-generic sanitize debug clean distclean help FORCE
+.PHONY: all run shell debian test bench guest guest-generic rootfs sanitize debug clean distclean help FORCE
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/build.ninja
@@ -42,6 +43,11 @@ guest:
 guest-generic: guest
 	@scripts/fetch-kernel.sh generic $(GUEST)
 
+# A small Debian root file system, for "make debian" and a test.
+rootfs:
+	@scripts/setup.sh --check guest rootfs
+	@scripts/make-rootfs.sh $(GUEST)
+
 run:
 	@scripts/setup.sh build guest
 	@$(MAKE) --no-print-directory all guest
@@ -56,9 +62,22 @@ shell:
 	@$(BUILD)/gnomon run --mmu $(MMU) --kernel $(GUEST)/vmlinux-cloud --initrd $(GUEST)/initramfs.cpio \
 		--memory $(MEMORY) --append "$(APPEND) quiet" $(ARGS)
 
+# Debian with a login shell on this terminal. What is changed there is in a branch of the image and stays for the next
+# time; without the file debian.qcow2 it begins anew.
+debian: MMU := $(if $(filter command line environment,$(origin MMU)),$(MMU),ept)
+debian:
+	@scripts/setup.sh build guest rootfs
+	@$(MAKE) --no-print-directory all guest rootfs
+	@[ -e $(GUEST)/debian.qcow2 ] || \
+		$(BUILD)/gnomon disk branch $(GUEST)/$$(readlink $(GUEST)/debian.img) $(GUEST)/debian.qcow2
+	@$(BUILD)/gnomon run --mmu $(MMU) --kernel $(GUEST)/vmlinux-cloud --initrd $(GUEST)/initramfs-dev.cpio \
+		--memory $(MEMORY) --append "$(APPEND) quiet gnomon.root=/dev/vda" --disk $(GUEST)/debian.qcow2 --rng $(ARGS)
+
+# Without the Debian image its test is skipped.
 test:
-	@scripts/setup.sh build guest test
+	@scripts/setup.sh build guest rootfs test
 	@$(MAKE) --no-print-directory all guest-generic $(ASAN)/build.ninja
+	@scripts/make-rootfs.sh $(GUEST) || echo "make test: going on without the Debian image" >&2
 	@scripts/run-tests.sh $(BUILD) $(ASAN)
 
 bench:
@@ -82,9 +101,11 @@ help:
 	@echo "                WORK=$(WORK)  MMU=$(MMU)"
 	@echo "                MEMORY=$(MEMORY)  APPEND='$(APPEND)'  ARGS='--json ...'"
 	@echo "make shell      boot one guest to a shell on this terminal (MMU=ept)"
+	@echo "make debian     log in to a small Debian on a disk, with redis and sqlite3 (MMU=ept)"
 	@echo "make test       all tests"
 	@echo "make bench      CPU time of workloads and a boot, beside QEMU's translator by hardware model; disk images"
 	@echo "make guest      fetch the kernel and build the initramfs in build/guest"
+	@echo "make rootfs     make that Debian's disk image in build/guest"
 	@echo "make sanitize   build build-asan with AddressSanitizer and UBSan (also: make debug)"
 	@echo "make clean      remove what was built; distclean: and what was downloaded"
-	@echo "As root on Debian 12, run, test and bench install the packages they need."
+	@echo "As root on Debian 12, run, debian, test and bench install the packages they need."

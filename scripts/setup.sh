@@ -8,9 +8,10 @@ packages() {
 	case $1 in
 	build) echo gcc libc6-dev meson ninja-build pkg-config libzydis-dev libjansson-dev libxxhash-dev libconfig-dev libslirp-dev zlib1g-dev libzstd-dev python3 ;;
 	guest) echo gcc libc6-dev busybox-static cpio lz4 xz-utils ;;
+	rootfs) echo mmdebstrap e2fsprogs fakeroot fakechroot ;;
 	test) echo libcmocka-dev qemu-system-x86 qemu-utils e2fsprogs ;;
 	bench) echo qemu-system-x86 qemu-utils ;;
-	*) echo "setup: unknown group '$1' (build, guest, test, bench)" >&2; exit 2 ;;
+	*) echo "setup: unknown group '$1' (build, guest, rootfs, test, bench)" >&2; exit 2 ;;
 	esac
 }
 
@@ -18,7 +19,7 @@ installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = i
 
 check=false
 [ "${1-}" != --check ] || { check=true; shift; }
-[ $# -gt 0 ] || { echo "usage: setup.sh [--check] build|guest|test|bench..." >&2; exit 2; }
+[ $# -gt 0 ] || { echo "usage: setup.sh [--check] build|guest|rootfs|test|bench..." >&2; exit 2; }
 wanted=
 for group in "$@"; do
 	list=$(packages "$group")
