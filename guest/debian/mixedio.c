@@ -131,7 +131,8 @@ static bool verify_all(struct file *f)
 
 int main(int argc, char **argv)
 {
-	unsigned long mib = argc == 4 ? strtoul(argv[2], NULL, 10) : 0, operations = argc == 4 ? strtoul(argv[3], NULL, 10) : 0;
+	unsigned long mib = argc == 4 ? strtoul(argv[2], NULL, 10) : 0;
+	unsigned long operations = argc == 4 ? strtoul(argv[3], NULL, 10) : 0;
 	uint64_t state = 0x2545f4914f6cdd1d;
 	struct file f = {.kib = 0};
 
@@ -146,7 +147,7 @@ int main(int argc, char **argv)
 			return 1;
 	if (!verify_all(&f))
 		return 1;
-	printf("mixed I/O: %lu operations of %lu KiB in all, then %lu MiB read: %lu reads, %lu writes, %lu holes, %lu flushes, "
-	       "all verified\n", operations, f.kib, mib, f.reads, f.writes, f.holes, f.flushes);
+	printf("mixed I/O: %lu operations of %lu KiB in all, then %lu MiB read: %lu reads, %lu writes, %lu holes, "
+	       "%lu flushes, all verified\n", operations, f.kib, mib, f.reads, f.writes, f.holes, f.flushes);
 	return 0;
 }

@@ -257,15 +257,15 @@ static uint8_t *served(struct cpu *cpu, uint64_t lin, unsigned bytes, enum acces
 }
 
 /* What the hypervisor's emulator does is not the processor's. */
-static void count_access(struct cpu *cpu, const struct part *p)
+static void count_access(struct cpu *cpu, const struct part *p, bool write)
 {
 	if (!cpu->emul_ops)
-		mmu_data_access(&cpu->mmu, p->hpa, p->bytes);
+		mmu_data_access(&cpu->mmu, p->hpa, p->bytes, write);
 }
 
 static void load_part(struct cpu *cpu, const struct part *p, uint8_t *to)
 {
-	count_access(cpu, p);
+	count_access(cpu, p, false);
 	memcpy(to, machmem_ptr(cpu->mmu.mem, hpa(p->hpa)), p->bytes);
 }
 
@@ -313,7 +313,7 @@ static int store_part(struct cpu *cpu, const struct part *p, const uint8_t *from
 {
 	if (!p->ram)
 		return device_write(cpu, p->hpa, from, p->bytes);
-	count_access(cpu, p);
+	count_access(cpu, p, true);
 	/* The emulator has no blocks; those of the machine's processor are its owner's business. */
 	if (cpu->mmu.mem->code_map[p->hpa >> PAGE_SHIFT] && !cpu->emul_ops)
 		blocks_note_write(cpu, p->hpa, p->bytes);

@@ -97,6 +97,8 @@ void engine_destroy(struct engine_vm *vm)
 {
 	if (!vm)
 		return;
+	if (vm->watch)
+		engine_watch_page(vm, NULL);
 	vm->ops->destroy(vm);
 	if (vm->own_machine)
 		engine_machine_destroy(vm->machine);

@@ -80,6 +80,23 @@ int engine_dma_write(struct engine_vm *vm, gpa_t a, const void *buf, uint64_t by
 /* The whole pages in the range become zeros, and the host gets their memory back until they are used again. */
 int engine_dma_release(struct engine_vm *vm, gpa_t a, uint64_t bytes);
 
+/*
+ * Somebody who is told of every access to one page of guest RAM, in their order: the processor's data accesses and the
+ * devices' (not walks of page tables, fetches of code, or what a hypervisor's emulator does). Changes nothing in the
+ * guest.
+ */
+struct engine_watch {
+	gpa_t page;
+	void (*seen)(void *ctx, bool device, uint64_t offset, unsigned bytes, bool write); /* @offset in the page */
+	void *ctx;
+};
+/*
+ * Between two runs; the VM was made with cpu.data_cache, which lets every access be seen. @watch lasts as long as the
+ * VM; NULL ends it. Of the VMs on a machine one at a time can be watched. -EINVAL: without data_cache; -EFAULT: no
+ * page of RAM; -ENOMEM. What was watched before stays on error.
+ */
+int engine_watch_page(struct engine_vm *vm, const struct engine_watch *watch);
+
 struct engine_regs { /* struct kvm_regs */
 	uint64_t gpr[16];
 	uint64_t rip, rflags;

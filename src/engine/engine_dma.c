@@ -20,14 +20,68 @@ bool engine_dma_is_ram(const struct engine_vm *vm, gpa_t a, uint64_t bytes)
 	return !bytes;
 }
 
+/* ---- being watched ---- */
+
+static void device_seen(const struct engine_vm *vm, gpa_t a, uint64_t bytes, bool write)
+{
+	const struct engine_watch *w = vm->watch;
+	uint64_t first, end;
+
+	if (likely(!w))
+		return;
+	first = max_u64(a.v, w->page.v);
+	end = min_u64(a.v + bytes, w->page.v + PAGE_SIZE);
+	if (first < end)
+		w->seen(w->ctx, true, first - w->page.v, (unsigned)(end - first), write);
+}
+
+static void processor_seen(void *ctx, uint64_t offset, unsigned bytes, bool write)
+{
+	const struct engine_watch *w = ((struct engine_vm *)ctx)->watch;
+
+	w->seen(w->ctx, false, offset, bytes, write);
+}
+
+/* The page keeps the frame that it has or gets here; the processor is told of it by its machine address. */
+int engine_watch_page(struct engine_vm *vm, const struct engine_watch *watch)
+{
+	struct mmu *mmu = &vm->cpu->mmu;
+	const uint8_t *page;
+
+	if (!watch) {
+		vm->watch = NULL;
+		mmu->watch = (struct mmu_watch){.bytes = 0};
+		return 0;
+	}
+	if (!vm->cfg.cpu.data_cache)
+		return -EINVAL;
+	if (watch->page.v & ~PAGE_MASK || !engine_dma_is_ram(vm, watch->page, PAGE_SIZE))
+		return -EFAULT;
+	page = vm->ops->page(vm, watch->page.v >> PAGE_SHIFT, true);
+	if (!page)
+		return -ENOMEM;
+	vm->watch = watch;
+	mmu->watch = (struct mmu_watch){.first = (uint64_t)(page - mmu->mem->host), .bytes = PAGE_SIZE,
+					.seen = processor_seen, .ctx = vm};
+	return 0;
+}
+
+/* ---- copying ---- */
+
 int engine_dma_read(struct engine_vm *vm, gpa_t a, void *buf, uint64_t bytes)
 {
-	return engine_dma_is_ram(vm, a, bytes) ? engine_mem_read(vm, a, buf, bytes) : -EFAULT;
+	if (!engine_dma_is_ram(vm, a, bytes))
+		return -EFAULT;
+	device_seen(vm, a, bytes, false);
+	return engine_mem_read(vm, a, buf, bytes);
 }
 
 int engine_dma_write(struct engine_vm *vm, gpa_t a, const void *buf, uint64_t bytes)
 {
-	return engine_dma_is_ram(vm, a, bytes) ? engine_mem_write(vm, a, buf, bytes) : -EFAULT;
+	if (!engine_dma_is_ram(vm, a, bytes))
+		return -EFAULT;
+	device_seen(vm, a, bytes, true);
+	return engine_mem_write(vm, a, buf, bytes);
 }
 
 /* A page without a frame is zeros already. */

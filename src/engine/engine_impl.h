@@ -33,6 +33,7 @@ struct engine_vm {
 	struct hv_vm *hv;
 	/* native */
 	struct machmem mem;          /* the machine's memory and the guest's */
+	const struct engine_watch *watch; /* NULL: nobody watches */
 	uint64_t skipped;            /* ns of idle time: virtual time is cpu->insns + skipped */
 	bool bus_pending;            /* the last exit was a device access, not yet told to the processor */
 };

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 const struct lab *const lab_list[] = {&lab_adams_agesen, &lab_bhargava, &lab_vpid, &lab_hugepages,
-					&lab_translation, NULL};
+					&lab_translation, &lab_rings, NULL};
 
 const struct lab *lab_find(const char *name)
 {

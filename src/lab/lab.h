@@ -33,7 +33,7 @@ struct lab {
 	/* Fills in @result, which has the head already. Errors: a guest was not made or did not do its work. */
 	int (*run)(const struct lab_options *o, const struct hw *hw, json_t *result, struct error *err);
 };
-extern const struct lab lab_adams_agesen, lab_bhargava, lab_vpid, lab_hugepages, lab_translation;
+extern const struct lab lab_adams_agesen, lab_bhargava, lab_vpid, lab_hugepages, lab_translation, lab_rings;
 extern const struct lab *const lab_list[]; /* ends with NULL */
 const struct lab *lab_find(const char *name);
 

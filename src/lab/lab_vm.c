@@ -134,6 +134,8 @@ int lab_measure_parts(struct vm *vm, struct lab_task *t, struct error *err)
 			t->host_ns = lab_per_turn(t, thread_ns() - began) / 2;
 		if (ret == 0)
 			lab_count_look(vm, &at[i]);
+		if (ret == 0 && t->looked)
+			t->looked(t, i);
 		began = thread_ns();
 	}
 	if (ret == 0) {

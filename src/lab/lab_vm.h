@@ -40,6 +40,9 @@ struct lab_task {
 	char append[LAB_APPEND];
 	/* Runs the guest as far as is needed and fills in count[] and turns. */
 	int (*measure)(struct vm *vm, struct lab_task *task, struct error *err);
+	/* Told by lab_measure_parts() when LAB-0, LAB-1, LAB-2 were said: for what is counted besides. May be NULL. */
+	void (*looked)(struct lab_task *task, unsigned part);
+	void *ctx;            /* the lab's own */
 	const char *what;     /* for progress */
 	uint64_t turns;       /* in: what append asks for; the counts are those of so many */
 	struct lab_count count[LAB_COUNTS];

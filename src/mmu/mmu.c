@@ -361,10 +361,12 @@ enum xlate_event mmu_translate_logged(struct mmu *m, gva_t addr, enum access_kin
 	return ev;
 }
 
-void mmu_count_data(struct mmu *m, uint64_t at, unsigned bytes)
+void mmu_count_data(struct mmu *m, uint64_t at, unsigned bytes, bool write)
 {
 	unsigned shift = m->caches.line_shift;
 
+	if (at - m->watch.first < m->watch.bytes)
+		m->watch.seen(m->watch.ctx, at - m->watch.first, bytes, write);
 	for (uint64_t line = at >> shift; line <= (at + bytes - 1) >> shift; line++)
 		m->stats.data_hits[mem_caches_access(&m->caches, line << shift)]++;
 }

@@ -202,6 +202,13 @@ struct tlb_tags {
 
 struct walk_format;
 
+/* Somebody who is told of the processor's data accesses to one range of machine memory, while data_cache is set. */
+struct mmu_watch {
+	uint64_t first, bytes; /* machine addresses; 0 bytes: nobody */
+	void (*seen)(void *ctx, uint64_t offset, unsigned bytes, bool write); /* @offset from first */
+	void *ctx;
+};
+
 struct mmu {
 	struct machmem *mem;
 	struct mmu_regs regs;
@@ -214,6 +221,7 @@ struct mmu {
 	bool data_watch;     /* data breakpoints armed: no fast lookups for data */
 	bool pages_1g;       /* the processor has 1 GiB pages */
 	bool data_cache;     /* data accesses go through the modelled caches: no fast lookups for data */
+	struct mmu_watch watch;
 	struct hw hw;
 	struct walk_log *log; /* not NULL: the next walk is recorded here */
 	struct l1_tlb l1d, l1i;
@@ -266,13 +274,13 @@ enum xlate_event mmu_translate_gpa(struct mmu *mmu, gpa_t a, enum access_kind ki
 
 /*
  * A data access of the processor to RAM at machine address @at: with data_cache every line that it
- * touches goes through the modelled caches. Accesses within one page.
+ * touches goes through the modelled caches, and whoever watches is told. Accesses within one page.
  */
-void mmu_count_data(struct mmu *mmu, uint64_t at, unsigned bytes);
-static ALWAYS_INLINE void mmu_data_access(struct mmu *mmu, uint64_t at, unsigned bytes)
+void mmu_count_data(struct mmu *mmu, uint64_t at, unsigned bytes, bool write);
+static ALWAYS_INLINE void mmu_data_access(struct mmu *mmu, uint64_t at, unsigned bytes, bool write)
 {
 	if (unlikely(mmu->data_cache))
-		mmu_count_data(mmu, at, bytes);
+		mmu_count_data(mmu, at, bytes, write);
 }
 
 /* ---- architectural invalidations (SDM "Operations that Invalidate TLBs and Paging-Structure Caches") ---- */

@@ -243,7 +243,7 @@ static void access_both(struct fuzz *f, uint64_t lin, enum access_kind kind, enu
 
 		if (((at + bytes - 1) ^ at) & PAGE_MASK)
 			bytes = 8;
-		mmu_data_access(&f->mmu, at, bytes);
+		mmu_data_access(&f->mmu, at, bytes, kind == ACCESS_WRITE);
 		ref_data_access(f->ref, at, bytes);
 	}
 }

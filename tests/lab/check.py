@@ -147,12 +147,43 @@ def translation(result):
         check(host[name]['VT-x, translated'] > host[name]['bare, translated'], 'an exit takes time: %s' % name)
 
 
+def rings(result):
+    rows, moved = table(result, 'exits'), table(result, 'lines')
+    order = ['ports: a command, 16 x 4 bytes', 'device memory: a command, 8 x 8 bytes', 'ring, one at a time',
+             'ring, 16 on their way, each notified', 'ring, 16 on their way, event index', 'ring, batches of 16']
+    check(set(rows) == set(order), 'all ways')
+    for name, row in rows.items():
+        near(row['shadow'], row['ept'], '%s: exits under shadow as under EPT' % name)
+        near(row['ports'] + row['memory'] + row['turns'], row['ept'], '%s: no other exits' % name)
+    for more, less in zip(order, order[1:]):
+        check(rows[more]['ept'] > rows[less]['ept'], 'exits: %s more than %s' % (more, less))
+    # An exit an access; a ring: one for the doorbell and one for the device's turn.
+    for name, exits, doorbells in zip(order, [17, 9, 2, None, None, 2 / 16], [0, 0, 1, 1, None, 1 / 16]):
+        near(rows[name]['ept'], rows[name]['ept'] if exits is None else exits, 'exits: %s' % name)
+        doorbells = rows[name]['doorbells'] if doorbells is None else doorbells
+        near(rows[name]['doorbells'], doorbells, 'doorbells: %s' % name)
+    check(0 < rows[order[4]]['doorbells'] < 1, 'the event index saves doorbells')
+    for name, row in moved.items():
+        near(row['to device'] + row['to processor'], row['moved'], 'lines: %s' % name)
+        for scheme in ['shadow', 'ept']:
+            near(row['moved: %s' % scheme], row['moved'], 'lines: %s under %s' % (name, scheme))
+    for name in order[2:]:
+        apart, one = moved['%s, apart' % name], moved['%s, one line' % name]
+        near(rows[name]['ports'], 0, '%s: no ports' % name)
+        if 'on their way' in name:
+            check(one['moved'] > apart['moved'], 'indices in one line: %s' % name)
+        else:
+            near(one['moved'], apart['moved'], 'a driver that waits: %s' % name)
+        # Two lines at least have to come when every request is waited for: its descriptor and the device's index.
+        check(apart['moved'] >= 2 if name == order[2] else 0 < apart['moved'] < 2, 'lines: %s' % name)
+
+
 def main():
     command = [gnomon, 'lab', lab, '--quick', '--json', '--kit', kit]
     result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     schema(result)
     {'adams-agesen': adams_agesen, 'bhargava': bhargava, 'hugepages': hugepages, 'vpid': vpid,
-     'translation': translation}[lab](result)
+     'translation': translation, 'rings': rings}[lab](result)
     for line in failures:
         print('%s: %s' % (lab, line), file=sys.stderr)
     return 1 if failures else 0

@@ -218,11 +218,69 @@ static void released_pages_are_zeros(void **state)
 	}
 }
 
+struct witness { unsigned reads[2], writes[2]; uint64_t offset; unsigned bytes; };
+
+static void saw(void *ctx, bool device, uint64_t offset, unsigned bytes, bool write)
+{
+	struct witness *w = ctx;
+
+	(write ? w->writes : w->reads)[device]++;
+	w->offset = offset;
+	w->bytes = bytes;
+}
+
+/* Every access of the program and of a device to a page is seen, under every scheme; of a range, the part in the page. */
+static void accesses_are_watched(void **state)
+{
+	(void)state;
+	for (enum engine_mmu mmu = ENGINE_NATIVE; mmu < ENGINE_MMU_COUNT; mmu++) {
+		struct engine_config cfg = {.memory = MEMORY, .mmu = mmu};
+		struct witness w = {.bytes = 0};
+		const struct engine_watch watch = {.page = gpa(FRAME(1)), .seen = saw, .ctx = &w};
+		const struct engine_watch odd = {.page = gpa(FRAME(1) + 64), .seen = saw};
+		const struct engine_watch outside = {.page = gpa(MEMORY), .seen = saw};
+		struct engine_vm *vm;
+		struct error err;
+		uint8_t buf[64];
+
+		cpu_config_default(&cfg.cpu);
+		assert_int_equal(engine_create(&vm, &cfg, &err), 0);
+		assert_int_equal(engine_watch_page(vm, &watch), -EINVAL); /* the processor's accesses would not be seen */
+		engine_destroy(vm);
+		cfg.cpu.data_cache = true;
+		assert_int_equal(engine_create(&vm, &cfg, &err), 0);
+		assert_int_equal(engine_mem_write(vm, gpa(CODE), program, sizeof(program)), 0);
+		make_tables(vm);
+		set_registers(vm);
+		assert_int_equal(engine_watch_page(vm, &watch), 0);
+		assert_int_equal(engine_watch_page(vm, &odd), -EFAULT);
+		assert_int_equal(engine_watch_page(vm, &outside), -EFAULT);
+		step(vm, 10 * INSNS); /* a read of the first word in each turn */
+		assert_int_equal(w.reads[false], 10);
+		assert_int_equal(w.offset, 0);
+		assert_int_equal(w.bytes, 4);
+		assert_int_equal(engine_dma_read(vm, gpa(FRAME(1) - 16), buf, 64), 0);
+		assert_int_equal(w.bytes, 48);
+		assert_int_equal(engine_dma_write(vm, gpa(FRAME(2) - 16), buf, 64), 0);
+		assert_int_equal(w.offset, PAGE_SIZE - 16);
+		assert_int_equal(w.bytes, 16);
+		assert_int_equal(engine_dma_write(vm, gpa(FRAME(2)), buf, 64), 0);
+		assert_int_equal(engine_dma_read(vm, gpa(FRAME(1)), buf, UINT64_MAX), -EFAULT);
+		engine_watch_page(vm, NULL);
+		step(vm, INSNS);
+		dma32(vm, FRAME(1), 1);
+		assert_int_equal(w.reads[false] + w.writes[false], 10);
+		assert_int_equal(w.reads[true], 1);
+		assert_int_equal(w.writes[true], 1);
+		engine_destroy(vm);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(tables_and_code), cmocka_unit_test(whole_ranges_only),
-		cmocka_unit_test(released_pages_are_zeros),
+		cmocka_unit_test(released_pages_are_zeros), cmocka_unit_test(accesses_are_watched),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

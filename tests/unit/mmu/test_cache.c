@@ -16,7 +16,7 @@ static enum hw_place data(struct rig *r, uint64_t at)
 	unsigned place = HW_L1;
 
 	rig_counted(r);
-	mmu_data_access(&r->mmu, at, 8);
+	mmu_data_access(&r->mmu, at, 8, false);
 	s = rig_counted(r);
 	while (place < HW_MEMORY && !s.data_hits[place])
 		place++;
@@ -105,15 +105,15 @@ static void crossing_lines(void **state)
 		if (caches)
 			hw.cache[HW_L1] = cache(8, 1);
 		begin(&r, &hw);
-		mmu_data_access(&r.mmu, LINE(0) + 60, 8);
-		mmu_data_access(&r.mmu, LINE(0) + 60, 4);
-		mmu_data_access(&r.mmu, LINE(0) + 32, 64);
-		mmu_data_access(&r.mmu, LINE(2), 64);
+		mmu_data_access(&r.mmu, LINE(0) + 60, 8, false);
+		mmu_data_access(&r.mmu, LINE(0) + 60, 4, false);
+		mmu_data_access(&r.mmu, LINE(0) + 32, 64, false);
+		mmu_data_access(&r.mmu, LINE(2), 64, false);
 		s = rig_counted(&r);
 		assert_int_equal(s.data_hits[HW_MEMORY], caches ? 3 : 6);
 		assert_int_equal(s.data_hits[HW_L1], caches ? 3 : 0);
 		r.mmu.data_cache = false; /* data are not looked at, then */
-		mmu_data_access(&r.mmu, LINE(5), 8);
+		mmu_data_access(&r.mmu, LINE(5), 8, false);
 		s = rig_counted(&r);
 		assert_int_equal(s.data_hits[HW_MEMORY], 0);
 		rig_end(&r);
