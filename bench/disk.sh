@@ -5,6 +5,7 @@
 # format costs) and in DIR (default: /tmp; what a host's disk makes of it). Then chains and branches.
 set -euo pipefail
 
+[ $# -ge 1 ] && [ $# -le 2 ] && [[ $1 != -* ]] || { echo "usage: disk.sh GNOMON [RUNS]" >&2; exit 2; }
 gnomon=$(realpath "$1") runs=${2:-${RUNS:-3}}
 size=512M bytes=$((512 << 20))
 step_k=162012 step=$((step_k * 1024)) # 40503 blocks of 4 KiB: comes to each block once
