@@ -10,7 +10,7 @@ gnomon=$1 kit=$2 runs=${3:-${RUNS:-3}}
 memory=${MEMORY:-256M}
 append="console=ttyS0 panic=-1 cryptomgr.notests gnomon.work=none"
 subjects="qemu native shadow ept brute"
-limit=4 # times QEMU's, in every scheme but brute force
+limit=0.96 # times QEMU's, in every scheme but brute force
 
 die() { echo "bench: $*" >&2; exit 1; }
 command -v qemu-system-x86_64 >/dev/null || die "no qemu-system-x86_64; install qemu-system-x86"

@@ -161,6 +161,21 @@ static void advance(struct iovec **iov, int *iovs, size_t n)
 	}
 }
 
+/* So much written in order is sent on its way: the next barrier has less to wait for. */
+#define WRITEBACK_RUN (8u << 20)
+
+/* An error of it is the barrier's: the host keeps it for that. */
+static void start_writeback(struct file *f, uint64_t at, uint64_t end)
+{
+	if (at != f->run_end)
+		f->run_at = at;
+	f->run_end = end;
+	if (end - f->run_at < WRITEBACK_RUN)
+		return;
+	sync_file_range(f->fd, (off_t)f->run_at, (off_t)(end - f->run_at), SYNC_FILE_RANGE_WRITE);
+	f->run_at = end;
+}
+
 int file_writev(struct file *f, uint64_t at, struct iovec *iov, int iovs, struct error *err)
 {
 	struct file_call call = {.op = FILE_WRITE, .at = at, .iov = iov, .iovs = iovs};
@@ -188,7 +203,10 @@ int file_writev(struct file *f, uint64_t at, struct iovec *iov, int iovs, struct
 		}
 	}
 	f->bytes = max_u64(f->bytes, pos > at ? pos : 0);
-	return ret ? fail_at(f, "write", at, call.bytes, ret, err) : 0;
+	if (ret)
+		return fail_at(f, "write", at, call.bytes, ret, err);
+	start_writeback(f, at, pos);
+	return 0;
 }
 
 int file_write(struct file *f, uint64_t at, const void *buf, uint64_t bytes, struct error *err)

@@ -38,6 +38,7 @@ struct file {
 	bool unsynced;  /* written to since the last barrier */
 	int sync_error; /* a barrier failed: what was written before may be lost, so none can succeed any more */
 	uint64_t bytes; /* its size, as far as it was changed through here */
+	uint64_t run_at, run_end; /* written in order, and not yet on its way to the device */
 	const struct file_tap *tap;
 };
 
