@@ -66,7 +66,7 @@ static ALWAYS_INLINE int code_page(struct cpu *cpu, uint64_t lin, uint64_t *page
 	const struct fast_entry *e = mmu_fast_fetch(&cpu->mmu, lin, (enum access_mode)cpu->mode);
 
 	if (likely(e)) {
-		*page = (lin & PAGE_MASK) + e->addend - (uint64_t)(uintptr_t)cpu->mmu.mem->host;
+		*page = (lin & PAGE_MASK) + e->addend;
 		return 0;
 	}
 	return fetch_page(cpu, lin, page);

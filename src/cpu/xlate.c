@@ -332,8 +332,6 @@ static uint8_t *emit_fetch_other(struct cpu *cpu, struct translator *x, unsigned
 	a_alu(a, A_ADD, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, addend)));
 	a_load(a, H_S2, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, entry)));
 	a_store(a, a_mem(H_S2, offsetof(struct tlb_entry, stamp)), H_CLOCK);
-	a_mov_imm(a, H_S2, (uint64_t)(uintptr_t)cpu->mmu.mem->host);
-	a_alu(a, A_SUB, H_S1, a_reg(H_S2));
 	a_store(a, CPU_MEM(fetch_hpa), H_S1);
 	a_load(a, H_S1, gpr_mem(REG_RIP));
 	return miss;

@@ -105,7 +105,7 @@ static void fill_fast(struct mmu *m, struct l1_tlb *l1, const struct tlb_array *
 	uint64_t lin_page = lin & PAGE_MASK;
 	uint64_t page = e->page + (lin_page & ((1ull << e->shift) - 1));
 	struct fast_entry f = {.rtag = FAST_INVALID, .wtag = FAST_INVALID, .entry = e,
-			       .addend = (uint64_t)(uintptr_t)m->mem->host + page - lin_page};
+			       .addend = (l1 == &m->l1d ? (uint64_t)(uintptr_t)m->mem->host : 0) + page - lin_page};
 
 	if (!m->fast_path || mode >= MODE_USER_ALIGN || (e->rights & TLB_MMIO))
 		return;

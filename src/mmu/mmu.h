@@ -173,7 +173,7 @@ struct tlb_array {
 struct fast_entry {
 	uint64_t rtag; /* linear page address a read (L1I: a fetch) may match, or FAST_INVALID */
 	uint64_t wtag; /* the same for writes: writable, dirty, no code in the page */
-	uint64_t addend; /* host address minus linear address */
+	uint64_t addend; /* host address (L1I: machine address) minus linear address */
 	struct tlb_entry *entry;
 };
 #define FAST_INVALID 0x800ull /* never equals a page address, nor one with the low bits of an alignment in it */

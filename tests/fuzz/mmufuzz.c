@@ -180,9 +180,9 @@ static void compare_results(struct fuzz *f, const struct result *m, const struct
 
 /* ---- accesses, as the processor makes them ---- */
 
-static bool fast_page(struct fuzz *f, uint64_t lin, const struct fast_entry *e, struct result *out)
+static bool fast_page(uint64_t lin, const struct fast_entry *e, struct result *out)
 {
-	out->x.page = hpa((lin & PAGE_MASK) + e->addend - (uint64_t)(uintptr_t)f->w.mem[0].host);
+	out->x.page = hpa((lin & PAGE_MASK) + e->addend);
 	out->fast = true;
 	return true;
 }
@@ -197,7 +197,7 @@ static bool by_fast_lookup(struct fuzz *f, uint64_t lin, enum access_kind kind, 
 		return false;
 	if (kind == ACCESS_FETCH) {
 		e = mmu_fast_fetch(&f->mmu, lin, mode);
-		return e && fast_page(f, lin, e, out);
+		return e && fast_page(lin, e, out);
 	}
 	host = muf_chance(&f->w, 20) ? mmu_data_resident(&f->mmu, lin, kind, mode) :
 				       mmu_fast_data(&f->mmu, lin, 1, kind, mode);

@@ -32,7 +32,7 @@ static uint64_t inline_fetch(struct rig *r, uint64_t lin, enum access_mode mode)
 {
 	const struct fast_entry *e = mmu_fast_fetch(&r->mmu, lin, mode);
 
-	return e ? (lin & PAGE_MASK) + e->addend - (uint64_t)(uintptr_t)r->mem.host : NOT_SERVED;
+	return e ? (lin & PAGE_MASK) + e->addend : NOT_SERVED;
 }
 
 static void begin(struct rig *r)
