@@ -257,7 +257,7 @@ const struct option_desc guest_options[] = {
 				"socket:PATH: to the VM that has the same; tap:NAME; none: the cable is out", add_net},
 	{"rng", NULL, "a virtio entropy device; with --clock icount of numbers that follow from --seed", set_rng},
 	{"balloon", "SIZE", "a virtio balloon: the guest is asked to give back SIZE of its memory", set_balloon},
-	{"virtio-console", "FILE", "a virtio console (hvc0), its output to FILE", set_virtio_console},
+	{"virtio-console", "FILE", "a virtio console (hvc0), its output to FILE. '-': it is on the terminal,\nwhere the serial port then has its output only", set_virtio_console},
 	{"virtio-packed", NULL, "offer packed rings to the drivers of virtio devices", set_packed},
 	{"cpu-features", "LIST", "hide or show features: -f,+f,... (-la57,+pcid)", set_features},
 	{"maxphyaddr", "N", "physical-address bits, 36 to 52 (default 46)", set_maxphyaddr},

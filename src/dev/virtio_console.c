@@ -1,7 +1,7 @@
 /*
- * A virtio console with one port, for output: Linux's /dev/hvc0. What is to be read never comes.
+ * A virtio console with one port: Linux's /dev/hvc0.
  *
- * Left out: input, several ports, sizes, emergency writes.
+ * Left out: several ports, sizes, emergency writes.
  * Source: Virtual I/O Device (VIRTIO) Version 1.2, "Console Device".
  */
 #include "dev/virtio_console.h"
@@ -25,13 +25,41 @@ static void put_out(struct virtio_console *c, const struct virtq_chain *chain)
 		c->output(c->ctx, data, n);
 }
 
+static void receive(struct virtio_console *c)
+{
+	struct virtio *v = &c->virtio;
+	struct virtq_chain chain;
+
+	for (unsigned n = 0; n < VIRTQ_SIZE_MAX && c->input_bytes && virtio_pop(v, QUEUE_RECEIVE, &chain); n++) {
+		size_t got = virtq_write(&chain, v->dma, 0, c->input, min_u64(c->input_bytes, chain.in_bytes));
+
+		c->input_bytes -= got;
+		memmove(c->input, c->input + got, c->input_bytes);
+		virtio_push(v, QUEUE_RECEIVE, chain.head, (uint32_t)got);
+	}
+	/* New buffers are of interest only to input that waits for them. */
+	virtq_want_notification(&v->queue[QUEUE_RECEIVE], v->dma, c->input_bytes);
+	virtio_interrupt(v, QUEUE_RECEIVE);
+}
+
+size_t virtio_console_put_input(struct virtio_console *c, const uint8_t *data, size_t bytes, uint64_t now)
+{
+	size_t n = min_u64(bytes, sizeof(c->input) - c->input_bytes);
+
+	memcpy(c->input + c->input_bytes, data, n);
+	c->input_bytes += n;
+	if (n)
+		virtio_ring(&c->virtio, QUEUE_RECEIVE, now);
+	return n;
+}
+
 static void console_process(struct virtio *v, unsigned queue, uint64_t now)
 {
 	struct virtq_chain chain;
 	unsigned n;
 
 	if (queue == QUEUE_RECEIVE) {
-		virtq_want_notification(&v->queue[queue], v->dma, false);
+		receive(console_of(v));
 		return;
 	}
 	for (n = 0; n < VIRTQ_SIZE_MAX && virtio_pop(v, queue, &chain); n++) {

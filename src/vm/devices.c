@@ -34,6 +34,7 @@ struct devices {
 	bool has_balloon;
 	struct virtio_console console;
 	int console_fd;
+	bool terminal; /* the console is the terminal's */
 };
 
 /* ---- guest memory ---- */
@@ -242,8 +243,14 @@ static void console_output(void *ctx, const uint8_t *data, size_t bytes)
 static int add_console(struct devices *d, const char *name, struct error *err)
 {
 	char path[PATH_MAX];
-	int ret = join_path(d, path, name, err);
+	int ret;
 
+	if (strcmp(name, "-") == 0) {
+		d->terminal = true;
+		virtio_console_init(&d->console, &d->dma, d->host.terminal, d->host.terminal_ctx);
+		return plug(d, &d->console.virtio, err);
+	}
+	ret = join_path(d, path, name, err);
 	if (ret)
 		return ret;
 	d->console_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -344,6 +351,16 @@ void devices_poll(struct devices *d, uint64_t now)
 	for (unsigned i = 0; i < d->nets; i++)
 		virtio_net_poll(&d->net[i], now);
 	platform_pci_changed(d->host.platform);
+}
+
+bool devices_have_terminal(const struct devices *d) { return d && d->terminal; }
+
+size_t devices_put_input(struct devices *d, const uint8_t *data, size_t bytes, uint64_t now)
+{
+	size_t n = virtio_console_put_input(&d->console, data, bytes, now);
+
+	platform_pci_changed(d->host.platform);
+	return n;
 }
 
 unsigned devices_wait_for(struct devices *d, struct pollfd *p, unsigned max, int *wait_ms)

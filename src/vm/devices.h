@@ -25,7 +25,7 @@ struct devices_config {
 	bool packed;                         /* packed rings are offered */
 	bool balloon;
 	uint64_t balloon_bytes;              /* what the guest is asked to give */
-	const char *console;                 /* a file for what the guest writes to its virtio console; NULL: none */
+	const char *console;                 /* a file for what the guest writes to its virtio console; "-": the terminal; NULL: none */
 };
 
 /* One disk. */
@@ -47,6 +47,9 @@ struct devices_host {
 	const char *directory; /* of relative paths, with a slash; NULL: the current one */
 	uint64_t seed;
 	bool wall;             /* the clock is the host's */
+	/* What a virtio console on the terminal puts out. */
+	void (*terminal)(void *ctx, const uint8_t *data, size_t bytes);
+	void *terminal_ctx;
 };
 
 struct devices;
@@ -66,6 +69,9 @@ int devices_close(struct devices *d, struct error *err);
 bool devices_are_live(const struct devices *d);
 /* Looks at what has come from outside. @now: virtual time */
 void devices_poll(struct devices *d, uint64_t now);
+/* Is the terminal the virtio console's? Then it gets what is typed: returns how many bytes there was room for. */
+bool devices_have_terminal(const struct devices *d);
+size_t devices_put_input(struct devices *d, const uint8_t *data, size_t bytes, uint64_t now);
 /* Descriptors to wait for, at most @max; lowers *@wait_ms if there is something to do earlier. Returns how many. */
 unsigned devices_wait_for(struct devices *d, struct pollfd *p, unsigned max, int *wait_ms);
 /* Adds what was counted to @obs, which has nothing of devices yet. */

@@ -178,11 +178,20 @@ static int vm_install_acpi(struct vm *vm, uint64_t *rsdp, struct error *err)
 	return ret ? error_set(err, ret, "the ACPI tables do not fit in guest memory") : 0;
 }
 
+static void vm_terminal_output(void *ctx, const uint8_t *data, size_t bytes)
+{
+	struct vm *vm = ctx;
+
+	if (vm->console.output)
+		vm->console.output(vm->console.ctx, data, bytes);
+}
+
 static int vm_make_devices(struct vm *vm, struct error *err)
 {
 	const struct vm_config *cfg = &vm->cfg;
 	const struct devices_host host = {.engine = vm->engine, .platform = &vm->platform, .directory = cfg->directory,
-					  .seed = cfg->engine.cpu.seed, .wall = cfg->clock == VM_CLOCK_WALL};
+					  .seed = cfg->engine.cpu.seed, .wall = cfg->clock == VM_CLOCK_WALL,
+					  .terminal = vm_terminal_output, .terminal_ctx = vm};
 
 	return devices_create(&vm->devices, &cfg->devices, &host, err);
 }
@@ -392,7 +401,17 @@ static void vm_flush_output(struct vm *vm)
 	}
 }
 
-/* Brings typed bytes to the serial port, waiting at most @wait_ns for some. True if any arrived. */
+/* Brings typed bytes to the serial port, or to the virtio console if the terminal is its. */
+static size_t vm_put_input(struct vm *vm)
+{
+	if (!vm->input_count)
+		return 0;
+	if (devices_have_terminal(vm->devices))
+		return devices_put_input(vm->devices, vm->input, vm->input_count, engine_now(vm->engine));
+	return platform_put_input(&vm->platform, vm->input, vm->input_count);
+}
+
+/* Takes what is typed, waiting at most @wait_ns for some. True if any arrived. */
 static bool vm_poll_input(struct vm *vm, int64_t wait_ns)
 {
 	size_t taken;
@@ -406,7 +425,7 @@ static bool vm_poll_input(struct vm *vm, int64_t wait_ns)
 		if (n < 0 && vm->console.live)
 			vm->interrupted = 1;
 	}
-	taken = vm->input_count ? platform_put_input(&vm->platform, vm->input, vm->input_count) : 0;
+	taken = vm_put_input(vm);
 	vm->input_count -= (unsigned)taken;
 	memmove(vm->input, vm->input + taken, vm->input_count);
 	return taken > 0;

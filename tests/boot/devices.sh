@@ -3,6 +3,7 @@
 #   disk     reads and writes of a raw disk, verified, and a file system; the same state under native, shadow and ept
 #   same     ... by host code and by interpretation, alone and in slices beside another VM
 #   root     a system on a disk is started
+#   typed    ... and reads the terminal through the virtio console
 #   host     what the guest wrote is in the file on the host; without "snapshot" only
 #   errors   a disk that fails: the guest goes on, the user has one line
 #   net      a user-mode network to a server on the host; socket: two VMs on a cable, as two processes and as one
@@ -28,6 +29,17 @@ boot() { # work, options
 	shift
 	"$gnomon" run "${guest[@]}" --append "$append gnomon.work=$work" --serial "$dir/serial" --report "$dir/report" "$@" \
 		</dev/null 2>"$dir/err" || { cat "$dir/err" "$dir/serial" >&2; fail "run failed: $*"; }
+}
+
+# A disk with a root file system that executes commands and powers off.
+small_root() {
+	mkdir -p "$dir/root"/{bin,dev,proc,sys,sbin,etc}
+	cp "$(command -v busybox)" "$dir/root/bin/busybox" || fail "no busybox"
+	ln -s busybox "$dir/root/bin/sh"
+	printf '#!/bin/sh\nPATH=/bin\n%s\nbusybox poweroff -f\n' "$1" >"$dir/root/sbin/init"
+	chmod +x "$dir/root/sbin/init"
+	new_disk "$dir/a" 32M
+	mkfs.ext4 -q -F -d "$dir/root" "$dir/a" || fail "mkfs.ext4"
 }
 
 done_ok() { grep -q '^GNOMON-DONE ok' "$dir/serial" || { tail -n 20 "$dir/serial" "$dir/err" >&2; fail "the guest did not finish its work: $*"; }; }
@@ -66,13 +78,7 @@ same)
 	done
 	;;
 root)
-	mkdir -p "$dir/root"/{bin,dev,proc,sys,sbin,etc}
-	cp "$(command -v busybox)" "$dir/root/bin/busybox" || fail "no busybox"
-	ln -s busybox "$dir/root/bin/sh"
-	printf '#!/bin/sh\n/bin/busybox mount -t proc proc /proc\n/bin/busybox grep " / " /proc/mounts\necho written >/file\necho GNOMON-DONE ok\n/bin/busybox sync\n/bin/busybox poweroff -f\n' >"$dir/root/sbin/init"
-	chmod +x "$dir/root/sbin/init"
-	new_disk "$dir/a" 32M
-	mkfs.ext4 -q -F -d "$dir/root" "$dir/a" || fail "mkfs.ext4"
+	small_root 'busybox mount -t proc proc /proc; busybox grep " / " /proc/mounts; echo written >/file; echo GNOMON-DONE ok; busybox sync'
 	append="$append gnomon.root=/dev/vda"
 	boot none --mmu ept --disk "$dir/a"
 	done_ok
@@ -160,6 +166,16 @@ packed)
 	boot peer:2:256 --mmu ept --net "socket:$dir/wire" --seed 2 --virtio-packed
 	done_ok
 	wait $! || { cat "$dir/one.err" >&2; fail "the other VM failed"; }
+	;;
+typed)
+	small_root 'exec 3<>/dev/hvc0; echo listening; read a <&3; read b <&3; echo "had $a and $b" >&3; echo GNOMON-DONE ok'
+	# What comes before anybody listens is the driver's to drop.
+	: >"$dir/serial"
+	{ for _ in $(seq 600); do grep -q listening "$dir/serial" && break; sleep 0.1; done; printf 'first line\nsecond\n'; } |
+		"$gnomon" run "${guest[@]}" --append "$append gnomon.root=/dev/vda" --disk "$dir/a" --virtio-console - \
+		--limit-insns 60G >"$dir/serial" 2>"$dir/err" || { cat "$dir/err" "$dir/serial" >&2; fail "run failed"; }
+	done_ok
+	grep -q '^had first line and second' <(tr -d '\r' <"$dir/serial") || { cat "$dir/serial" >&2; fail "the guest has not read what was typed"; }
 	;;
 small)
 	"$gnomon" compare --mmu native,shadow,ept "${guest[@]}" --append "$append gnomon.work=rng:16,balloon:40" --rng --balloon 64 \

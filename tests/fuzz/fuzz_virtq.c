@@ -102,6 +102,8 @@ static void wire_close(struct net_backend *n) { (void)n; }
 static const struct net_backend_ops wire_ops = {.send = wire_send, .receive = wire_receive, .wait_for = wire_wait_for,
 						.work = wire_work, .is_up = wire_is_up, .close = wire_close};
 
+static const uint8_t typed[VIRTIO_CONSOLE_INPUT]; /* waits for buffers */
+
 static void console_output(void *ctx, const uint8_t *data, size_t bytes)
 {
 	for (size_t i = 0; i < bytes; i++)
@@ -129,6 +131,7 @@ static void make(struct world *w, const char *path)
 	virtio_rng_init(&w->rng, &w->r.dma, 1, false);
 	virtio_balloon_init(&w->balloon, &w->r.dma, 16);
 	virtio_console_init(&w->console, &w->r.dma, console_output, w);
+	virtio_console_put_input(&w->console, typed, sizeof(typed), 0);
 	w->v[0] = &w->blk.virtio;
 	w->v[1] = &w->net.virtio;
 	w->v[2] = &w->rng.virtio;

@@ -122,8 +122,17 @@ static void console(void **state)
 	request(1, DATA, 9000, 0);
 	assert_int_equal(text_bytes, 9005);
 	assert_int_equal(rig_used_idx(&r, &ring[1]), 2);
-	request(0, DATA, 100, RIG_WRITE); /* input that never comes */
+	request(0, DATA, 3, RIG_WRITE); /* waits for input */
 	assert_int_equal(rig_used_idx(&r, &ring[0]), 0);
+	assert_int_equal(virtio_console_put_input(&c, (const uint8_t *)"typed", 5, r.now), 5);
+	rig_run(&r, 5);
+	assert_int_equal(rig_used_idx(&r, &ring[0]), 1);
+	assert_memory_equal(rig_at(&r, DATA), "typ", 3);
+	request(0, DATA, 100, RIG_WRITE); /* the rest waits for a buffer */
+	assert_int_equal(rig_used_idx(&r, &ring[0]), 2);
+	assert_memory_equal(rig_at(&r, DATA), "ed", 2);
+	for (unsigned left = VIRTIO_CONSOLE_INPUT, i = 0; i < 2; i++, left = 0)
+		assert_int_equal(virtio_console_put_input(&c, (const uint8_t *)text, VIRTIO_CONSOLE_INPUT, r.now), left);
 	for (unsigned i = 0; i < 3; i++)
 		rig_desc(&r, ring[1].desc, i, RIG_RAM_BASE, RIG_RAM_BYTES, i < 2 ? RIG_NEXT : 0, (uint16_t)(i + 1));
 	rig_offer(&r, &ring[1], 0);
