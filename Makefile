@@ -16,21 +16,28 @@ MEMORY ?= 256M
 APPEND ?= console=ttyS0 panic=-1 cryptomgr.notests
 ARGS   ?=
 
+# Meson's own output goes to a file, and is shown if it fails.
+comma := ,
+configure = echo "  SETUP   $(1)" && mkdir -p $(1) && \
+	{ meson setup $(1) $(2) >$(1)/setup.log 2>&1 || { cat $(1)/setup.log >&2; exit 1; }; }
+# A line for each file only where it takes the place of the one before.
+NINJA = ninja $$([ -t 1 ] || echo --quiet)
+
 .PHONY: all run shell debian test bench guest guest-generic rootfs sanitize debug clean distclean help FORCE
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/build.ninja
-	@ninja -C $(BUILD) src/cli/gnomon
+	@$(NINJA) -C $(BUILD) src/cli/gnomon
 	@ln -sfn src/cli/gnomon $(BUILD)/gnomon
 
 $(BUILD)/build.ninja:
 	@scripts/setup.sh --check build
-	@meson setup $(BUILD)
+	@$(call configure,$(BUILD),)
 
 # ASan and UBSan, with the backends' audits compiled for debugging.
 $(ASAN)/build.ninja:
 	@scripts/setup.sh --check build test
-	@meson setup $(ASAN) --buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false -Dtests=enabled
+	@$(call configure,$(ASAN),--buildtype=debugoptimized -Db_sanitize=address$(comma)undefined -Db_lundef=false -Dtests=enabled)
 
 sanitize debug: $(ASAN)/build.ninja
 	@ninja -C $(ASAN)

@@ -8,7 +8,7 @@
  * the first is COUNT turns and nothing else. "marked" puts a letter out between any
  * two steps instead, and the host counts from letter to letter.
  */
-#include "guest.h"
+#include "measure.h"
 
 enum { SLOT = 0x50, PRESENT = 5, ABSENT = 7, SERIAL = 0x3f8 };
 
@@ -116,17 +116,6 @@ static const struct { const char *name; void (*run)(u64 n); } ops[] = {
 	{ "op=pteunchanged", op_pteunchanged }, { "op=pteflush", op_pteflush },
 	{ "op=cr3load", op_cr3load }, { "op=marked", op_marked },
 };
-
-static void measure(void (*op)(u64 n), u64 n)
-{
-	op(n);
-	print("LAB-0\n");
-	op(n);
-	print("LAB-1\n");
-	op(2 * n);
-	print("LAB-2\n");
-	exit_machine(0);
-}
 
 int main(void)
 {

@@ -14,7 +14,7 @@
  *
  * Source of all that concerns the ring: Virtual I/O Device (VIRTIO) Version 1.2.
  */
-#include "guest.h"
+#include "measure.h"
 
 enum { PORT = 0xe0, DEVICE = 0xff000000, RING = 32 << 20, SIZE = 16, BYTES = 64, LINE = 64 };
 enum { PCI_ADDRESS = 0xcf8, PCI_DATA = 0xcfc, RNG_ID = 0x10441af4 };
@@ -199,17 +199,6 @@ static const struct { const char *name; void (*run)(u64 n); bool ring, event_idx
 	{ "op=single", op_single, true, false }, { "op=batch", op_batch, true, false },
 	{ "op=stream", stream, true, false }, { "op=event", stream, true, true },
 };
-
-static void measure(void (*op)(u64 n), u64 n)
-{
-	op(n);
-	print("LAB-0\n");
-	op(n);
-	print("LAB-1\n");
-	op(2 * n);
-	print("LAB-2\n");
-	exit_machine(0);
-}
 
 int main(void)
 {

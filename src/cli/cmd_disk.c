@@ -172,16 +172,21 @@ static int show_progress(void *ctx, uint64_t done, uint64_t total)
 
 /* ---- create, branch, resize ---- */
 
+/* The size that follows the file's name. */
+static int size_argument(const char *text, uint64_t *bytes, struct error *err)
+{
+	return parse_size("SIZE", text, bytes, err) ?
+	       error_set(err, -EINVAL, "'%s': a size is a number with K, M, G or T (M if there is none)", text) : 0;
+}
+
 static int create(struct disk_command *c)
 {
 	struct disk_create_options o = {.format = c->format, .cluster_bytes = c->cluster_bytes,
 					.refcount_bits = (unsigned)c->refcount_bits};
 	struct error err = {0};
 
-	if (parse_size("SIZE", c->arg[1], &o.bytes, &err)) {
-		error_set(&err, -EINVAL, "'%s': a size is a number with K, M or G (M if there is none)", c->arg[1]);
+	if (size_argument(c->arg[1], &o.bytes, &err))
 		return fail(&err);
-	}
 	return disk_create(c->arg[0], &o, &err) ? fail(&err) : CLI_OK;
 }
 
@@ -199,10 +204,8 @@ static int resize(struct disk_command *c)
 	uint64_t bytes;
 	int ret;
 
-	if (parse_size("SIZE", c->arg[1], &bytes, &err)) {
-		error_set(&err, -EINVAL, "'%s': a size is a number with K, M or G (M if there is none)", c->arg[1]);
+	if (size_argument(c->arg[1], &bytes, &err))
 		return fail(&err);
-	}
 	if (disk_open(&d, c->arg[0], NULL, &err))
 		return fail(&err);
 	ret = disk_resize(d, bytes, &err);

@@ -131,7 +131,7 @@ int parse_size(const char *name, const char *text, uint64_t *bytes, struct error
 	uint64_t v;
 
 	if (parse_number(text, "KMGT", 1024, 1024 * 1024, &v))
-		return error_set(err, -EINVAL, "--%s '%s': a size is a number with K, M or G (M if there is none)",
+		return error_set(err, -EINVAL, "--%s '%s': a size is a number with K, M, G or T (M if there is none)",
 				 name, text);
 	*bytes = v;
 	return 0;

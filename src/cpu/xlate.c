@@ -338,7 +338,7 @@ static uint8_t *emit_fetch_other(struct cpu *cpu, struct translator *x, unsigned
 }
 
 /*
- * The page of linear address S1, which RIP's slot has too, becomes the one executed from last: as next_block() and
+ * The page of linear address S1, which RIP's slot has too, becomes the one executed from last: as locate() and
  * code_page() in run.c do it, nothing is asked within the page executed from last, else it must be a hit in the L1
  * instruction TLB, which is told so. Anything else is left to them.
  */

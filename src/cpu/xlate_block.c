@@ -901,7 +901,7 @@ static void emit_edge(struct tr *t, int64_t delta, uint8_t *jump)
 	e->recipe = t->recipe;
 }
 
-/* Within the page. Flags that only the host has would be lost when the budget is looked at. */
+/* Within the page. Flags that only the host has would be lost when the limit is looked at. */
 static void emit_goto_near(struct tr *t, int64_t delta)
 {
 	if (!t->recipe.n)
@@ -1161,7 +1161,7 @@ static void emit_edge_to_page(struct tr *t, struct edge *e)
 	emit_leave_through(t, &e->link);
 }
 
-/* The block it goes to gets the flags in memory, or has no use for them and is entered behind its own look at the budget. */
+/* The block it goes to gets the flags in memory, or has no use for them and is entered behind its own look at the limit. */
 static void emit_edge_ways(struct tr *t, struct edge *e)
 {
 	struct xlink *l = &e->link;

@@ -161,7 +161,7 @@ struct tlb_array {
 	uint8_t pages;           /* page sizes it may hold (HW_4K | ...); each is indexed by its own page number */
 	uint8_t holds;           /* those that it has ever held: others need not be looked for */
 	/* Entries that are but a piece of a page of the guest (smaller EPT pages, 4 MiB pages): how many, by tlb_piece_slot(). */
-	uint16_t pieces[TLB_PIECE_SLOTS];
+	uint32_t pieces[TLB_PIECE_SLOTS];
 	/* First level, where pages larger than 4 KiB may be: the fast slots that each entry may stand in. */
 	uint64_t (*slots)[FAST_WORDS]; /* [sets * ways] */
 };

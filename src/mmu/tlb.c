@@ -143,7 +143,7 @@ static uint32_t victim_way(const struct tlb_entry *set, uint32_t ways)
 static void count_piece(struct tlb_array *a, const struct tlb_entry *e, int by)
 {
 	if (e->tag != TLB_INVALID && e->shift < e->guest_shift)
-		a->pieces[tlb_piece_slot(e->tag << e->shift, e->guest_shift)] += (uint16_t)by;
+		a->pieces[tlb_piece_slot(e->tag << e->shift, e->guest_shift)] += (uint32_t)by;
 }
 
 bool tlb_may_hold_pieces(const struct tlb_array *a, uint64_t lin)

@@ -33,13 +33,13 @@ boot() { # work, options
 
 # A disk with a root file system that executes commands and powers off.
 small_root() {
-	mkdir -p "$dir/root"/{bin,dev,proc,sys,sbin,etc}
-	cp "$(command -v busybox)" "$dir/root/bin/busybox" || fail "no busybox"
-	ln -s busybox "$dir/root/bin/sh"
-	printf '#!/bin/sh\nPATH=/bin\n%s\nbusybox poweroff -f\n' "$1" >"$dir/root/sbin/init"
-	chmod +x "$dir/root/sbin/init"
+	mkdir -p "$dir/tree"/{bin,dev,proc,sys,sbin,etc}
+	cp "$(command -v busybox)" "$dir/tree/bin/busybox" || fail "no busybox"
+	ln -s busybox "$dir/tree/bin/sh"
+	printf '#!/bin/sh\nPATH=/bin\n%s\nbusybox poweroff -f\n' "$1" >"$dir/tree/sbin/init"
+	chmod +x "$dir/tree/sbin/init"
 	new_disk "$dir/a" 32M
-	mkfs.ext4 -q -F -d "$dir/root" "$dir/a" || fail "mkfs.ext4"
+	mkfs.ext4 -q -F -d "$dir/tree" "$dir/a" || fail "mkfs.ext4"
 }
 
 done_ok() { grep -q '^GNOMON-DONE ok' "$dir/serial" || { tail -n 20 "$dir/serial" "$dir/err" >&2; fail "the guest did not finish its work: $*"; }; }

@@ -61,15 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 #ifndef FUZZ_WITH_LIBFUZZER
 
-static uint64_t random_state = 1;
-
-static unsigned pick(unsigned below)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return (unsigned)(random_state >> 33) % below;
-}
+#include "pick.h"
 
 #define TEXT_BYTES 2048
 

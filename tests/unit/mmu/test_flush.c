@@ -9,6 +9,8 @@
  */
 #include "rig.h"
 
+#include "mmu/tlb.h"
+
 #define TO RIG_TABLES
 /* Addresses in 2 MiB of their own, two of them mapped as global. */
 #define X  0x40200000ull
@@ -101,7 +103,7 @@ static void reset(struct bed *b) { mmu_flush_everything(&b->r.mmu); }
 /* A root is the address alone: memory type, length and flags in EPTP are no part of the tag. */
 static void invept1_a_other_bits(struct bed *b) { mmu_flush_ept(&b->r.mmu, b->a ^ EPTP_AD ^ EPT_MT_WB, false); }
 /* The fast lookup is the host's business: nothing of the model goes with it. */
-static void fast_flush(struct bed *b) { mmu_fast_flush(&b->r.mmu); }
+static void flush_fast(struct bed *b) { mmu_fast_flush(&b->r.mmu); }
 
 /* Linear and combined mappings of VPID 1: with PCID 1, and with any. */
 #define V1_P1_AT_X (BIT(V1_P1_A_X) | BIT(V1_P1_B_X) | BIT(V1_P1_L_X)) /* "for combined mappings, all EP4TAs" */
@@ -136,7 +138,7 @@ static const struct flush_case tlb_cases[] = {
 	{"INVEPT 1, other bits", invept1_a_other_bits, EVERY & ~(OF_B | LINEAR)},
 	{"INVEPT 2", invept2, EVERY & ~LINEAR},
 	{"RESET", reset, EVERY},
-	{"fast lookups", fast_flush, 0},
+	{"fast lookups", flush_fast, 0},
 };
 
 /* Fills, flushes, and asks for each translation how many references it takes. @cold: from how many on it has gone. */
@@ -210,7 +212,7 @@ static const struct flush_case structure_cases[] = {
 	{"INVEPT 1, another root", invept1_b, OF_B},
 	{"INVEPT 2", invept2, EVERY & ~LINEAR},
 	{"RESET", reset, EVERY},
-	{"fast lookups", fast_flush, 0},
+	{"fast lookups", flush_fast, 0},
 };
 
 static void split_guest(void **state)
@@ -485,6 +487,31 @@ static void counted(void **state)
 	rig_end(&b.r);
 }
 
+/* As many pieces of one page as a TLB can hold: they are still known to be there, and forgotten when they have gone. */
+static void all_pieces_of_one_page(void **state)
+{
+	const struct hw_tlb hw = {.arrays = 1, .array = {{HW_ENTRIES_MAX, 1, HW_4K}}};
+	struct tlb_entry page = {.shift = 30, .guest_shift = 30};
+	struct hw roomy = rig_hw();
+	struct tlb tlb;
+	struct rig r;
+
+	(void)state;
+	rig_roomy(&roomy);
+	rig_begin(&r, &roomy);
+	assert_int_equal(tlb_init(&tlb, &hw, false), 0);
+	for (uint64_t i = 0; i < HW_ENTRIES_MAX; i++) {
+		tlb_insert(&r.mmu, NULL, &tlb.array[0], &page, 1ull << 30 | i << 12, 0);
+		assert_true(tlb_may_hold_pieces(&tlb.array[0], 1ull << 30));
+	}
+	assert_false(tlb_may_hold_pieces(&tlb.array[0], 2ull << 30));
+	for (uint32_t i = 0; i < HW_ENTRIES_MAX; i++)
+		tlb_drop(NULL, &tlb.array[0], &tlb.array[0].entry[i]);
+	assert_false(tlb_may_hold_pieces(&tlb.array[0], 1ull << 30));
+	tlb_destroy(&tlb);
+	rig_end(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -497,6 +524,7 @@ int main(void)
 		cmocka_unit_test(large_pages_in_pieces),
 		cmocka_unit_test(whole_and_pieces),
 		cmocka_unit_test(global_large_pages),
+		cmocka_unit_test(all_pieces_of_one_page),
 		cmocka_unit_test(globals_need_pge),
 		cmocka_unit_test(page_faults),
 		cmocka_unit_test(ept_violations),
