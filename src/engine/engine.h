@@ -81,6 +81,43 @@ int engine_dma_write(struct engine_vm *vm, gpa_t a, const void *buf, uint64_t by
 int engine_dma_release(struct engine_vm *vm, gpa_t a, uint64_t bytes);
 
 /*
+ * Guest RAM as a sequence of pages, numbered in the order of their addresses, the hole between two ranges left out.
+ * Bitmaps of pages are words of 64: page n is bit n % 64 of word n / 64.
+ */
+uint64_t engine_pages(const struct engine_vm *vm);                    /* how many: those of both ranges */
+gpa_t engine_page_gpa(const struct engine_vm *vm, uint64_t page);     /* @page: below engine_pages() */
+uint64_t engine_page_of(const struct engine_vm *vm, gpa_t a);         /* UINT64_MAX: no RAM */
+
+/*
+ * Which pages does the guest write? A tracker is armed, tells from time to time, is disarmed; all between runs. The
+ * guest cannot notice, but for what more flushes of TLBs show to a guest that omits its own.
+ */
+enum engine_dirty {
+	ENGINE_DIRTY_WP,      /* pages are write-protected, and the first write to each exits */
+	ENGINE_DIRTY_PRESENT, /* ... are not present, and the first access exits */
+	ENGINE_DIRTY_AD,      /* accessed and dirty flags of the tables that the hardware walks are looked through */
+	ENGINE_DIRTY_PML,     /* page-modification logging */
+	ENGINE_DIRTY_COUNT,
+};
+extern const char *const engine_dirty_name[ENGINE_DIRTY_COUNT]; /* "wp", "present", "ad", "pml" */
+/* Has the scheme such a tracker? The bare machine has none. */
+bool engine_dirty_possible(enum engine_mmu mmu, enum engine_dirty how);
+/* From here on writes are found out about. -EINVAL: not possible, or one is armed already; -ENOMEM. */
+int engine_dirty_arm(struct engine_vm *vm, enum engine_dirty how, struct error *err);
+/*
+ * Adds to @bitmap the pages that were written since engine_dirty_arm() or the last call, by the processor, the
+ * hypervisor, devices or the VM's owner, and goes on. -EINVAL: no tracker is armed.
+ */
+int engine_dirty_collect(struct engine_vm *vm, uint64_t *bitmap);
+/*
+ * Likewise the pages that the processor or the hypervisor accessed. -EINVAL also if the tracker does not know
+ * (it must be "present" or "ad").
+ */
+int engine_accessed_collect(struct engine_vm *vm, uint64_t *bitmap);
+/* Nothing if none is armed. */
+void engine_dirty_disarm(struct engine_vm *vm);
+
+/*
  * Somebody who is told of every access to one page of guest RAM, in their order: the processor's data accesses and the
  * devices' (not walks of page tables, fetches of code, or what a hypervisor's emulator does). Changes nothing in the
  * guest.

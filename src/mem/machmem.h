@@ -24,6 +24,40 @@ struct machmem_range {
 	uint64_t bytes; /* page multiple */
 };
 
+/*
+ * The pages of ascending ranges, numbered in the order of their addresses, what lies between the ranges left out.
+ * Also of ranges of guest-physical RAM.
+ */
+static inline uint64_t machmem_pages(const struct machmem_range *range, unsigned ranges)
+{
+	uint64_t pages = 0;
+
+	for (unsigned i = 0; i < ranges; i++)
+		pages += range[i].bytes >> PAGE_SHIFT;
+	return pages;
+}
+
+/* Number of the page that @a is in; UINT64_MAX: none. */
+static inline uint64_t machmem_page_of(const struct machmem_range *range, unsigned ranges, uint64_t a)
+{
+	uint64_t before = 0;
+
+	for (unsigned i = 0; i < ranges; i++) {
+		if (a - range[i].base < range[i].bytes)
+			return before + ((a - range[i].base) >> PAGE_SHIFT);
+		before += range[i].bytes >> PAGE_SHIFT;
+	}
+	return UINT64_MAX;
+}
+
+/* Address of page number @page, which there is. */
+static inline uint64_t machmem_page_at(const struct machmem_range *range, uint64_t page)
+{
+	for (; page >= range->bytes >> PAGE_SHIFT; range++)
+		page -= range->bytes >> PAGE_SHIFT;
+	return range->base + (page << PAGE_SHIFT);
+}
+
 struct machmem {
 	uint8_t *host;      /* host address of hpa 0; only RAM ranges are accessible */
 	uint64_t span;      /* bytes of address space from 0 to the end of the last range */

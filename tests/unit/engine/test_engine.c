@@ -276,11 +276,39 @@ static void test_ram_layout(void **state)
 	assert_int_equal(r[1].bytes, SIZE_1G);
 }
 
+/* Pages are numbered without the hole. */
+static void test_pages(void **state)
+{
+	struct engine_config cfg = {.mmu = ENGINE_NATIVE, .memory = 5ull << 30};
+	struct engine_vm *vm;
+	struct error err = {0};
+	const uint64_t below = (3ull << 30) >> PAGE_SHIFT;
+
+	(void)state;
+	cpu_config_default(&cfg.cpu);
+	assert_int_equal(engine_create(&vm, &cfg, &err), 0);
+	assert_int_equal(engine_pages(vm), (5ull << 30) >> PAGE_SHIFT);
+	assert_int_equal(engine_page_gpa(vm, 0).v, 0);
+	assert_int_equal(engine_page_gpa(vm, below - 1).v, (3ull << 30) - PAGE_SIZE);
+	assert_int_equal(engine_page_gpa(vm, below).v, 4ull << 30);
+	assert_int_equal(engine_page_gpa(vm, engine_pages(vm) - 1).v, (6ull << 30) - PAGE_SIZE);
+	assert_int_equal(engine_page_of(vm, gpa(0xfff)), 0);
+	assert_int_equal(engine_page_of(vm, gpa((3ull << 30) - 1)), below - 1);
+	assert_int_equal(engine_page_of(vm, gpa(3ull << 30)), UINT64_MAX);
+	assert_int_equal(engine_page_of(vm, gpa((4ull << 30) - 1)), UINT64_MAX);
+	assert_int_equal(engine_page_of(vm, gpa(4ull << 30)), below);
+	assert_int_equal(engine_page_of(vm, gpa((6ull << 30) - 1)), engine_pages(vm) - 1);
+	assert_int_equal(engine_page_of(vm, gpa(6ull << 30)), UINT64_MAX);
+	assert_int_equal(engine_page_of(vm, gpa(~0ull)), UINT64_MAX);
+	engine_destroy(vm);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_same_everywhere), cmocka_unit_test(test_triple_fault),
 		cmocka_unit_test(test_memory), cmocka_unit_test(test_bad_config), cmocka_unit_test(test_ram_layout),
+		cmocka_unit_test(test_pages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
