@@ -118,6 +118,31 @@ int engine_accessed_collect(struct engine_vm *vm, uint64_t *bitmap);
 void engine_dirty_disarm(struct engine_vm *vm);
 
 /*
+ * Memory that is not there yet: the contents of some pages are elsewhere, in a file or at another host, and are brought
+ * when the page is first looked at, by whomever. Pages have the numbers of engine_page_gpa().
+ */
+struct engine_source {
+	/*
+	 * Fills @data with the contents of @page, waiting for them if need be; 0, or not 0 if they cannot be had: then the
+	 * guest executes nothing further, and engine_run() ends with ENGINE_EXIT_FAIL. From any thread, several at once.
+	 */
+	int (*fetch)(void *ctx, uint64_t page, uint8_t data[PAGE_SIZE]);
+	void *ctx;
+};
+/*
+ * Before the first run, once.
+ * @absent: a bit a page; all of them were never touched. What the guest has beyond them is zeros. Not kept.
+ * -ENOMEM; -EEXIST: a page was touched; of userfaultfd(2), which the bare machine needs: -ENOSYS, -EPERM.
+ */
+int engine_set_source(struct engine_vm *vm, const struct engine_source *source, const uint64_t *absent,
+		      struct error *err);
+/*
+ * A copy of a page of guest RAM, from any thread, also while the VM runs: then what is being written may be torn.
+ * 1; 0: it was never touched, is zeros, and @data was left alone; -EIO: its contents cannot be had.
+ */
+int engine_page_read(struct engine_vm *vm, uint64_t page, uint8_t data[PAGE_SIZE]);
+
+/*
  * Somebody who is told of every access to one page of guest RAM, in their order: the processor's data accesses and the
  * devices' (not walks of page tables, fetches of code, or what a hypervisor's emulator does). Changes nothing in the
  * guest.

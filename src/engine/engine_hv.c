@@ -12,11 +12,38 @@ static void hv_engine_destroy(struct engine_vm *vm) { hv_destroy(vm->hv); }
 
 static uint8_t *hv_engine_page(struct engine_vm *vm, uint64_t gfn_no, bool touch)
 {
-	mfn_t m;
-
-	if (!touch && p2m_peek(vm->hv, gfn(gfn_no), &m, NULL))
+	if (!touch && !p2m_contents(vm->hv, gfn(gfn_no)))
 		return NULL;
 	return p2m_ptr(vm->hv, gfn_no << PAGE_SHIFT);
+}
+
+static const uint8_t *hv_engine_look(const struct engine_vm *vm, uint64_t gfn_no, bool *absent)
+{
+	return p2m_look(vm->hv, gfn(gfn_no), absent);
+}
+
+static int fetch(void *ctx, gfn_t g, void *page)
+{
+	struct engine_vm *vm = ctx;
+
+	return vm->source.fetch(vm->source.ctx, engine_page_of(vm, gpa(g.v << PAGE_SHIFT)), page);
+}
+
+static int hv_engine_set_source(struct engine_vm *vm, const uint64_t *absent, struct error *err)
+{
+	const struct p2m_source source = {.fetch = fetch, .ctx = vm};
+
+	p2m_set_source(vm->hv, &source);
+	for (uint64_t i = 0; i < (engine_pages(vm) + 63) / 64; i++) {
+		for (uint64_t left = absent[i]; left; left &= left - 1) {
+			uint64_t page = i * 64 + (unsigned)__builtin_ctzll(left);
+			int r = p2m_set_absent(vm->hv, gfn(engine_page_gpa(vm, page).v >> PAGE_SHIFT));
+
+			if (r)
+				return error_set(err, r, "memory page %llu is there already", (unsigned long long)page);
+		}
+	}
+	return 0;
 }
 
 static void hv_engine_wrote(struct engine_vm *vm, uint64_t a, unsigned bytes) { hv_ram_written(vm->hv, a, bytes); }
@@ -90,6 +117,8 @@ const struct engine_ops engine_hv_ops = {
 	.create = hv_engine_create,
 	.destroy = hv_engine_destroy,
 	.page = hv_engine_page,
+	.look = hv_engine_look,
+	.set_source = hv_engine_set_source,
 	.wrote = hv_engine_wrote,
 	.get_regs = hv_engine_get_regs,
 	.set_regs = hv_engine_set_regs,

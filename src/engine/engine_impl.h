@@ -34,6 +34,9 @@ struct engine_vm {
 	/* native */
 	struct machmem mem;          /* the machine's memory and the guest's */
 	const struct engine_watch *watch; /* NULL: nobody watches */
+	struct engine_source source; /* hypervisor; fetch is NULL: all memory is there */
+	struct lazy_memory *lazy;    /* native: NULL likewise */
+	bool lost;                   /* native: contents could not be had, see engine_source.fetch */
 	uint64_t skipped;            /* ns of idle time: virtual time is cpu->insns + skipped */
 	bool bus_pending;            /* the last exit was a device access, not yet told to the processor */
 };
@@ -44,6 +47,11 @@ struct engine_ops {
 	void (*destroy)(struct engine_vm *vm);
 	/* Host address of one page of guest RAM; NULL if it was never touched and @touch is not set, or -ENOMEM. */
 	uint8_t *(*page)(struct engine_vm *vm, uint64_t gfn, bool touch);
+	/*
+	 * Its contents, from any thread; NULL: it was never touched, or with *absent set the source has them.
+	 */
+	const uint8_t *(*look)(const struct engine_vm *vm, uint64_t gfn, bool *absent);
+	int (*set_source)(struct engine_vm *vm, const uint64_t *absent, struct error *err);
 	/* The page is about to be / was written from outside. */
 	void (*wrote)(struct engine_vm *vm, uint64_t gpa, unsigned bytes);
 	void (*get_regs)(struct engine_vm *vm, struct engine_regs *r);
@@ -71,6 +79,12 @@ extern const struct engine_ops engine_native_ops, engine_hv_ops;
  * them: whatever follows guest memory from outside hangs on here.
  */
 void engine_written(struct engine_vm *vm, uint64_t gpa, unsigned bytes);
+
+/* ---- the bare machine's absent memory (engine_lazy.c) ---- */
+int lazy_create(struct engine_vm *vm, const uint64_t *absent, struct error *err); /* sets vm->lazy */
+void lazy_destroy(struct lazy_memory *l);
+/* The page is to be zeros if it is absent still. @l: NULL is fine */
+void lazy_forget(struct lazy_memory *l, uint64_t page);
 
 /* -EINVAL: bad size or scheme. */
 int engine_config_check(const struct engine_config *cfg, struct error *err);

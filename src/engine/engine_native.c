@@ -29,6 +29,7 @@ static int native_create(struct engine_vm *vm, struct error *err)
 
 static void native_destroy(struct engine_vm *vm)
 {
+	lazy_destroy(vm->lazy);
 	cpu_destroy(vm->cpu);
 	machmem_destroy(&vm->mem);
 }
@@ -37,6 +38,17 @@ static uint8_t *native_page(struct engine_vm *vm, uint64_t gfn_no, bool touch)
 {
 	(void)touch; /* reading a page the host never gave out maps its shared zero page */
 	return machmem_ptr(&vm->mem, hpa(gfn_no << PAGE_SHIFT));
+}
+
+static const uint8_t *native_look(const struct engine_vm *vm, uint64_t gfn_no, bool *absent)
+{
+	(void)absent; /* who touches it waits for it */
+	return machmem_ptr(&vm->mem, hpa(gfn_no << PAGE_SHIFT));
+}
+
+static int native_set_source(struct engine_vm *vm, const uint64_t *absent, struct error *err)
+{
+	return lazy_create(vm, absent, err);
 }
 
 static void native_wrote(struct engine_vm *vm, uint64_t a, unsigned bytes)
@@ -150,6 +162,16 @@ static bool exit_from_status(struct engine_vm *vm, struct engine_run *run, enum 
 	return false;
 }
 
+/* What the guest did with zeros instead of its memory leads nowhere. */
+static bool fail_if_lost(const struct engine_vm *vm, struct engine_run *run)
+{
+	if (likely(!__atomic_load_n(&vm->lost, __ATOMIC_ACQUIRE)))
+		return false;
+	run->exit = ENGINE_EXIT_FAIL;
+	snprintf(run->fail.text, sizeof(run->fail.text), "contents of the guest's memory could not be had");
+	return true;
+}
+
 static void native_run(struct engine_vm *vm, struct engine_run *run)
 {
 	struct cpu *c = vm->cpu;
@@ -161,13 +183,13 @@ static void native_run(struct engine_vm *vm, struct engine_run *run)
 		uint64_t left;
 		enum cpu_run_status status;
 
-		if (give_eoi(vm, run) || limit_reached(vm, run))
+		if (fail_if_lost(vm, run) || give_eoi(vm, run) || limit_reached(vm, run))
 			return;
 		left = min_u64(run->deadline_ns - min_u64(native_now(vm), run->deadline_ns),
 			       run->insn_limit - min_u64(native_insns(vm), run->insn_limit));
 		left = min_u64(left, INT64_MAX - 1);
 		status = cpu_run(c, cpu_tsc(c) + left);
-		if (exit_from_status(vm, run, status))
+		if (fail_if_lost(vm, run) || exit_from_status(vm, run, status))
 			return;
 	}
 }
@@ -208,6 +230,8 @@ const struct engine_ops engine_native_ops = {
 	.create = native_create,
 	.destroy = native_destroy,
 	.page = native_page,
+	.look = native_look,
+	.set_source = native_set_source,
 	.wrote = native_wrote,
 	.get_regs = native_get_regs,
 	.set_regs = native_set_regs,

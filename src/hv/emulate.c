@@ -41,7 +41,7 @@ static enum xlate_event translate(void *ctx, struct cpu *cpu, uint64_t lin, enum
 	*a = w.gpa;
 	r = p2m_get(vm, gfn(w.gpa >> PAGE_SHIFT), &m, NULL);
 	*is_ram = r == 0;
-	if (r == -ENOMEM) {
+	if (r && r != -EFAULT) {
 		hv_fail(vm, "no machine memory for guest-physical %llx", (unsigned long long)w.gpa);
 		out->gpa = gpa(w.gpa);
 		return XLATE_EPT_VIOLATION;

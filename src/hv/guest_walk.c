@@ -26,11 +26,7 @@ struct walking {
 /* Guest RAM for a table entry; NULL if no frame stands behind it. */
 static uint8_t *entry_ptr(struct hv_vm *vm, uint64_t a)
 {
-	mfn_t m;
-
-	if (p2m_peek(vm, gfn(a >> PAGE_SHIFT), &m, NULL))
-		return NULL;
-	return machmem_ptr(vm->mem, hpa(m.v << PAGE_SHIFT | (a & ~PAGE_MASK)));
+	return p2m_contents(vm, gfn(a >> PAGE_SHIFT)) ? p2m_ptr(vm, a) : NULL;
 }
 
 static uint64_t load_entry(const struct walking *k, uint64_t a)

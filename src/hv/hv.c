@@ -626,7 +626,9 @@ static bool step(struct hv_vm *vm, struct engine_run *run)
 		run->exit = ENGINE_EXIT_SHUTDOWN;
 		return false;
 	}
-	if (core->continuation) {
+	if (p2m_is_broken(vm)) {
+		v = HV_RESUME; /* no further: see below */
+	} else if (core->continuation) {
 		v = continue_instruction(vm);
 	} else {
 		lapic_advance(&vm->emul->lapic, hv_guest_tsc(vm));
@@ -638,6 +640,8 @@ static bool step(struct hv_vm *vm, struct engine_run *run)
 		}
 		v = core->by_emulation ? hv_emulate_guest(vm) : run_once(vm, run);
 	}
+	if (v != HV_FAIL && p2m_is_broken(vm))
+		v = hv_fail(vm, "contents of the guest's memory could not be had");
 	if (v == HV_FAIL) {
 		run->exit = ENGINE_EXIT_FAIL;
 		snprintf(run->fail.text, sizeof(run->fail.text), "%s", vm->fail_text);

@@ -156,11 +156,30 @@ bool p2m_is_ram(const struct hv_vm *vm, uint64_t gpa);
 /*
  * Machine frame of guest RAM; allocates (zeroed) if there is none yet.
  * @order: receives 0, 9 or 18: the largest naturally aligned run around gfn that is contiguous in machine memory
- * -EFAULT: no RAM there; -ENOMEM.
+ * -EFAULT: no RAM there; -ENOMEM; -EIO: its contents cannot be had.
  */
 int p2m_get(struct hv_vm *vm, gfn_t g, mfn_t *m, unsigned *order);
 /* The same without allocating: -ENOENT if there is no frame yet. */
 int p2m_peek(const struct hv_vm *vm, gfn_t g, mfn_t *m, unsigned *order);
+/*
+ * Where the contents of absent frames are. @fetch: fills @page, which is zeros; not 0: they cannot be had. Then what asked
+ * for the frame fails with -EIO, and the guest does not run again: p2m_is_broken().
+ */
+struct p2m_source {
+	int (*fetch)(void *ctx, gfn_t g, void *page);
+	void *ctx;
+};
+void p2m_set_source(struct hv_vm *vm, const struct p2m_source *source);
+bool p2m_is_broken(const struct hv_vm *vm);
+/* What is in a page of guest RAM, fetched if it is absent; NULL: zeros, and no frame, or no RAM there. */
+const void *p2m_contents(struct hv_vm *vm, gfn_t g);
+/* The frame is absent from now on. -EFAULT: no RAM there; -EEXIST: there is one already. */
+int p2m_set_absent(struct hv_vm *vm, gfn_t g);
+/*
+ * The contents of a frame as they are, from any thread, while the VM runs: NULL if it has no frame, and then whether it is
+ * absent.
+ */
+const void *p2m_look(const struct hv_vm *vm, gfn_t g, bool *absent);
 /* Host pointer to guest RAM (one page at most), NULL if it is none; allocates. */
 void *p2m_ptr(struct hv_vm *vm, uint64_t gpa);
 

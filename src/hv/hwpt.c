@@ -43,12 +43,7 @@ bool hwpt_entries_of(enum hwpt_format f, unsigned level, unsigned quadrant, unsi
 	return true;
 }
 
-const void *hwpt_guest_table(const struct hv_vm *vm, gfn_t table)
-{
-	mfn_t m;
-
-	return p2m_peek(vm, table, &m, NULL) ? NULL : machmem_ptr(vm->mem, mfn_to_hpa(m));
-}
+const void *hwpt_guest_table(struct hv_vm *vm, gfn_t table) { return p2m_contents(vm, table); }
 
 uint64_t hwpt_guest_entry(struct hv_vm *vm, gfn_t table, enum hwpt_format f, unsigned index)
 {

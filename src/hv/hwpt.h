@@ -104,7 +104,7 @@ static inline uint64_t hwpt_entry_in(const void *table, enum hwpt_format f, unsi
 }
 
 /* The guest table in @table. NULL if no frame stands behind it: then all entries are zero. */
-const void *hwpt_guest_table(const struct hv_vm *vm, gfn_t table);
+const void *hwpt_guest_table(struct hv_vm *vm, gfn_t table);
 /* Entry @index of the guest table in @table. Zero if no frame stands behind it. */
 uint64_t hwpt_guest_entry(struct hv_vm *vm, gfn_t table, enum hwpt_format f, unsigned index);
 

@@ -5,6 +5,9 @@
  * allocation happens in naturally aligned runs of 2^9 or 2^18 frames, smaller ones
  * where the run would reach past the guest's RAM or the machine has none left.
  *
+ * A frame may be absent: its contents are elsewhere (in a file, at another host) and are fetched when it is first
+ * looked at, by whomever. To all others it is a frame like any.
+ *
  * Left out: sharing, ballooning and paging out. A frame, once given, stays.
  */
 #include "hv/hv.h"
@@ -17,11 +20,14 @@
 #define P2M_VALID       0x80000000u
 #define P2M_ORDER_SHIFT 29
 #define P2M_MFN         0x1fffffffu
+#define P2M_ABSENT      1u /* the word of a frame that is not there yet, but has contents */
 static_assert(MACHMEM_SPAN_MAX >> PAGE_SHIFT <= P2M_MFN + 1ull, "every frame number fits");
 
 struct p2m {
 	uint32_t *word[2];     /* for each range of guest RAM: [ram[i].bytes >> PAGE_SHIFT] */
 	uint64_t frames;       /* allocated */
+	struct p2m_source source;
+	bool broken;           /* contents could not be had: the guest must not run on */
 };
 
 static const unsigned order_of[3] = {0, 9, 18};
@@ -90,6 +96,36 @@ static bool run_is_empty(const struct hv_vm *vm, uint64_t g, unsigned order)
 	return true;
 }
 
+void p2m_set_source(struct hv_vm *vm, const struct p2m_source *source) { vm->p2m->source = *source; }
+
+int p2m_set_absent(struct hv_vm *vm, gfn_t g)
+{
+	uint32_t *w = word_of(vm, g.v);
+
+	if (!w)
+		return -EFAULT;
+	if (*w & P2M_VALID)
+		return -EEXIST;
+	*w = P2M_ABSENT;
+	return 0;
+}
+
+/* Brings the contents of those frames of a new run that have some. */
+static int fetch_run(struct hv_vm *vm, const uint32_t *w, uint64_t g, uint64_t frames, mfn_t first)
+{
+	const struct p2m_source *s = &vm->p2m->source;
+
+	for (uint64_t i = 0; i < frames; i++) {
+		void *page = machmem_ptr(vm->mem, mfn_to_hpa(mfn(first.v + i)));
+
+		if (w[i] != P2M_ABSENT || !s->fetch(s->ctx, gfn(g + i), page))
+			continue;
+		vm->p2m->broken = true;
+		return -EIO;
+	}
+	return 0;
+}
+
 /* Allocates a run of order number @n (index of order_of) around @g. */
 static int allocate_run(struct hv_vm *vm, uint64_t g, unsigned n)
 {
@@ -106,8 +142,13 @@ static int allocate_run(struct hv_vm *vm, uint64_t g, unsigned n)
 	if (r)
 		return r;
 	w = word_of(vm, g >> order << order);
-	for (uint64_t i = 0; i < frames; i++)
-		w[i] = P2M_VALID | n << P2M_ORDER_SHIFT | (uint32_t)(first.v + i);
+	r = fetch_run(vm, w, g >> order << order, frames, first);
+	if (r) {
+		machmem_free(vm->mem, first, frames);
+		return r;
+	}
+	for (uint64_t i = 0; i < frames; i++) /* after the contents: others may look, see p2m_look() */
+		__atomic_store_n(&w[i], P2M_VALID | n << P2M_ORDER_SHIFT | (uint32_t)(first.v + i), __ATOMIC_RELEASE);
 	p->frames += frames;
 	vm->obs.tables.guest_frames = p->frames;
 	if (vm->mmu->p2m_changed)
@@ -123,10 +164,11 @@ int p2m_get(struct hv_vm *vm, gfn_t g, mfn_t *m, unsigned *order)
 		return -EFAULT;
 	if (!(*w & P2M_VALID)) {
 		unsigned n = vm->cfg.host_pages == HOST_PAGES_1G ? 2 : vm->cfg.host_pages == HOST_PAGES_2M ? 1 : 0;
+		int r;
 
-		while (allocate_run(vm, g.v, n))
-			if (n-- == 0)
-				return -ENOMEM;
+		while ((r = allocate_run(vm, g.v, n)) != 0)
+			if (r != -ENOMEM || n-- == 0)
+				return r;
 	}
 	read_word(*w, m, order);
 	return 0;
@@ -142,6 +184,24 @@ int p2m_peek(const struct hv_vm *vm, gfn_t g, mfn_t *m, unsigned *order)
 		return -ENOENT;
 	read_word(*w, m, order);
 	return 0;
+}
+
+const void *p2m_contents(struct hv_vm *vm, gfn_t g)
+{
+	const uint32_t *w = word_of(vm, g.v);
+
+	return w && *w ? p2m_ptr(vm, g.v << PAGE_SHIFT) : NULL;
+}
+
+bool p2m_is_broken(const struct hv_vm *vm) { return vm->p2m->broken; }
+
+const void *p2m_look(const struct hv_vm *vm, gfn_t g, bool *absent)
+{
+	const uint32_t *at = word_of(vm, g.v);
+	uint32_t w = at ? __atomic_load_n(at, __ATOMIC_ACQUIRE) : 0;
+
+	*absent = w == P2M_ABSENT;
+	return w & P2M_VALID ? machmem_ptr(vm->mem, mfn_to_hpa(mfn(w & P2M_MFN))) : NULL;
 }
 
 void *p2m_ptr(struct hv_vm *vm, uint64_t a)

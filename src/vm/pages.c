@@ -1,0 +1,216 @@
+#include "vm/pages.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <xxhash.h>
+#include <zstd.h>
+
+#define ENTRY_BYTES 16
+#define TABLE_BYTES(n) (8 + (size_t)(n) * ENTRY_BYTES)
+#define SECTION_BYTES (TABLE_BYTES(PAGES_BATCH) + PAGES_BATCH * PAGE_SIZE)
+
+/* ---- writing ---- */
+
+int pages_writer_init(struct pages_writer *w, struct stream_writer *stream, int compress, struct error *err)
+{
+	*w = (struct pages_writer){.stream = stream, .compress = compress};
+	/* The table is made when it is known how long it is, right before the data. */
+	w->table = malloc(SECTION_BYTES);
+	w->data = w->table ? w->table + TABLE_BYTES(PAGES_BATCH) : NULL;
+	if (compress) {
+		w->packed = malloc(ZSTD_compressBound(PAGES_BATCH * PAGE_SIZE));
+		w->zstd = ZSTD_createCCtx();
+	}
+	if (w->table && (!compress || (w->packed && w->zstd)))
+		return 0;
+	pages_writer_fini(w);
+	return error_set(err, -ENOMEM, "out of memory");
+}
+
+void pages_writer_fini(struct pages_writer *w)
+{
+	free(w->table);
+	free(w->packed);
+	ZSTD_freeCCtx(w->zstd);
+	w->table = w->packed = NULL;
+	w->zstd = NULL;
+}
+
+bool pages_is_zero(const uint8_t *data)
+{
+	const uint64_t *q = (const void *)data;
+	uint64_t any = 0;
+
+	for (unsigned i = 0; i < PAGE_SIZE / 8 && !any; i += 8)
+		any = q[i] | q[i + 1] | q[i + 2] | q[i + 3] | q[i + 4] | q[i + 5] | q[i + 6] | q[i + 7];
+	return !any;
+}
+
+/* An entry of the batch with the same contents, or NULL. */
+static int find_same(const struct pages_writer *w, uint64_t hash, const uint8_t *data)
+{
+	for (unsigned i = 0; i < w->count; i++)
+		if (w->entry[i].hash == hash && w->entry[i].kind == PAGE_RAW &&
+		    !memcmp(w->data + w->entry[i].data_at, data, PAGE_SIZE))
+			return (int)i;
+	return -1;
+}
+
+int pages_put(struct pages_writer *w, uint64_t page, const uint8_t *data, struct error *err)
+{
+	unsigned n = w->count;
+	int same;
+
+	w->entry[n].page = page;
+	w->entry[n].hash = 0;
+	w->entry[n].kind = PAGE_ZERO;
+	w->entry[n].data_at = (uint32_t)w->data_bytes;
+	if (data && !pages_is_zero(data)) {
+		w->entry[n].hash = XXH3_64bits(data, PAGE_SIZE);
+		same = find_same(w, w->entry[n].hash, data);
+		w->entry[n].kind = same < 0 ? PAGE_RAW : PAGE_SAME;
+		if (same < 0)
+			memcpy(w->data + w->data_bytes, data, PAGE_SIZE);
+		else
+			put_u64(w->data + w->data_bytes, w->entry[same].page);
+		w->data_bytes += same < 0 ? PAGE_SIZE : 8;
+	}
+	w->pages++;
+	w->zero += w->entry[n].kind == PAGE_ZERO;
+	w->same += w->entry[n].kind == PAGE_SAME;
+	return ++w->count == PAGES_BATCH ? pages_flush(w, err) : 0;
+}
+
+static uint32_t bytes_of(uint8_t kind) { return kind == PAGE_RAW ? PAGE_SIZE : kind == PAGE_SAME ? 8 : 0; }
+
+/* Puts the table right before the data. */
+static uint8_t *write_table(struct pages_writer *w)
+{
+	uint8_t *at = w->data - TABLE_BYTES(w->count), *e = at + 8;
+
+	put_u32(at, w->count);
+	put_u32(at + 4, 0);
+	for (unsigned i = 0; i < w->count; i++, e += ENTRY_BYTES) {
+		put_u64(e, w->entry[i].page);
+		put_u32(e + 8, w->entry[i].kind);
+		put_u32(e + 12, bytes_of(w->entry[i].kind));
+	}
+	return at;
+}
+
+int pages_flush(struct pages_writer *w, struct error *err)
+{
+	size_t table_bytes = TABLE_BYTES(w->count), bytes = w->data_bytes, packed;
+	const uint8_t *table;
+
+	if (!w->count)
+		return 0;
+	table = write_table(w);
+	w->count = 0;
+	w->data_bytes = 0;
+	if (!w->compress || !bytes)
+		return stream_put(w->stream, "pages", table, table_bytes + bytes, err);
+	packed = ZSTD_compressCCtx(w->zstd, w->packed, ZSTD_compressBound(bytes), w->data, bytes, w->compress);
+	if (ZSTD_isError(packed))
+		return error_set(err, -EIO, "zstd: %s", ZSTD_getErrorName(packed));
+	return stream_put2(w->stream, "pages.zstd", table, table_bytes, w->packed, packed, err);
+}
+
+/* ---- reading ---- */
+
+static int bad(const char *what, const char *why, struct error *err)
+{
+	return error_set(err, -EBADMSG, "%s: damaged section of memory pages: %s", what, why);
+}
+
+/* The page's data in the section, PAGE_SIZE bytes; an earlier entry of the section has it. */
+static const uint8_t *earlier(const struct pages *p, unsigned before, uint64_t page)
+{
+	for (unsigned i = before; i-- > 0;)
+		if (p->entry[i].page == page)
+			return p->entry[i].data;
+	return NULL;
+}
+
+/* @bytes: as the table says, so no more than a batch has */
+static int unpack(struct pages *p, const uint8_t *data, size_t packed, size_t bytes, const char *what, struct error *err)
+{
+	size_t got;
+
+	p->unpacked = malloc(bytes ? bytes : 1);
+	if (!p->unpacked)
+		return error_set(err, -ENOMEM, "%s: out of memory", what);
+	got = ZSTD_decompress(p->unpacked, bytes, data, packed);
+	return ZSTD_isError(got) || got != bytes ? bad(what, "it does not unpack", err) : 0;
+}
+
+/* Takes one entry; @data is at its bytes, of which there are @left. */
+static int parse_entry(struct pages *p, unsigned i, const uint8_t *e, const uint8_t *data, size_t left, uint64_t limit,
+		       const char *what, struct error *err)
+{
+	uint32_t kind = get_u32(e + 8), bytes = get_u32(e + 12);
+
+	p->entry[i].page = get_u64(e);
+	p->entry[i].data = NULL;
+	if (p->entry[i].page >= limit)
+		return bad(what, "a page beyond the end of memory", err);
+	if (kind > PAGE_SAME || bytes != bytes_of((uint8_t)kind) || bytes > left)
+		return bad(what, "data of a wrong length", err);
+	if (kind == PAGE_RAW)
+		p->entry[i].data = data;
+	if (kind == PAGE_SAME) {
+		p->entry[i].data = earlier(p, i, get_u64(data));
+		if (!p->entry[i].data)
+			return bad(what, "it repeats a page that is not there", err);
+	}
+	return 0;
+}
+
+/* Bytes of data that the table's entries have together. */
+static size_t data_bytes(const uint8_t *table, unsigned count)
+{
+	size_t n = 0;
+
+	for (unsigned i = 0; i < count; i++)
+		n += min_u64(get_u32(table + 8 + i * ENTRY_BYTES + 12), PAGE_SIZE);
+	return n;
+}
+
+int pages_parse(struct pages *p, const struct stream_section *section, uint64_t limit, const char *what,
+		struct error *err)
+{
+	const uint8_t *table = section->data, *data, *end;
+	unsigned count;
+	int r;
+
+	p->count = 0;
+	p->unpacked = NULL;
+	count = section->bytes < 8 ? 0 : get_u32(table);
+	if (!count || count > PAGES_BATCH || get_u32(table + 4) || section->bytes < TABLE_BYTES(count))
+		return bad(what, "a table of a wrong length", err);
+	data = table + TABLE_BYTES(count);
+	end = table + section->bytes;
+	if (section->name[5]) {
+		r = unpack(p, data, (size_t)(end - data), data_bytes(table, count), what, err);
+		if (r)
+			return r;
+		data = p->unpacked;
+		end = data + data_bytes(table, count);
+	}
+	for (unsigned i = 0; i < count; i++) {
+		const uint8_t *e = table + 8 + i * ENTRY_BYTES;
+
+		r = parse_entry(p, i, e, data, (size_t)(end - data), limit, what, err);
+		if (r)
+			return r;
+		data += get_u32(e + 12);
+	}
+	p->count = count;
+	return data == end ? 0 : bad(what, "data behind the last page", err);
+}
+
+void pages_free(struct pages *p)
+{
+	free(p->unpacked);
+	p->unpacked = NULL;
+}
