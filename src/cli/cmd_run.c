@@ -7,13 +7,13 @@
 
 #include "cli/cli.h"
 #include "cli/console.h"
+#include "cli/guest_control.h"
 #include "cli/stats.h"
 #include "cli/vm_file.h"
 #include "lab/report.h"
 #include "vm/schedule.h"
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -25,6 +25,7 @@ struct run {
 	struct console console;
 	struct report_file file;
 	struct vm *vm;
+	struct control *control; /* NULL: none */
 };
 
 /* All of one command. */
@@ -167,11 +168,14 @@ static void on_end_signal(int sig)
 			vm_interrupt(current.session->run[i].vm);
 }
 
-/* A crash must not leave a terminal in raw mode. */
+/* A crash must not leave a terminal in raw mode, or a socket that nobody listens at. */
 static void on_fatal_signal(int sig)
 {
-	for (unsigned i = 0; current.session && i < current.session->runs; i++)
+	for (unsigned i = 0; current.session && i < current.session->runs; i++) {
 		console_restore(&current.session->run[i].console);
+		if (current.session->run[i].control)
+			control_unlink(current.session->run[i].control);
+	}
 	raise(sig); /* the handler is gone (SA_RESETHAND): the signal takes its course when we return */
 }
 
@@ -247,16 +251,6 @@ static int exit_status(const struct vm_result *r)
 	return CLI_GUEST_FAILED;
 }
 
-static struct report_host measure_host(int exit_code)
-{
-	struct rusage ru;
-
-	getrusage(RUSAGE_SELF, &ru);
-	return (struct report_host){.user_seconds = (double)ru.ru_utime.tv_sec + (double)ru.ru_utime.tv_usec / 1e6,
-				    .max_rss_kib = (uint64_t)ru.ru_maxrss,
-				    .exit_code = exit_code};
-}
-
 static void say_end(const struct run *run, const struct vm_result *r, const struct report_host *host)
 {
 	fprintf(stderr, "gnomon run: %s%s%s: %s after %llu instructions, %.2f s virtual, ",
@@ -325,7 +319,7 @@ static int finish(struct run *run)
 	vm_result(run->vm, &result);
 	say_devices(run);
 	status = close_devices(run) ? CLI_HOST_FAILED : exit_status(&result);
-	host = measure_host(status);
+	host = report_measure_host(status);
 	say_end(run, &result, &host);
 	return write_report(run, &result, &host) ? CLI_HOST_FAILED : status;
 }
@@ -467,6 +461,18 @@ static void connect_guest(struct run *run)
 	vm_set_messages(run->vm, say, run);
 }
 
+static int open_controls(struct session *s, struct error *err)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; i < s->runs && ret == 0; i++) {
+		ret = guest_control_open(&s->run[i].control, &s->run[i].what, err);
+		if (s->run[i].control)
+			control_attach(s->run[i].control, s->run[i].vm);
+	}
+	return ret;
+}
+
 /* Consoles are opened last: error messages are for a terminal in its ordinary state. */
 static int run_prepared(struct session *s, struct error *err)
 {
@@ -477,7 +483,8 @@ static int run_prepared(struct session *s, struct error *err)
 		connect_guest(&s->run[i]);
 	if (i == s->runs) {
 		install_signals(s);
-		status = start_stats(s, err) ? CLI_HOST_FAILED : run_to_end(s);
+		if (open_controls(s, err) == 0)
+			status = start_stats(s, err) ? CLI_HOST_FAILED : run_to_end(s);
 	}
 	while (i > 0)
 		console_close(&s->run[--i].console);
@@ -488,6 +495,8 @@ static int run_prepared(struct session *s, struct error *err)
 
 static void clean_up(struct session *s)
 {
+	for (unsigned i = 0; i < ENGINE_VMS_MAX; i++)
+		control_destroy(s->run[i].control);
 	current.session = NULL;
 	for (unsigned i = 0; i < ENGINE_VMS_MAX; i++) {
 		report_file_abandon(&s->run[i].file);

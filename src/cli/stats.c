@@ -284,7 +284,7 @@ static void on_timer(int sig, siginfo_t *info, void *context)
 	if (info->si_code != SI_TIMER) /* somebody else's signal */
 		return;
 	for (unsigned i = 0; i < s->count; i++)
-		vm_tick(s->vm[i].vm);
+		vm_tick(s->vm[i].vm, &s->vm[i].ticker);
 }
 
 void stats_init(struct stats *s, FILE *out, uint64_t interval_ns, bool guest_on_terminal)
@@ -301,9 +301,10 @@ void stats_add(struct stats *s, struct vm *vm, const char *name, enum engine_mmu
 
 	if (s->count == ENGINE_VMS_MAX)
 		return;
-	*v = (struct stats_vm){.stats = s, .vm = vm, .name = name, .mmu = mmu};
+	*v = (struct stats_vm){.stats = s, .vm = vm, .name = name, .mmu = mmu,
+				.ticker = {.tick = look, .ctx = v}};
 	s->count++;
-	vm_set_ticker(vm, look, v);
+	vm_add_ticker(vm, &v->ticker);
 }
 
 int stats_start(struct stats *s, struct error *err)
@@ -333,5 +334,5 @@ void stats_stop(struct stats *s)
 	sigaction(STATS_SIGNAL, &ignore, NULL);
 	s->running = false;
 	for (unsigned i = 0; i < s->count; i++)
-		vm_set_ticker(s->vm[i].vm, NULL, NULL);
+		vm_remove_ticker(s->vm[i].vm, &s->vm[i].ticker);
 }

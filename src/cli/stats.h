@@ -25,6 +25,7 @@ struct stats_vm {
 	struct vm *vm;
 	const char *name;   /* NULL if it is the only one */
 	enum engine_mmu mmu;
+	struct vm_ticker ticker;
 	struct stats_sample was, now;
 };
 

@@ -32,10 +32,19 @@ static int set_serial(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int set_control(void *ctx, const char *v, struct error *err)
+{
+	if (!*v)
+		return error_set(err, -EINVAL, "--control '': a path is wanted");
+	((struct vm_description *)ctx)->control = v;
+	return 0;
+}
+
 const struct option_desc vm_options[] = {
 	{"mmu", "SCHEME", "native, brute, shadow or ept (default native)", set_mmu},
 	{"report", "FILE", "write what was counted as JSON", set_report},
 	{"serial", "FILE", "serial output to FILE, or 'none' (default: the terminal)", set_serial},
+	{"control", "PATH", "a socket at PATH to ask and command the run by (gnomon control)", set_control},
 	{0},
 };
 
@@ -291,6 +300,8 @@ static int set_paths(struct vm_file *f, struct error *err)
 	const char *serial = f->vm.serial;
 	int ret = in_directory(f, &f->vm.report, err);
 
+	if (ret == 0)
+		ret = in_directory(f, &f->vm.control, err);
 	if (ret || !serial || strcmp(serial, "none") == 0 || strcmp(serial, "stdio") == 0)
 		return ret;
 	return in_directory(f, &f->vm.serial, err);

@@ -14,6 +14,7 @@ struct vm_description {
 	const char *name;   /* NULL: none was given */
 	const char *report; /* NULL: none */
 	const char *serial; /* NULL: the default */
+	const char *control; /* path of its control socket; NULL: none */
 };
 /* Options of `run` that describe a VM besides guest_options[]; ctx: struct vm_description. */
 extern const struct option_desc vm_options[];

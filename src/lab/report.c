@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -343,6 +344,16 @@ static json_t *build_cost(const struct hw *hw, const struct obs *obs, uint64_t i
 	json_object_set_new(o, "cycles", build_cycles(&c));
 	json_object_set_new(o, "share", share);
 	return o;
+}
+
+struct report_host report_measure_host(int exit_code)
+{
+	struct rusage ru;
+
+	getrusage(RUSAGE_SELF, &ru);
+	return (struct report_host){.user_seconds = (double)ru.ru_utime.tv_sec + (double)ru.ru_utime.tv_usec / 1e6,
+				    .max_rss_kib = (uint64_t)ru.ru_maxrss,
+				    .exit_code = exit_code};
 }
 
 json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, const struct report_host *host)

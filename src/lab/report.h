@@ -17,6 +17,8 @@ struct report_host {
 	int exit_code;        /* the status the process ends with */
 };
 
+/* What the process has used so far. */
+struct report_host report_measure_host(int exit_code);
 /* A new JSON object, NULL if out of memory. */
 json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, const struct report_host *host);
 

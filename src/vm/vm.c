@@ -15,14 +15,16 @@
 #include <stdio.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #define NS_PER_SECOND 1000000000ll
 /* How often, in virtual time, input and the host's clock are looked at. */
 #define SLICE_NS ((uint64_t)2000000)
 #define LIVE_SLICE_NS ((uint64_t)200000) /* ... with a network */
 #define SHARED_WAIT_NS 50000 /* of real time, for a VM that shares its machine */
-#define LIVE_WAIT_NS 100000000 /* at most, so that a signal that came just before the wait is noticed */
+#define WAIT_MAX_NS 100000000
 /* Wake-ups without an instruction in between before a halted guest is given up. */
 #define IDLE_WAKES_MAX        10000000u
 #define IDLE_WAKES_MASKED_MAX 16u /* with IF = 0, when only an NMI could help */
@@ -41,10 +43,14 @@ struct vm {
 	struct engine_run run;
 	enum vm_end end;
 	char message[sizeof(((struct vm_result *)0)->message)];
-	volatile int interrupted;   /* set by vm_interrupt(), perhaps in a signal handler */
-	volatile int ticked;        /* likewise by vm_tick() */
-	void (*tick)(void *ctx);
-	void *tick_ctx;
+	int interrupted;            /* set by vm_interrupt(), perhaps in a signal handler or by another thread */
+	int ticked;                 /* likewise by vm_tick() */
+	int wake_fd;                /* eventfd: ends a wait, for either reason */
+	struct vm_ticker *tickers;
+	bool ticking;               /* one of them is at work */
+	bool end_told;              /* they know that it has ended */
+	bool paused;
+	bool power_button;          /* to be pressed at the next boundary at which interrupts are carried */
 	bool input_open;
 	uint8_t input[INPUT_BYTES]; /* read, but the serial port had no room yet */
 	unsigned input_count;
@@ -255,6 +261,12 @@ int vm_create_on(struct vm **out, const struct vm_config *cfg, struct engine_mac
 	vm->machine = machine;
 	vm->stop = VM_STOP_NONE;
 	vm->console_insns = UINT64_MAX;
+	vm->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (vm->wake_fd < 0) {
+		ret = error_set(err, -errno, "no eventfd: %s", strerror(errno));
+		vm_destroy(vm);
+		return ret;
+	}
 	platform_init(&vm->platform, cfg->engine.memory,
 		      cfg->clock == VM_CLOCK_WALL ? (int64_t)time(NULL) : RTC_DEFAULT_EPOCH);
 	ret = vm_boot(vm, err);
@@ -273,6 +285,8 @@ void vm_destroy(struct vm *vm)
 	vm_close_devices(vm, NULL);
 	if (vm->engine)
 		engine_destroy(vm->engine);
+	if (vm->wake_fd >= 0)
+		close(vm->wake_fd);
 	free(vm);
 }
 
@@ -298,23 +312,102 @@ void vm_set_console(struct vm *vm, struct vm_console console)
 	vm->input_open = console.input;
 }
 
+/* ---- asked from outside ---- */
+
+/* Flags that signal handlers and other threads set. */
+static void raise_flag(int *flag) { __atomic_store_n(flag, 1, __ATOMIC_RELEASE); }
+static bool flag_is_up(const int *flag) { return __atomic_load_n(flag, __ATOMIC_ACQUIRE); }
+static bool take_flag(int *flag) { return flag_is_up(flag) && __atomic_exchange_n(flag, 0, __ATOMIC_ACQUIRE); }
+
+/* Has the VM's thread look at its flags soon, whether it executes or waits. */
+static void vm_wake(struct vm *vm)
+{
+	const uint64_t one = 1;
+	int saved = errno;
+
+	engine_kick(vm->engine);
+	if (write(vm->wake_fd, &one, sizeof(one)) < 0) {
+		/* full: it is awake */
+	}
+	errno = saved;
+}
+
 void vm_interrupt(struct vm *vm)
 {
-	vm->interrupted = 1;
-	engine_kick(vm->engine);
+	raise_flag(&vm->interrupted);
+	vm_wake(vm);
 }
 
-void vm_set_ticker(struct vm *vm, void (*tick)(void *ctx), void *ctx)
+void vm_add_ticker(struct vm *vm, struct vm_ticker *t)
 {
-	vm->tick = tick;
-	vm->tick_ctx = ctx;
+	t->due = 0;
+	t->next = vm->tickers;
+	vm->tickers = t;
 }
 
-void vm_tick(struct vm *vm)
+void vm_remove_ticker(struct vm *vm, struct vm_ticker *t)
 {
-	vm->ticked = 1;
-	engine_kick(vm->engine);
+	struct vm_ticker **at = &vm->tickers;
+
+	while (*at && *at != t)
+		at = &(*at)->next;
+	if (*at)
+		*at = t->next;
 }
+
+void vm_tick(struct vm *vm, struct vm_ticker *t)
+{
+	raise_flag(&t->due);
+	raise_flag(&vm->ticked);
+	vm_wake(vm);
+}
+
+/* Calls those that are due. The flag is lowered last but one: what is asked from then on is seen or asked again. */
+static void vm_serve_tickers(struct vm *vm)
+{
+	uint64_t wakes;
+
+	if (!flag_is_up(&vm->ticked) || vm->ticking)
+		return;
+	if (read(vm->wake_fd, &wakes, sizeof(wakes)) < 0) {
+		/* nobody had to be woken */
+	}
+	take_flag(&vm->ticked);
+	vm->ticking = true;
+	for (struct vm_ticker *t = vm->tickers, *next; t; t = next) {
+		next = t->next;
+		if (take_flag(&t->due))
+			t->tick(t->ctx);
+	}
+	vm->ticking = false;
+}
+
+/* Whoever may be waiting for the VM's thread waits in vain from now on. */
+static void vm_tell_end(struct vm *vm)
+{
+	if (vm->end_told)
+		return;
+	vm->end_told = true;
+	for (struct vm_ticker *t = vm->tickers, *next; t; t = next) {
+		next = t->next;
+		if (t->ended)
+			t->ended(t->ctx);
+	}
+}
+
+void vm_pause(struct vm *vm) { vm->paused = true; }
+void vm_continue(struct vm *vm) { vm->paused = false; }
+bool vm_is_paused(const struct vm *vm) { return vm->paused; }
+
+void vm_press_power_button(struct vm *vm)
+{
+	vm->power_button = true;
+	vm->run.deadline_ns = 0; /* a stretch that was cut ends as soon as nothing is half done */
+}
+
+enum vm_end vm_why_ended(const struct vm *vm) { return vm->end; }
+const char *vm_end_message(const struct vm *vm) { return vm->message; }
+const struct vm_config *vm_get_config(const struct vm *vm) { return &vm->cfg; }
 
 uint64_t vm_insns(const struct vm *vm) { return engine_insns(vm->engine); }
 
@@ -423,7 +516,7 @@ static bool vm_poll_input(struct vm *vm, int64_t wait_ns)
 		vm->input_count = n > 0 ? (unsigned)n : 0;
 		/* A terminal that hangs up or the quit key ends the run; the end of a file does not. */
 		if (n < 0 && vm->console.live)
-			vm->interrupted = 1;
+			vm_interrupt(vm);
 	}
 	taken = vm_put_input(vm);
 	vm->input_count -= (unsigned)taken;
@@ -446,43 +539,81 @@ static bool vm_is_stuck(struct vm *vm, bool masked)
 }
 
 /*
- * Waits at most @wait_ns for what devices are connected to, or for input. A VM that shares its machine waits hardly at
- * all: the others have work.
+ * Waits at most @wait_ns for what devices are connected to, for input or for vm_tick() and vm_interrupt(). True if any
+ * of them came. A VM that shares its machine waits hardly at all for devices: the others have work.
  */
-static bool vm_wait_outside(struct vm *vm, int64_t wait_ns)
+static bool vm_wait(struct vm *vm, int64_t wait_ns)
 {
-	struct pollfd p[DEVICES_FDS_MAX + 1];
+	struct pollfd p[DEVICES_FDS_MAX + 2] = {{.fd = vm->wake_fd, .events = POLLIN}};
 	int wait_ms = (int)(wait_ns / 1000000);
-	unsigned n = devices_wait_for(vm->devices, p, DEVICES_FDS_MAX, &wait_ms);
+	unsigned n = 1 + (vm->devices ? devices_wait_for(vm->devices, p + 1, DEVICES_FDS_MAX, &wait_ms) : 0);
+	bool hardly = vm->machine && devices_are_live(vm->devices);
 	struct timespec t;
 
-	wait_ns = min_i64(min_i64(wait_ns, (wait_ms + 1) * 1000000ll), vm->machine ? SHARED_WAIT_NS : LIVE_WAIT_NS);
-	if (vm->input_open && vm->console.fd >= 0)
+	wait_ns = min_i64(min_i64(wait_ns, (wait_ms + 1) * 1000000ll), hardly ? SHARED_WAIT_NS : WAIT_MAX_NS);
+	if (vm->input_open && vm->console.fd >= 0 && !vm->input_count)
 		p[n++] = (struct pollfd){.fd = vm->console.fd, .events = POLLIN};
 	t = (struct timespec){.tv_sec = wait_ns / NS_PER_SECOND, .tv_nsec = wait_ns % NS_PER_SECOND};
 	return ppoll(p, n, &t, NULL) > 0;
 }
 
-/* Lets real time pass until virtual time @next or until something is typed; virtual time goes along. */
+/* Lets real time pass until virtual time @next or until something comes; virtual time goes along. */
 static void vm_sleep(struct vm *vm, uint64_t next)
 {
 	uint64_t now = engine_now(vm->engine);
 	int64_t from = host_ns(), passed, wait_ns = (int64_t)min_u64(next - now, (uint64_t)NS_PER_SECOND);
-	bool live = devices_are_live(vm->devices), came = live && vm_wait_outside(vm, wait_ns);
-	bool typed = vm_poll_input(vm, live ? 0 : wait_ns) || came;
+	bool unseen = vm->input_open && vm->console.fd < 0; /* the console has its own way to wait */
+	bool came = !unseen && vm_wait(vm, wait_ns);
+	bool typed = vm_poll_input(vm, unseen ? wait_ns : 0) || came;
 
-	if (!vm->input_open && !live) { /* a wait that nobody ended: the wall clock without a console */
-		const struct timespec t = {.tv_nsec = (int64_t)min_u64(next - now, SLICE_NS)};
-
-		nanosleep(&t, NULL);
-	}
 	passed = host_ns() - from;
 	/* A little late is on time: so that a wait is not followed by many tiny ones. */
 	if (!typed && (uint64_t)passed + 50000 >= next - now)
 		passed = (int64_t)(next - now);
 	engine_advance(vm->engine, min_u64(next, now + (uint64_t)passed));
-	if (live)
+	if (devices_are_live(vm->devices))
 		devices_poll(vm->devices, engine_now(vm->engine));
+}
+
+/* What is typed at a paused VM is kept for later; but the quit key works. */
+static void vm_read_ahead(struct vm *vm)
+{
+	int n = vm->console.input(vm->console.ctx, vm->input + vm->input_count, INPUT_BYTES - vm->input_count, 0);
+
+	vm->input_open = n >= 0;
+	vm->input_count += n > 0 ? (unsigned)n : 0;
+	if (n < 0)
+		vm_interrupt(vm);
+}
+
+/* One wait of a paused VM. */
+static void vm_wait_paused(struct vm *vm)
+{
+	bool typing = vm->input_open && vm->console.live && vm->console.fd >= 0 && vm->input_count < INPUT_BYTES;
+	struct pollfd p[] = {{.fd = vm->wake_fd, .events = POLLIN}, {.fd = vm->console.fd, .events = POLLIN}};
+	const struct timespec t = {.tv_nsec = vm->machine ? SHARED_WAIT_NS : WAIT_MAX_NS};
+
+	if (ppoll(p, typing ? 2 : 1, &t, NULL) > 0 && typing && p[1].revents)
+		vm_read_ahead(vm);
+}
+
+/*
+ * Does what was asked from outside, and stands still while it is paused: no time passes for the guest, and the wall
+ * clock is not made up for. A VM that shares its machine comes back paused, for the others to have their turns.
+ */
+static void vm_attend(struct vm *vm)
+{
+	int64_t from;
+
+	vm_serve_tickers(vm);
+	if (likely(!vm->paused) || vm->ticking)
+		return;
+	from = host_ns();
+	do {
+		vm_wait_paused(vm);
+		vm_serve_tickers(vm);
+	} while (vm->paused && !flag_is_up(&vm->interrupted) && !vm->machine);
+	vm->entered_ns += host_ns() - from;
 }
 
 static void vm_idle(struct vm *vm)
@@ -603,8 +734,12 @@ static uint64_t vm_look_outside(struct vm *vm)
 static void vm_prepare_run(struct vm *vm)
 {
 	uint64_t look_at = vm_look_outside(vm);
-	uint64_t next = platform_advance(&vm->platform, engine_now(vm->engine));
+	uint64_t next;
 
+	if (vm->power_button)
+		platform_power_button(&vm->platform);
+	vm->power_button = false;
+	next = platform_advance(&vm->platform, engine_now(vm->engine));
 	vm_carry_interrupts(vm);
 	vm->run.deadline_ns = min_u64(next, look_at);
 }
@@ -643,13 +778,10 @@ static void vm_step(struct vm *vm)
 		vm_handle_exit(vm);
 	if (vm->devices)
 		vm_pass_messages(vm);
-	if (vm->ticked) {
-		vm->ticked = 0;
-		if (vm->tick)
-			vm->tick(vm->tick_ctx);
-	}
+	if (vm->end == VM_END_NONE)
+		vm_attend(vm);
 	/* Only at a boundary where nothing is half done: a read that is answered is consumed by the next run. */
-	if (vm->interrupted && vm->end == VM_END_NONE)
+	if (flag_is_up(&vm->interrupted) && vm->end == VM_END_NONE)
 		vm_end(vm, VM_END_INTERRUPTED, NULL);
 }
 
@@ -658,6 +790,8 @@ static bool vm_stops_here(const struct vm *vm, enum vm_stopped *why)
 {
 	if (vm->end != VM_END_NONE)
 		*why = VM_STOPPED_END;
+	else if (vm->paused)
+		*why = VM_STOPPED_PAUSED;
 	else if (vm->halt_pending)
 		*why = VM_STOPPED_HALT;
 	else if (!vm->cut)
@@ -679,9 +813,11 @@ static void vm_enter(struct vm *vm, const struct vm_stop *stop)
 	vm->stop = *stop;
 	vm->console_matched = 0;
 	vm->console_insns = UINT64_MAX;
-	if (vm->interrupted && vm->end == VM_END_NONE)
+	if (vm->end == VM_END_NONE)
+		vm_attend(vm);
+	if (flag_is_up(&vm->interrupted) && vm->end == VM_END_NONE)
 		vm_end(vm, VM_END_INTERRUPTED, NULL);
-	if (vm->halt_pending && vm->end == VM_END_NONE) {
+	if (vm->halt_pending && vm->end == VM_END_NONE && !vm->paused) {
 		vm->halt_pending = false;
 		vm_idle(vm);
 	}
@@ -692,7 +828,9 @@ enum vm_stopped vm_run_until(struct vm *vm, const struct vm_stop *stop)
 	enum vm_stopped why = VM_STOPPED_END;
 
 	vm_enter(vm, stop);
-	if (vm->end == VM_END_NONE && engine_insns(vm->engine) >= stop->insns) {
+	if (vm->end == VM_END_NONE && vm->paused) {
+		why = VM_STOPPED_PAUSED;
+	} else if (vm->end == VM_END_NONE && engine_insns(vm->engine) >= stop->insns) {
 		why = VM_STOPPED_INSNS;
 	} else if (vm->end == VM_END_NONE) {
 		do
@@ -703,10 +841,12 @@ enum vm_stopped vm_run_until(struct vm *vm, const struct vm_stop *stop)
 	vm->stop = VM_STOP_NONE; /* its text is the caller's */
 	vm->ran_ns = vm_ran_ns(vm);
 	vm->entered_ns = 0;
+	if (why == VM_STOPPED_END)
+		vm_tell_end(vm);
 	return why;
 }
 
-void vm_result(struct vm *vm, struct vm_result *result)
+void vm_progress(struct vm *vm, struct vm_result *result)
 {
 	memset(result, 0, sizeof(*result));
 	result->end = vm->end;
@@ -715,8 +855,13 @@ void vm_result(struct vm *vm, struct vm_result *result)
 	result->insns = engine_insns(vm->engine);
 	result->virtual_ns = engine_now(vm->engine);
 	result->wall_seconds = (double)vm_ran_ns(vm) / (double)NS_PER_SECOND;
-	engine_state_hash(vm->engine, &result->hash);
 	vm_observe(vm, &result->obs);
+}
+
+void vm_result(struct vm *vm, struct vm_result *result)
+{
+	vm_progress(vm, result);
+	engine_state_hash(vm->engine, &result->hash);
 }
 
 void vm_observe(const struct vm *vm, struct obs *obs)

@@ -99,7 +99,10 @@ struct vm_stop {
 	bool on_halt;          /* when the guest halts: its idle time then passes at the next call */
 };
 #define VM_STOP_NONE ((struct vm_stop){.insns = UINT64_MAX})
-enum vm_stopped { VM_STOPPED_END, VM_STOPPED_INSNS, VM_STOPPED_CONSOLE, VM_STOPPED_ADDRESS, VM_STOPPED_HALT };
+enum vm_stopped {
+	VM_STOPPED_END, VM_STOPPED_INSNS, VM_STOPPED_CONSOLE, VM_STOPPED_ADDRESS, VM_STOPPED_HALT,
+	VM_STOPPED_PAUSED, /* only one that shares its machine: see vm_pause() */
+};
 /*
  * Runs it until one of the conditions holds or it ends, at a boundary between instructions. May be called
  * again until it has returned VM_STOPPED_END; how a run is cut into pieces changes nothing in the guest.
@@ -107,18 +110,49 @@ enum vm_stopped { VM_STOPPED_END, VM_STOPPED_INSNS, VM_STOPPED_CONSOLE, VM_STOPP
 enum vm_stopped vm_run_until(struct vm *vm, const struct vm_stop *stop);
 /* What came out so far, or in all once it ended. */
 void vm_result(struct vm *vm, struct vm_result *result);
+/* The same without the hash, which takes a while: for looking at a VM while it runs. */
+void vm_progress(struct vm *vm, struct vm_result *result);
 /* Everything counted so far. */
 void vm_observe(const struct vm *vm, struct obs *obs);
 /* The engine underneath, for looking at the guest between runs. */
 struct engine_vm *vm_engine(struct vm *vm);
-/* Asks a running vm_run() to end with VM_END_INTERRUPTED. Async-signal-safe. */
+/* Asks a running vm_run() to end with VM_END_INTERRUPTED. Async-signal-safe; from any thread. */
 void vm_interrupt(struct vm *vm);
+
 /*
- * Looking at a VM while it runs: @tick is called from within vm_run_until() some time after every vm_tick(), which is
- * async-signal-safe. It may observe the VM, and changes nothing in the guest.
+ * Looking at a VM while it runs. @tick is called from within vm_run_until(), on its thread, some time after every
+ * vm_tick(): at a boundary between two engine_run(), at once if the VM waits or is paused. It may observe the VM and call
+ * vm_pause(), vm_continue(), vm_press_power_button(), and by itself changes nothing in the guest. No other ticker is called
+ * meanwhile.
  */
-void vm_set_ticker(struct vm *vm, void (*tick)(void *ctx), void *ctx);
-void vm_tick(struct vm *vm);
+struct vm_ticker {
+	void (*tick)(void *ctx);
+	void (*ended)(void *ctx); /* the VM has ended: called once, before vm_run_until() says so; may be NULL */
+	void *ctx;
+	int due;                /* vm.c's */
+	struct vm_ticker *next; /* likewise */
+};
+/* @t is the caller's, and stays until vm_remove_ticker(). Both: while the VM does not run, or from a tick. */
+void vm_add_ticker(struct vm *vm, struct vm_ticker *t);
+void vm_remove_ticker(struct vm *vm, struct vm_ticker *t);
+/* Async-signal-safe; from any thread. */
+void vm_tick(struct vm *vm, struct vm_ticker *t);
+
+/*
+ * Holds the VM where it is, and lets it go on; on the VM's thread only. While it is paused vm_run_until() does not
+ * return, unless the VM shares its machine, but serves tickers and heeds vm_interrupt(). No virtual time passes; with
+ * VM_CLOCK_WALL the time spent so is not made up for. What the guest does is not changed by it.
+ */
+void vm_pause(struct vm *vm);
+void vm_continue(struct vm *vm);
+bool vm_is_paused(const struct vm *vm);
+/* The user presses the power button; on the VM's thread only. */
+void vm_press_power_button(struct vm *vm);
+/* VM_END_NONE if it has not ended. */
+enum vm_end vm_why_ended(const struct vm *vm);
+/* For people: why, with registers; "" before it has ended and after an ordinary end. */
+const char *vm_end_message(const struct vm *vm);
+const struct vm_config *vm_get_config(const struct vm *vm);
 /* Instructions completed so far. Async-signal-safe; may lag. */
 uint64_t vm_insns(const struct vm *vm);
 

@@ -1,0 +1,57 @@
+/* See guest_control.h. What it adds to the commands of vm/control.h is what needs reports. */
+#include "cli/guest_control.h"
+#include "lab/report.h"
+
+static const struct control_argument stats_args[] = {{"hash", CONTROL_BOOLEAN, false}, {NULL}};
+
+/* The report so far. What only the end can say is left out, and the hash, unless asked for, since it takes a while. */
+static int run_query_stats(const struct control_call *call, json_t **ret, struct error *err)
+{
+	bool hash = json_is_true(json_object_get(call->args, "hash"));
+	const struct report_host host = report_measure_host(0);
+	struct vm_result r;
+	json_t *guest;
+
+	(void)err;
+	if (hash)
+		vm_result(call->vm, &r);
+	else
+		vm_progress(call->vm, &r);
+	*ret = report_build(vm_get_config(call->vm), &r, &host);
+	guest = json_object_get(*ret, "guest");
+	json_object_del(guest, "exit_code");
+	json_object_del(guest, "message");
+	if (!hash) {
+		json_object_del(guest, "state_hash");
+		json_object_del(guest, "state_hash_no_accessed");
+	}
+	return 0;
+}
+
+static const struct control_command stats_commands[] = {
+	{.name = "query-stats", .help = "the report so far; with hash, the state's hash too", .args = stats_args,
+	 .run = run_query_stats, .on_vm_thread = true},
+	{.name = NULL},
+};
+
+int guest_control_open(struct control **out, const struct vm_description *what, struct error *err)
+{
+	const struct control_config cfg = {.version = GNOMON_VERSION, .name = what->name ? what->name : ""};
+	struct control *c;
+	int ret;
+
+	*out = NULL;
+	if (!what->control)
+		return 0;
+	ret = control_create(&c, &cfg, err);
+	if (ret)
+		return ret;
+	ret = control_add_commands(c, stats_commands, NULL, err);
+	if (ret == 0)
+		ret = control_open(c, what->control, err);
+	if (ret)
+		control_destroy(c);
+	else
+		*out = c;
+	return ret;
+}
