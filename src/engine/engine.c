@@ -97,6 +97,7 @@ void engine_destroy(struct engine_vm *vm)
 {
 	if (!vm)
 		return;
+	engine_snapshot_end(vm->snapshot);
 	if (vm->watch)
 		engine_watch_page(vm, NULL);
 	vm->ops->destroy(vm);

@@ -143,6 +143,28 @@ int engine_set_source(struct engine_vm *vm, const struct engine_source *source, 
 int engine_page_read(struct engine_vm *vm, uint64_t page, uint8_t data[PAGE_SIZE]);
 
 /*
+ * The contents that some pages have now, to be read while the VM runs on: a page that is about to be overwritten is
+ * copied before. The host's page tables see to that (userfaultfd), not the modelled machine's: a snapshot costs the guest
+ * no exit. One at a time.
+ */
+struct engine_snapshot;
+/*
+ * Between two runs. @pages: which ones, a bit a page; not kept
+ * @room: bytes of copies at most; when they are used up a guest that writes waits for the reader
+ * -ENOTSUP: the bare machine, whose memory nobody stands in front of; -EBUSY: there is one; -ENOMEM; of userfaultfd(2):
+ * -ENOSYS, -EPERM.
+ */
+int engine_snapshot_begin(struct engine_vm *vm, const uint64_t *pages, uint64_t room, struct engine_snapshot **out,
+			  struct error *err);
+/*
+ * The next of them, in no particular order, from any one thread. 1 with @data; 2: it is zeros, and @data was left alone;
+ * 0: that was all; -EIO: its contents could not be had (engine_source).
+ */
+int engine_snapshot_next(struct engine_snapshot *s, uint64_t *page, uint8_t data[PAGE_SIZE]);
+/* Also before all were read; between two runs, when nobody reads. NULL is fine. */
+void engine_snapshot_end(struct engine_snapshot *s);
+
+/*
  * Somebody who is told of every access to one page of guest RAM, in their order: the processor's data accesses and the
  * devices' (not walks of page tables, fetches of code, or what a hypervisor's emulator does). Changes nothing in the
  * guest.

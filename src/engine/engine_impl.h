@@ -36,6 +36,7 @@ struct engine_vm {
 	const struct engine_watch *watch; /* NULL: nobody watches */
 	struct engine_source source; /* hypervisor; fetch is NULL: all memory is there */
 	struct lazy_memory *lazy;    /* native: NULL likewise */
+	struct engine_snapshot *snapshot; /* hypervisor: NULL if there is none */
 	bool lost;                   /* native: contents could not be had, see engine_source.fetch */
 	uint64_t skipped;            /* ns of idle time: virtual time is cpu->insns + skipped */
 	bool bus_pending;            /* the last exit was a device access, not yet told to the processor */
@@ -85,6 +86,9 @@ int lazy_create(struct engine_vm *vm, const uint64_t *absent, struct error *err)
 void lazy_destroy(struct lazy_memory *l);
 /* The page is to be zeros if it is absent still. @l: NULL is fine */
 void lazy_forget(struct lazy_memory *l, uint64_t page);
+
+/* The page is going to be changed behind the back of the host's page tables. @s: NULL is fine */
+void snapshot_keep(struct engine_snapshot *s, uint64_t page);
 
 /* -EINVAL: bad size or scheme. */
 int engine_config_check(const struct engine_config *cfg, struct error *err);
