@@ -147,7 +147,7 @@ static void help(FILE *out)
 	      out);
 	options_help(out, groups);
 	fputs("\nExit status (several VMs: 0 if all ended so, otherwise that of the first that did not):\n"
-	      "  0    the guest powered off or reset, or --limit-insns was reached\n"
+	      "  0    the guest powered off or reset, --limit-insns was reached, or the VM went on elsewhere\n"
 	      "  odd  the guest wrote V to the debug-exit port 0xf4: (V << 1 | 1) & 255\n"
 	      "  2    bad options, VM file, kernel, initrd or report path: nothing was run\n"
 	      "  4    triple fault\n"
@@ -234,6 +234,8 @@ static int exit_status(const struct vm_result *r)
 	case VM_END_POWER_OFF:
 	case VM_END_RESET:
 	case VM_END_LIMIT:
+	case VM_END_SUSPENDED:
+	case VM_END_MIGRATED:
 		return CLI_OK;
 	case VM_END_DEBUG_EXIT:
 		return r->debug_exit;

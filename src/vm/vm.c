@@ -73,6 +73,8 @@ const char *const vm_end_name[VM_END_COUNT] = {
 	[VM_END_TRIPLE_FAULT] = "triple-fault", [VM_END_HALTED] = "halted",
 	[VM_END_LIMIT] = "limit",          [VM_END_INTERRUPTED] = "interrupted",
 	[VM_END_FAILED] = "failed",
+	[VM_END_SUSPENDED] = "suspended",
+	[VM_END_MIGRATED] = "migrated",
 };
 
 void vm_config_default(struct vm_config *cfg)
@@ -423,6 +425,12 @@ static void vm_end(struct vm *vm, enum vm_end end, const char *why)
 		return;
 	n = snprintf(vm->message, sizeof(vm->message), "%s\n", why);
 	engine_describe(vm->engine, vm->message + n, sizeof(vm->message) - (size_t)n);
+}
+
+void vm_leave(struct vm *vm, enum vm_end how)
+{
+	if (vm->end == VM_END_NONE)
+		vm_end(vm, how, NULL);
 }
 
 static void vm_check_request(struct vm *vm)

@@ -51,6 +51,8 @@ enum vm_end { /* why a run ended; order of vm_end_name[] */
 	VM_END_LIMIT,
 	VM_END_INTERRUPTED,
 	VM_END_FAILED,
+	VM_END_SUSPENDED, /* its state is in a file: vm/saved.h */
+	VM_END_MIGRATED,  /* it runs elsewhere */
 	VM_END_COUNT,
 };
 extern const char *const vm_end_name[VM_END_COUNT];
@@ -148,6 +150,11 @@ void vm_continue(struct vm *vm);
 bool vm_is_paused(const struct vm *vm);
 /* The user presses the power button; on the VM's thread only. */
 void vm_press_power_button(struct vm *vm);
+/*
+ * The VM goes on elsewhere: here it has ended, with VM_END_SUSPENDED or VM_END_MIGRATED. Between two runs, or from a tick;
+ * nothing happens if it has ended.
+ */
+void vm_leave(struct vm *vm, enum vm_end how);
 /* VM_END_NONE if it has not ended. */
 enum vm_end vm_why_ended(const struct vm *vm);
 /* For people: why, with registers; "" before it has ended and after an ordinary end. */
