@@ -24,6 +24,7 @@
 	X(GUEST_GS_SEL, 0x080a, 1)              \
 	X(GUEST_LDTR_SEL, 0x080c, 1)            \
 	X(GUEST_TR_SEL, 0x080e, 1)              \
+	X(GUEST_PML_INDEX, 0x0812, 1)           \
 	/* 16-bit host state */                 \
 	X(HOST_ES_SEL, 0x0c00, 1)               \
 	X(HOST_CS_SEL, 0x0c02, 1)               \
@@ -39,6 +40,7 @@
 	X(EXIT_MSR_STORE_ADDR, 0x2006, 1)       \
 	X(EXIT_MSR_LOAD_ADDR, 0x2008, 1)        \
 	X(ENTRY_MSR_LOAD_ADDR, 0x200a, 1)       \
+	X(PML_ADDRESS, 0x200e, 1)               \
 	X(TSC_OFFSET, 0x2010, 1)                \
 	X(VIRTUAL_APIC_ADDR, 0x2012, 1)         \
 	X(EPTP, 0x201a, 1)                      \
@@ -277,6 +279,7 @@ enum { VMX_ABORT_SAVE_MSR = 1, VMX_ABORT_HOST_PDPTE = 2, VMX_ABORT_LOAD_MSR = 4 
 #define PROC2_RDRAND           (1u << 11)
 #define PROC2_INVPCID          (1u << 12)
 #define PROC2_RDSEED           (1u << 16)
+#define PROC2_PML              (1u << 17)
 
 /* VM-exit controls */
 #define EXIT_SAVE_DEBUG      (1u << 2)
@@ -382,6 +385,10 @@ enum { ACTIVITY_ACTIVE, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT_SIPI };
 #define EPT_VIOL_LINEAR   (1ull << 7)
 #define EPT_VIOL_FINAL    (1ull << 8) /* set: the translation of the linear address; clear: a paging-structure access */
 #define EPT_VIOL_NMI_UNBLOCK (1ull << 12)
+
+/* Page-modification logging */
+#define PML_ENTRIES          512u /* of 8 bytes, in one page; filled from the last to the first */
+#define PML_QUAL_NMI_UNBLOCK (1ull << 12)
 
 /* VM-instruction errors (SDM "VM-Instruction Error Numbers") */
 enum {

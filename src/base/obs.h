@@ -46,6 +46,13 @@ struct obs {
 		uint64_t table_reads, table_writes; /* entries of guest, shadow and EPT tables */
 		uint64_t world_switches; /* times the processor was taken from another VM for this one */
 	} hypervisor;
+	/* Finding out which pages the guest writes. */
+	struct {
+		uint64_t collections, pages;   /* times that pages were asked for; pages given, in all */
+		uint64_t faults;               /* accesses that exited for the tracker's sake */
+		uint64_t logged;               /* entries of the page-modification log */
+		uint64_t splits;               /* large pages that were mapped in 4 KiB pieces for its sake */
+	} tracking;
 	/* Devices with queues: what their drivers and they said to each other, and bytes of guest memory they touched. */
 	struct { uint64_t doorbells, chains, interrupts, bytes_read, bytes_written; } devices;
 	struct { uint64_t blocks_decoded, insns_decoded, blocks_invalidated, interrupts, exceptions; } cpu;

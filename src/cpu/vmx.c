@@ -126,7 +126,8 @@ struct vmx_allowed vmx_allowed_proc(const struct cpu *cpu)
 
 struct vmx_allowed vmx_allowed_proc2(const struct cpu *cpu)
 {
-	uint32_t may = PROC2_EPT | PROC2_DESCRIPTOR_TABLE | PROC2_VPID | PROC2_WBINVD | PROC2_UNRESTRICTED;
+	uint32_t may = PROC2_EPT | PROC2_DESCRIPTOR_TABLE | PROC2_VPID | PROC2_WBINVD | PROC2_UNRESTRICTED |
+		       PROC2_PML;
 
 	may |= cpu_has(cpu, CPUF_RDTSCP) || cpu_has(cpu, CPUF_RDPID) ? PROC2_RDTSCP : 0;
 	may |= cpu_has(cpu, CPUF_RDRAND) ? PROC2_RDRAND : 0;

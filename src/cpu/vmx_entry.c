@@ -71,6 +71,8 @@ static bool execution_controls_ok(const struct cpu *cpu, const uint8_t *v)
 		return false;
 	if (x->proc2 & PROC2_EPT && !vmx_eptp_ok(cpu, x->eptp))
 		return false;
+	if (x->proc2 & PROC2_PML && (!(x->proc2 & PROC2_EPT) || !page_pointer_ok(cpu, vmcs_get(v, VMCS_PML_ADDRESS))))
+		return false;
 	return !(x->proc2 & PROC2_UNRESTRICTED) || x->proc2 & PROC2_EPT;
 }
 
@@ -620,6 +622,10 @@ static void load_guest_nonregister(struct cpu *cpu, const uint8_t *v, const stru
 {
 	struct vmx_state *x = &cpu->vmx;
 
+	/* Without accessed and dirty flags for EPT nothing is ever logged; the index is not checked. */
+	cpu->mmu.pml = (struct mmu_pml){.on = x->proc2 & PROC2_PML && x->eptp & EPTP_AD,
+					.log = vmcs_get(v, VMCS_PML_ADDRESS),
+					.index = (uint16_t)vmcs_get(v, VMCS_GUEST_PML_INDEX)};
 	cpu->shadow_sti = g->interruptibility & INTERRUPTIBILITY_STI;
 	cpu->shadow_movss = g->interruptibility & INTERRUPTIBILITY_MOVSS;
 	cpu->nmi_blocked = g->interruptibility & INTERRUPTIBILITY_NMI;

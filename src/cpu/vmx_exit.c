@@ -178,6 +178,8 @@ static void save_nonregister_state(const struct cpu *cpu, uint8_t *v)
 	vmcs_put(v, VMCS_GUEST_ACTIVITY, cpu->halted ? ACTIVITY_HLT : ACTIVITY_ACTIVE);
 	vmcs_put(v, VMCS_GUEST_PENDING_DEBUG,
 		 saved_pending_debug(cpu, cpu->shadow_sti || cpu->shadow_movss || cpu->halted));
+	if (cpu->vmx.proc2 & PROC2_PML)
+		vmcs_put(v, VMCS_GUEST_PML_INDEX, cpu->mmu.pml.index);
 	if (cpu->vmx.exit_ctl & EXIT_SAVE_PREEMPTION)
 		vmcs_put(v, VMCS_GUEST_PREEMPTION_TIMER, left);
 }
@@ -260,6 +262,7 @@ static void leave_nonroot(struct cpu *cpu)
 	if (x->nonroot && x->pin & PIN_VIRTUAL_NMI)
 		cpu->nmi_blocked = false;
 	x->nonroot = false;
+	cpu->mmu.pml.on = false;
 	x->mtf_pending = false;
 	x->vectoring = x->injecting = false;
 	x->nmi_unblocking_iret = false;

@@ -405,6 +405,12 @@ int vmx_exit_ept(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, ui
 		if (cpu->vmx.nmi_unblocking_iret && !cpu->vmx.vectoring)
 			e.qualification |= EPT_VIOL_NMI_UNBLOCK;
 	}
+	if (ev == XLATE_PML_FULL) {
+		bool unblocked = cpu->vmx.nmi_unblocking_iret && !cpu->vmx.vectoring;
+
+		e = (struct vmx_exit){.reason = EXIT_REASON_PML_FULL, .rf = e.rf,
+				      .qualification = unblocked ? PML_QUAL_NMI_UNBLOCK : 0};
+	}
 	return stop_for_exit(cpu, &e);
 }
 

@@ -41,6 +41,30 @@ static void entry_regs(struct engine_vm *vm, struct mmu_regs *r)
 	*vmx_counts(vm->cpu) = door;
 }
 
+/* As at VM entry: dirty flags that the walk sets must not escape the log. */
+static struct mmu_pml entry_pml(struct engine_vm *vm)
+{
+	struct hv_vm *hv = vm->hv;
+	struct vmx_counts door = *vmx_counts(vm->cpu);
+	struct mmu_pml pml = {.on = hv_read(hv, VMCS_PROC_CTL) & PROC_SECONDARY &&
+				    hv_read(hv, VMCS_PROC_CTL2) & PROC2_PML && hv_read(hv, VMCS_EPTP) & EPTP_AD,
+			      .index = (uint16_t)hv_read(hv, VMCS_GUEST_PML_INDEX),
+			      .log = hv_read(hv, VMCS_PML_ADDRESS)};
+
+	*vmx_counts(vm->cpu) = door;
+	return pml;
+}
+
+static void exit_pml(struct engine_vm *vm)
+{
+	struct vmx_counts door = *vmx_counts(vm->cpu);
+
+	if (vm->cpu->mmu.pml.on)
+		hv_write(vm->hv, VMCS_GUEST_PML_INDEX, vm->cpu->mmu.pml.index);
+	vm->cpu->mmu.pml.on = false;
+	*vmx_counts(vm->cpu) = door;
+}
+
 static enum xlate_event walk_logged(struct cpu *c, gva_t a, enum access_kind kind, enum access_mode mode,
 				    struct xlate *out, struct walk_log *log)
 {
@@ -66,7 +90,9 @@ enum xlate_event engine_walk(struct engine_vm *vm, gva_t a, enum access_kind kin
 	hv_make_current(vm->hv);
 	entry_regs(vm, &guest);
 	mmu_set_regs(&vm->cpu->mmu, &guest);
+	vm->cpu->mmu.pml = entry_pml(vm);
 	ev = walk_logged(vm->cpu, a, kind, mode, out, log);
+	exit_pml(vm);
 	mmu_set_regs(&vm->cpu->mmu, &root);
 	return ev;
 }

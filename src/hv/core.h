@@ -157,7 +157,7 @@ extern hv_exit_handler *const hv_exit_handlers[OBS_EXIT_REASONS];
 const char *hv_exit_name(uint32_t reason);
 
 hv_exit_handler exit_exception, exit_external_interrupt, exit_triple_fault, exit_window, exit_task_switch;
-hv_exit_handler exit_preemption_timer, exit_ept_violation, exit_ept_misconfig;
+hv_exit_handler exit_preemption_timer, exit_ept_violation, exit_ept_misconfig, exit_pml_full;
 hv_exit_handler exit_cpuid, exit_hlt, exit_invd, exit_emulated, exit_undefined;
 hv_exit_handler exit_invlpg, exit_invpcid;
 hv_exit_handler exit_cr, exit_rdmsr, exit_wrmsr, exit_io;

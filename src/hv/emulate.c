@@ -9,6 +9,7 @@
  * did not change, and only what an instruction can have changed is written back.
  */
 #include "hv/core.h"
+#include "hv/dirty.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -47,6 +48,8 @@ static enum xlate_event translate(void *ctx, struct cpu *cpu, uint64_t lin, enum
 		return XLATE_EPT_VIOLATION;
 	}
 	out->page = mfn_to_hpa(m);
+	if (r == 0)
+		hv_note_accessed(vm, w.gpa);
 	if (r == 0 && kind != ACCESS_FETCH)
 		vm->mmu->emulated_access(vm, w.gpa, 1, kind == ACCESS_WRITE);
 	return XLATE_OK;

@@ -238,6 +238,13 @@ enum hv_verdict exit_ept_misconfig(struct hv_vm *vm)
 		       (unsigned long long)hv_read(vm, VMCS_GUEST_PHYSICAL));
 }
 
+/* The log was emptied as at every exit; the access that found it full is made again. */
+enum hv_verdict exit_pml_full(struct hv_vm *vm)
+{
+	reblock_nmi(vm, hv_core(vm)->qualification & PML_QUAL_NMI_UNBLOCK);
+	return HV_RESUME;
+}
+
 enum hv_verdict exit_triple_fault(struct hv_vm *vm)
 {
 	hv_shut_down(vm);

@@ -9,8 +9,8 @@
  * Sources: SDM volume 3, "Paging": the figures of the entries of each mode,
  * "Determination of Access Rights", "Page-Fault Exceptions", "Accessed and Dirty Flags".
  */
-#include "hv/hv.h"
 #include "hv/core.h"
+#include "hv/dirty.h"
 
 struct walking {
 	struct hv_vm *vm;
@@ -34,6 +34,8 @@ static uint64_t load_entry(const struct walking *k, uint64_t a)
 	const uint8_t *p = entry_ptr(k->vm, a);
 
 	hv_count_reads(k->vm, 1);
+	if (k->set_ad)
+		hv_note_accessed(k->vm, a);
 	if (!p)
 		return p2m_is_ram(k->vm, a) ? 0 : k->wide ? ~0ull : ~0u;
 	return k->wide ? get_u64(p) : get_u32(p);
@@ -52,6 +54,7 @@ static void set_flags(const struct walking *k, unsigned level, uint64_t flags)
 		return;
 	put_u16(p, (uint16_t)(get_u16(p) | flags));
 	hv_count_writes(k->vm, 1);
+	hv_note_written(k->vm, a);
 	hv_snoop(k->vm, a, 2);
 }
 

@@ -11,6 +11,7 @@
 #include "hv/core.h"
 
 #include "cpu/block.h"
+#include "hv/dirty.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -78,6 +79,7 @@ void hv_snoop(struct hv_vm *vm, uint64_t a, unsigned bytes)
 void hv_ram_written(struct hv_vm *vm, uint64_t a, unsigned bytes)
 {
 	hv_make_current(vm);
+	hv_note_written(vm, a);
 	hv_snoop(vm, a, bytes);
 	vm->mmu->guest_wrote(vm, a, bytes);
 }
@@ -268,6 +270,7 @@ void hv_destroy(struct hv_vm *vm)
 
 	if (vm->vmcs.v)
 		hv_make_current(vm);
+	hv_dirty_disarm(vm);
 	if (vm->mmu_state)
 		vm->mmu->destroy(vm);
 	hv_emulator_destroy(vm);
@@ -521,8 +524,10 @@ static enum hv_verdict run_once(struct hv_vm *vm, const struct engine_run *run)
 {
 	enum hv_verdict v = enter_guest(vm, run);
 
-	if (v == HV_RESUME)
+	if (v == HV_RESUME) {
+		hv_dirty_exited(vm);
 		v = hv_settle(vm, handle_exit(vm));
+	}
 	return v == HV_RESUME ? audit(vm) : v;
 }
 
@@ -717,6 +722,7 @@ void hv_observe(const struct hv_vm *vm, struct obs *obs)
 	obs->hypervisor.invvpids = door->invvpids;
 	obs->hypervisor.table_reads = vm->obs.hypervisor.table_reads;
 	obs->hypervisor.table_writes = vm->obs.hypervisor.table_writes;
+	obs->tracking = vm->obs.tracking;
 	obs->tables = vm->obs.tables;
 	obs->shadow = vm->obs.shadow;
 	obs->hypervisor.world_switches = vm->obs.hypervisor.world_switches;
@@ -779,6 +785,7 @@ hv_exit_handler *const hv_exit_handlers[OBS_EXIT_REASONS] = {
 	[EXIT_REASON_XSETBV] = exit_emulated,
 	[EXIT_REASON_INVPCID] = exit_invpcid,
 	[EXIT_REASON_VMFUNC] = exit_undefined,
+	[EXIT_REASON_PML_FULL] = exit_pml_full,
 };
 
 const char *hv_exit_name(uint32_t reason)

@@ -56,6 +56,15 @@ struct hv_mmu_ops {
 	void (*emulated_access)(struct hv_vm *vm, uint64_t gpa, unsigned bytes, bool write);
 	/* gfn got, lost or changed its frame. */
 	void (*p2m_changed)(struct hv_vm *vm, gfn_t first, uint64_t frames);
+	/*
+	 * Tracking (hv/dirty.h). track(): a tracker was armed or disarmed, and all entries are made to follow it.
+	 * retrack(): the same for pages whose rights or flags it takes away; @pages: a bitmap. scan(): looks for accessed
+	 * and dirty flags in all leaf entries, notes and clears them. After each the TLB has nothing that says
+	 * otherwise.
+	 */
+	void (*track)(struct hv_vm *vm);
+	void (*retrack)(struct hv_vm *vm, const uint64_t *pages);
+	void (*scan)(struct hv_vm *vm);
 	/* Are the backend's tables equal to GPT o p2m, where they say anything? If not, a line in @buf and false. */
 	bool (*audit)(struct hv_vm *vm, char *buf, size_t bytes);
 	void (*observe)(const struct hv_vm *vm, struct obs *obs);
@@ -85,6 +94,18 @@ struct hv_machine {
 	struct hv_vm *last;    /* the last that ran */
 };
 
+struct hv_tracker;
+
+/* Tracking of pages that are written. Bitmaps of pages of guest RAM, all NULL while no tracker is armed. */
+struct hv_dirty {
+	const struct hv_tracker *tracker; /* NULL: none is armed */
+	uint64_t *written, *accessed;     /* found out, and not collected yet */
+	uint64_t *may_access, *may_write; /* granted since the tracker began anew; PML: logged since then */
+	uint64_t *again;                  /* room for one more */
+	uint32_t *page_of_frame;          /* flags, without EPT: page number by machine frame */
+	hpa_t log;                        /* PML: the page that the processor writes */
+};
+
 struct hv_vm {
 	struct hv_machine *machine;
 	struct engine_config cfg;
@@ -108,6 +129,7 @@ struct hv_vm {
 	struct { uint64_t address; uint32_t error; } fault; /* for HV_REFLECT */
 	char fail_text[256];
 	struct obs obs;           /* exits, faults; the rest is filled in by observe */
+	struct hv_dirty dirty;
 	uint64_t emulated_insns;  /* guest instructions completed by the hypervisor */
 	void *priv;               /* hv/hv.c's own */
 };
@@ -141,6 +163,11 @@ struct cpu *hv_get_state(struct hv_vm *vm);
 void hv_put_state(struct hv_vm *vm);
 /* Something other than the vCPU wrote guest RAM; within one page. */
 void hv_ram_written(struct hv_vm *vm, uint64_t gpa, unsigned bytes);
+/* engine_dirty_possible() and its companions. @written, @accessed: bitmaps that receive, or NULL. */
+bool hv_dirty_possible(enum engine_mmu mmu, enum engine_dirty how);
+int hv_dirty_arm(struct hv_vm *vm, enum engine_dirty how, struct error *err);
+int hv_dirty_collect(struct hv_vm *vm, uint64_t *written, uint64_t *accessed);
+void hv_dirty_disarm(struct hv_vm *vm);
 void hv_observe(const struct hv_vm *vm, struct obs *obs);
 void hv_describe(struct hv_vm *vm, char *buf, size_t bytes);
 

@@ -15,6 +15,7 @@
  * table?) it looks at everything. Left out, on purpose: every optimization.
  */
 #include "hv/core.h"
+#include "hv/dirty.h"
 #include "hv/hv.h"
 #include "hv/hwpt.h"
 
@@ -122,11 +123,32 @@ static uint32_t add_node(struct hv_vm *vm, unsigned level, uint64_t base)
 	return number;
 }
 
+/* For a tracker that goes by flags: notes those in the node's entries, if they are leaf entries, and clears them. */
+static void take_flags(struct hv_vm *vm, struct node *n)
+{
+	if (n->level != 1 || !hv_dirty_by_flags(vm))
+		return;
+	hv_count_reads(vm, HWPT_ENTRIES);
+	for (unsigned i = 0; i < HWPT_ENTRIES; i++) {
+		hv_dirty_leaf_goes(vm, n->entry[i]);
+		n->entry[i] &= ~(PTE_A | PTE_D);
+	}
+}
+
+static void take_all_flags(struct hv_vm *vm)
+{
+	struct brute *b = brute_of(vm);
+
+	for (uint32_t k = 1; hv_dirty_by_flags(vm) && k < b->fresh; k++)
+		take_flags(vm, b->node[k]);
+}
+
 /* Throws all hardware tables away and makes an empty root. */
 static void drop_tables(struct hv_vm *vm)
 {
 	struct brute *b = brute_of(vm);
 
+	take_all_flags(vm);
 	b->fresh = 1;
 	b->frees = 0;
 	for (unsigned i = 0; i < HWPT_ROOTS; i++) {
@@ -150,6 +172,8 @@ static void clear_entry(struct hv_vm *vm, struct node *n, unsigned i)
 	struct brute *b = brute_of(vm);
 	uint32_t child = n->child[i];
 
+	if (n->level == 1)
+		hv_dirty_leaf_goes(vm, n->entry[i]);
 	hv_count_writes(vm, 1);
 	n->entry[i] = 0;
 	n->child[i] = 0;
@@ -157,6 +181,7 @@ static void clear_entry(struct hv_vm *vm, struct node *n, unsigned i)
 		return;
 	for (unsigned k = 0; b->node[child]->level > 1 && k < HWPT_ENTRIES; k++)
 		clear_entry(vm, b->node[child], k);
+	take_flags(vm, b->node[child]);
 	b->node[child]->level = 0;
 	b->node[child]->mirrors = false;
 	b->free[b->frees++] = child;
@@ -322,7 +347,8 @@ static struct node *root_node(struct hv_vm *vm, uint64_t lin, const struct guest
 /* Maps the one 4 KiB page. False: no memory. */
 static bool fill(struct hv_vm *vm, uint64_t lin, const struct guest_walk *w)
 {
-	uint64_t attributes = (w->writable && w->dirty ? PTE_W : 0) | (w->user ? PTE_U : 0) |
+	bool may_write = hv_dirty_rights(vm, gfn(w->gpa >> PAGE_SHIFT)) & HV_MAY_WRITE;
+	uint64_t attributes = (w->writable && w->dirty && may_write ? PTE_W : 0) | (w->user ? PTE_U : 0) |
 			      (w->nx ? PTE_NX : 0) | (w->global ? PTE_G : 0);
 	struct brute *b = brute_of(vm);
 	struct node *n = root_node(vm, lin, w);
@@ -338,6 +364,8 @@ static bool fill(struct hv_vm *vm, uint64_t lin, const struct guest_walk *w)
 	e = &n->entry[hwpt_index(lin, 1)];
 	hv_count_writes(vm, 1);
 	*e = hwpt_leaf(m, attributes);
+	if (hv_dirty_by_flags(vm))
+		*e &= ~(PTE_A | PTE_D);
 	b->fills++; /* the entry allows more than before: nothing to flush */
 	return true;
 }
@@ -363,9 +391,10 @@ static bool was_filled(struct hv_vm *vm, uint64_t lin, enum access_kind kind)
 }
 
 /* The page, with everything else thrown away if there are too many tables. */
-static enum hv_verdict hidden_fault(struct hv_vm *vm, uint64_t lin, const struct guest_walk *w)
+static enum hv_verdict hidden_fault(struct hv_vm *vm, uint64_t lin, enum access_kind kind, const struct guest_walk *w)
 {
 	vm->obs.faults.hidden++;
+	hv_dirty_fault(vm, w->gpa, kind == ACCESS_WRITE);
 	brute_of(vm)->unexplained.count = 0;
 	if (fill(vm, lin, w))
 		return HV_RESUME;
@@ -391,7 +420,7 @@ static enum hv_verdict brute_page_fault(struct hv_vm *vm, uint64_t lin, uint32_t
 	if (is_table(b, w.gpa) || !p2m_is_ram(vm, w.gpa) || (a.kind == ACCESS_WRITE && !w.writable))
 		return emulate(vm);
 	if (!was_filled(vm, lin, a.kind))
-		return hidden_fault(vm, lin, &w);
+		return hidden_fault(vm, lin, a.kind, &w);
 	v = hwpt_unexplained(vm, &b->unexplained, lin, a);
 	return v == HV_EMULATE ? emulate(vm) : v;
 }
@@ -500,6 +529,39 @@ static void brute_p2m_changed(struct hv_vm *vm, gfn_t first, uint64_t frames)
 	(void)vm, (void)first, (void)frames;
 }
 
+/* ---- tracking (hv/dirty.h) ---- */
+
+/* All rights that the tracker can take away go: the pages that have some are found by looking at everything anyhow. */
+static void brute_track(struct hv_vm *vm)
+{
+	const struct hv_tracker *t = vm->dirty.tracker;
+	struct brute *b = brute_of(vm);
+
+	for (uint32_t k = 1; t && k < b->fresh; k++) {
+		struct node *n = b->node[k];
+
+		hv_count_reads(vm, n->level == 1 ? HWPT_ENTRIES : 0);
+		for (unsigned i = 0; n->level == 1 && i < HWPT_ENTRIES; i++) {
+			if (n->entry[i] && t->hides)
+				clear_entry(vm, n, i);
+			n->entry[i] &= ~(t->protects ? PTE_W : PTE_A | PTE_D);
+		}
+	}
+	hwpt_flush_all(vm);
+}
+
+static void brute_retrack(struct hv_vm *vm, const uint64_t *pages)
+{
+	(void)pages;
+	brute_track(vm);
+}
+
+static void brute_scan(struct hv_vm *vm)
+{
+	take_all_flags(vm);
+	hwpt_flush_all(vm);
+}
+
 /* ---- audit ---- */
 
 static bool audit_leaf(struct hv_vm *vm, uint64_t lin, uint64_t e, char *buf, size_t bytes)
@@ -519,6 +581,8 @@ static bool audit_leaf(struct hv_vm *vm, uint64_t lin, uint64_t e, char *buf, si
 		what = "a page table";
 	else if ((e & PTE_W && !(w.writable && w.dirty)) || !!(e & PTE_U) != w.user || !!(e & PTE_NX) != w.nx)
 		what = "mapped with other rights";
+	else if (e & PTE_W && !(hv_dirty_rights(vm, gfn(w.gpa >> PAGE_SHIFT)) & HV_MAY_WRITE))
+		what = "written unseen by the tracker";
 	else if (machmem_owner(vm->mem, m) != vm->owner)
 		what = "not the guest's frame";
 	if (!what)
@@ -656,6 +720,9 @@ const struct hv_mmu_ops hv_mmu_brute = {
 	.guest_wrote = brute_guest_wrote,
 	.emulated_access = brute_emulated_access,
 	.p2m_changed = brute_p2m_changed,
+	.track = brute_track,
+	.retrack = brute_retrack,
+	.scan = brute_scan,
 	.audit = brute_audit,
 	.observe = brute_observe,
 };

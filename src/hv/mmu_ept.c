@@ -5,10 +5,13 @@
  * touches a frame, filled with the largest page that the p2m's run of frames and
  * --host-pages allow. Accesses outside guest RAM are device accesses: emulated.
  *
- * Left out: execute-only mappings, page-modification logging, write protection.
+ * While the pages that the guest writes are tracked (hv/dirty.h) every mapping is 4 KiB.
+ *
+ * Left out: execute-only mappings.
  * Source: SDM volume 3, "The Extended Page Table Mechanism (EPT)".
  */
 #include "hv/core.h"
+#include "hv/dirty.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -36,9 +39,12 @@ static uint64_t *slot_of(const struct hv_vm *vm, uint64_t table, uint64_t a, uns
 
 static bool is_leaf(uint64_t e, unsigned level) { return level == 1 || e & EPT_PS; }
 
+/* With accessed and dirty flags a walk of the guest's tables counts as a write to them, which would be trapped. */
 static uint64_t eptp_of(const struct hv_vm *vm)
 {
-	return ept_of(vm)->root.v << PAGE_SHIFT | EPT_MT_WB | EPTP_AD |
+	bool protects = hv_tracks(vm) && vm->dirty.tracker->protects;
+
+	return ept_of(vm)->root.v << PAGE_SHIFT | EPT_MT_WB | (protects ? 0 : EPTP_AD) |
 	       (uint64_t)(ept_of(vm)->levels - 1) << EPTP_WALK_SHIFT;
 }
 
@@ -104,6 +110,11 @@ static void check_owner(const struct hv_vm *vm, mfn_t first, unsigned level)
 	(void)vm, (void)first, (void)level;
 }
 
+static uint64_t leaf(mfn_t first, unsigned level, uint64_t rights)
+{
+	return rights ? first.v << PAGE_SHIFT | rights | EPT_MT_WB << EPT_MT_SHIFT | (level > 1 ? EPT_PS : 0) : 0;
+}
+
 static enum hv_verdict map(struct hv_vm *vm, uint64_t a, mfn_t m, unsigned level)
 {
 	uint64_t frames = 1ull << level_order(level), *e;
@@ -116,7 +127,52 @@ static enum hv_verdict map(struct hv_vm *vm, uint64_t a, mfn_t m, unsigned level
 	if (*e & EPT_RWX)
 		return hv_fail(vm, "EPT violation at guest-physical %llx, which is mapped", (unsigned long long)a);
 	hv_count_writes(vm, 1);
-	*e = first.v << PAGE_SHIFT | EPT_RWX | EPT_MT_WB << EPT_MT_SHIFT | (level > 1 ? EPT_PS : 0);
+	*e = leaf(first, level, EPT_RWX);
+	return HV_RESUME;
+}
+
+/* ---- what is tracked ---- */
+
+static uint64_t tracked_rights(const struct hv_vm *vm, uint64_t g)
+{
+	unsigned may = hv_dirty_rights(vm, gfn(g));
+
+	return may & HV_MAY_WRITE ? EPT_RWX : may & HV_MAY_ACCESS ? EPT_R | EPT_X : 0;
+}
+
+/* A run of frames that is one large page otherwise: its 4 KiB pages are mapped together. @e: the level-2 entry */
+static int map_pieces(struct hv_vm *vm, uint64_t a, mfn_t m, uint64_t *e)
+{
+	uint64_t g = a >> PAGE_SHIFT & ~0x1ffull;
+	mfn_t table;
+
+	if (table_alloc(vm, &table))
+		return -ENOMEM;
+	for (unsigned i = 0; i < 512; i++)
+		*slot_of(vm, table.v << PAGE_SHIFT, (g + i) << PAGE_SHIFT, 1) =
+			leaf(mfn((m.v & ~0x1ffull) + i), 1, tracked_rights(vm, g + i));
+	*e = table.v << PAGE_SHIFT | EPT_RWX;
+	hv_count_writes(vm, 1 + 512);
+	vm->obs.tracking.splits++;
+	return 0;
+}
+
+static enum hv_verdict map_tracked(struct hv_vm *vm, uint64_t a, mfn_t m, unsigned order, uint64_t need)
+{
+	uint64_t *e = walk_to(vm, a, 2);
+	bool pieces = e && order >= 9 && !(*e & EPT_RWX);
+
+	if (pieces && map_pieces(vm, a, m, e))
+		e = NULL;
+	e = e ? walk_to(vm, a, 1) : NULL;
+	if (!e)
+		return hv_fail(vm, "EPT: no memory for a table for guest-physical %llx", (unsigned long long)a);
+	if (*e && (*e & need) == need && !pieces)
+		return hv_fail(vm, "EPT violation at guest-physical %llx, which is mapped", (unsigned long long)a);
+	check_owner(vm, m, 1);
+	hv_dirty_fault(vm, a, need & EPT_W);
+	hv_count_writes(vm, 1);
+	*e = leaf(m, 1, tracked_rights(vm, a >> PAGE_SHIFT));
 	return HV_RESUME;
 }
 
@@ -126,12 +182,138 @@ static enum hv_verdict ept_violation(struct hv_vm *vm, uint64_t a, uint64_t qual
 	mfn_t m;
 	int r = p2m_get(vm, gfn(a >> PAGE_SHIFT), &m, &order);
 
-	(void)qualification;
 	if (r == -EFAULT)
 		return HV_EMULATE;
 	if (r)
 		return hv_fail(vm, "no machine memory for guest-physical %llx", (unsigned long long)a);
+	if (hv_tracks(vm)) /* the qualification's bits 2:0 are in the order of an entry's */
+		return map_tracked(vm, a, m, order, qualification & EPT_RWX);
 	return map(vm, a, m, order / 9 + 1);
+}
+
+/* With a tracker that goes by flags, what the entry of a page knows. */
+static void note_flags(struct hv_vm *vm, uint64_t g, uint64_t e)
+{
+	if (hv_dirty_by_flags(vm))
+		hv_dirty_found(vm, hv_page_of(vm, g << PAGE_SHIFT), e & EPT_A, e & EPT_D);
+}
+
+/* Frees what hangs off the entry of @level. */
+static void free_below(struct hv_vm *vm, uint64_t e, unsigned level)
+{
+	mfn_t table = mfn((e & EPT_ADDR_MASK) >> PAGE_SHIFT);
+
+	if (!(e & EPT_RWX) || is_leaf(e, level))
+		return;
+	for (uint64_t i = 0; level > 2 && i < 512; i++)
+		free_below(vm, *slot_of(vm, e & EPT_ADDR_MASK, i << level_shift(level - 1), level - 1), level - 1);
+	machmem_free(vm->mem, table, 1);
+	ept_of(vm)->tables--;
+}
+
+/* Was the region that the entry of @level is for mapped in pieces for the tracker's sake alone? */
+static bool is_in_pieces(struct hv_vm *vm, uint64_t e, unsigned level, uint64_t g)
+{
+	unsigned order;
+	mfn_t m;
+
+	return !is_leaf(e, level) && p2m_peek(vm, gfn(g), &m, &order) == 0 && order >= level_order(level);
+}
+
+/* What the entry of @level for frames from @g on is to be, now that a tracker has come or gone. */
+static uint64_t follow(struct hv_vm *vm, uint64_t e, unsigned level, uint64_t g)
+{
+	if (level > 1)
+		return 0;
+	return leaf(mfn((e & EPT_ADDR_MASK) >> PAGE_SHIFT), 1, tracked_rights(vm, g));
+}
+
+/* Leaf entries follow the tracker; what is larger than they may be, or smaller than it need be, goes. */
+static void follow_all(struct hv_vm *vm, uint64_t table, unsigned level, uint64_t base)
+{
+	for (uint64_t i = 0; i < 512; i++) {
+		uint64_t g = base + (i << level_order(level)), *e = slot_of(vm, table, g << PAGE_SHIFT, level);
+
+		hv_count_reads(vm, 1);
+		if (!(*e & EPT_RWX))
+			continue;
+		if (!hv_tracks(vm) && is_in_pieces(vm, *e, level, g)) {
+			free_below(vm, *e, level);
+			*e = 0;
+		} else if (!is_leaf(*e, level)) {
+			follow_all(vm, *e & EPT_ADDR_MASK, level - 1, g);
+			continue;
+		} else if (level == 1 || hv_tracks(vm)) {
+			*e = follow(vm, *e, level, g);
+		}
+		hv_count_writes(vm, 1);
+	}
+}
+
+static void track(struct hv_vm *vm)
+{
+	hv_write(vm, VMCS_EPTP, eptp_of(vm));
+	follow_all(vm, ept_of(vm)->root.v << PAGE_SHIFT, ept_of(vm)->levels, 0);
+	invept(vm);
+}
+
+/* The entry of a 4 KiB page; NULL: it has none. */
+static uint64_t *entry_of(struct hv_vm *vm, uint64_t a)
+{
+	uint64_t table = ept_of(vm)->root.v << PAGE_SHIFT;
+
+	for (unsigned l = ept_of(vm)->levels; l > 1; l--) {
+		uint64_t e = *slot_of(vm, table, a, l);
+
+		hv_count_reads(vm, 1);
+		if (!(e & EPT_RWX) || is_leaf(e, l))
+			return NULL;
+		table = e & EPT_ADDR_MASK;
+	}
+	return slot_of(vm, table, a, 1);
+}
+
+static void retrack(struct hv_vm *vm, const uint64_t *pages)
+{
+	uint64_t count = machmem_pages(vm->ram, vm->rams);
+
+	for (uint64_t page = 0; page < count; page++) {
+		gfn_t g = hv_page_gfn(vm, page);
+		uint64_t *e;
+
+		if (!hv_page_test(pages, page))
+			continue;
+		e = entry_of(vm, g.v << PAGE_SHIFT);
+		if (!e || !(*e & EPT_RWX))
+			continue;
+		hv_count_writes(vm, 1);
+		*e = follow(vm, *e, 1, g.v);
+	}
+	invept(vm);
+}
+
+static void scan_table(struct hv_vm *vm, uint64_t table, unsigned level, uint64_t base)
+{
+	for (uint64_t i = 0; i < 512; i++) {
+		uint64_t g = base + (i << level_order(level)), *e = slot_of(vm, table, g << PAGE_SHIFT, level);
+
+		hv_count_reads(vm, 1);
+		if (!(*e & EPT_RWX))
+			continue;
+		if (level > 1) {
+			scan_table(vm, *e & EPT_ADDR_MASK, level - 1, g);
+		} else if (*e & (EPT_A | EPT_D)) {
+			note_flags(vm, g, *e);
+			hv_count_writes(vm, 1);
+			*e &= ~(EPT_A | EPT_D);
+		}
+	}
+}
+
+static void scan(struct hv_vm *vm)
+{
+	scan_table(vm, ept_of(vm)->root.v << PAGE_SHIFT, ept_of(vm)->levels, 0);
+	invept(vm);
 }
 
 /* ---- the p2m changed ---- */
@@ -154,6 +336,7 @@ static bool zap(struct hv_vm *vm, uint64_t table, unsigned level, uint64_t base,
 			any |= zap(vm, *e & EPT_ADDR_MASK, level - 1, g, first, end);
 		} else if (p2m_peek(vm, gfn(g), &m, NULL) || m.v != (*e & EPT_ADDR_MASK) >> PAGE_SHIFT) {
 			hv_count_writes(vm, 1);
+			note_flags(vm, g, *e);
 			*e = 0;
 			any = true;
 		}
@@ -266,6 +449,27 @@ static bool leaf_is_right(struct hv_vm *vm, uint64_t e, unsigned level, uint64_t
 	return true;
 }
 
+/* Does the entry follow the tracker? */
+static bool leaf_is_tracked(struct hv_vm *vm, uint64_t e, unsigned level, uint64_t g, char *buf, size_t bytes)
+{
+	const char *what = NULL;
+	uint64_t page;
+
+	if (!hv_tracks(vm))
+		return true;
+	page = hv_page_of(vm, g << PAGE_SHIFT);
+	if (level > 1)
+		what = "mapped by a large page";
+	else if (e & EPT_RWX & ~tracked_rights(vm, g))
+		what = "not granted";
+	else if (vm->dirty.tracker->exited && e & EPT_D && !hv_page_test(vm->dirty.may_write, page))
+		what = "dirty, and was not logged";
+	if (!what)
+		return true;
+	snprintf(buf, bytes, "gfn %llx, whose writes are tracked, is %s", (unsigned long long)g, what);
+	return false;
+}
+
 static bool audit_table(struct hv_vm *vm, uint64_t table, unsigned level, uint64_t base, char *buf, size_t bytes)
 {
 	for (uint64_t i = 0; i < 512; i++) {
@@ -273,7 +477,8 @@ static bool audit_table(struct hv_vm *vm, uint64_t table, unsigned level, uint64
 
 		if (!(e & EPT_RWX))
 			continue;
-		if (is_leaf(e, level) ? !leaf_is_right(vm, e, level, g, buf, bytes) :
+		if (is_leaf(e, level) ? !leaf_is_right(vm, e, level, g, buf, bytes) ||
+					!leaf_is_tracked(vm, e, level, g, buf, bytes) :
 					!audit_table(vm, e & EPT_ADDR_MASK, level - 1, g, buf, bytes))
 			return false;
 	}
@@ -324,6 +529,9 @@ const struct hv_mmu_ops hv_mmu_ept = {
 	.guest_wrote = guest_wrote,
 	.emulated_access = emulated_access,
 	.p2m_changed = p2m_changed,
+	.track = track,
+	.retrack = retrack,
+	.scan = scan,
 	.audit = audit,
 	.observe = observe,
 };

@@ -176,6 +176,9 @@ const struct hv_mmu_ops hv_mmu_shadow = {
 	.guest_wrote = shadow_guest_wrote,
 	.emulated_access = shadow_emulated_access,
 	.p2m_changed = shadow_p2m_changed,
+	.track = shadow_track,
+	.retrack = shadow_retrack,
+	.scan = shadow_scan,
 	.audit = shadow_audit,
 	.observe = shadow_observe,
 };

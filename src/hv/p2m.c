@@ -10,7 +10,7 @@
  *
  * Left out: sharing, ballooning and paging out. A frame, once given, stays.
  */
-#include "hv/hv.h"
+#include "hv/dirty.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -151,6 +151,7 @@ static int allocate_run(struct hv_vm *vm, uint64_t g, unsigned n)
 		__atomic_store_n(&w[i], P2M_VALID | n << P2M_ORDER_SHIFT | (uint32_t)(first.v + i), __ATOMIC_RELEASE);
 	p->frames += frames;
 	vm->obs.tables.guest_frames = p->frames;
+	hv_dirty_frames_given(vm, gfn(g >> order << order), first, frames);
 	if (vm->mmu->p2m_changed)
 		vm->mmu->p2m_changed(vm, gfn(g >> order << order), frames);
 	return 0;

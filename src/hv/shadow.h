@@ -20,6 +20,7 @@
 #include <assert.h>
 
 #include "hv/core.h"
+#include "hv/dirty.h"
 #include "hv/hv.h"
 #include "hv/hwpt.h"
 
@@ -187,6 +188,8 @@ bool shadow_is_traced(const struct shadow *s, gfn_t g);
 void shadow_write_protect(struct shadow *s, gfn_t g);
 /* Removes every entry that maps the frame. */
 void shadow_unmap_frame(struct shadow *s, gfn_t g);
+/* Removes every 2 MiB entry that maps the region the frame is in. */
+void shadow_clear_large(struct shadow *s, gfn_t g);
 /* Removes the pages that mirror the frame as a table; current roots stay, empty. */
 void shadow_zap_tables(struct shadow *s, gfn_t g);
 /* The TLB must forget what entry @i of @p said. */
@@ -231,6 +234,12 @@ bool shadow_load_roots(struct shadow *s);
 /* The hardware table for VMCS GUEST_CR3. */
 mfn_t shadow_hardware_root(const struct shadow *s);
 union shadow_role shadow_table_role(const struct shadow *s, unsigned level, uint64_t lin);
+
+/* ---- shadow_track.c: struct hv_mmu_ops ---- */
+
+void shadow_track(struct hv_vm *vm);
+void shadow_retrack(struct hv_vm *vm, const uint64_t *pages);
+void shadow_scan(struct hv_vm *vm);
 
 /* ---- shadow_audit.c ---- */
 

@@ -248,6 +248,8 @@ void shadow_clear(struct shadow *s, struct shadow_page *p, unsigned i)
 	s->changed = true;
 	shadow_flush_entry(s, p, i);
 	list_remove(s, p, i);
+	if (p->role.level == 1)
+		hv_dirty_leaf_goes(s->vm, e);
 	hv_count_writes(s->vm, 1);
 	p->entry[i] = 0;
 	p->present--;
@@ -267,7 +269,7 @@ static bool replace_rights(struct shadow *s, struct shadow_page *p, unsigned i, 
 		if (hwpt_restricts(old, e))
 			shadow_flush_entry(s, p, i);
 		hv_count_writes(s->vm, 1);
-		p->entry[i] = e;
+		p->entry[i] = hv_dirty_by_flags(s->vm) ? e | (old & (PTE_A | PTE_D)) : e;
 	}
 	return true;
 }
@@ -540,7 +542,7 @@ bool shadow_is_traced(const struct shadow *s, gfn_t g)
 	return false;
 }
 
-static void clear_large(struct shadow *s, gfn_t g)
+void shadow_clear_large(struct shadow *s, gfn_t g)
 {
 	entry_ref r;
 
@@ -561,7 +563,7 @@ void shadow_write_protect(struct shadow *s, gfn_t g)
 		hv_count_writes(s->vm, 1);
 		p->entry[i] &= ~PTE_W;
 	}
-	clear_large(s, g);
+	shadow_clear_large(s, g);
 }
 
 void shadow_unmap_frame(struct shadow *s, gfn_t g)
@@ -570,7 +572,7 @@ void shadow_unmap_frame(struct shadow *s, gfn_t g)
 
 	while ((r = s->frame[g.v].mapped))
 		shadow_clear(s, &s->page[r / HWPT_ENTRIES], r % HWPT_ENTRIES);
-	clear_large(s, g);
+	shadow_clear_large(s, g);
 }
 
 void shadow_zap_tables(struct shadow *s, gfn_t g)

@@ -170,7 +170,7 @@ static bool fill_large(const struct fill *f, struct shadow_page *p, unsigned i)
 	unsigned order;
 	mfn_t m;
 
-	if (s->region[region].tables || p2m_get(s->vm, gfn(region << 9), &m, &order) || order < 9)
+	if (s->region[region].tables || hv_tracks(s->vm) || p2m_get(s->vm, gfn(region << 9), &m, &order) || order < 9)
 		return false;
 	attributes |= PTE_PS | (attr.global ? PTE_G : 0) | (uint64_t)attr.pkey << PTE_PKEY_SHIFT;
 	shadow_set_leaf(s, p, i, hwpt_leaf(m, attributes), region);
@@ -258,6 +258,7 @@ static enum hv_verdict hidden_fault(struct hv_vm *vm, uint64_t lin, struct hwpt_
 		f.leaf = w->dirty ? w->entry[w->leaf_level] : w->entry[w->leaf_level] & ~PTE_W;
 	if (a.kind == ACCESS_WRITE && shadow_is_traced(s, g) && !shadow_try_unsync(s, g))
 		return HV_EMULATE;
+	hv_dirty_fault(vm, w->gpa, a.kind == ACCESS_WRITE);
 	if (!fill_path(&f, &granted))
 		return hv_fail(vm, "shadow paging: no memory for page tables");
 	/* Filling the path may have made a table of the frame that is to be written. */

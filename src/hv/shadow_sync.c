@@ -33,7 +33,8 @@ uint64_t shadow_guest_entry(const struct shadow *s, const struct shadow_page *p,
 uint64_t shadow_compose(struct shadow *s, const struct shadow_page *p, uint64_t guest_entry, bool alloc,
 			gfn_t *g)
 {
-	uint64_t attributes = guest_entry & ~PTE_PS; /* bit 7 of a 4 KiB entry is PAT */
+	uint64_t attributes = guest_entry & ~PTE_PS, e; /* bit 7 of a 4 KiB entry is PAT */
+	unsigned may;
 	mfn_t m;
 
 	*g = gfn((guest_entry & PTE_ADDR_MASK) >> PAGE_SHIFT);
@@ -41,11 +42,15 @@ uint64_t shadow_compose(struct shadow *s, const struct shadow_page *p, uint64_t 
 		return 0;
 	if (alloc ? p2m_get(s->vm, *g, &m, NULL) : p2m_peek(s->vm, *g, &m, NULL))
 		return 0;
-	if (!(guest_entry & PTE_D) || shadow_is_traced(s, *g))
+	may = hv_dirty_rights(s->vm, *g);
+	if (!(may & HV_MAY_ACCESS))
+		return 0;
+	if (!(guest_entry & PTE_D) || !(may & HV_MAY_WRITE) || shadow_is_traced(s, *g))
 		attributes &= ~PTE_W;
 	if (!hwpt_is_long((enum hwpt_format)p->role.format))
 		attributes &= ~HWPT_KEY;
-	return hwpt_leaf(m, attributes);
+	e = hwpt_leaf(m, attributes);
+	return hv_dirty_by_flags(s->vm) ? e & ~(PTE_A | PTE_D) : e;
 }
 
 static void update_snapshot(struct shadow_page *p, unsigned i, uint64_t e)

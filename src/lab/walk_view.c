@@ -20,7 +20,7 @@ static const char *const kind_name[] = {
 };
 static const char *const event_name[] = {
 	[XLATE_OK] = "mapped", [XLATE_PAGE_FAULT] = "page-fault", [XLATE_EPT_VIOLATION] = "ept-violation",
-	[XLATE_EPT_MISCONFIG] = "ept-misconfiguration",
+	[XLATE_EPT_MISCONFIG] = "ept-misconfiguration", [XLATE_PML_FULL] = "pml-full",
 };
 static const char *const owner_name[] = {
 	[ENGINE_NOBODYS] = "device", [ENGINE_HYPERVISORS] = "hypervisor", [ENGINE_THIS_VMS] = "vm",
@@ -189,6 +189,9 @@ const char *walk_view_meaning(const struct walk_view *v, char *buf)
 	case XLATE_EPT_MISCONFIG:
 		text = "an EPT entry that no hypervisor should write: the hypervisor would give up";
 		break;
+	case XLATE_PML_FULL:
+		text = "hidden from the guest: the page-modification log is full, the hypervisor would empty it";
+		break;
 	}
 	snprintf(buf, 256, "%s", text);
 	return buf;
@@ -332,6 +335,9 @@ static void print_outcome(const struct walk_view *v, FILE *out)
 		break;
 	case XLATE_EPT_MISCONFIG:
 		fprintf(out, "EPT misconfiguration at guest-physical %" PRIx64 ".\n", v->x.gpa.v);
+		break;
+	case XLATE_PML_FULL:
+		fprintf(out, "Page-modification log full at guest-physical %" PRIx64 ".\n", v->x.gpa.v);
 		break;
 	}
 	fprintf(out, "Under %s: %s.\n", engine_mmu_name[v->mmu], walk_view_meaning(v, meaning));

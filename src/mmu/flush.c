@@ -227,7 +227,7 @@ void flush_after_event(struct mmu *m, enum xlate_event ev, uint64_t lin, const s
 	struct drop_rule r = of_current_address(m, lin);
 
 	flush_after_physical_event(m, ev, x);
-	if (ev == XLATE_EPT_MISCONFIG || !mmu_paging(m))
+	if (ev == XLATE_EPT_MISCONFIG || ev == XLATE_PML_FULL || !mmu_paging(m))
 		return;
 	/* Combined mappings go only if the address that violates is what the linear one translates to. */
 	if (ev == XLATE_EPT_VIOLATION && !(x->qualification & EPT_VIOL_FINAL))

@@ -53,14 +53,14 @@ struct mmu_regs {
 	uint64_t pdpte[4]; /* PAE paging: loaded by MOV CR3 / VM entry, not walked */
 };
 
-enum xlate_event { XLATE_OK, XLATE_PAGE_FAULT, XLATE_EPT_VIOLATION, XLATE_EPT_MISCONFIG };
+enum xlate_event { XLATE_OK, XLATE_PAGE_FAULT, XLATE_EPT_VIOLATION, XLATE_EPT_MISCONFIG, XLATE_PML_FULL };
 
 /* What a translation or its failure is. */
 struct xlate {
 	hpa_t page;           /* 4 KiB page of machine memory (or of a device); valid if XLATE_OK */
 	uint32_t error_code;  /* XLATE_PAGE_FAULT */
 	uint64_t qualification; /* XLATE_EPT_VIOLATION */
-	gpa_t gpa;            /* EPT events: the guest-physical address being accessed */
+	gpa_t gpa;            /* EPT events and XLATE_PML_FULL: the guest-physical address being accessed */
 };
 
 /*
@@ -209,6 +209,16 @@ struct mmu_watch {
 	void *ctx;
 };
 
+/*
+ * Page-modification logging: while @on, guest-physical addresses whose EPT dirty flag goes from 0 to 1 are
+ * logged. VM entry and exit switch it.
+ */
+struct mmu_pml {
+	bool on;             /* the control is set and EPT has accessed and dirty flags */
+	uint16_t index;      /* of the entry that is written next; from PML_ENTRIES on: the log is full */
+	uint64_t log;        /* machine address of the page */
+};
+
 struct mmu {
 	struct machmem *mem;
 	struct mmu_regs regs;
@@ -222,6 +232,7 @@ struct mmu {
 	bool pages_1g;       /* the processor has 1 GiB pages */
 	bool data_cache;     /* data accesses go through the modelled caches: no fast lookups for data */
 	struct mmu_watch watch;
+	struct mmu_pml pml;
 	struct hw hw;
 	struct walk_log *log; /* not NULL: the next walk is recorded here */
 	struct l1_tlb l1d, l1i;

@@ -13,7 +13,8 @@
  * Not modelled: walks that run ahead of an instruction, and several at a time.
  *
  * Sources: SDM volume 3, "4-Level Paging and 5-Level Paging", "PAE Paging",
- * "32-Bit Paging", "The Extended Page Table Mechanism (EPT)", "Paging-Structure Caches".
+ * "32-Bit Paging", "The Extended Page Table Mechanism (EPT)", "Page-Modification Logging",
+ * "Paging-Structure Caches".
  */
 #include "mmu/walk.h"
 
@@ -274,6 +275,31 @@ static uint16_t tlb_ept_rights(uint64_t rights)
 
 static bool ept_is_leaf(unsigned level, uint64_t e) { return level == 1 || (level <= 3 && (e & EPT_PS)); }
 
+/*
+ * Sets flags in the EPT entry @e at @at. With page-modification logging a full log stops even an access that needs no
+ * more than an accessed flag, and a dirty flag that was clear is logged.
+ */
+static NOINLINE enum xlate_event ept_set_flags(struct walk *w, const struct ept_walk *x, uint64_t at, uint64_t e,
+					       uint64_t set)
+{
+	struct mmu *m = w->mmu;
+	struct mmu_pml *pml = &m->pml;
+
+	if (pml->on && pml->index >= PML_ENTRIES) {
+		w->out->gpa = gpa(x->gpa);
+		return XLATE_PML_FULL;
+	}
+	entry_or(m, at, set);
+	if (!pml->on || !(set & ~e & EPT_D))
+		return XLATE_OK;
+	at = pml->log + 8ull * pml->index--;
+	if (machmem_is_ram(m->mem, hpa(at))) {
+		put_u64(machmem_ptr(m->mem, hpa(at)), x->gpa & PAGE_MASK);
+		note_code_write(m, at);
+	}
+	return XLATE_OK;
+}
+
 /* Flags that the access sets in the last entry. */
 static uint64_t ept_leaf_flags(const struct ept_walk *x)
 {
@@ -341,11 +367,15 @@ static enum xlate_event ept_leaf(struct walk *w, const struct ept_walk *x, uint6
 				 uint64_t *out)
 {
 	uint64_t set = ept_leaf_flags(x), below = (1ull << ept_shifts[x->level]) - 1;
+	enum xlate_event ev;
 
 	if ((x->need & x->rights) != x->need)
 		return ept_violation(w, x->gpa, x->need, x->rights, x->for_table);
-	if ((e & set) != set)
-		entry_or(w->mmu, at, set);
+	if ((e & set) != set) {
+		ev = ept_set_flags(w, x, at, e, set);
+		if (ev)
+			return ev;
+	}
 	if (!cached)
 		ept_enter(w, x, at, e | set, true);
 	w->ept_dirty = !x->ad || ((e | set) & EPT_D);
@@ -377,8 +407,12 @@ static enum xlate_event ept_levels(struct walk *w, struct ept_walk *x, uint64_t 
 		log_rights(w, tlb_ept_rights(x->rights));
 		if (leaf)
 			return ept_leaf(w, x, at, e, cached, out);
-		if (x->ad && !(e & EPT_A))
-			entry_or(m, at, EPT_A);
+		if (x->ad && !(e & EPT_A)) {
+			enum xlate_event ev = ept_set_flags(w, x, at, e, EPT_A);
+
+			if (ev)
+				return ev;
+		}
 		if (!cached)
 			ept_enter(w, x, at, e | (x->ad ? EPT_A : 0), false);
 		x->table = e & EPT_ADDR_MASK;

@@ -1,0 +1,312 @@
+/*
+ * Do trackers find the pages that are written, all of them and no others? dirty INTERVAL LIMIT MIB KERNEL INITRD APPEND
+ * OPTIONS SCHEME:TRACKER...
+ *
+ * The run is cut every INTERVAL instructions, to at most LIMIT. What was written meanwhile is known from outside: the
+ * host's memory behind the guest is write-protected, and who writes to it - the processor, a walk that sets a flag, the
+ * hypervisor, a device - gets there by a signal. So a write of what was there already counts, too. Pages are compared
+ * with copies besides.
+ *
+ * OPTIONS: words with commas between them: "2m" (host pages), "balloon", "none". An empty INITRD is none. "ref" as
+ * TRACKER: nobody tracks; what was written is all that is noted.
+ */
+#include <signal.h>
+#undef REG_RIP
+
+#include "engine/engine_impl.h"
+#include "vm/vm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#define MISSING     77 /* meson: skipped */
+#define INTERVALS   4096
+#define UNTRACKED   ENGINE_DIRTY_COUNT
+
+/* What one run found, interval by interval. */
+struct findings {
+	const char *name;
+	uint64_t words; /* of a bitmap */
+	unsigned intervals;
+	uint64_t *written[INTERVALS];  /* as known from outside */
+	uint64_t *set[INTERVALS];      /* as the tracker has it */
+	uint64_t pages, walked;        /* of all intervals: written; found because they were walked only */
+	struct vm_result end;
+};
+
+/* The signal handler finds the memory here. */
+static struct {
+	const struct machmem *mem;
+	uint64_t *frame; /* bitmap: written since it was protected */
+} outside;
+
+static unsigned failures;
+
+static void fail(const char *what)
+{
+	fprintf(stderr, "dirty: %s\n", what);
+	exit(1);
+}
+
+static uint64_t *new_map(uint64_t bits)
+{
+	uint64_t *map = calloc((bits + 63) / 64, sizeof(*map));
+
+	if (!map)
+		fail("out of memory");
+	return map;
+}
+
+static bool test(const uint64_t *map, uint64_t n) { return map[n / 64] >> n % 64 & 1; }
+static void set(uint64_t *map, uint64_t n) { map[n / 64] |= 1ull << n % 64; }
+
+/* ---- what is written, from outside ---- */
+
+static void on_write(int sig, siginfo_t *info, void *context)
+{
+	uint64_t at = (uint64_t)((uint8_t *)info->si_addr - outside.mem->host);
+
+	(void)context;
+	if (at >= outside.mem->span) {
+		signal(sig, SIG_DFL);
+		return;
+	}
+	set(outside.frame, at >> PAGE_SHIFT);
+	if (mprotect(outside.mem->host + (at & PAGE_MASK), PAGE_SIZE, PROT_READ | PROT_WRITE))
+		_exit(3);
+}
+
+static void protect(void)
+{
+	const struct machmem *m = outside.mem;
+
+	memset(outside.frame, 0, ((m->span >> PAGE_SHIFT) + 63) / 64 * 8);
+	for (unsigned i = 0; i < m->ranges; i++)
+		if (mprotect(m->host + m->range[i].base, m->range[i].bytes, PROT_READ))
+			fail("memory cannot be protected");
+}
+
+static void watch_from_outside(struct engine_vm *vm)
+{
+	static uint8_t stack[64 << 10];
+	struct sigaction sa = {.sa_sigaction = on_write, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+
+	outside.mem = vm->cpu->mmu.mem;
+	free(outside.frame);
+	outside.frame = new_map(outside.mem->span >> PAGE_SHIFT);
+	sigaltstack(&(stack_t){.ss_sp = stack, .ss_size = sizeof(stack)}, NULL);
+	sigaction(SIGSEGV, &sa, NULL);
+	protect();
+}
+
+static const uint8_t *page_of(struct engine_vm *vm, uint64_t page)
+{
+	return vm->ops->page(vm, engine_page_gpa(vm, page).v >> PAGE_SHIFT, false);
+}
+
+static uint64_t *take_written(struct engine_vm *vm)
+{
+	uint64_t *map = new_map(engine_pages(vm));
+
+	for (uint64_t n = 0; n < engine_pages(vm); n++) {
+		const uint8_t *page = page_of(vm, n);
+
+		if (page && test(outside.frame, (uint64_t)(page - outside.mem->host) >> PAGE_SHIFT))
+			set(map, n);
+	}
+	return map;
+}
+
+/* ---- comparing ---- */
+
+/* Is the page a table of the guest, to judge by its entries? */
+static bool looks_like_table(const uint8_t *page)
+{
+	unsigned present = 0;
+
+	for (unsigned i = 0; page && i < 512; i++) {
+		uint64_t e = get_u64(page + 8 * i);
+
+		present += e & PTE_P && e & PTE_A;
+		if (e & PTE_P && e & PTE_ADDR_MASK & ~((1ull << 46) - 1))
+			return false;
+	}
+	return present;
+}
+
+static bool is_zero(const uint8_t *page)
+{
+	static const uint8_t zero[PAGE_SIZE];
+
+	return !page || !memcmp(page, zero, PAGE_SIZE);
+}
+
+/* @copy: the memory as it was at the last collection; brought up to date. */
+static bool changed(uint8_t *copy, const uint8_t *page)
+{
+	static const uint8_t zero[PAGE_SIZE];
+	const uint8_t *now = page ? page : zero;
+
+	if (!memcmp(copy, now, PAGE_SIZE))
+		return false;
+	memcpy(copy, now, PAGE_SIZE);
+	return true;
+}
+
+struct checking {
+	struct engine_vm *vm;
+	struct findings *f;
+	bool walks;    /* the tracker finds tables that are walked, too */
+	bool releases; /* a balloon gives pages back: they change without being written */
+	uint8_t *copy;
+};
+
+static void check_page(const struct checking *c, uint64_t n)
+{
+	const struct findings *f = c->f;
+	bool written = test(f->written[f->intervals], n), found = test(f->set[f->intervals], n);
+	const uint8_t *page = page_of(c->vm, n);
+	const char *what = NULL;
+
+	if (changed(c->copy + n * PAGE_SIZE, page) && !found)
+		what = "changed";
+	if (written && !found)
+		what = "written";
+	if (found && !written) {
+		if (c->walks && looks_like_table(page))
+			c->f->walked++;
+		else if (!(c->releases && is_zero(page)))
+			what = "not written";
+	}
+	if (!what)
+		return;
+	fprintf(stderr, "dirty: %s, interval %u: page %llx is %s, and %s\n", f->name, f->intervals, (unsigned long long)n,
+		what, found ? "in the set" : "not in the set");
+	failures++;
+}
+
+static void take_interval(const struct checking *c, bool tracked)
+{
+	struct findings *f = c->f;
+	uint64_t pages = engine_pages(c->vm);
+
+	f->written[f->intervals] = take_written(c->vm);
+	f->set[f->intervals] = new_map(pages);
+	if (tracked && engine_dirty_collect(c->vm, f->set[f->intervals]))
+		fail("pages cannot be collected");
+	for (uint64_t n = 0; n < pages; n++) {
+		f->pages += test(f->written[f->intervals], n);
+		if (tracked)
+			check_page(c, n);
+	}
+	if (++f->intervals == INTERVALS)
+		fail("too many intervals");
+	protect();
+}
+
+static void run(const struct vm_config *cfg, enum engine_dirty how, uint64_t interval, uint64_t limit, struct findings *f)
+{
+	struct checking c = {.f = f, .releases = cfg->devices.balloon};
+	struct vm_stop stop = VM_STOP_NONE;
+	enum vm_stopped why = VM_STOPPED_INSNS;
+	struct error err = {0};
+	struct vm *vm;
+
+	c.walks = cfg->engine.mmu == ENGINE_EPT && (how == ENGINE_DIRTY_AD || how == ENGINE_DIRTY_PML);
+	if (vm_create(&vm, cfg, &err))
+		fail(err.text);
+	c.vm = vm_engine(vm);
+	f->words = engine_pages(c.vm) / 64;
+	stop.insns = interval;
+	c.copy = calloc(engine_pages(c.vm), PAGE_SIZE);
+	why = vm_run_until(vm, &stop);
+	for (uint64_t n = 0; n < engine_pages(c.vm); n++)
+		changed(c.copy + n * PAGE_SIZE, page_of(c.vm, n));
+	if (how != UNTRACKED && engine_dirty_arm(c.vm, how, &err))
+		fail(err.text);
+	watch_from_outside(c.vm);
+	while (why != VM_STOPPED_END && stop.insns < limit && failures < 20) {
+		stop.insns += interval;
+		why = vm_run_until(vm, &stop);
+		take_interval(&c, how != UNTRACKED);
+	}
+	for (unsigned i = 0; i < outside.mem->ranges; i++)
+		mprotect(outside.mem->host + outside.mem->range[i].base, outside.mem->range[i].bytes, PROT_READ | PROT_WRITE);
+	engine_dirty_disarm(c.vm);
+	while (why != VM_STOPPED_END && stop.insns < limit + interval) {
+		stop.insns += interval;
+		why = vm_run_until(vm, &stop);
+	}
+	vm_result(vm, &f->end);
+	vm_destroy(vm);
+	free(c.copy);
+}
+
+/* ---- runs beside each other ---- */
+
+/* Pages that one run found and the other did not, by scheme they may differ in: tables whose accessed flags came earlier. */
+static void compare(const struct findings *a, const struct findings *b)
+{
+	uint64_t differ = 0, set_differ = 0;
+
+	for (unsigned i = 0; i < a->intervals && i < b->intervals; i++)
+		for (uint64_t w = 0; w < a->words && w < b->words; w++) {
+			differ += (uint64_t)__builtin_popcountll(a->written[i][w] ^ b->written[i][w]);
+			set_differ += (uint64_t)__builtin_popcountll(a->set[i][w] ^ b->set[i][w]);
+		}
+	printf("%s beside %s: written %llu, found %llu differ; %s\n", b->name, a->name, (unsigned long long)differ,
+	       (unsigned long long)set_differ,
+	       memcmp(&a->end.hash, &b->end.hash, sizeof(a->end.hash)) ? "end differently" : "end alike");
+	if (memcmp(a->end.hash.no_accessed, b->end.hash.no_accessed, sizeof(a->end.hash.no_accessed)) ||
+	    a->end.insns != b->end.insns || a->intervals != b->intervals) {
+		fprintf(stderr, "dirty: %s ends otherwise than %s\n", b->name, a->name);
+		failures++;
+	}
+}
+
+static enum engine_dirty parse(struct vm_config *cfg, const char *text)
+{
+	const char *tracker = strchr(text, ':');
+
+	for (unsigned m = 0; tracker && m < ENGINE_MMU_COUNT; m++)
+		if (strlen(engine_mmu_name[m]) == (size_t)(tracker - text) && !strncmp(text, engine_mmu_name[m], (size_t)(tracker - text)))
+			cfg->engine.mmu = (enum engine_mmu)m;
+	for (unsigned d = 0; tracker && d < ENGINE_DIRTY_COUNT; d++)
+		if (!strcmp(tracker + 1, engine_dirty_name[d]))
+			return (enum engine_dirty)d;
+	return UNTRACKED;
+}
+
+int main(int argc, char **argv)
+{
+	static struct findings f[32];
+	struct vm_config cfg;
+	struct stat st;
+
+	if (argc < 9 || argc > 8 + 32)
+		return 2;
+	if (stat(argv[4], &st))
+		return MISSING;
+	vm_config_default(&cfg);
+	cfg.kernel = argv[4];
+	cfg.initrd = *argv[5] ? argv[5] : NULL;
+	cfg.append = argv[6];
+	cfg.engine.memory = strtoull(argv[3], NULL, 0) << 20;
+	cfg.engine.host_pages = strstr(argv[7], "2m") ? HOST_PAGES_2M : HOST_PAGES_4K;
+	cfg.engine.audit = strstr(argv[7], "audit");
+	cfg.engine.audit_every = 1000;
+	for (int i = 8; i < argc; i++) {
+		f[i - 8].name = argv[i];
+		run(&cfg, parse(&cfg, argv[i]), strtoull(argv[1], NULL, 0), strtoull(argv[2], NULL, 0), &f[i - 8]);
+		printf("%s: %u intervals, %llu pages written, %llu walked; %llu faults, %llu logged, %llu full, %llu splits; %s %s\n",
+		       argv[i], f[i - 8].intervals, (unsigned long long)f[i - 8].pages, (unsigned long long)f[i - 8].walked,
+		       (unsigned long long)f[i - 8].end.obs.tracking.faults, (unsigned long long)f[i - 8].end.obs.tracking.logged,
+		       (unsigned long long)f[i - 8].end.obs.exits.by_reason[EXIT_REASON_PML_FULL],
+		       (unsigned long long)f[i - 8].end.obs.tracking.splits, vm_end_name[f[i - 8].end.end], f[i - 8].end.message);
+		if (i > 8)
+			compare(&f[0], &f[i - 8]);
+	}
+	return failures != 0;
+}
