@@ -1,8 +1,9 @@
 #!/bin/bash
 # Disk images beside QEMU's: disk.sh GNOMON [RUNS]
 # The same accesses to images of the same layout by 'gnomon disk bench' and by 'qemu-img bench' with one request and with
-# 64 under way at a time. A ratio above 1 says that Gnomon is faster than the better of these. Runs are interleaved; each ends with a flush. In memory (what the
-# format costs) and in DIR (default: /tmp; what a host's disk makes of it). Then chains and branches.
+# 64 under way at a time. A ratio above 1 says that Gnomon is faster than the better of these. Writes are timed until they
+# are on the disk. Runs are interleaved. In memory (what the format costs) and in DIR (default: /tmp; what a host's disk
+# makes of it). Then chains and branches.
 set -euo pipefail
 
 [ $# -ge 1 ] && [ $# -le 2 ] && [[ $1 != -* ]] || { echo "usage: disk.sh GNOMON [RUNS]" >&2; exit 2; }
@@ -16,20 +17,30 @@ command -v qemu-img >/dev/null || die "no qemu-img; run 'scripts/setup.sh bench'
 temps=()
 trap 'rm -rf "${temps[@]}"' EXIT
 
-# Each appends wall and CPU milliseconds to the file named first.
-ours() { # file, image, arguments
-	local to=$1 TIMEFORMAT='%U %S' wall cpu
-	shift
-	cpu=$({ time "$gnomon" disk bench "$@" --json >$dir/out; } 2>&1) || die "gnomon disk bench $*: $cpu"
-	wall=$(sed 's/.*"seconds": \([0-9.]*\).*/\1/' $dir/out)
-	echo "$wall $cpu" | awk '{ print $1 * 1000, ($2 + $3) * 1000 }' >>"$to"
+# The milliseconds that a bench tells (on a line of its output that matches $1) and, if it writes, those until its process
+# is gone: QEMU stops its clock before the last flush, and waits for that when it closes the image.
+until_done() { # pattern, arguments of the bench
+	local line seconds='' at=0 end
+	while IFS= read -r line; do
+		[[ $line =~ $1 ]] && seconds=${BASH_REMATCH[1]} at=${EPOCHREALTIME/[.,]/}
+	done
+	end=${EPOCHREALTIME/[.,]/}
+	[ "$seconds" ] || return 1
+	[[ " $2 " =~ ' '(-w|--write)' ' ]] || end=$at
+	awk -v s="$seconds" -v us=$((end - at)) 'BEGIN { print s * 1000 + us / 1000 }'
+}
+# Appends wall and CPU milliseconds of a bench to a file.
+note() { # file, pattern, command...
+	local to=$1 pattern=$2 TIMEFORMAT='%U %S' wall
+	shift 2
+	wall=$({ time stdbuf -oL "$@"; } 2>$dir/cpu | until_done "$pattern" "$*") || die "$*: $(<$dir/cpu)"
+	echo "$wall $(<$dir/cpu)" | awk '{ print $1, ($2 + $3) * 1000 }' >>"$to"
+}
+ours() { # file, arguments
+	note "$1" '"seconds": ([0-9.]+)' "$gnomon" disk bench "${@:2}" --json
 }
 theirs() { # file, image, arguments
-	local to=$1 image=$2 TIMEFORMAT='%U %S' wall cpu
-	shift 2
-	cpu=$({ time qemu-img bench -f qcow2 -t writeback "$@" "$image" >$dir/out; } 2>&1) || die "qemu-img bench $*: $cpu"
-	wall=$(sed -n 's/.*completed in \([0-9.]*\) seconds.*/\1/p' $dir/out)
-	echo "$wall $cpu" | awk '{ print $1 * 1000, ($2 + $3) * 1000 }' >>"$to"
+	note "$1" 'completed in ([0-9.]+) seconds' qemu-img bench -f qcow2 -t writeback "${@:3}" "$2"
 }
 median() { sort -n "$1" | sed -n "$((($(wc -l <"$1") + 1) / 2))p"; }
 
