@@ -8,7 +8,7 @@ set -euo pipefail
 
 [ $# -ge 1 ] && [ $# -le 2 ] && [[ $1 != -* ]] || { echo "usage: disk.sh GNOMON [RUNS]" >&2; exit 2; }
 gnomon=$(realpath "$1") runs=${2:-${RUNS:-3}}
-size=512M bytes=$((512 << 20))
+size=512M
 step_k=162012 step=$((step_k * 1024)) # 40503 blocks of 4 KiB: comes to each block once
 
 die() { echo "bench: $*" >&2; exit 1; }
