@@ -20,6 +20,7 @@
 #include "cpu/uop.h"
 #include "mem/machmem.h"
 #include "mmu/mmu.h"
+#include <stdatomic.h>
 
 /* A segment register, or LDTR / TR. */
 struct seg {
@@ -178,7 +179,7 @@ struct cpu {
 	bool halted;               /* HLT activity state */
 	bool shutdown;
 	uint64_t db_pending;       /* trap-class #DB bits (DR6 form) waiting for the instruction to end */
-	volatile int kick;         /* set asynchronously: leave the run loop at the next block */
+	atomic_int kick;           /* set by signal handlers and other threads: leave the run loop at the next block */
 	bool extint;               /* the platform's interrupt controller (INTR line) is asking */
 	bool extint_ack;           /* ...and has given its vector: cpu_give_extint() */
 	uint8_t extint_vector;

@@ -4,7 +4,8 @@
  * A request is taken from the ring, its data copied, and given to the disk's worker. At the virtual time at which it
  * is complete by the model in virtio_blk.h the VM waits for the worker if need be; only then, and on the VM's own
  * thread, does anything of it show in the guest. So what the guest sees does not depend on the host's speed. With
- * the wall clock a request is complete when the worker is done with it.
+ * the wall clock a request is complete when the worker is done with it: the worker says so, and the VM's thread then
+ * looks at it, between two instructions.
  *
  * Left out: several queues, turning the write cache off by the configuration, secure erase, zones, lifetime.
  * Source: Virtual I/O Device (VIRTIO) Version 1.2, "Block Device".
@@ -21,7 +22,6 @@
 #define DATA_MAX    ((uint64_t)SEGS_MAX * SEG_BYTES)
 #define IN_FLIGHT_BYTES_MAX (2 * DATA_MAX)
 #define RANGE_SECTORS_MAX (1u << 21)    /* of a discard or write zeroes: 1 GiB */
-#define POLL_NS     50000ull             /* wall clock: how often to look whether the worker is done */
 
 enum { BLK_IN = 0, BLK_OUT = 1, BLK_FLUSH = 4, BLK_GET_ID = 8, BLK_DISCARD = 11, BLK_WRITE_ZEROES = 13 };
 enum { BLK_OK = 0, BLK_IOERR = 1, BLK_UNSUPP = 2 };
@@ -51,7 +51,7 @@ struct blk_request {
 	uint64_t bytes;      /* of data */
 	uint8_t status;
 	bool submitted;      /* io is or was the worker's; otherwise status is final */
-	uint64_t done_at;    /* virtual time */
+	uint64_t done_at;    /* virtual time; UINT64_MAX: not known yet */
 	struct disk_request io;
 	struct blk_request *next;
 	uint8_t data[];
@@ -128,8 +128,11 @@ static uint8_t prepare(struct virtio_blk *b, struct blk_request *rq)
 
 static void append(struct virtio_blk *b, struct blk_request *rq, uint64_t now)
 {
-	rq->done_at = max_u64(now, b->busy_until) + VIRTIO_BLK_REQUEST_NS + rq->bytes / VIRTIO_BLK_BYTES_PER_NS;
-	b->busy_until = rq->done_at;
+	if (b->wall)
+		rq->done_at = rq->submitted ? UINT64_MAX : now;
+	else
+		rq->done_at = b->busy_until = max_u64(now, b->busy_until) + VIRTIO_BLK_REQUEST_NS +
+					      rq->bytes / VIRTIO_BLK_BYTES_PER_NS;
 	b->bytes_in_flight += rq->bytes;
 	if (b->first)
 		b->last->next = rq;
@@ -265,13 +268,10 @@ static bool first_is_done(struct virtio_blk *b, uint64_t now)
 {
 	const struct blk_request *rq = b->first;
 
-	if (!rq || (!b->wall && rq->done_at > now))
+	if (!rq || rq->done_at > now)
 		return false;
-	if (!rq->submitted)
-		return true;
-	if (b->wall)
-		return disk_worker_is_done(b->worker, &rq->io);
-	disk_worker_wait(b->worker, &rq->io);
+	if (rq->submitted)
+		disk_worker_wait(b->worker, &rq->io);
 	return true;
 }
 
@@ -289,9 +289,23 @@ static uint64_t blk_advance(struct virtio *v, uint64_t now)
 		virtio_interrupt(v, 0);
 	if (any && b->stalled)
 		take_requests(b, now);
-	if (!b->first)
-		return UINT64_MAX;
-	return b->wall ? now + POLL_NS : b->first->done_at;
+	return b->first ? b->first->done_at : UINT64_MAX;
+}
+
+void virtio_blk_poll(struct virtio_blk *b, uint64_t now)
+{
+	struct blk_request *rq;
+
+	if (!b->wall)
+		return;
+	for (rq = b->first; rq; rq = rq->next)
+		if (rq->submitted && rq->done_at == UINT64_MAX && disk_worker_is_done(b->worker, &rq->io))
+			rq->done_at = now;
+}
+
+bool virtio_blk_waits(const struct virtio_blk *b)
+{
+	return b->wall && b->first && b->first->done_at == UINT64_MAX;
 }
 
 /* What was submitted is done on the disk, and nobody hears of it. */
@@ -336,20 +350,20 @@ static void fill_config(struct virtio_blk *b)
 	c[CONFIG_ZEROES_UNMAP] = 1;
 }
 
-int virtio_blk_init(struct virtio_blk *b, struct disk *disk, const struct dma *dma, const char *serial, bool wall,
-		    const char *label, struct error *err)
+int virtio_blk_init(struct virtio_blk *b, struct disk *disk, const struct dma *dma, const char *serial,
+		    const struct disk_listener *wall, const char *label, struct error *err)
 {
 	uint64_t features = F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_FLUSH;
 	int ret;
 
 	memset(b, 0, sizeof(*b));
-	ret = disk_worker_start(&b->worker, disk, err);
+	ret = disk_worker_start(&b->worker, disk, wall, err);
 	if (ret) {
 		disk_close(disk, NULL);
 		return ret;
 	}
 	b->disk = disk;
-	b->wall = wall;
+	b->wall = wall != NULL;
 	memcpy(b->serial, serial, strnlen(serial, VIRTIO_BLK_SERIAL_BYTES));
 	features |= disk_read_only(disk) ? F_RO : F_DISCARD | F_WRITE_ZEROES;
 	virtio_init(&b->virtio, &ops, dma, features, label);

@@ -19,7 +19,7 @@ struct virtio_blk {
 	struct disk *disk;
 	struct disk_worker *worker;
 	char serial[VIRTIO_BLK_SERIAL_BYTES];
-	bool wall;                       /* a request is done when the host has done it */
+	bool wall;                       /* a request is complete when the host has done it */
 	struct blk_request *first, *last; /* submitted, not completed: in that order */
 	uint64_t busy_until;             /* virtual time at which the last of them is done */
 	uint64_t bytes_in_flight;
@@ -30,11 +30,16 @@ struct virtio_blk {
 /*
  * Makes the device of an open disk, which is the device's from here on (also on error: then it is closed).
  * @serial: cut off after 20 bytes
- * @wall: see above
+ * @wall: a request is complete when the host has done it, and who is told then, by another thread; lasts as long as
+ *	the device. NULL: when the model says so
  * @label: the disk's name for messages
  */
-int virtio_blk_init(struct virtio_blk *b, struct disk *disk, const struct dma *dma, const char *serial, bool wall,
-		    const char *label, struct error *err);
+int virtio_blk_init(struct virtio_blk *b, struct disk *disk, const struct dma *dma, const char *serial,
+		    const struct disk_listener *wall, const char *label, struct error *err);
+/* With @wall: completes, at the next event of the bus, what the host has done. @now: virtual time */
+void virtio_blk_poll(struct virtio_blk *b, uint64_t now);
+/* With @wall: is there a request that virtio_blk_poll() has yet to find done? */
+bool virtio_blk_waits(const struct virtio_blk *b);
 /* Waits for what is in flight, then flushes and closes the disk. Returns what disk_close() does. */
 int virtio_blk_close(struct virtio_blk *b, struct error *err);
 

@@ -9,6 +9,7 @@
 
 struct disk_worker {
 	struct disk *disk;
+	const struct disk_listener *listener; /* NULL: none */
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t submitted, finished;
@@ -51,7 +52,7 @@ static struct disk_request *take(struct disk_worker *w)
 	return rq;
 }
 
-/* It leaves the queue only now: it is its submitter's again. */
+/* It leaves the queue only now: it is its submitter's again, and not to be touched any more. */
 static void finish(struct disk_worker *w, struct disk_request *rq)
 {
 	pthread_mutex_lock(&w->lock);
@@ -59,6 +60,8 @@ static void finish(struct disk_worker *w, struct disk_request *rq)
 	rq->done = true;
 	pthread_cond_broadcast(&w->finished);
 	pthread_mutex_unlock(&w->lock);
+	if (w->listener)
+		w->listener->done(w->listener->ctx);
 }
 
 static void *work(void *arg)
@@ -98,7 +101,8 @@ static void free_worker(struct disk_worker *w)
 	free(w);
 }
 
-int disk_worker_start(struct disk_worker **out, struct disk *disk, struct error *err)
+int disk_worker_start(struct disk_worker **out, struct disk *disk, const struct disk_listener *listener,
+		      struct error *err)
 {
 	struct disk_worker *w = calloc(1, sizeof(*w));
 	int ret;
@@ -106,6 +110,7 @@ int disk_worker_start(struct disk_worker **out, struct disk *disk, struct error 
 	if (!w)
 		return error_set(err, -ENOMEM, "disk: out of memory");
 	w->disk = disk;
+	w->listener = listener;
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->submitted, NULL);
 	pthread_cond_init(&w->finished, NULL);

@@ -25,10 +25,21 @@ struct disk_request {
 	struct disk_request *next;
 };
 
+/* Told of each request that is done, by the worker's thread. */
+struct disk_listener {
+	void (*done)(void *ctx);
+	void *ctx;
+};
+
 struct disk_worker;
 
-/* Starts the thread. The disk is the worker's until disk_worker_stop(). -EAGAIN, -ENOMEM. */
-int disk_worker_start(struct disk_worker **out, struct disk *disk, struct error *err);
+/*
+ * Starts the thread. The disk is the worker's until disk_worker_stop().
+ * @listener: NULL: nobody; must last as long as the worker
+ * -EAGAIN, -ENOMEM.
+ */
+int disk_worker_start(struct disk_worker **out, struct disk *disk, const struct disk_listener *listener,
+		      struct error *err);
 /* Does what was submitted and ends the thread. */
 void disk_worker_stop(struct disk_worker *w);
 /* The request and its buffer are the worker's until it is done. */

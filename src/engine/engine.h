@@ -229,7 +229,7 @@ struct engine_run {
 
 /* Runs until an exit. */
 void engine_run(struct engine_vm *vm, struct engine_run *run);
-/* Makes engine_run() return soon; async-signal-safe. */
+/* Makes engine_run() return soon. For signal handlers and other threads, too. */
 void engine_kick(struct engine_vm *vm);
 
 uint64_t engine_now(const struct engine_vm *vm);             /* virtual time in ns (= TSC ticks) */

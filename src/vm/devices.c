@@ -11,8 +11,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #define DEVICES_MAX (DEVICES_DISKS_MAX + DEVICES_NETS_MAX + 3)
@@ -35,6 +37,10 @@ struct devices {
 	struct virtio_console console;
 	int console_fd;
 	bool terminal; /* the console is the terminal's */
+	/* The wall clock: a disk's worker has done something. */
+	struct disk_listener listener;
+	atomic_bool called;
+	int called_fd; /* an eventfd, readable from then on; -1: none */
 };
 
 /* ---- guest memory ---- */
@@ -155,6 +161,23 @@ static int join_path(const struct devices *d, char *to, const char *path, struct
 	return 0;
 }
 
+/* By the thread of a disk's worker. A guest that executes is interrupted, an owner that waits for the descriptor wakes. */
+static void call(void *ctx)
+{
+	struct devices *d = ctx;
+
+	eventfd_write(d->called_fd, 1); /* first: devices_poll() empties it when it finds the flag */
+	atomic_store(&d->called, true);
+	engine_kick(d->host.engine);
+}
+
+static int prepare_calls(struct devices *d, struct error *err)
+{
+	d->listener = (struct disk_listener){.done = call, .ctx = d};
+	d->called_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	return d->called_fd < 0 ? error_set(err, -errno, "--disk: no eventfd: %s", strerror(errno)) : 0;
+}
+
 static int add_disk(struct devices *d, const char *text, struct error *err)
 {
 	struct disk_options o = {0};
@@ -171,7 +194,8 @@ static int add_disk(struct devices *d, const char *text, struct error *err)
 	ret = what.snapshot && !what.read_only ? disk_open_snapshot(&disk, path, &o, err)
 					       : disk_open(&disk, path, &o, err);
 	if (!ret)
-		ret = virtio_blk_init(&d->blk[d->disks], disk, &d->dma, what.serial, d->host.wall, path, err);
+		ret = virtio_blk_init(&d->blk[d->disks], disk, &d->dma, what.serial, d->host.wall ? &d->listener : NULL,
+				      path, err);
 	if (ret)
 		return ret;
 	return plug(d, &d->blk[d->disks++].virtio, err);
@@ -262,7 +286,7 @@ static int add_console(struct devices *d, const char *name, struct error *err)
 
 static int add_all(struct devices *d, const struct devices_config *cfg, struct error *err)
 {
-	int ret = 0;
+	int ret = cfg->disks && d->host.wall ? prepare_calls(d, err) : 0;
 
 	for (unsigned i = 0; i < cfg->disks && !ret; i++)
 		ret = add_disk(d, cfg->disk[i], err);
@@ -290,7 +314,7 @@ int devices_create(struct devices **out, const struct devices_config *cfg, const
 	if (!d)
 		return error_set(err, -ENOMEM, "out of memory");
 	d->host = *host;
-	d->console_fd = -1;
+	d->console_fd = d->called_fd = -1;
 	d->packed = cfg->packed;
 	d->dma = (struct dma){.ctx = d, .is_ram = dma_is_ram, .read = dma_read, .write = dma_write,
 			      .release = dma_release};
@@ -314,6 +338,8 @@ int devices_close(struct devices *d, struct error *err)
 
 		ret = ret ? ret : one;
 	}
+	if (d->called_fd >= 0) /* the disks' threads are gone */
+		close(d->called_fd);
 	for (unsigned i = 0; i < d->nets; i++)
 		virtio_net_close(&d->net[i]);
 	if (d->console_fd >= 0 && close(d->console_fd) && !ret)
@@ -343,11 +369,22 @@ bool devices_are_live(const struct devices *d)
 	for (unsigned i = 0; d && i < d->nets; i++)
 		if (d->net[i].backend)
 			return true;
+	for (unsigned i = 0; d && i < d->disks; i++)
+		if (virtio_blk_waits(&d->blk[i]))
+			return true;
 	return false;
 }
 
+bool devices_have_called(const struct devices *d) { return d && atomic_load(&d->called); }
+
 void devices_poll(struct devices *d, uint64_t now)
 {
+	eventfd_t calls;
+
+	if (atomic_exchange(&d->called, false)) /* before looking: who calls later is looked at later */
+		eventfd_read(d->called_fd, &calls);
+	for (unsigned i = 0; i < d->disks; i++)
+		virtio_blk_poll(&d->blk[i], now);
 	for (unsigned i = 0; i < d->nets; i++)
 		virtio_net_poll(&d->net[i], now);
 	platform_pci_changed(d->host.platform);
@@ -367,6 +404,8 @@ unsigned devices_wait_for(struct devices *d, struct pollfd *p, unsigned max, int
 {
 	unsigned n = 0;
 
+	if (d->called_fd >= 0 && max)
+		p[n++] = (struct pollfd){.fd = d->called_fd, .events = POLLIN};
 	for (unsigned i = 0; i < d->nets; i++) {
 		struct net_backend *b = d->net[i].backend;
 

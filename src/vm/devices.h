@@ -63,11 +63,13 @@ int devices_create(struct devices **out, const struct devices_config *cfg, const
 /* Flushes and closes what they use. Returns the first failure; they are gone whatever is returned. NULL is fine. */
 int devices_close(struct devices *d, struct error *err);
 /*
- * Is something outside connected that may speak at any time? Then what happens does not follow from virtual time
- * alone, idle time passes as on the host, and the owner calls these:
+ * Is something outside connected that may speak at any time, or at work for the guest by the wall clock? Then what
+ * happens does not follow from virtual time alone, idle time passes as on the host, and the owner calls these:
  */
 bool devices_are_live(const struct devices *d);
-/* Looks at what has come from outside. @now: virtual time */
+/* Has something outside asked to be looked at, with devices_poll()? If so, engine_run() was kicked for it. */
+bool devices_have_called(const struct devices *d);
+/* Looks at what has come from outside, between two instructions. @now: virtual time */
 void devices_poll(struct devices *d, uint64_t now);
 /* Is the terminal the virtio console's? Then it gets what is typed: returns how many bytes there was room for. */
 bool devices_have_terminal(const struct devices *d);

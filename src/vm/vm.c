@@ -719,9 +719,12 @@ static bool vm_is_in_access(const struct vm *vm)
 /* Looks outside once a slice. Returns when to look again, UINT64_MAX if there is nothing to see. */
 static uint64_t vm_look_outside(struct vm *vm)
 {
-	bool wall = vm->cfg.clock == VM_CLOCK_WALL, live = devices_are_live(vm->devices);
+	bool wall = vm->cfg.clock == VM_CLOCK_WALL, called = devices_have_called(vm->devices);
+	bool live = devices_are_live(vm->devices) || called;
 	uint64_t now = engine_now(vm->engine);
 
+	if (called)
+		vm->look_at = now;
 	if (!wall && !live && !vm->input_open && !vm->input_count)
 		return UINT64_MAX;
 	/* Time jumps, and devices touch memory, between instructions only. */
@@ -779,6 +782,8 @@ static void vm_step(struct vm *vm)
 {
 	if (!vm->cut)
 		vm_prepare_run(vm);
+	else if (devices_have_called(vm->devices)) /* the end of the instruction, if one is under way */
+		vm->run.deadline_ns = min_u64(vm->run.deadline_ns, engine_now(vm->engine) + 1);
 	vm_prepare_stop(vm);
 	engine_run(vm->engine, &vm->run);
 	vm->cut = vm_was_cut(vm);

@@ -122,7 +122,7 @@ static void make(struct world *w, const char *path)
 	memset(w, 0, sizeof(*w));
 	rig_init(&w->r);
 	if (disk_open_snapshot(&disk, path, &o, &err) ||
-	    virtio_blk_init(&w->blk, disk, &w->r.dma, "serial", false, "disk", &err)) {
+	    virtio_blk_init(&w->blk, disk, &w->r.dma, "serial", NULL, "disk", &err)) {
 		fprintf(stderr, "fuzz_virtq: %s\n", err.text);
 		exit(1);
 	}

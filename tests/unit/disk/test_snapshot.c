@@ -103,8 +103,12 @@ static void no_such_image(void **state)
 	assert_non_null(strstr(err.text, "/nowhere/at/all"));
 }
 
+static void count(void *ctx) { ++*(unsigned *)ctx; }
+
 static void in_order(void **state)
 {
+	unsigned done = 0; /* the worker's until it is stopped */
+	const struct disk_listener listener = {.done = count, .ctx = &done};
 	static struct disk_request rq[200];
 	struct error err = {0};
 	struct disk_worker *w;
@@ -113,7 +117,7 @@ static void in_order(void **state)
 
 	(void)state;
 	assert_int_equal(disk_open(&d, path, &(struct disk_options){.format = DISK_FORMAT_RAW}, &err), 0);
-	assert_int_equal(disk_worker_start(&w, d, &err), 0);
+	assert_int_equal(disk_worker_start(&w, d, &listener, &err), 0);
 	for (unsigned i = 0; i < 200; i++) {
 		/* Written and read in turn, always the same byte. */
 		byte[i] = (uint8_t)i;
@@ -134,6 +138,7 @@ static void in_order(void **state)
 	disk_worker_stop(w); /* what was submitted is done all the same */
 	assert_int_equal(rq[0].result, -EINVAL);
 	assert_int_equal(rq[1].result, 0);
+	assert_int_equal(done, 202);
 	assert_int_equal(disk_close(d, &err), 0);
 }
 
