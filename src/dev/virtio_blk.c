@@ -64,7 +64,7 @@ static_assert(offsetof(struct virtio_blk, virtio) == 0, "a virtio_blk begins wit
 
 static bool in_capacity(const struct virtio_blk *b, uint64_t sector, uint64_t bytes)
 {
-	uint64_t capacity = disk_bytes(b->disk) / SECTOR;
+	uint64_t capacity = get_u64(b->virtio.config + CONFIG_CAPACITY);
 
 	return !(bytes % SECTOR) && sector <= capacity && bytes / SECTOR <= capacity - sector;
 }
@@ -369,6 +369,20 @@ int virtio_blk_init(struct virtio_blk *b, struct disk *disk, const struct dma *d
 	virtio_init(&b->virtio, &ops, dma, features, label);
 	fill_config(b);
 	return 0;
+}
+
+struct disk *virtio_blk_settle(struct virtio_blk *b)
+{
+	for (const struct blk_request *rq = b->first; rq; rq = rq->next)
+		if (rq->submitted)
+			disk_worker_wait(b->worker, &rq->io);
+	return b->disk;
+}
+
+void virtio_blk_set_disk(struct virtio_blk *b, struct disk *disk)
+{
+	b->disk = disk;
+	disk_worker_set_disk(b->worker, disk);
 }
 
 int virtio_blk_close(struct virtio_blk *b, struct error *err)

@@ -40,6 +40,13 @@ int virtio_blk_init(struct virtio_blk *b, struct disk *disk, const struct dma *d
 void virtio_blk_poll(struct virtio_blk *b, uint64_t now);
 /* With @wall: is there a request that virtio_blk_poll() has yet to find done? */
 bool virtio_blk_waits(const struct virtio_blk *b);
+/*
+ * The disk, after the host has done everything that the guest has asked for, whatever the guest knows of that: until
+ * the next event the worker leaves it alone.
+ */
+struct disk *virtio_blk_settle(struct virtio_blk *b);
+/* Goes on with another disk of the same contents; after virtio_blk_settle(). The guest sees nothing of that. */
+void virtio_blk_set_disk(struct virtio_blk *b, struct disk *disk);
 /* Waits for what is in flight, then flushes and closes the disk. Returns what disk_close() does. */
 int virtio_blk_close(struct virtio_blk *b, struct error *err);
 

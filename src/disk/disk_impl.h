@@ -23,6 +23,8 @@ struct disk_ops {
 	int (*write_zeroes)(struct disk *d, uint64_t at, uint64_t bytes, bool may_unmap, struct error *err);
 	int (*discard)(struct disk *d, uint64_t at, uint64_t bytes, struct error *err);
 	int (*flush)(struct disk *d, struct error *err);
+	/* As flush, and nothing is left that closing would write. NULL: flush does that. */
+	int (*settle)(struct disk *d, struct error *err);
 	/* What is at @at; looks at @bytes (> 0) at most. May be NULL. */
 	int (*extent)(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err);
 };

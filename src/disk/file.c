@@ -85,10 +85,12 @@ int file_create(struct file *f, const char *path, const struct file_tap *tap, st
 	*f = (struct file){.fd = -1, .tap = tap, .path = strdup(path)};
 	ret = dir && f->path ? open_unpublished(f, dir) : -ENOMEM;
 	free(dir);
-	if (ret) {
+	if (ret)
 		error_set(err, ret, "%s: cannot create: %s", path, strerror(-ret));
+	else
+		ret = look_at(f, err);
+	if (ret)
 		file_close(f);
-	}
 	return ret;
 }
 

@@ -11,7 +11,11 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-enum file_op { FILE_READ, FILE_WRITE, FILE_SYNC, FILE_ZERO, FILE_PUNCH, FILE_TRUNCATE };
+enum file_op {
+	FILE_READ, FILE_WRITE, FILE_SYNC, FILE_ZERO, FILE_PUNCH, FILE_TRUNCATE,
+	/* of names: at and bytes are 0 */
+	FILE_LINK, FILE_RENAME, FILE_REMOVE, FILE_SYNC_NAMES,
+};
 
 struct file_call {
 	enum file_op op;
@@ -77,5 +81,24 @@ int file_truncate(struct file *f, uint64_t bytes, struct error *err);
  * -EBUSY, with who it is if that can be found; a file system without locks is no error.
  */
 int file_lock(struct file *f, struct error *err);
+/* The file is only read from now on: others may open it for reading, and still not for writing. */
+void file_share(struct file *f);
+
+/* ---- file_name.c: names of an open file, by calls that tests see, too ---- */
+
+/*
+ * Gives the open file one more name. Fine if the file has it already.
+ * @made: set to whether it is new. May be NULL.
+ * -EEXIST if another file has it; -errno of the host, as where a file can have one name only.
+ */
+int file_link(struct file *f, const char *name, bool *made, struct error *err);
+/* Gives the file that is called @from the name @to, at one instant, whatever was called so. */
+int file_rename(struct file *f, const char *from, const char *to, struct error *err);
+/* Takes a name away, if it is there. */
+int file_remove(struct file *f, const char *name, struct error *err);
+/* A barrier for the names in the directory that @name is in. */
+int file_sync_names(struct file *f, const char *name, struct error *err);
+/* Is it this file that has that name? */
+bool file_is_called(const struct file *f, const char *name);
 
 #endif

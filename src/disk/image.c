@@ -18,9 +18,8 @@ static bool is_qcow2(const struct disk *d) { return d->ops->format == DISK_FORMA
 
 /* ---- making ---- */
 
-/* The backing file must be there and make sense; tells its format, and its size if none is given. */
-static int look_below(const char *path, const struct disk_create_options *o, uint64_t *bytes, enum disk_format *format,
-		      struct error *err)
+/* The backing file must be there and make sense; tells its format, and what is to be as it has it. */
+static int look_below(const char *path, struct disk_create_options *o, enum disk_format *format, struct error *err)
 {
 	const struct disk_options below = {.read_only = true, .format = o->backing_format, .tap = o->tap};
 	struct disk *d;
@@ -33,39 +32,40 @@ static int look_below(const char *path, const struct disk_create_options *o, uin
 	free(name);
 	if (ret)
 		return ret;
-	if (!*bytes)
-		*bytes = (d->bytes + 511) & ~511ull;
+	if (!o->bytes)
+		o->bytes = (d->bytes + 511) & ~511ull;
+	if (!o->cluster_bytes && is_qcow2(d))
+		o->cluster_bytes = qcow2_of(d)->cluster_bytes;
 	*format = d->ops->format;
 	return disk_close(d, err);
 }
 
-static int fill(struct file *f, const struct disk_create_options *o, uint64_t bytes, const char *backing_format,
-		struct error *err)
+static int fill(struct file *f, const struct disk_create_options *o, const char *backing_format, struct error *err)
 {
-	int ret = o->format == DISK_FORMAT_RAW ? file_truncate(f, bytes, err)
-	                                       : q2_create(f, o, bytes, backing_format, err);
+	int ret = o->format == DISK_FORMAT_RAW ? file_truncate(f, o->bytes, err)
+	                                       : q2_create(f, o, o->bytes, backing_format, err);
 
 	if (!ret)
 		ret = file_sync(f, err);
 	return ret ? ret : file_publish(f, err);
 }
 
-int disk_create(const char *path, const struct disk_create_options *o, struct error *err)
+int disk_create(const char *path, const struct disk_create_options *options, struct error *err)
 {
+	struct disk_create_options o = *options;
 	enum disk_format format = DISK_FORMAT_PROBE;
-	uint64_t bytes = o->bytes;
 	struct file f;
 	int ret = 0;
 
-	if (o->format == DISK_FORMAT_RAW && (o->backing || o->cluster_bytes || o->refcount_bits || o->version))
+	if (o.format == DISK_FORMAT_RAW && (o.backing || o.cluster_bytes || o.refcount_bits || o.version))
 		return error_set(err, -EINVAL, "%s: a raw image has no clusters and no image below it", path);
-	if (o->backing)
-		ret = look_below(path, o, &bytes, &format, err);
+	if (o.backing)
+		ret = look_below(path, &o, &format, err);
 	if (!ret)
-		ret = file_create(&f, path, o->tap, err);
+		ret = file_create(&f, path, o.tap, err);
 	if (ret)
 		return ret;
-	ret = fill(&f, o, bytes, disk_format_name(format), err);
+	ret = fill(&f, &o, disk_format_name(format), err);
 	file_close(&f);
 	return ret;
 }

@@ -16,7 +16,7 @@ struct disk_progress {
 struct disk_create_options {
 	enum disk_format format;       /* PROBE: qcow2 */
 	uint64_t bytes;                /* virtual size; 0 with a backing file: as large */
-	uint64_t cluster_bytes;        /* a power of two from 512 to 2 MiB; 0: 64 KiB */
+	uint64_t cluster_bytes;        /* a power of two from 512 to 2 MiB; 0: as below it, 64 KiB without */
 	unsigned refcount_bits;        /* a power of two up to 64; 0: 16 */
 	unsigned version;              /* 2 or 3; 0: 3 */
 	bool lazy_refcounts;           /* set the flag that lets others update refcounts lazily */

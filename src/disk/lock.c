@@ -39,6 +39,13 @@ static bool byte_is_locked(const struct file *f, unsigned at)
 	return fcntl(f->fd, F_OFD_GETLK, &l) == 0 && l.l_type != F_UNLCK;
 }
 
+static void unlock_byte(const struct file *f, unsigned at)
+{
+	struct flock l = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
+
+	fcntl(f->fd, F_OFD_SETLK, &l);
+}
+
 static int set_bits(const struct file *f, unsigned base, unsigned mask)
 {
 	int ret = 0;
@@ -134,4 +141,12 @@ int file_lock(struct file *f, struct error *err)
 		        "%s: in use as it is, perhaps below other images%s; it cannot be opened for writing",
 		        f->path, who);
 	return error_set(err, -EBUSY, "%s: in use for writing%s", f->path, who);
+}
+
+void file_share(struct file *f)
+{
+	for (unsigned bit = 0; (WRITES | RESIZES) >> bit; bit++)
+		if ((WRITES | RESIZES) & 1u << bit)
+			unlock_byte(f, USES_AT + bit);
+	f->read_only = true;
 }

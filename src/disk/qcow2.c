@@ -83,6 +83,20 @@ int q2_flush(struct disk *d, struct error *err)
 	return ret ? ret : q2_free_pending(q, err);
 }
 
+int q2_settle(struct disk *d, struct error *err)
+{
+	struct qcow2 *q = qcow2_of(d);
+	int ret = q2_flush(d, err);
+
+	if (!ret && q->writing)
+		ret = q2_refcounts_write(q, err);
+	if (!ret)
+		ret = file_sync(&d->file, err);
+	if (!ret)
+		q2_end_writing(q);
+	return ret;
+}
+
 int q2_begin_change(struct qcow2 *q, struct error *err)
 {
 	int ret = 0;
@@ -253,6 +267,7 @@ const struct disk_ops q2_ops = {
 	.discard = q2_discard,
 	.flush = q2_flush,
 	.extent = q2_extent_at,
+	.settle = q2_settle,
 };
 
 int q2_open(struct disk **out, struct file *f, const struct disk_options *o, const struct disk *above,

@@ -226,6 +226,8 @@ int q2_extent_at(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent
 
 /* Writes everything that is only in memory, in order. */
 int q2_flush(struct disk *d, struct error *err);
+/* Likewise, and refcounts that become lower by it: nothing is left to be written. The next change begins anew. */
+int q2_settle(struct disk *d, struct error *err);
 /* To be called before each change. -EIO if the image is known to be corrupt. */
 int q2_begin_change(struct qcow2 *q, struct error *err);
 /*

@@ -388,12 +388,45 @@ int q2_write_zeroes(struct disk *d, uint64_t at, uint64_t bytes, bool may_unmap,
 	return ret ? ret : write_zero_data(q, end, at + bytes - end, err);
 }
 
+/* Less than a cluster becomes zeroes, if it is not. */
+static int discard_edge(struct qcow2 *q, uint64_t at, uint64_t bytes, struct error *err)
+{
+	int ret;
+
+	if (!bytes)
+		return 0;
+	if (!q->edges)
+		q->edges = malloc(2 * q->cluster_bytes);
+	if (!q->edges)
+		return q2_no_memory(q, err);
+	ret = q2_read(&q->disk, at, q->edges, bytes, err);
+	return ret || is_zero(q->edges, bytes) ? ret : write_zero_data(q, at, bytes, err);
+}
+
+/*
+ * A guest must not be able to tell whether its raw image has become the lowest of a chain meanwhile (freeze.h): then
+ * every byte of what it discards becomes zero, as in a raw image.
+ */
+static bool stands_on_raw(const struct qcow2 *q)
+{
+	const struct disk *d = &q->disk;
+
+	while (d->backing)
+		d = d->backing;
+	return d->ops->format == DISK_FORMAT_RAW;
+}
+
 int q2_discard(struct disk *d, uint64_t at, uint64_t bytes, struct error *err)
 {
 	struct qcow2 *q = qcow2_of(d);
 	uint64_t first, end;
+	bool exact = stands_on_raw(q);
 	int ret = q2_begin_change(q, err);
 
 	whole_clusters(q, at, bytes, &first, &end);
-	return ret ? ret : change_clusters(q, first, end - first, CHANGE_DISCARD, err);
+	if (!ret && exact)
+		ret = discard_edge(q, at, first - at, err);
+	if (!ret)
+		ret = change_clusters(q, first, end - first, exact ? CHANGE_ZERO_UNMAP : CHANGE_DISCARD, err);
+	return ret || !exact ? ret : discard_edge(q, end, at + bytes - end, err);
 }

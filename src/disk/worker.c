@@ -164,3 +164,10 @@ void disk_worker_wait(struct disk_worker *w, const struct disk_request *rq)
 		pthread_cond_wait(&w->finished, &w->lock);
 	pthread_mutex_unlock(&w->lock);
 }
+
+void disk_worker_set_disk(struct disk_worker *w, struct disk *disk)
+{
+	pthread_mutex_lock(&w->lock);
+	w->disk = disk;
+	pthread_mutex_unlock(&w->lock);
+}

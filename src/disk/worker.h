@@ -34,7 +34,7 @@ struct disk_listener {
 struct disk_worker;
 
 /*
- * Starts the thread. The disk is the worker's until disk_worker_stop().
+ * Starts the thread. The disk is the worker's until disk_worker_stop(), while anything is submitted.
  * @listener: NULL: nobody; must last as long as the worker
  * -EAGAIN, -ENOMEM.
  */
@@ -46,5 +46,7 @@ void disk_worker_stop(struct disk_worker *w);
 void disk_worker_submit(struct disk_worker *w, struct disk_request *rq);
 bool disk_worker_is_done(struct disk_worker *w, const struct disk_request *rq);
 void disk_worker_wait(struct disk_worker *w, const struct disk_request *rq);
+/* Goes on with another disk. Everything submitted is done. */
+void disk_worker_set_disk(struct disk_worker *w, struct disk *disk);
 
 #endif

@@ -6,6 +6,7 @@
 #include "dev/virtio_net.h"
 #include "dev/virtio_pci.h"
 #include "dev/virtio_rng.h"
+#include "disk/freeze.h"
 #include "disk/snapshot.h"
 #include "vm/net.h"
 
@@ -135,6 +136,23 @@ int devices_parse_disk(const char *text, struct devices_disk *disk, struct error
 		text += n;
 	}
 	return ret;
+}
+
+int devices_print_disk(const struct devices_disk *disk, char *text, size_t bytes, struct error *err)
+{
+	size_t n = 0;
+	int tail;
+
+	for (const char *p = disk->path; *p && n + 2 < bytes; p++) {
+		text[n++] = *p;
+		if (*p == ',')
+			text[n++] = ',';
+	}
+	tail = snprintf(text + n, bytes - n, "%s%s%s%s", disk->read_only ? ",ro" : "", disk->snapshot ? ",snapshot" : "",
+			*disk->serial ? ",serial=" : "", disk->serial);
+	if (n + 2 >= bytes || (size_t)tail >= bytes - n)
+		return error_set(err, -ENAMETOOLONG, "%.300s: %s", disk->path, strerror(ENAMETOOLONG));
+	return 0;
 }
 
 /* ---- making them ---- */
@@ -441,4 +459,80 @@ void devices_describe(const struct devices *d, char *buf, size_t bytes)
 		snprintf(buf + n, bytes - n, "; the guest had %llu of %llu MiB free when it was last asked",
 			 (unsigned long long)b->stat[BALLOON_FREE] >> 20,
 			 (unsigned long long)b->stat[BALLOON_TOTAL] >> 20);
+}
+
+/* ---- freezing disks ---- */
+
+static int check_id(const char *id, struct error *err)
+{
+	static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+	size_t n = strlen(id);
+
+	if (n && n <= DEVICES_FREEZE_ID_MAX && strspn(id, allowed) == n)
+		return 0;
+	return error_set(err, -EINVAL, "'%.80s': a name for frozen disks has 1 to %d letters, digits and ._-", id,
+			 DEVICES_FREEZE_ID_MAX);
+}
+
+/* "dir/disk.qcow2" and "id": "disk.id.qcow2" */
+static int name_base(const char *path, const char *id, char *base, struct error *err)
+{
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
+	int stem = (int)(dot && dot != name ? dot - name : (ptrdiff_t)strlen(name));
+
+	if (snprintf(base, NAME_MAX + 1, "%.*s.%s%s", stem, name, id, name + stem) > NAME_MAX)
+		return error_set(err, -ENAMETOOLONG, "%.300s: %s", path, strerror(ENAMETOOLONG));
+	return 0;
+}
+
+/* Those that can be written; @z of the others stays empty. Returns how far it came in *@done. */
+static int prepare_disks(struct devices *d, const char *id, struct disk_freeze *z, unsigned *done, struct error *err)
+{
+	char base[NAME_MAX + 1];
+	int ret = 0;
+
+	for (*done = 0; *done < d->disks && !ret; *done += !ret) {
+		struct disk *disk = virtio_blk_settle(&d->blk[*done]);
+
+		z[*done] = (struct disk_freeze){0};
+		if (disk_read_only(disk))
+			continue;
+		ret = name_base(d->disk_path[*done], id, base, err);
+		if (!ret)
+			ret = disk_freeze_prepare(&z[*done], disk, base, err);
+	}
+	return ret;
+}
+
+static void finish_disk(struct devices *d, unsigned n, struct disk_freeze *z, struct devices_frozen *out)
+{
+	const char *path = d->disk_path[n], *base = z->disk ? z->base : path;
+
+	snprintf(out->disk[n].path, PATH_MAX, "%s", path);
+	snprintf(out->disk[n].base, PATH_MAX, "%s", base);
+	out->disk[n].read_only = !z->disk;
+	if (z->disk)
+		virtio_blk_set_disk(&d->blk[n], disk_freeze_finish(z));
+}
+
+int devices_freeze_disks(struct devices *d, const char *id, struct devices_frozen *out, struct error *err)
+{
+	struct disk_freeze z[DEVICES_DISKS_MAX];
+	unsigned prepared = 0;
+	int ret = check_id(id, err);
+
+	if (!ret && d)
+		ret = prepare_disks(d, id, z, &prepared, err);
+	for (unsigned i = 0; i < prepared && !ret; i++)
+		if (z[i].disk)
+			ret = disk_freeze_switch(&z[i], err);
+	for (unsigned i = 0; i < prepared && ret; i++)
+		if (z[i].disk)
+			disk_freeze_undo(&z[i]);
+	if (ret)
+		return ret;
+	out->disks = prepared;
+	for (unsigned i = 0; i < prepared; i++)
+		finish_disk(d, i, &z[i], out);
+	return 0;
 }

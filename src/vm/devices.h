@@ -52,6 +52,9 @@ struct devices_host {
 	void *terminal_ctx;
 };
 
+/* What devices_parse_disk() would take apart again. -ENAMETOOLONG with @err. */
+int devices_print_disk(const struct devices_disk *disk, char *text, size_t bytes, struct error *err);
+
 struct devices;
 /*
  * Makes the devices and puts them on the platform's bus. *@out is NULL if none were asked for.
@@ -82,5 +85,24 @@ void devices_observe(const struct devices *d, struct obs *obs);
 void devices_describe(const struct devices *d, char *buf, size_t bytes);
 /* Takes a line that a device has for the user: at most @bytes with the 0 at its end. False if there is none. */
 bool devices_take_message(struct devices *d, char *buf, size_t bytes);
+
+
+/* What became of the disks when they were frozen, in the order of the configuration. */
+struct devices_frozen {
+	unsigned disks;
+	struct {
+		char path[PATH_MAX]; /* as it was opened: what is written from now on */
+		char base[PATH_MAX]; /* what has the contents of that instant; the path itself for a disk that is read only */
+		bool read_only;
+	} disk[DEVICES_DISKS_MAX];
+};
+#define DEVICES_FREEZE_ID_MAX 64
+/*
+ * Freezes the contents of all writable disks, between two runs of the guest, which sees nothing of it (disk/freeze.h).
+ * What the guest has asked for is done first and is in what is frozen, also where the guest is told later.
+ * @id: what becomes part of the names: disk.qcow2 is disk.ID.qcow2 then. Letters, digits and ._- only
+ * Errors of disk_freeze(), -EINVAL for the id: no disk is frozen then, and @out is not set. NULL has no disks.
+ */
+int devices_freeze_disks(struct devices *d, const char *id, struct devices_frozen *out, struct error *err);
 
 #endif

@@ -300,6 +300,11 @@ int vm_close_devices(struct vm *vm, struct error *err)
 	return ret;
 }
 
+int vm_freeze_disks(struct vm *vm, const char *id, struct devices_frozen *out, struct error *err)
+{
+	return devices_freeze_disks(vm->devices, id, out, err);
+}
+
 void vm_describe_devices(const struct vm *vm, char *buf, size_t bytes) { devices_describe(vm->devices, buf, bytes); }
 
 void vm_set_messages(struct vm *vm, void (*say)(void *ctx, const char *line), void *ctx)

@@ -83,6 +83,8 @@ void vm_destroy(struct vm *vm);
  * does it too. Returns the first one with @err.
  */
 int vm_close_devices(struct vm *vm, struct error *err);
+/* See devices_freeze_disks(). On the thread that runs it, between two calls of vm_run_until() or from a ticker. */
+int vm_freeze_disks(struct vm *vm, const char *id, struct devices_frozen *out, struct error *err);
 /* A line on what its devices did, for the end of a run, before they are closed; "" if there is nothing to say. */
 void vm_describe_devices(const struct vm *vm, char *buf, size_t bytes);
 /* Lines that devices have for the user go to @say, from within vm_run_until(). Without one they are dropped. */

@@ -3,14 +3,17 @@
  * must be in order (lost clusters allowed) and hold everything that was flushed.
  *
  *	crash-disk kill [-n KILLS] [-s SEED] [-q]    a child process is killed
+ *	crash-disk freeze [-n KILLS] [-s SEED] [-q]  ... that freezes the disk now and then, instead of snapshots
  *	crash-disk power [-n CUTS] [-s SEED] [-q]    of what was written after the last barrier, sectors are missing
  *
  * -q: now and then qemu-img check must agree.
  */
 #include "model.h"
 #include "disk/file.h"
+#include "disk/freeze.h"
 #include "base/util.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,7 +25,7 @@
 #define SLOTS 3 /* snapshots there may be */
 #define ROUNDS_PER_IMAGE 40
 
-enum kind { WRITE, ZERO, DISCARD, FLUSH, TOGGLE, APPLY };
+enum kind { WRITE, ZERO, DISCARD, FLUSH, TOGGLE, APPLY, FREEZE };
 
 struct op {
 	enum kind kind;
@@ -38,7 +41,7 @@ struct world {
 	uint8_t *base, *below_data, *snapshot[SLOTS];
 	bool exists[SLOTS];
 	unsigned long rounds, leaks;
-	bool qemu;
+	bool qemu, freezes;
 };
 
 static void fail(const struct world *w, const char *what)
@@ -65,6 +68,8 @@ static struct op op_number(const struct world *w, uint64_t i)
 	struct op op = {.slot = (unsigned)(mix(r + 2) % SLOTS)};
 
 	op.kind = k < 60 ? WRITE : k < 70 ? ZERO : k < 80 ? DISCARD : k < 94 ? FLUSH : k < 98 ? TOGGLE : APPLY;
+	if (w->freezes && op.kind > FLUSH)
+		op.kind = FREEZE;
 	if (op.kind == APPLY && !w->exists[op.slot])
 		op.kind = FLUSH;
 	if (op.kind == DISCARD) /* of whole clusters; the rest would be as it was */
@@ -78,9 +83,21 @@ static uint8_t op_byte(uint64_t i, uint64_t at) { return (uint8_t)(mix(i * 77 + 
 
 static void name_of(unsigned slot, char *name) { snprintf(name, 8, "slot%u", slot); }
 
-/* Does it, and notes which snapshots there are then. */
-static void do_op(struct world *w, struct disk *d, uint64_t i, const struct op *op)
+/* What is frozen by operation @i has its number behind the image's name. A chain has an end. */
+static int freeze(const struct world *w, struct disk **d, uint64_t i, struct error *err)
 {
+	char base[64];
+	int ret;
+
+	snprintf(base, sizeof(base), "%.40s.%llu", strrchr(w->path, '/') + 1, (unsigned long long)i);
+	ret = disk_freeze(d, base, err);
+	return ret == -ELOOP ? disk_flush(*d, err) : ret;
+}
+
+/* Does it, and notes which snapshots there are then. */
+static void do_op(struct world *w, struct disk **disk, uint64_t i, const struct op *op)
+{
+	struct disk *d = *disk;
 	struct error err = {0};
 	uint8_t *data;
 	char name[8];
@@ -110,6 +127,9 @@ static void do_op(struct world *w, struct disk *d, uint64_t i, const struct op *
 		break;
 	case APPLY:
 		ret = disk_snapshot_apply(d, name, &err);
+		break;
+	case FREEZE:
+		ret = freeze(w, disk, i, &err);
 		break;
 	}
 	model_must(ret, &err, "operation");
@@ -197,6 +217,23 @@ static void check(struct world *w, bool repair)
 		fail(w, "qemu-img check complains");
 }
 
+/* Likewise the image that was frozen last, which nobody has written since. */
+static void check_frozen(struct world *w)
+{
+	const struct disk_options o = {.read_only = true};
+	struct disk_check c = {0};
+	struct error err = {0};
+	struct disk *d;
+
+	model_must(disk_open(&d, w->path, &o, &err), &err, "open after the crash");
+	if (disk_backing(d)) {
+		model_must(disk_check(disk_backing(d), DISK_REPAIR_NONE, &c, &err), &err, "check what is frozen");
+		if (c.errors)
+			fail(w, "what is frozen is not in order");
+	}
+	model_must(disk_close(d, &err), &err, "close after the crash");
+}
+
 /* The snapshots there are must be those there should be, other than @unsure; their contents, by going back to them. */
 static void verify_snapshots(struct world *w, struct disk *d, int unsure, bool apply)
 {
@@ -237,6 +274,8 @@ static void examine(struct world *w, uint64_t settled, uint64_t flushed, uint64_
 
 	w->rounds++;
 	check(w, false);
+	if (w->freezes)
+		check_frozen(w);
 	model_must(disk_open(&d, w->path, &w->options, &err), &err, "open after the crash");
 	verify(w, d, settled, flushed, to);
 	last = op_number(w, to ? to - 1 : 0);
@@ -271,10 +310,9 @@ static void make_world(struct world *w, const char *dir, uint64_t seed)
 	struct disk_create_options o = {.cluster_bytes = 1u << cluster_bits[kind],
 	                                .refcount_bits = refcount_bits[mix(seed + 1) % 4]};
 	struct error err = {0};
-	bool qemu = w->qemu;
-	unsigned long leaks = w->leaks;
 
-	*w = (struct world){.seed = seed, .qemu = qemu, .leaks = leaks, .cluster = o.cluster_bytes};
+	*w = (struct world){.seed = seed, .qemu = w->qemu, .freezes = w->freezes, .leaks = w->leaks,
+			    .cluster = o.cluster_bytes};
 	snprintf(w->dir, sizeof(w->dir), "%s", dir);
 	snprintf(w->path, sizeof(w->path), "%.120s/crash-%llu", dir, (unsigned long long)seed);
 	o.bytes = w->bytes = clusters[kind] * o.cluster_bytes;
@@ -291,9 +329,13 @@ static void make_world(struct world *w, const char *dir, uint64_t seed)
 
 static void free_world(struct world *w)
 {
-	unlink(w->path);
-	if (*w->below)
-		unlink(w->below);
+	DIR *dir = opendir(w->dir);
+	struct dirent *e;
+
+	while ((e = readdir(dir)))
+		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+			unlinkat(dirfd(dir), e->d_name, 0);
+	closedir(dir);
 	free(w->base);
 	for (unsigned i = 0; i < SLOTS; i++)
 		free(w->snapshot[i]);
@@ -318,7 +360,7 @@ static void child(struct world *w, struct told *t, uint64_t first)
 		struct op op = op_number(w, i);
 
 		t->begun = i + 1;
-		do_op(w, d, i, &op);
+		do_op(w, &d, i, &op);
 		if (is_flush(&op))
 			t->flushed = i + 1;
 	}
@@ -475,7 +517,7 @@ static void record(struct world *w, struct log *l, uint64_t *ends, uint64_t ops)
 	for (uint64_t i = 0; i < ops; i++) {
 		struct op op = op_number(&copy, i);
 
-		do_op(&copy, d, i, &op);
+		do_op(&copy, &d, i, &op);
 		ends[i] = l->count;
 	}
 	model_must(disk_close(d, &err), &err, "close");
@@ -599,7 +641,8 @@ int main(int argc, char **argv)
 	char dir[128];
 	int c;
 
-	if (argc < 2 || (!power && strcmp(argv[1], "kill") != 0))
+	w.freezes = argc > 1 && strcmp(argv[1], "freeze") == 0;
+	if (argc < 2 || (!power && !w.freezes && strcmp(argv[1], "kill") != 0))
 		return 2;
 	optind = 2;
 	while ((c = getopt(argc, argv, "n:s:q")) != -1) {
@@ -614,7 +657,5 @@ int main(int argc, char **argv)
 	}
 	model_directory(dir, sizeof(dir), "crash-disk");
 	(power ? cut_many : kill_many)(&w, dir, seed, count);
-	unlink(strcat(dir, "/log"));
-	*strrchr(dir, '/') = 0;
 	return rmdir(dir) ? 2 : 0;
 }

@@ -1,5 +1,6 @@
 /* See model.h. */
 #include "model.h"
+#include "disk/freeze.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -8,9 +9,9 @@
 #include <unistd.h>
 
 const char *const model_op_name[16] = {"write", "read", "zero", "discard", "flush", "take", "apply", "delete", "branch",
-				       "commit", "grow", "reopen", "large write", NULL};
+				       "commit", "grow", "reopen", "freeze", "large write", NULL};
 enum { OP_WRITE, OP_READ, OP_ZERO, OP_DISCARD, OP_FLUSH, OP_TAKE, OP_APPLY, OP_DELETE, OP_BRANCH, OP_COMMIT, OP_GROW,
-       OP_REOPEN, OP_LARGE };
+       OP_REOPEN, OP_FREEZE, OP_LARGE };
 
 uint64_t model_random(struct model *m, uint64_t below)
 {
@@ -299,6 +300,23 @@ static void op_branch(struct model *m)
 	model_compare(m);
 }
 
+/* As a branch, while it is open: what was there gets another name. */
+static void op_freeze(struct model *m)
+{
+	struct model_image *old = top(m), *now = old + 1;
+	struct error err = {0};
+
+	if (m->depth == MODEL_CHAIN)
+		return;
+	*now = (struct model_image){.bytes = old->bytes, .data = malloc(m->max_bytes)};
+	memcpy(now->data, old->data, m->max_bytes);
+	memcpy(now->path, old->path, sizeof(now->path));
+	snprintf(old->path, sizeof(old->path), "%.120s/%llu-%u.img", m->dir, (unsigned long long)m->seed, m->names++);
+	model_must(disk_freeze(&m->disk, strrchr(old->path, '/') + 1, &err), &err, "freeze");
+	m->depth++;
+	model_compare(m);
+}
+
 /* Into the image below, which is then open instead. Snapshots would see what is below them change. */
 static void op_commit(struct model *m)
 {
@@ -344,9 +362,9 @@ static void op_read(struct model *m)
 void model_step(struct model *m)
 {
 	static const uint8_t weight[] = {
-	        [OP_WRITE] = 40, [OP_READ] = 10,  [OP_ZERO] = 12,  [OP_DISCARD] = 10, [OP_FLUSH] = 6,
+	        [OP_WRITE] = 38, [OP_READ] = 10,  [OP_ZERO] = 12,  [OP_DISCARD] = 10, [OP_FLUSH] = 6,
 	        [OP_TAKE] = 4,   [OP_APPLY] = 3,  [OP_DELETE] = 3, [OP_BRANCH] = 2,   [OP_COMMIT] = 2,
-	        [OP_GROW] = 2,   [OP_REOPEN] = 3, [OP_LARGE] = 3};
+	        [OP_GROW] = 2,   [OP_REOPEN] = 3, [OP_FREEZE] = 2, [OP_LARGE] = 3};
 	unsigned n = (unsigned)model_random(m, 100), op = 0;
 	struct error err = {0};
 
@@ -378,6 +396,8 @@ void model_step(struct model *m)
 		return op_grow(m);
 	case OP_REOPEN:
 		return model_reopen(m);
+	case OP_FREEZE:
+		return op_freeze(m);
 	case OP_LARGE:
 		return op_write(m, 300 * m->cluster);
 	}

@@ -4,8 +4,10 @@
 
 #include "dev/virtio_blk.h"
 #include "disk/file.h"
+#include "disk/freeze.h"
 
 #include <semaphore.h>
+#include <stdio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -201,6 +203,44 @@ static void virtual_time(void **state)
 	assert_int_equal(rig_advance(&r, done), UINT64_MAX);
 	assert_int_equal(rig_used_idx(&r, &ring), 1);
 	assert_int_equal(*rig_at(&r, STATUS), 0);
+}
+
+/* Frozen while a request is under way: it is in what is frozen, and the guest is told of it when it would have been. */
+static void frozen_in_flight(void **state)
+{
+	const struct disk_options o = {.read_only = true, .format = DISK_FORMAT_RAW};
+	uint64_t next, done;
+	struct disk *disk;
+	char base[80];
+	uint8_t byte;
+
+	(void)state;
+	r.now = 1000000;
+	memset(rig_at(&r, DATA), 0x5a, 65536);
+	offer(OUT, 0, 65536, 0);
+	rig_ring_doorbell(&r, 0);
+	next = rig_advance(&r, r.now);
+	done = rig_advance(&r, next);
+	disk = virtio_blk_settle(&blk);
+	snprintf(base, sizeof(base), "%s.frozen", path);
+	assert_int_equal(disk_freeze(&disk, strrchr(base, '/') + 1, NULL), 0);
+	virtio_blk_set_disk(&blk, disk);
+	assert_int_equal(*rig_at(&r, STATUS), 0xee);
+	assert_int_equal(rig_advance(&r, done - 1), done);
+	assert_int_equal(*rig_at(&r, STATUS), 0xee);
+	assert_int_equal(rig_advance(&r, done), UINT64_MAX);
+	assert_int_equal(*rig_at(&r, STATUS), 0);
+
+	memset(rig_at(&r, DATA), 0x66, 8192);
+	assert_int_equal(request(OUT, 1, 8192, 0), 0);
+	assert_int_equal(request(IN, 0, 8192, RIG_WRITE), 0);
+	assert_int_equal(*rig_at(&r, DATA + 511), 0x5a);
+	assert_int_equal(*rig_at(&r, DATA + 512), 0x66);
+	assert_int_equal(disk_open(&disk, base, &o, NULL), 0);
+	assert_int_equal(disk_read(disk, 512, &byte, 1, NULL), 0);
+	assert_int_equal(byte, 0x5a);
+	disk_close(disk, NULL);
+	unlink(base);
 }
 
 static void wait_done(void)
@@ -486,6 +526,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(malformed, setup, teardown),
 		cmocka_unit_test_setup_teardown(too_long, setup, teardown),
 		cmocka_unit_test_setup_teardown(reset_in_flight, setup, teardown),
+		cmocka_unit_test_setup_teardown(frozen_in_flight, setup, teardown),
 		cmocka_unit_test_setup_teardown(not_master, setup, teardown),
 		cmocka_unit_test_setup_teardown(by_pin, setup, teardown),
 		cmocka_unit_test_setup_teardown(config_window, setup, teardown),
