@@ -358,6 +358,8 @@ static void test_capabilities(void **state)
 	f->cpu->cfg.feature[CPUF_INVPCID] = false;
 	vmx_read_capability(f->cpu, MSR_VMX_PROCBASED_CTLS2, &v);
 	assert_false(v >> 32 & PROC2_INVPCID);
+	assert_true(v >> 49 & 1); /* page-modification logging, bit 17 of the controls, may be set */
+	assert_false(v >> 17 & 1);
 }
 
 /* ---- entry checks ---- */
@@ -430,6 +432,14 @@ static const struct check control_checks[] = {
 	{"EPTP walk length", CONTROLS, .set = {PROC2(PROC2_EPT), {VMCS_EPTP, 0x60000 | 4 << 3 | 6}}},
 	{"EPTP reserved", CONTROLS, .set = {PROC2(PROC2_EPT), {VMCS_EPTP, 0x60000 | EPTP_WALK_4 | 6 | 0x80}}},
 	{"EPTP width", CONTROLS, .set = {PROC2(PROC2_EPT), {VMCS_EPTP, 1ull << 46 | EPTP_WALK_4 | 6}}},
+	{"PML without EPT", CONTROLS, .set = {PROC2(PROC2_PML), {VMCS_PML_ADDRESS, 0x61000}}},
+	{"PML", .set = {PROC2(PROC2_EPT | PROC2_PML), {VMCS_PML_ADDRESS, 0x61000},
+			{VMCS_EPTP, 0x60000 | EPTP_WALK_4 | EPTP_AD | 6}}},
+	{"PML, EPT without A/D", .set = {PROC2(PROC2_EPT | PROC2_PML), {VMCS_PML_ADDRESS, 0x61000}}},
+	{"PML alignment", CONTROLS, .set = {PROC2(PROC2_EPT | PROC2_PML), {VMCS_PML_ADDRESS, 0x61008}}},
+	{"PML width", CONTROLS, .set = {PROC2(PROC2_EPT | PROC2_PML), {VMCS_PML_ADDRESS, 1ull << 46}}},
+	{"PML index", .set = {PROC2(PROC2_EPT | PROC2_PML), {VMCS_PML_ADDRESS, 0x61000}, {VMCS_GUEST_PML_INDEX, 0x8000}}},
+	{"no PML, bad address", .set = {PROC2(PROC2_EPT), {VMCS_PML_ADDRESS, 0x61008}}},
 	{"EPTP A/D", .set = {PROC2(PROC2_EPT), {VMCS_EPTP, 0x60000 | EPTP_WALK_4 | EPTP_AD | 6}}},
 	{"unrestricted without EPT", CONTROLS, .set = {PROC2(PROC2_UNRESTRICTED)}},
 	{"unrestricted", .set = {PROC2(PROC2_UNRESTRICTED | PROC2_EPT)}},
@@ -1363,6 +1373,11 @@ static void test_ept_exits(void **state)
 		    (x.qualification & ~EPT_VIOL_FINAL) | EPT_VIOL_NMI_UNBLOCK);
 	expect_exit(f, vmx_exit_ept(c, XLATE_EPT_MISCONFIG, &x, 0x1234, true), EXIT_REASON_EPT_MISCONFIG, 0);
 	assert_int_equal(vr(f, VMCS_GUEST_PHYSICAL), 0x5678);
+	expect_exit(f, vmx_exit_ept(c, XLATE_PML_FULL, &x, 0x1234, true), EXIT_REASON_PML_FULL, 0);
+	assert_int_equal(vr(f, VMCS_GUEST_LINEAR), 0);
+	assert_true(vr(f, VMCS_GUEST_RFLAGS) & RF_RF);
+	c->vmx.nmi_unblocking_iret = true;
+	expect_exit(f, vmx_exit_ept(c, XLATE_PML_FULL, &x, 0x1234, true), EXIT_REASON_PML_FULL, 1ull << 12);
 }
 
 static void test_task_switch_exit(void **state)
@@ -1685,6 +1700,117 @@ static void test_run_ept(void **state)
 	run(f, EXIT_REASON_HLT);
 }
 
+/* Identity in one 2 MiB page for tables, code and stack, which is accessed and dirty; then 4 KiB pages, which are not. */
+static void map_for_log(struct fix *f, uint64_t eptp, unsigned pages)
+{
+	const uint64_t pml4 = eptp & EPT_ADDR_MASK, pdpt = pml4 + 0x1000, pd = pml4 + 0x2000, pt = pml4 + 0x3000;
+	const uint64_t leaf = EPT_R | EPT_W | EPT_X | EPT_MT_WB << EPT_MT_SHIFT, table = EPT_R | EPT_W | EPT_X | EPT_A;
+
+	put64(f, pml4, pdpt | table);
+	put64(f, pdpt, pd | table);
+	put64(f, pd, leaf | EPT_PS | EPT_A | EPT_D);
+	for (unsigned i = 0; i < pages; i++) {
+		if (i % 512 == 0)
+			put64(f, pd + 8 + 8 * (i / 512), (pt + 8 * i) | table);
+		put64(f, pt + 8 * i, (SIZE_2M + i * PAGE_SIZE) | leaf);
+	}
+}
+
+static uint64_t log_flags(struct fix *f, uint64_t eptp, unsigned page)
+{
+	return get64(f, (eptp & EPT_ADDR_MASK) + 0x3000 + 8 * page) & (EPT_A | EPT_D);
+}
+
+static void with_log(struct fix *f, uint64_t eptp, uint64_t log, uint16_t index)
+{
+	vw(f, VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_SECONDARY | PROC_HLT);
+	vw(f, VMCS_PROC_CTL2, PROC2_EPT | PROC2_VPID | PROC2_PML);
+	vw(f, VMCS_EPTP, eptp);
+	vw(f, VMCS_PML_ADDRESS, log);
+	vw(f, VMCS_GUEST_PML_INDEX, index);
+}
+
+#define LOG_EPTP (0x80000ull | EPTP_WALK_4 | EPTP_AD | EPT_MT_WB)
+#define LOG_AT   0x90000ull
+
+/* A guest that writes to one page after the other: the exit comes at the 513th, before it is written. */
+static void test_run_pml_full(void **state)
+{
+	struct fix *f = *state;
+	struct cpu *c = f->cpu;
+
+	map_for_log(f, LOG_EPTP, 1024);
+	with_log(f, LOG_EPTP, LOG_AT, 511);
+	CODE(f, "\x89\x03\x81\xc3\x00\x10\x00\x00\xe2\xf6\xf4"); /* again: mov [rbx], eax; add ebx, 4096; loop again; hlt */
+	c->gpr[RBX] = SIZE_2M + 0x20;
+	c->gpr[RCX] = 600;
+	c->gpr[RAX] = 0x5a5a5a5a;
+	enter(f);
+	assert_int_equal(cpu_run(c, cpu_tsc(c) + 10000), CPU_RUN_VMEXIT);
+	assert_int_equal(vr(f, VMCS_EXIT_REASON), EXIT_REASON_PML_FULL);
+	assert_int_equal(vr(f, VMCS_EXIT_REASON), 62);
+	assert_int_equal(vr(f, VMCS_EXIT_QUALIFICATION), 0);
+	assert_int_equal(vr(f, VMCS_GUEST_PML_INDEX), 0xffff);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT);
+	assert_true(vr(f, VMCS_GUEST_RFLAGS) & RF_RF);
+	assert_int_equal(vr(f, VMCS_IDT_VECTORING_INFO), 0);
+	assert_int_equal(c->gpr[RBX], SIZE_2M + 512 * PAGE_SIZE + 0x20);
+	for (unsigned i = 0; i < 512; i++)
+		assert_int_equal(get64(f, LOG_AT + 8 * i), SIZE_2M + (511 - i) * PAGE_SIZE);
+	assert_int_equal(log_flags(f, LOG_EPTP, 511), EPT_A | EPT_D);
+	assert_int_equal(log_flags(f, LOG_EPTP, 512), 0);
+	assert_int_equal(get64(f, SIZE_2M + 512 * PAGE_SIZE + 0x20), 0);
+	vw(f, VMCS_GUEST_PML_INDEX, 511);
+	run(f, EXIT_REASON_HLT);
+	assert_int_equal(vr(f, VMCS_GUEST_PML_INDEX), 511 - 88);
+	assert_int_equal(get64(f, LOG_AT + 8 * 511), SIZE_2M + 512 * PAGE_SIZE);
+	assert_int_equal(get64(f, SIZE_2M + 512 * PAGE_SIZE + 0x20), 0x5a5a5a5a);
+}
+
+/* Reading is enough to find the log full; with EPT without flags, or without the control, nothing is. */
+static void test_run_pml_accessed(void **state)
+{
+	struct fix *f = *state;
+
+	map_for_log(f, LOG_EPTP, 4);
+	with_log(f, LOG_EPTP, LOG_AT, 0x200);
+	CODE(f, "\x8b\x03\xf4"); /* mov eax, [rbx]; hlt */
+	f->cpu->gpr[RBX] = SIZE_2M;
+	run(f, EXIT_REASON_PML_FULL);
+	assert_int_equal(vr(f, VMCS_GUEST_PML_INDEX), 0x200);
+	assert_int_equal(log_flags(f, LOG_EPTP, 0), 0);
+	vw(f, VMCS_EPTP, LOG_EPTP & ~EPTP_AD);
+	run(f, EXIT_REASON_HLT);
+	assert_int_equal(log_flags(f, LOG_EPTP, 0), 0);
+	vw(f, VMCS_EPTP, LOG_EPTP);
+	vw(f, VMCS_PROC_CTL2, PROC2_EPT | PROC2_VPID);
+	vw(f, VMCS_GUEST_RIP, CODE_AT);
+	run(f, EXIT_REASON_HLT);
+	assert_int_equal(vr(f, VMCS_GUEST_PML_INDEX), 0x200);
+}
+
+/* The log is found full while an event is delivered: the exit says which one. */
+static void test_run_pml_vectoring(void **state)
+{
+	struct fix *f = *state;
+
+	map_for_log(f, LOG_EPTP, 4);
+	with_log(f, LOG_EPTP, LOG_AT, 0xffff);
+	CODE(f, "\xcd\x21"); /* int 21h */
+	code(f, HANDLER_AT, "\xf4", 1);
+	vw(f, VMCS_GUEST_RSP, SIZE_2M + 0x800);
+	run(f, EXIT_REASON_PML_FULL);
+	assert_int_equal(vr(f, VMCS_IDT_VECTORING_INFO), INTR(EVENT_SOFT_INT, 0x21));
+	assert_int_equal(vr(f, VMCS_EXIT_INSN_LEN), 2);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT);
+	assert_int_equal(vr(f, VMCS_EXIT_QUALIFICATION), 0);
+	vw(f, VMCS_GUEST_PML_INDEX, 511);
+	vw(f, VMCS_ENTRY_INTR_INFO, vr(f, VMCS_IDT_VECTORING_INFO));
+	vw(f, VMCS_ENTRY_INSN_LEN, 2);
+	run(f, EXIT_REASON_HLT);
+	assert_int_equal(get64(f, LOG_AT + 8 * 511), SIZE_2M);
+}
+
 static void test_run_real_mode(void **state)
 {
 	const uint64_t at = 0x70000, pdpt = 0x71000;
@@ -1766,7 +1892,7 @@ int main(void)
 		T(test_inject_pending_mtf),
 		T(test_run_instructions), T(test_run_monitor_trap), T(test_run_preemption_timer),
 		T(test_run_interrupt_window), T(test_run_exception_and_handler), T(test_run_triple_fault),
-		T(test_run_tsc_offset), T(test_run_ept), T(test_run_real_mode),
+		T(test_run_tsc_offset), T(test_run_ept), T(test_run_pml_full), T(test_run_pml_accessed), T(test_run_pml_vectoring), T(test_run_real_mode),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
