@@ -11,6 +11,7 @@
 #include "cli/stats.h"
 #include "cli/vm_file.h"
 #include "lab/report.h"
+#include "lab/track.h"
 #include "vm/schedule.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ struct run {
 	struct console console;
 	struct report_file file;
 	struct vm *vm;
+	struct track *track; /* NULL: pages are not tracked */
 	struct control *control; /* NULL: none */
 };
 
@@ -40,6 +42,7 @@ struct session {
 	bool want_stats;
 	uint64_t stats_ns;           /* 0: the default */
 	struct stats stats;
+	struct track_config track;
 	struct engine_machine *machine;
 	struct run run[ENGINE_VMS_MAX];
 	unsigned runs;
@@ -98,10 +101,48 @@ static int set_stats_interval(void *ctx, const char *v, struct error *err)
 	return stats_parse_interval(v, &((struct session *)ctx)->stats_ns, err);
 }
 
+static int set_dirty(void *ctx, const char *v, struct error *err)
+{
+	struct track_config *t = &((struct session *)ctx)->track;
+
+	for (unsigned i = 0; i < ENGINE_DIRTY_COUNT; i++) {
+		if (strcmp(v, engine_dirty_name[i]) == 0) {
+			t->dirty = true;
+			t->how = (enum engine_dirty)i;
+			return 0;
+		}
+	}
+	return error_set(err, -EINVAL, "--dirty '%s': one of wp, present, ad, pml", v);
+}
+
+static int parse_interval(const char *option, const char *v, uint64_t *interval, struct error *err)
+{
+	int ret = parse_count(option, v, interval, err);
+
+	if (ret == 0 && *interval < TRACK_INTERVAL_MIN)
+		ret = error_set(err, -EINVAL, "--%s '%s': at least %u instructions", option, v, TRACK_INTERVAL_MIN);
+	return ret;
+}
+
+static int set_dirty_interval(void *ctx, const char *v, struct error *err)
+{
+	return parse_interval("dirty-interval", v, &((struct session *)ctx)->track.interval, err);
+}
+
+static int set_wss(void *ctx, const char *v, struct error *err)
+{
+	((struct session *)ctx)->track.wss = true;
+	return parse_interval("wss", v, &((struct session *)ctx)->track.wss_interval, err);
+}
+
 static const struct option_desc session_options[] = {
 	{"stats", NULL, "show on standard error once a second what is counted", set_stats},
 	{"stats-interval", "S", "every S seconds (0.05 to 3600)", set_stats_interval},
 	{"progress-fd", "N", "write the count of instructions to descriptor N now and then", set_progress},
+	{"dirty", "TRACKER", "find out which pages the guest writes: by wp, present, ad or pml\n"
+	 "(docs/tracking.md); with --audit memory is compared, too", set_dirty},
+	{"dirty-interval", "N", "... every N instructions (default 10M)", set_dirty_interval},
+	{"wss", "N", "say every N instructions how many pages were accessed", set_wss},
 	{"vm", "FILE", "run the VM that FILE describes; give it again for more VMs", set_vm},
 	{"slice", "N", "instructions a VM executes at a time (default 1M)", set_slice},
 	{0},
@@ -123,6 +164,10 @@ static int check_options(const struct session *s, struct error *err)
 	if (s->files && s->for_one)
 		return error_set(err, -EINVAL, "option '--%s' describes a guest: with --vm its place is the VM file",
 				 s->for_one);
+	if (s->files && (s->track.dirty || s->track.wss))
+		return error_set(err, -EINVAL, "options '--dirty' and '--wss' are for one VM (no --vm)");
+	if (s->track.interval && !s->track.dirty)
+		return error_set(err, -EINVAL, "option '--dirty-interval' needs --dirty");
 	if (!s->files && s->slice)
 		return error_set(err, -EINVAL, "option '--slice' is for several VMs (--vm)");
 	return 0;
@@ -276,6 +321,8 @@ static int write_report(struct run *run, const struct vm_result *r, const struct
 	if (!run->what.report)
 		return 0;
 	json = report_build(&run->what.cfg, r, host);
+	if (json && run->track)
+		track_report(run->track, json_object_get(json, "tracking"));
 	ret = report_file_commit(&run->file, json, &err);
 	json_decref(json);
 	if (ret)
@@ -311,6 +358,16 @@ static void say_devices(struct run *run)
 		say(run, line);
 }
 
+static void say_tracking(struct run *run)
+{
+	char line[400];
+
+	if (!run->track)
+		return;
+	track_describe(run->track, line, sizeof(line));
+	say(run, line);
+}
+
 /* Says and writes what came of one VM. Returns its exit status. */
 static int finish(struct run *run)
 {
@@ -320,6 +377,7 @@ static int finish(struct run *run)
 
 	vm_result(run->vm, &result);
 	say_devices(run);
+	say_tracking(run);
 	status = close_devices(run) ? CLI_HOST_FAILED : exit_status(&result);
 	host = report_measure_host(status);
 	say_end(run, &result, &host);
@@ -340,6 +398,24 @@ static int start_stats(struct session *s, struct error *err)
 	return stats_start(&s->stats, err);
 }
 
+/* -EIO: a tracker lost a page; the guest has not ended then. */
+static int run_one(struct run *run)
+{
+	struct error err = {0};
+	int ret = 0;
+
+	if (run->track)
+		ret = track_run(run->track, &err);
+	else
+		while (vm_run_until(run->vm, &VM_STOP_NONE) != VM_STOPPED_END)
+			;
+	if (ret) {
+		console_end_line(&run->console);
+		cli_error("run", err.text);
+	}
+	return ret;
+}
+
 static int run_to_end(struct session *s)
 {
 	struct schedule_result schedule;
@@ -350,9 +426,8 @@ static int run_to_end(struct session *s)
 		vms[i] = s->run[i].vm;
 	if (s->files)
 		schedule_run(vms, s->runs, s->slice ? s->slice : SCHEDULE_SLICE_DEFAULT, &schedule);
-	else
-		while (vm_run_until(vms[0], &VM_STOP_NONE) != VM_STOPPED_END)
-			;
+	else if (run_one(&s->run[0]))
+		status = CLI_GUEST_FAILED;
 	stats_stop(&s->stats);
 	for (unsigned i = 0; i < s->runs; i++) {
 		console_restore(&s->run[i].console);
@@ -422,6 +497,18 @@ static int make_vm(struct session *s, unsigned i, struct error *err)
 	return ret ? error_set(err, ret, "%.200s: %.300s", s->vm_path[i], why.text) : 0;
 }
 
+static int complete_tracking(struct session *s, struct error *err)
+{
+	struct track_config *t = &s->track;
+
+	if (!t->dirty && !t->wss)
+		return 0;
+	if (!t->interval)
+		t->interval = TRACK_INTERVAL_DEFAULT;
+	t->verify = s->guest.cfg.engine.audit;
+	return track_check(t, s->guest.cfg.engine.mmu, err);
+}
+
 /* Everything that can go wrong before a guest runs goes wrong here. */
 static int prepare(struct session *s, struct error *err)
 {
@@ -433,6 +520,8 @@ static int prepare(struct session *s, struct error *err)
 		s->runs = 1;
 		s->run[0].what = s->guest;
 		ret = guest_options_check(&s->guest.cfg, err);
+		if (ret == 0)
+			ret = complete_tracking(s, err);
 	}
 	for (unsigned i = 0; ret == 0 && i < s->runs; i++)
 		if (s->run[i].what.report)
@@ -441,6 +530,8 @@ static int prepare(struct session *s, struct error *err)
 		ret = make_machine(s, err);
 	for (unsigned i = 0; ret == 0 && i < s->runs; i++)
 		ret = make_vm(s, i, err);
+	if (ret == 0 && (s->track.dirty || s->track.wss))
+		ret = track_begin(&s->run[0].track, s->run[0].vm, &s->track, say, &s->run[0], err);
 	return ret;
 }
 
@@ -502,6 +593,7 @@ static void clean_up(struct session *s)
 	current.session = NULL;
 	for (unsigned i = 0; i < ENGINE_VMS_MAX; i++) {
 		report_file_abandon(&s->run[i].file);
+		track_destroy(s->run[i].track);
 		vm_destroy(s->run[i].vm);
 		vm_file_free(&s->vm_file[i]);
 	}

@@ -286,6 +286,20 @@ static json_t *build_shadow(const struct obs *obs)
 	return o;
 }
 
+/* What trackers counted; what they found is added by who armed one. */
+static json_t *build_tracking(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	put(o, "collections", obs->tracking.collections);
+	put(o, "pages", obs->tracking.pages);
+	put(o, "faults", obs->tracking.faults);
+	put(o, "logged", obs->tracking.logged);
+	put(o, "log_full", obs->exits.by_reason[EXIT_REASON_PML_FULL]);
+	put(o, "splits", obs->tracking.splits);
+	return o;
+}
+
 static json_t *build_cpu(const struct obs *obs)
 {
 	json_t *o = json_object();
@@ -371,6 +385,7 @@ json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, con
 	json_object_set_new(o, "tables", build_tables(&r->obs));
 	json_object_set_new(o, "shadow", build_shadow(&r->obs));
 	json_object_set_new(o, "hypervisor", build_hypervisor(&r->obs));
+	json_object_set_new(o, "tracking", build_tracking(&r->obs));
 	json_object_set_new(o, "cpu", build_cpu(&r->obs));
 	json_object_set_new(o, "devices", build_devices(&r->obs));
 	json_object_set_new(o, "cost", build_cost(&cfg->engine.cpu.hw, &r->obs, r->insns));

@@ -221,6 +221,21 @@ for n in two three; do
 done
 rm -f "$dir"/*.vm "$dir"/*.json "$dir/two.log"
 
+# Tracking of pages.
+ends 2 run --kernel "$dir/exit" --memory 16M --dirty none
+ends 2 run --kernel "$dir/exit" --memory 16M --dirty wp
+ends 2 run --kernel "$dir/exit" --memory 16M --mmu shadow --dirty pml
+ends 2 run --kernel "$dir/exit" --memory 16M --mmu ept --dirty wp --dirty-interval 999
+ends 2 run --kernel "$dir/exit" --memory 16M --mmu ept --dirty-interval 1M
+ends 2 run --kernel "$dir/exit" --memory 16M --mmu ept --dirty pml --wss 1M
+ends 2 run --kernel "$dir/exit" --memory 16M --mmu ept --wss x
+ends 0 run --kernel "$dir/spin" --memory 16M --mmu ept --limit-insns 10000 --audit --dirty pml --dirty-interval 1000 --report "$dir/report"
+grep -q 'pages written: 1[01] intervals of 1000 instructions' "$kept/.err" || fail "run --dirty: $(cat "$kept/.err")"
+grep -q '"tracker": "pml"' "$dir/report" || fail "run --dirty: not in the report"
+ends 0 run --kernel "$dir/spin" --memory 16M --mmu shadow --limit-insns 10000 --wss 5000
+grep -q 'working set: [1-9][0-9]* pages' "$kept/.err" || fail "run --wss: $(cat "$kept/.err")"
+rm -f "$dir/report"
+
 # A signal: the report is still written, the status says so.
 timeout -s INT 1 "$gnomon" run --kernel "$dir/spin" --memory 16M --report "$dir/report" </dev/null >/dev/null 2>&1
 grep -q '"exit": "interrupted"' "$dir/report" 2>/dev/null || fail "no report after a signal"
