@@ -442,11 +442,11 @@ static int snapshot(struct disk_command *c)
 	return fail(&err);
 }
 
-/* ---- commit and convert ---- */
+/* ---- commit, absorb and convert ---- */
 
-static int commit(struct disk_command *c)
+static int merge(struct disk_command *c, bool down)
 {
-	const struct disk_options o = {.backing_writable = true};
+	const struct disk_options o = {.backing_writable = down};
 	struct shown shown = {0};
 	const struct disk_progress p = {show_progress, &shown};
 	struct error err = {0};
@@ -456,9 +456,12 @@ static int commit(struct disk_command *c)
 	catch_signals();
 	if (disk_open(&d, c->arg[0], &o, &err))
 		return fail(&err);
-	ret = disk_commit(d, &p, &err);
+	ret = (down ? disk_commit : disk_absorb)(d, &p, &err);
 	return finish(d, ret, &err);
 }
+
+static int commit(struct disk_command *c) { return merge(c, true); }
+static int absorb(struct disk_command *c) { return merge(c, false); }
 
 /* Copies to an image that was just made. */
 static int fill(struct disk *from, const char *path, enum disk_format format, struct error *err)
@@ -596,6 +599,8 @@ static const struct verb {
          "keep the contents under a name, go back to them, forget them", 2, 3, json_options, snapshot},
         {"commit", "OVERLAY", "write what an image has itself into the one below it", 1, 1, no_options,
          commit},
+        {"absorb", "OVERLAY", "take over what the image below has, and stand on what that one stands on", 1, 1, no_options,
+         absorb},
         {"check", "FILE", "is an image consistent? Repairs it if asked to", 1, 1, check_options, check},
         {"resize", "FILE SIZE", "make a disk larger", 2, 2, no_options, resize},
         {"convert", "FILE NEW-FILE", "copy what a disk has to a new image", 2, 2, convert_options, convert},

@@ -57,6 +57,14 @@ int disk_open_below(struct disk **out, const char *path, const struct disk_optio
  * -ENOTSUP if it is no name of a file (a URL, json:). *out is to be freed.
  */
 int disk_backing_path(char **out, const char *image, const char *backing, struct error *err);
+/*
+ * What is to stand in an image at @path for the image @base below it, a path that is relative to the current directory;
+ * @absolute: just that path. *name is to be freed.
+ */
+int disk_name_for(const char *base, bool absolute, const char *path, char **name, struct error *err);
+struct disk_progress;
+/* Tells how far it is; -EINTR if it is to be stopped. @p: may be NULL */
+int disk_report(const struct disk_progress *p, const struct disk *d, uint64_t done, uint64_t total, struct error *err);
 /* What is at @at; looks at @bytes (> 0) at most. */
 int disk_extent(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err);
 

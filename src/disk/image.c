@@ -92,8 +92,7 @@ static char *relative_path(const char *dir, const char *file)
 	return out;
 }
 
-/* What is to stand in an image at @path for @base, which is relative to the current directory. To be freed. */
-static int name_for_branch(const char *base, const char *path, char **name, struct error *err)
+int disk_name_for(const char *base, bool absolute, const char *path, char **name, struct error *err)
 {
 	const char *slash = strrchr(path, '/');
 	char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup("."), *real_dir, *real_base;
@@ -106,7 +105,7 @@ static int name_for_branch(const char *base, const char *path, char **name, stru
 	if (real_dir && !real_base)
 		error_set(err, -errno, "%s: cannot open: %s", base, strerror(errno));
 	if (real_base)
-		*name = *base == '/' ? strdup(base)
+		*name = absolute ? strdup(base)
 		                     : relative_path(strcmp(real_dir, "/") == 0 ? "" : real_dir, real_base);
 	if (real_base && !*name)
 		error_set(err, -ENOMEM, "%s: out of memory", path);
@@ -121,7 +120,7 @@ int disk_branch(const char *base, const char *path, struct error *err)
 	struct disk_create_options o = {0};
 	struct error why = {0};
 	char *name;
-	int ret = name_for_branch(base, path, &name, &why);
+	int ret = disk_name_for(base, *base == '/', path, &name, &why);
 
 	o.backing = name;
 	if (!ret)
@@ -231,7 +230,7 @@ int disk_snapshot_delete(struct disk *d, const char *name, struct error *err)
 
 /* ---- copying ---- */
 
-static int report(const struct disk_progress *p, const struct disk *d, uint64_t done, uint64_t total, struct error *err)
+int disk_report(const struct disk_progress *p, const struct disk *d, uint64_t done, uint64_t total, struct error *err)
 {
 	if (!p || !p->report(p->ctx, done, total))
 		return 0;
@@ -282,7 +281,7 @@ int disk_copy(struct disk *from, struct disk *to, const struct disk_progress *p,
 			ret = copy_range(from, to, at, x.bytes, true, buf, err);
 		}
 		if (!ret)
-			ret = report(p, from, at + x.bytes, from->bytes, err);
+			ret = disk_report(p, from, at + x.bytes, from->bytes, err);
 	}
 	free(buf);
 	return ret ? ret : disk_flush(to, err);
@@ -320,7 +319,7 @@ int disk_commit(struct disk *d, const struct disk_progress *p, struct error *err
 		if (!ret)
 			ret = commit_extent(d, at, &x, buf, err);
 		if (!ret)
-			ret = report(p, d, at + x.bytes, d->bytes, err);
+			ret = disk_report(p, d, at + x.bytes, d->bytes, err);
 	}
 	free(buf);
 	if (!ret)

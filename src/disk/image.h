@@ -66,6 +66,15 @@ int disk_snapshot_delete(struct disk *d, const char *name, struct error *err);
  */
 int disk_commit(struct disk *d, const struct disk_progress *p, struct error *err);
 
+/*
+ * Takes what the image below has, and it has not, into an image, which stands on what that one stood on from then on:
+ * nobody needs the one between for its sake any more. The contents stay the same at every moment; it can be stopped and
+ * done again. The image must be open without others above it.
+ * -EINVAL if there is none below; -ENOTSUP for an image with snapshots, which would lose what they stand on, or whose
+ * header cannot be changed in one write; -EROFS.
+ */
+int disk_absorb(struct disk *d, const struct disk_progress *p, struct error *err);
+
 /* Copies the contents of one disk to another that reads as zeroes and is not smaller. */
 int disk_copy(struct disk *from, struct disk *to, const struct disk_progress *p, struct error *err);
 

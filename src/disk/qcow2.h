@@ -115,6 +115,11 @@ int q2_header_read(struct q2_header *h, struct file *f, struct error *err);
  * stays as it is.
  */
 int q2_header_update(struct file *f, const struct q2_header *h, struct error *err);
+/*
+ * Names another image below, or none (NULL), in an image that has one: one write of a sector, between barriers. @h is read
+ * anew. -ENOTSUP if that cannot be one write; -ENAMETOOLONG.
+ */
+int q2_header_set_backing(struct q2_header *h, struct file *f, const char *name, const char *format, struct error *err);
 
 /* ---- qcow2_cache.c ---- */
 

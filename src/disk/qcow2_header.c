@@ -257,3 +257,87 @@ int q2_header_update(struct file *f, const struct q2_header *h, struct error *er
 	}
 	return file_write(f, 0, raw, h->version >= 3 ? Q2_H_V3_BYTES : Q2_H_V2_BYTES, err);
 }
+
+/* ---- another image below ---- */
+
+#define SECTOR 512u
+
+/* Where the extensions of a header end, the one that says so included, and where the backing format is named; or 0. */
+static void find_extensions(const struct q2_header *h, const uint8_t *cluster, uint64_t bytes, uint64_t *end,
+			    uint64_t *format)
+{
+	uint64_t at, n;
+
+	*end = *format = 0;
+	for (at = h->length; at + 8 <= bytes; at += 8 + n) {
+		n = ((uint64_t)be32_at(cluster + at + 4) + 7) / 8 * 8;
+		if (be32_at(cluster + at) == Q2_EXT_END) {
+			*end = at + 8;
+			return;
+		}
+		if (be32_at(cluster + at) == Q2_EXT_BACKING_FORMAT)
+			*format = at;
+	}
+}
+
+/*
+ * The header's first sector names the place of the name, and the format; the new name is put where the old one is not
+ * before that sector is written, at one go.
+ */
+static int place_name(const struct q2_header *h, struct file *f, uint8_t *cluster, const char *name, const char *format,
+		      struct error *err)
+{
+	uint64_t cluster_bytes = 1ull << h->cluster_bits, n = strlen(name), old_end = h->backing_at + h->backing_bytes;
+	uint64_t at, ext;
+	int ret;
+
+	find_extensions(h, cluster, min_u64(h->backing_at, cluster_bytes), &at, &ext);
+	if (!at || !ext || ext + 16 > SECTOR || !be32_at(cluster + ext + 4) || strlen(format) > 8)
+		return error_set(err, -ENOTSUP, "%s: does not name the format of the image below it in a way that could "
+				 "be changed at once", f->path);
+	if (at + n > h->backing_at && at < old_end)
+		at = old_end;
+	if (n > Q2_NAME_MAX || at + n > cluster_bytes)
+		return error_set(err, -ENAMETOOLONG,
+				 "%s: the name of the image below it does not fit into a cluster", f->path);
+	ret = file_write(f, at, name, n, err);
+	if (!ret)
+		ret = file_sync(f, err);
+	if (ret)
+		return ret;
+	memcpy(cluster + at, name, n);
+	put_be64(cluster + Q2_H_BACKING_AT, at);
+	put_be32(cluster + Q2_H_BACKING_BYTES, (uint32_t)n);
+	put_be32(cluster + ext + 4, (uint32_t)strlen(format));
+	memset(cluster + ext + 8, 0, 8);
+	memcpy(cluster + ext + 8, format, strlen(format));
+	return 0;
+}
+
+int q2_header_set_backing(struct q2_header *h, struct file *f, const char *name, const char *format, struct error *err)
+{
+	uint64_t bytes = 1ull << h->cluster_bits, end, ext;
+	uint8_t *cluster = malloc(bytes);
+	struct q2_header fresh;
+	int ret = cluster ? file_read(f, 0, cluster, bytes, err) : error_set(err, -ENOMEM, "%s: out of memory", f->path);
+
+	if (!ret && name) {
+		ret = place_name(h, f, cluster, name, format, err);
+	} else if (!ret) {
+		find_extensions(h, cluster, min_u64(h->backing_at, bytes), &end, &ext);
+		if (!end) /* what follows the extensions would be taken for more of them */
+			ret = error_set(err, -ENOTSUP, "%s: its header extensions have no end", f->path);
+		put_be64(cluster + Q2_H_BACKING_AT, 0);
+		put_be32(cluster + Q2_H_BACKING_BYTES, 0);
+	}
+	if (!ret)
+		ret = file_write(f, 0, cluster, SECTOR, err);
+	if (!ret)
+		ret = file_sync(f, err);
+	if (!ret)
+		ret = q2_header_read(&fresh, f, err);
+	if (!ret)
+		*h = fresh;
+	free(cluster);
+	return ret;
+}

@@ -32,7 +32,7 @@ gives 2 "not a power of two" create a 1G --cluster-size 3K
 gives 2 "No such file" info none
 gives 2 "No such file" branch none b
 [ -z "$(ls)" ] || fail "refused commands left something behind: $(ls)"
-for verb in create branch info list snapshot commit check resize convert bench; do
+for verb in create branch info list snapshot commit absorb check resize convert bench; do
 	gives 0 "Usage: gnomon disk $verb" $verb --help
 done
 
@@ -68,6 +68,16 @@ if command -v qemu-img >/dev/null; then
 		qemu-img check -q $image || fail "qemu-img check $image"
 	done
 fi
+gives 0 "" branch two three
+gives 0 "" absorb three
+gives 0 "above          sub/one (qcow2)" info three
+gives 0 "" absorb three
+gives 0 "above          base (qcow2)" info three
+gives 0 "" absorb three
+gives 2 "no image below" absorb three
+gives 0 "" convert three flat3 --format raw
+cmp flat flat3 || fail "absorb changed the contents"
+rm three flat3
 gives 0 "" commit two
 gives 0 "" commit sub/one
 gives 0 "104857600" info base

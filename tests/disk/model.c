@@ -9,9 +9,9 @@
 #include <unistd.h>
 
 const char *const model_op_name[16] = {"write", "read", "zero", "discard", "flush", "take", "apply", "delete", "branch",
-				       "commit", "grow", "reopen", "freeze", "large write", NULL};
+				       "commit", "grow", "reopen", "freeze", "absorb", "large write", NULL};
 enum { OP_WRITE, OP_READ, OP_ZERO, OP_DISCARD, OP_FLUSH, OP_TAKE, OP_APPLY, OP_DELETE, OP_BRANCH, OP_COMMIT, OP_GROW,
-       OP_REOPEN, OP_FREEZE, OP_LARGE };
+       OP_REOPEN, OP_FREEZE, OP_ABSORB, OP_LARGE };
 
 uint64_t model_random(struct model *m, uint64_t below)
 {
@@ -339,6 +339,22 @@ static void op_commit(struct model *m)
 	model_compare(m);
 }
 
+/* The image between goes. */
+static void op_absorb(struct model *m)
+{
+	struct model_image *i = top(m), between;
+	struct error err = {0};
+
+	if (m->depth < 2 || i->snapshots)
+		return;
+	model_must(disk_absorb(m->disk, NULL, &err), &err, "absorb");
+	between = i[-1];
+	i[-1] = *i;
+	*i = between;
+	drop_image(m);
+	model_compare(m);
+}
+
 static void op_grow(struct model *m)
 {
 	struct model_image *i = top(m);
@@ -362,9 +378,9 @@ static void op_read(struct model *m)
 void model_step(struct model *m)
 {
 	static const uint8_t weight[] = {
-	        [OP_WRITE] = 38, [OP_READ] = 10,  [OP_ZERO] = 12,  [OP_DISCARD] = 10, [OP_FLUSH] = 6,
+	        [OP_WRITE] = 36, [OP_READ] = 10,  [OP_ZERO] = 12,  [OP_DISCARD] = 10, [OP_FLUSH] = 6,
 	        [OP_TAKE] = 4,   [OP_APPLY] = 3,  [OP_DELETE] = 3, [OP_BRANCH] = 2,   [OP_COMMIT] = 2,
-	        [OP_GROW] = 2,   [OP_REOPEN] = 3, [OP_FREEZE] = 2, [OP_LARGE] = 3};
+	        [OP_GROW] = 2,   [OP_REOPEN] = 3, [OP_FREEZE] = 2, [OP_ABSORB] = 2, [OP_LARGE] = 3};
 	unsigned n = (unsigned)model_random(m, 100), op = 0;
 	struct error err = {0};
 
@@ -398,6 +414,8 @@ void model_step(struct model *m)
 		return model_reopen(m);
 	case OP_FREEZE:
 		return op_freeze(m);
+	case OP_ABSORB:
+		return op_absorb(m);
 	case OP_LARGE:
 		return op_write(m, 300 * m->cluster);
 	}
