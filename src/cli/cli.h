@@ -24,6 +24,7 @@ enum {
 	CLI_LEAKS = 14,        /* disk check: clusters are lost, no data */
 	CLI_DAMAGED = 16,      /* disk check: the image contradicts itself */
 	CLI_NOT_REACHED = 12,  /* walk: the guest ended before it came to the stop */
+	CLI_REFUSED = 18,      /* control: the VM refused or failed to do it */
 	CLI_INTERRUPTED = 130,
 };
 
@@ -33,7 +34,7 @@ struct command {
 	int (*run)(int argc, char **argv); /* argv[0] is the command's name */
 	void (*help)(FILE *out);
 };
-extern const struct command cmd_run, cmd_compare, cmd_hw, cmd_walk, cmd_lab, cmd_disk, cmd_help, cmd_version;
+extern const struct command cmd_run, cmd_compare, cmd_hw, cmd_walk, cmd_lab, cmd_disk, cmd_control, cmd_help, cmd_version;
 extern const struct command *const commands[]; /* ends with NULL */
 const struct command *command_find(const char *name);
 

@@ -8,6 +8,7 @@ const struct command *const commands[] = {
 	&cmd_walk,
 	&cmd_lab,
 	&cmd_disk,
+	&cmd_control,
 	&cmd_help,
 	&cmd_version,
 	NULL,

@@ -156,14 +156,20 @@ static void handle_request(struct control *c, struct control_client *cl, struct 
 		answer_error(c, cl, &err, rq->id);
 }
 
+static bool is_blank(const char *line, size_t bytes)
+{
+	for (size_t i = 0; i < bytes; i++)
+		if (line[i] != ' ' && line[i] != '\t' && line[i] != '\r')
+			return false;
+	return true;
+}
+
 static void handle_line(struct control *c, struct control_client *cl, const char *line, size_t bytes)
 {
 	struct control_request rq;
 	struct error err = {0};
 
-	while (bytes && strchr(" \t\r", line[bytes - 1]))
-		bytes--;
-	if (!bytes)
+	if (is_blank(line, bytes))
 		return;
 	if (control_request_parse(&rq, line, bytes, &err))
 		answer_error(c, cl, &err, rq.id);
