@@ -558,11 +558,8 @@ static int open_controls(struct session *s, struct error *err)
 {
 	int ret = 0;
 
-	for (unsigned i = 0; i < s->runs && ret == 0; i++) {
-		ret = guest_control_open(&s->run[i].control, &s->run[i].what, err);
-		if (s->run[i].control)
-			control_attach(s->run[i].control, s->run[i].vm);
-	}
+	for (unsigned i = 0; i < s->runs && ret == 0; i++)
+		ret = guest_control_open(&s->run[i].control, &s->run[i].what, s->run[i].vm, err);
 	return ret;
 }
 

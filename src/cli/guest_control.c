@@ -34,7 +34,7 @@ static const struct control_command stats_commands[] = {
 	{.name = NULL},
 };
 
-int guest_control_open(struct control **out, const struct vm_description *what, struct error *err)
+int guest_control_open(struct control **out, const struct vm_description *what, struct vm *vm, struct error *err)
 {
 	const struct control_config cfg = {.version = GNOMON_VERSION, .name = what->name ? what->name : ""};
 	struct control *c;
@@ -46,6 +46,8 @@ int guest_control_open(struct control **out, const struct vm_description *what, 
 	ret = control_create(&c, &cfg, err);
 	if (ret)
 		return ret;
+	if (vm)
+		control_attach(c, vm);
 	ret = control_add_commands(c, stats_commands, NULL, err);
 	if (ret == 0)
 		ret = control_open(c, what->control, err);

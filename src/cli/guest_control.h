@@ -6,11 +6,12 @@
 #include "vm/control.h"
 
 /*
- * Opens the socket that @what asks for; *@out is NULL if it asks for none. Nobody sees a VM until control_attach().
- * Signals that end the run have handlers already, or the path may stay behind.
+ * Opens the socket that @what asks for; *@out is NULL if it asks for none. Signals that end the run have handlers
+ * already, or the path may stay behind.
  * @what: stays until control_destroy()
+ * @vm: what clients find behind it from the beginning; NULL: nothing until control_attach()
  * Errors: those of control_open() with @err "--control ..."
  */
-int guest_control_open(struct control **out, const struct vm_description *what, struct error *err);
+int guest_control_open(struct control **out, const struct vm_description *what, struct vm *vm, struct error *err);
 
 #endif

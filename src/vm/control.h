@@ -6,8 +6,8 @@
  *
  *	control_create()                 commands: the tables that are added
  *	control_add_commands() ...
+ *	control_attach()                 there is a VM; perhaps later
  *	control_open()                   clients may come from now on
- *	control_attach()                 there is a VM; it runs
  *	control_detach()                 it has ended, or is about to go
  *	control_destroy()
  */

@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define BACKLOG        64 /* connections that wait to be looked at */
 #define CHUNK_BYTES    16384
 #define LOCK_TRIES     100
 #define LOCK_WAIT_NS   10000000
@@ -312,7 +313,7 @@ static int bind_path(struct control *c, struct error *err)
 		c->dev = st.st_dev;
 		c->ino = st.st_ino;
 	}
-	return listen(c->listener, CONTROL_CLIENTS) ? path_error(c, -errno, strerror(errno), err) : 0;
+	return listen(c->listener, BACKLOG) ? path_error(c, -errno, strerror(errno), err) : 0;
 }
 
 static int make_socket(struct control *c, struct error *err)

@@ -625,7 +625,7 @@ static void vm_attend(struct vm *vm)
 	do {
 		vm_wait_paused(vm);
 		vm_serve_tickers(vm);
-	} while (vm->paused && !flag_is_up(&vm->interrupted) && !vm->machine);
+	} while (vm->paused && vm->end == VM_END_NONE && !flag_is_up(&vm->interrupted) && !vm->machine);
 	vm->entered_ns += host_ns() - from;
 }
 
