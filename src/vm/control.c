@@ -21,28 +21,28 @@ void control_wake(struct control *c)
 	}
 }
 
-void control_client_send(struct control_client *cl, char *line)
+void control_peer_send(struct control_peer *cl, char *line)
 {
 	if (!line || control_link_put(&cl->link, line, strlen(line)))
 		cl->overrun = true;
 	free(line);
 }
 
-static void answer_return(struct control *c, struct control_client *cl, json_t *ret, json_t *id)
+static void answer_return(struct control *c, struct control_peer *cl, json_t *ret, json_t *id)
 {
 	char *line = control_format_return(ret, id);
 
 	control_lock(c);
-	control_client_send(cl, line);
+	control_peer_send(cl, line);
 	control_unlock(c);
 }
 
-static void answer_error(struct control *c, struct control_client *cl, const struct error *err, json_t *id)
+static void answer_error(struct control *c, struct control_peer *cl, const struct error *err, json_t *id)
 {
 	char *line = control_format_error(err, id);
 
 	control_lock(c);
-	control_client_send(cl, line);
+	control_peer_send(cl, line);
 	control_unlock(c);
 }
 
@@ -62,8 +62,8 @@ void control_emit_locked(struct control *c, const char *event, json_t *data)
 	if (!o)
 		return; /* out of memory: nobody hears of it */
 	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
-		if (c->client[i].used && !c->client[i].closing)
-			control_client_send(&c->client[i], control_format(o));
+		if (c->peer[i].used && !c->peer[i].closing)
+			control_peer_send(&c->peer[i], control_format(o));
 	keep_event(c, o);
 }
 
@@ -89,7 +89,7 @@ static const struct control_command *find_command(const struct control *c, const
 }
 
 /* @vm: on its thread, otherwise NULL */
-static void execute(struct control *c, struct control_client *cl, struct vm *vm, const struct control_command *cmd,
+static void execute(struct control *c, struct control_peer *cl, struct vm *vm, const struct control_command *cmd,
 		    void *ctx, const struct control_request *rq)
 {
 	const struct control_call call = {.control = c, .vm = vm, .ctx = ctx, .args = rq->args};
@@ -112,7 +112,7 @@ static int no_vm(const struct control *c, struct error *err)
 }
 
 /* Gives the request to the VM's thread. -EBUSY with @err if there is no VM. */
-static int hand_over(struct control *c, struct control_client *cl, const struct control_command *cmd, void *ctx,
+static int hand_over(struct control *c, struct control_peer *cl, const struct control_command *cmd, void *ctx,
 		     struct control_request *rq, struct error *err)
 {
 	int ret = 0;
@@ -126,7 +126,7 @@ static int hand_over(struct control *c, struct control_client *cl, const struct 
 		cl->cmd = cmd;
 		cl->cmd_ctx = ctx;
 		cl->waiting = true;
-		c->queue[c->queued++] = (uint8_t)(cl - c->client);
+		c->queue[c->queued++] = (uint8_t)(cl - c->peer);
 		if (c->vm) /* under the lock: it is still there */
 			vm_tick(c->vm, &c->ticker);
 	}
@@ -134,7 +134,7 @@ static int hand_over(struct control *c, struct control_client *cl, const struct 
 	return ret;
 }
 
-static void handle_request(struct control *c, struct control_client *cl, struct control_request *rq)
+static void handle_request(struct control *c, struct control_peer *cl, struct control_request *rq)
 {
 	struct error err = {0};
 	void *ctx = NULL;
@@ -164,7 +164,7 @@ static bool is_blank(const char *line, size_t bytes)
 	return true;
 }
 
-static void handle_line(struct control *c, struct control_client *cl, const char *line, size_t bytes)
+static void handle_line(struct control *c, struct control_peer *cl, const char *line, size_t bytes)
 {
 	struct control_request rq;
 	struct error err = {0};
@@ -180,25 +180,25 @@ static void handle_line(struct control *c, struct control_client *cl, const char
 
 /* ---- clients ---- */
 
-struct control_client *control_client_open(struct control *c, int fd)
+struct control_peer *control_peer_open(struct control *c, int fd)
 {
 	const struct control_config cfg = {.version = c->version, .name = c->name};
 
 	for (unsigned i = 0; i < CONTROL_CLIENTS; i++) {
-		struct control_client *cl = &c->client[i];
+		struct control_peer *cl = &c->peer[i];
 
 		if (cl->used)
 			continue;
 		control_lock(c);
-		*cl = (struct control_client){.used = true, .fd = fd};
-		control_client_send(cl, control_format_greeting(&cfg));
+		*cl = (struct control_peer){.used = true, .fd = fd};
+		control_peer_send(cl, control_format_greeting(&cfg));
 		control_unlock(c);
 		return cl;
 	}
 	return NULL;
 }
 
-void control_client_close(struct control *c, struct control_client *cl)
+void control_peer_close(struct control *c, struct control_peer *cl)
 {
 	control_lock(c);
 	control_link_free(&cl->link);
@@ -206,7 +206,7 @@ void control_client_close(struct control *c, struct control_client *cl)
 	control_unlock(c);
 }
 
-void control_client_take(struct control *c, struct control_client *cl, const char *data, size_t bytes)
+void control_peer_take(struct control *c, struct control_peer *cl, const char *data, size_t bytes)
 {
 	struct error err = {0};
 	int ret = control_link_take(&cl->link, data, bytes);
@@ -220,7 +220,7 @@ void control_client_take(struct control *c, struct control_client *cl, const cha
 	control_unlock(c);
 }
 
-bool control_client_turn(struct control *c, struct control_client *cl)
+bool control_peer_turn(struct control *c, struct control_peer *cl)
 {
 	const char *line, *out;
 	size_t bytes;
@@ -239,16 +239,16 @@ bool control_client_turn(struct control *c, struct control_client *cl)
 /* ---- the VM's thread ---- */
 
 /* The oldest request, which stays the client's. NULL if there is none. */
-static struct control_client *next_waiting(struct control *c)
+static struct control_peer *next_waiting(struct control *c)
 {
-	struct control_client *cl = c->queued ? &c->client[c->queue[0]] : NULL;
+	struct control_peer *cl = c->queued ? &c->peer[c->queue[0]] : NULL;
 
 	if (cl)
 		memmove(c->queue, c->queue + 1, --c->queued);
 	return cl;
 }
 
-static void finish_waiting(struct control *c, struct control_client *cl)
+static void finish_waiting(struct control *c, struct control_peer *cl)
 {
 	control_request_free(&cl->rq);
 	control_lock(c);
@@ -277,7 +277,7 @@ static void finish_errand(struct control *c, struct control_errand *e, int ret)
 /* No more than waited when it began: clients that ask without a pause do not keep the VM from running. */
 void control_serve(struct control *c)
 {
-	struct control_client *cl;
+	struct control_peer *cl;
 	struct control_errand *errand;
 	unsigned n;
 
@@ -349,8 +349,8 @@ static void refuse_waiting(struct control *c)
 	struct error err = {0};
 
 	no_vm(c, &err);
-	for (struct control_client *cl; (cl = next_waiting(c)); cl->waiting = false) {
-		control_client_send(cl, control_format_error(&err, cl->rq.id));
+	for (struct control_peer *cl; (cl = next_waiting(c)); cl->waiting = false) {
+		control_peer_send(cl, control_format_error(&err, cl->rq.id));
 		control_request_free(&cl->rq);
 	}
 	for (struct control_errand *e; (e = next_errand(c)); e->done = true)

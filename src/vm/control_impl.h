@@ -19,7 +19,7 @@
 #define CONTROL_EVENTS_KEPT 32
 #define CONTROL_OUT_ENOUGH  65536u /* a client that has so much to read is not listened to meanwhile */
 
-struct control_client {
+struct control_peer {
 	bool used;
 	int fd;                     /* -1: none (tests) */
 	struct control_link link;   /* out: under the lock; in: the socket's thread's */
@@ -62,7 +62,7 @@ struct control {
 	unsigned table_count;
 	pthread_mutex_t lock;
 	pthread_cond_t errand_done;
-	struct control_client client[CONTROL_CLIENTS];
+	struct control_peer peer[CONTROL_CLIENTS];
 	/* under the lock */
 	enum control_phase phase;
 	struct vm *vm;
@@ -92,15 +92,15 @@ static inline void control_unlock(struct control *c) { pthread_mutex_unlock(&c->
 /* ---- clients (control.c); on the socket's thread ---- */
 
 /* A new client of @fd, greeted; NULL if there are CONTROL_CLIENTS. */
-struct control_client *control_client_open(struct control *c, int fd);
+struct control_peer *control_peer_open(struct control *c, int fd);
 /* It is gone. Not while it waits. Closes nothing. */
-void control_client_close(struct control *c, struct control_client *cl);
+void control_peer_close(struct control *c, struct control_peer *cl);
 /* Bytes that came. One line too long: it is told, and is closing. */
-void control_client_take(struct control *c, struct control_client *cl, const char *data, size_t bytes);
+void control_peer_take(struct control *c, struct control_peer *cl, const char *data, size_t bytes);
 /* Deals with its next line, if there is one whose turn it is. False if there was nothing to do. */
-bool control_client_turn(struct control *c, struct control_client *cl);
+bool control_peer_turn(struct control *c, struct control_peer *cl);
 /* Queues a line, which is freed; NULL counts as one that did not fit. Under the lock. */
-void control_client_send(struct control_client *cl, char *line);
+void control_peer_send(struct control_peer *cl, char *line);
 /* Executes what waits for the VM's thread. On that thread. */
 void control_serve(struct control *c);
 /* Has the socket's thread look for what is to be sent. From any thread. */

@@ -29,7 +29,7 @@
 /* ---- clients ---- */
 
 /* Bytes that wait for it. Under the lock. */
-static size_t pending(const struct control_client *cl)
+static size_t pending(const struct control_peer *cl)
 {
 	const char *data;
 
@@ -37,7 +37,7 @@ static size_t pending(const struct control_client *cl)
 }
 
 /* Sends what the socket takes. Under the lock: it does not wait. */
-static void flush_client(struct control_client *cl)
+static void flush_client(struct control_peer *cl)
 {
 	const char *data;
 	size_t bytes;
@@ -58,7 +58,7 @@ static void flush_client(struct control_client *cl)
 }
 
 /* Reads once, if its turn would otherwise find no line. */
-static void read_client(struct control *c, struct control_client *cl)
+static void read_client(struct control *c, struct control_peer *cl)
 {
 	char chunk[CHUNK_BYTES];
 	ssize_t n;
@@ -67,13 +67,13 @@ static void read_client(struct control *c, struct control_client *cl)
 		return;
 	n = recv(cl->fd, chunk, sizeof(chunk), MSG_DONTWAIT);
 	if (n > 0)
-		control_client_take(c, cl, chunk, (size_t)n);
+		control_peer_take(c, cl, chunk, (size_t)n);
 	else if (n == 0 || (errno != EAGAIN && errno != EINTR))
 		cl->eof = true;
 }
 
 /* Is all done that is to be done for it? Under the lock. */
-static bool is_over(struct control_client *cl)
+static bool is_over(struct control_peer *cl)
 {
 	if (cl->waiting)
 		return false;
@@ -82,14 +82,14 @@ static bool is_over(struct control_client *cl)
 	return cl->eof && !control_link_has_line(&cl->link) && !pending(cl);
 }
 
-static void hang_up(struct control *c, struct control_client *cl)
+static void hang_up(struct control *c, struct control_peer *cl)
 {
 	close(cl->fd);
-	control_client_close(c, cl);
+	control_peer_close(c, cl);
 }
 
 /* A client's share of a round. True if it wants another without waiting for anything. */
-static bool serve_client(struct control *c, struct control_client *cl)
+static bool serve_client(struct control *c, struct control_peer *cl)
 {
 	bool busy, over, again = false;
 
@@ -98,7 +98,7 @@ static bool serve_client(struct control *c, struct control_client *cl)
 	control_unlock(c);
 	if (!busy) {
 		read_client(c, cl);
-		again = control_client_turn(c, cl);
+		again = control_peer_turn(c, cl);
 	}
 	control_lock(c);
 	flush_client(cl);
@@ -124,14 +124,14 @@ static void accept_clients(struct control *c)
 	int fd;
 
 	while ((fd = accept4(c->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0)
-		if (!control_client_open(c, fd))
+		if (!control_peer_open(c, fd))
 			refuse_client(fd);
 }
 
 /* ---- the thread ---- */
 
 /* What to wait for from a client. */
-static struct pollfd client_poll(struct control_client *cl)
+static struct pollfd client_poll(struct control_peer *cl)
 {
 	struct pollfd p = {.fd = cl->used && !cl->hung_up ? cl->fd : -1};
 	bool listen_to = !cl->waiting && !cl->eof && pending(cl) < CONTROL_OUT_ENOUGH;
@@ -157,7 +157,7 @@ static bool serve_round(struct control *c, bool *again)
 
 	control_lock(c);
 	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
-		p[i + 2] = client_poll(&c->client[i]);
+		p[i + 2] = client_poll(&c->peer[i]);
 	stopping = c->stopping;
 	control_unlock(c);
 	if (stopping)
@@ -169,7 +169,7 @@ static bool serve_round(struct control *c, bool *again)
 		accept_clients(c);
 	*again = false;
 	for (unsigned i = 0; i < CONTROL_CLIENTS; i++) {
-		struct control_client *cl = &c->client[i];
+		struct control_peer *cl = &c->peer[i];
 
 		if (!cl->used)
 			continue;
@@ -192,7 +192,7 @@ static void say_last_words(struct control *c)
 	while (more && left > 0) {
 		more = false;
 		for (unsigned i = 0; i < CONTROL_CLIENTS; i++) {
-			struct control_client *cl = &c->client[i];
+			struct control_peer *cl = &c->peer[i];
 
 			if (cl->used && !cl->overrun)
 				flush_client(cl);
@@ -206,8 +206,8 @@ static void say_last_words(struct control *c)
 		left = LAST_WORDS_MS - (int)((now.tv_sec - from.tv_sec) * 1000 + (now.tv_nsec - from.tv_nsec) / 1000000);
 	}
 	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
-		if (c->client[i].used)
-			hang_up(c, &c->client[i]);
+		if (c->peer[i].used)
+			hang_up(c, &c->peer[i]);
 }
 
 static void *serve(void *ctx)
@@ -383,7 +383,7 @@ void control_destroy(struct control *c)
 	stop_thread(c);
 	close_listener(c);
 	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
-		control_link_free(&c->client[i].link);
+		control_link_free(&c->peer[i].link);
 	for (unsigned i = 0; i < CONTROL_EVENTS_KEPT; i++)
 		json_decref(c->event[i]);
 	json_decref(c->last_status);

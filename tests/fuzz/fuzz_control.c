@@ -109,7 +109,7 @@ static void check_line(struct seen *seen, const char *line, size_t bytes)
 }
 
 /* The client reads all there is. */
-static void read_all(struct control_client *cl, struct seen *seen)
+static void read_all(struct control_peer *cl, struct seen *seen)
 {
 	const char *text, *end;
 	size_t bytes = control_link_pending(&cl->link, &text);
@@ -124,10 +124,10 @@ static void read_all(struct control_client *cl, struct seen *seen)
 }
 
 /* Everything that can be done for it is done; the VM's thread comes in when it is waited for. */
-static void pump(struct control *c, struct control_client *cl, struct seen *seen)
+static void pump(struct control *c, struct control_peer *cl, struct seen *seen)
 {
 	for (;;) {
-		if (control_client_turn(c, cl))
+		if (control_peer_turn(c, cl))
 			continue;
 		read_all(cl, seen);
 		if (cl->waiting)
@@ -156,12 +156,12 @@ static unsigned count_lines(const char *data, size_t size)
 }
 
 /* In pieces whose sizes the bytes themselves decide. False if the line became too long. */
-static bool feed(struct control *c, struct control_client *cl, const char *data, size_t size, struct seen *seen)
+static bool feed(struct control *c, struct control_peer *cl, const char *data, size_t size, struct seen *seen)
 {
 	for (size_t at = 0, piece; at < size && !cl->closing; at += piece) {
 		piece = 1 + (size_t)((uint8_t)data[at] * (size_t)(size < 4096 ? 1 : 997));
 		piece = min_u64(piece, size - at);
-		control_client_take(c, cl, data + at, piece);
+		control_peer_take(c, cl, data + at, piece);
 		pump(c, cl, seen);
 	}
 	return !cl->closing;
@@ -171,7 +171,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const struct control_config cfg = {.version = "0", .name = "fuzz"};
 	struct seen one = {0}, other = {0};
-	struct control_client *cl, *watcher;
+	struct control_peer *cl, *watcher;
 	struct error err = {0};
 	struct control *c;
 	char *copy = malloc(size ? size : 1); /* of exactly this size, so that a read past it is seen */
@@ -182,16 +182,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (control_add_commands(c, fuzz_commands, NULL, &err))
 		abort();
 	control_attach(c, NULL);
-	cl = control_client_open(c, -1);
-	watcher = control_client_open(c, -1);
+	cl = control_peer_open(c, -1);
+	watcher = control_peer_open(c, -1);
 	if (feed(c, cl, copy, size, &one) && one.answers != count_lines(copy, size))
 		abort();
 	read_all(cl, &one);
 	read_all(watcher, &other);
 	if (one.greetings != 1 || other.greetings != 1 || other.answers || (other.events != one.events && !cl->closing))
 		abort();
-	control_client_close(c, cl);
-	control_client_close(c, watcher);
+	control_peer_close(c, cl);
+	control_peer_close(c, watcher);
 	control_destroy(c);
 	free(copy);
 	return 0;
