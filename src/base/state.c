@@ -128,6 +128,17 @@ int state_save(const struct state_desc *desc, void *object, struct state_buffer 
 	return save_struct(desc, object, out, err);
 }
 
+int state_give(const struct state_sink *sink, const struct state_object *o, struct error *err)
+{
+	struct state_buffer b = {0};
+	int ret = state_save(o->desc, o->object, &b, err);
+
+	if (!ret)
+		ret = sink->section(sink->ctx, o->name, b.data, b.bytes, err);
+	state_buffer_free(&b);
+	return ret;
+}
+
 /* ---- reading ---- */
 
 struct cursor {

@@ -54,6 +54,9 @@ struct state_desc {
 	int (*check)(void *object, struct error *err);
 };
 
+/* A table, from an array of fields; prepare and check follow as designated initializers. */
+#define STATE_DESC(n, v, f, ...) {.name = (n), .version = (v), .field = (f), .fields = ARRAY_SIZE(f), ##__VA_ARGS__}
+
 #define STATE_NAME_MAX  63
 #define STATE_DEPTH_MAX 8 /* of structs in structs */
 
@@ -102,6 +105,21 @@ int state_save(const struct state_desc *desc, void *object, struct state_buffer 
  * to use more elements than it has.
  */
 int state_load(const struct state_desc *desc, void *object, const void *bytes, size_t n, struct error *err);
+
+/* A struct that is saved under a name, as a section. */
+struct state_object {
+	const char *name;
+	const struct state_desc *desc;
+	void *object;
+};
+
+/* Who takes sections, one after the other. @bytes are the caller's and valid during the call only. 0 or negative errno. */
+struct state_sink {
+	void *ctx;
+	int (*section)(void *ctx, const char *name, const void *bytes, size_t n, struct error *err);
+};
+/* Saves an object and gives it to @sink. Errors of state_save() and of the sink. */
+int state_give(const struct state_sink *sink, const struct state_object *o, struct error *err);
 
 /*
  * Prints saved bytes as text, a field a line, indented by @indent tabs and deeper in structs; no table is needed.

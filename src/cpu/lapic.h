@@ -8,6 +8,7 @@
 #ifndef GNOMON_CPU_LAPIC_H
 #define GNOMON_CPU_LAPIC_H
 
+#include "base/state.h"
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -43,6 +44,8 @@ struct lapic {
 	uint8_t lint_level;     /* levels of the LINT pins: bits 0, 1 */
 	uint64_t eoi_pending[4]; /* vectors with level trigger whose EOI is to be broadcast: bitmap */
 };
+
+extern const struct state_desc lapic_desc; /* of struct lapic: all but has_* and maxphyaddr, which loading needs set */
 
 void lapic_reset(struct lapic *l, uint32_t id); /* RESET; keeps has_*, maxphyaddr */
 void lapic_init_reset(struct lapic *l);         /* INIT: keeps base and ID */

@@ -122,3 +122,10 @@ struct device acpi_pm_device(struct acpi_pm *pm)
 				.read = acpi_pm_read, .write = acpi_pm_write, .advance = acpi_pm_advance,
 				.irq = acpi_pm_irq };
 }
+
+/* State; a request ends the run at once and is none. */
+static const struct state_field acpi_pm_fields[] = {
+	STATE_U_MAX(struct acpi_pm, status, STATUS_BITS), STATE_U_MAX(struct acpi_pm, enable, ENABLE_BITS),
+	STATE_U_MAX(struct acpi_pm, control, CONTROL_BITS | SCI_EN), STATE_U_MAX(struct acpi_pm, last_tick, DEVICE_TIME_MAX),
+};
+const struct state_desc acpi_pm_desc = STATE_DESC("acpi-pm", 1, acpi_pm_fields);

@@ -17,6 +17,8 @@ struct acpi_pm {
 	enum platform_request request;
 };
 
+extern const struct state_desc acpi_pm_desc;
+
 void acpi_pm_init(struct acpi_pm *pm);
 struct device acpi_pm_device(struct acpi_pm *pm);
 /* The power button is pressed: raises the SCI if the guest has enabled it. */

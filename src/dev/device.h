@@ -6,11 +6,18 @@
  *
  * Whatever a device is given comes from a guest that may be hostile: any register,
  * any value, any access width. Times never run backwards.
+ *
+ * Each device has a table of its fields (base/state.h), <device>_desc, by which it is saved and loaded into one that was
+ * made in the same way. What its making decides is not in the table.
  */
 #ifndef GNOMON_DEV_DEVICE_H
 #define GNOMON_DEV_DEVICE_H
 
+#include "base/state.h"
 #include "base/util.h"
+
+/* Times and counts in ticks that are loaded are at most this: 146 years in ns. */
+#define DEVICE_TIME_MAX (1ull << 62)
 
 /* What a device wants of the run as a whole. */
 enum platform_request { PLATFORM_RUN, PLATFORM_POWER_OFF, PLATFORM_RESET, PLATFORM_DEBUG_EXIT };

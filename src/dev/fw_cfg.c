@@ -63,3 +63,9 @@ struct device fw_cfg_device(struct fw_cfg *f)
 	return (struct device){ .name = "fw-cfg", .state = f, .ranges = ranges,
 				.read = fw_cfg_read, .write = fw_cfg_write };
 }
+
+/* State; the size of RAM is the configuration's. */
+static const struct state_field fw_cfg_fields[] = {
+	STATE_U(struct fw_cfg, key), STATE_U_MAX(struct fw_cfg, offset, 8),
+};
+const struct state_desc fw_cfg_desc = STATE_DESC("fw-cfg", 1, fw_cfg_fields);

@@ -10,6 +10,8 @@ struct fw_cfg {
 	uint32_t offset;  /* bytes of the item read so far */
 };
 
+extern const struct state_desc fw_cfg_desc;
+
 void fw_cfg_init(struct fw_cfg *f, uint64_t memory);
 struct device fw_cfg_device(struct fw_cfg *f);
 

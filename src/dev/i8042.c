@@ -113,3 +113,10 @@ struct device i8042_device(struct i8042 *k)
 	return (struct device){ .name = "i8042", .state = k, .ranges = ranges, .byte_wide = true,
 				.read = i8042_read, .write = i8042_write };
 }
+
+/* State; a request ends the run at once and is none. */
+static const struct state_field i8042_fields[] = {
+	STATE_U(struct i8042, command), STATE_U(struct i8042, config), STATE_U(struct i8042, output),
+	STATE_B(struct i8042, output_full),
+};
+const struct state_desc i8042_desc = STATE_DESC("i8042", 1, i8042_fields);

@@ -12,6 +12,8 @@ struct i8042 {
 	enum platform_request request;
 };
 
+extern const struct state_desc i8042_desc;
+
 void i8042_init(struct i8042 *k);
 struct device i8042_device(struct i8042 *k);
 

@@ -11,6 +11,8 @@
  */
 #include "dev/ioapic.h"
 
+#include <errno.h>
+
 #define VERSION           (0x20u | (IOAPIC_PINS - 1) << 16)
 
 #define REDIR_LOGICAL     (1ull << 11)
@@ -171,3 +173,26 @@ struct device ioapic_device(struct ioapic *a)
 	return (struct device){ .name = "ioapic", .state = a, .ranges = ranges,
 				.read = ioapic_read, .write = ioapic_write };
 }
+
+/* ---- state ---- */
+
+static int ioapic_check(void *object, struct error *err)
+{
+	struct ioapic *a = object;
+
+	a->ready = 0;
+	for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
+		if (a->redirect[pin] & ~REDIR_BITS)
+			return error_set(err, -EINVAL, "state of ioapic: redirection entry %u is %#llx", pin,
+					 (unsigned long long)a->redirect[pin]);
+		update_pin(a, pin);
+	}
+	return a->id & ~0x0f000000u ? error_set(err, -EINVAL, "state of ioapic: ID %#x", a->id) : 0;
+}
+
+#define PINS_MAX ((1u << IOAPIC_PINS) - 1)
+static const struct state_field ioapic_fields[] = {
+	STATE_U(struct ioapic, id), STATE_U_MAX(struct ioapic, select, 0xff), STATE_U_MAX(struct ioapic, lines, PINS_MAX),
+	STATE_U_MAX(struct ioapic, edges, PINS_MAX), STATE_UV(struct ioapic, redirect),
+};
+const struct state_desc ioapic_desc = STATE_DESC("ioapic", 1, ioapic_fields, .check = ioapic_check);

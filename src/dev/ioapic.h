@@ -15,6 +15,8 @@ struct ioapic {
 	uint64_t redirect[IOAPIC_PINS];
 };
 
+extern const struct state_desc ioapic_desc;
+
 /* After RESET, but for the ID: firmware sets it to what the tables say. */
 void ioapic_init(struct ioapic *a, uint8_t id);
 struct device ioapic_device(struct ioapic *a);

@@ -302,3 +302,50 @@ struct device pci_bus_device(struct pci_bus *bus)
 	return (struct device){.name = "pci", .state = bus, .ranges = ranges, .read = bus_read, .write = bus_write,
 			       .advance = bus_advance, .irq = bus_irq};
 }
+
+/* ---- state ---- */
+
+static void function_prepare(void *object)
+{
+	struct pci_function *fn = object;
+
+	for (unsigned i = 0; i < PCI_CONFIG_BYTES; i++)
+		fn->software[i] = fn->config[i] & fn->writable[i];
+}
+
+static int function_check(void *object, struct error *err)
+{
+	struct pci_function *fn = object;
+
+	for (unsigned i = 0; i < PCI_CONFIG_BYTES; i++) {
+		if (fn->software[i] & ~fn->writable[i])
+			return error_set(err, -EINVAL, "state of pci-function: byte %#x of configuration space is %#x", i,
+					 fn->software[i]);
+		fn->config[i] = (uint8_t)((fn->config[i] & ~fn->writable[i]) | fn->software[i]);
+	}
+	return pci_msix_check(&fn->msix, err);
+}
+
+static const struct state_field msix_fields[] = {
+	STATE_DATA(struct pci_msix, table), STATE_U_MAX(struct pci_msix, pending, (1u << PCI_MSIX_MAX) - 1),
+};
+static const struct state_desc msix_desc = STATE_DESC("msix", 1, msix_fields);
+
+static const struct state_field function_fields[] = {
+	STATE_DATA(struct pci_function, software), STATE_B(struct pci_function, intx),
+	STATE_S(struct pci_function, msix, &msix_desc),
+};
+const struct state_desc pci_function_desc = STATE_DESC("pci-function", 1, function_fields, .prepare = function_prepare,
+						       .check = function_check);
+
+static int bus_check(void *object, struct error *err)
+{
+	const struct pci_bus *bus = object;
+
+	if (bus->address & ~(ADDRESS_ENABLE | 0xfffffc))
+		return error_set(err, -EINVAL, "state of pci: address register %#x", bus->address);
+	return 0;
+}
+
+static const struct state_field bus_fields[] = {STATE_U(struct pci_bus, address)};
+const struct state_desc pci_bus_desc = STATE_DESC("pci", 1, bus_fields, .check = bus_check);

@@ -72,6 +72,7 @@ struct pci_function {
 	uint8_t cap_last;                   /* the capability that was added last; 0: none */
 	uint8_t cap_next;                   /* where the next one goes */
 	bool intx;                          /* what the function wants of its interrupt pin */
+	uint8_t software[PCI_CONFIG_BYTES]; /* state: the bits of config[] that software can change */
 	struct pci_msix msix;
 };
 
@@ -82,6 +83,9 @@ struct pci_bus {
 	uint32_t address;                   /* what was written to PCI_ADDRESS_PORT */
 	uint64_t bar_next;                  /* where the next BAR gets its first address */
 };
+
+/* ---- state: of struct pci_bus without its functions; of each function (slot 0 is the bridge) ---- */
+extern const struct state_desc pci_bus_desc, pci_function_desc;
 
 /* ---- the bus ---- */
 

@@ -8,6 +8,8 @@
 #include "dev/pci.h"
 #include "dev/pci_impl.h"
 
+#include <errno.h>
+
 #define CONTROL          2 /* offsets in the capability */
 #define TABLE            4
 #define PBA              8
@@ -98,4 +100,18 @@ void pci_msix_write(struct pci_function *fn, uint32_t offset, unsigned bytes, ui
 		else if (in_entry == ENTRY_CONTROL)
 			*b = v >> 8 * i & ENTRY_MASKED;
 	}
+}
+
+int pci_msix_check(const struct pci_msix *m, struct error *err)
+{
+	for (unsigned i = 0; i < sizeof(m->table); i++) {
+		unsigned in_entry = i % ENTRY_BYTES;
+
+		if (i < ENTRY_BYTES * m->vectors && in_entry < ENTRY_CONTROL)
+			continue;
+		if (m->table[i] > (i < ENTRY_BYTES * m->vectors && in_entry == ENTRY_CONTROL ? ENTRY_MASKED : 0))
+			return error_set(err, -EINVAL, "state of msix: byte %u of the table is %#x", i, m->table[i]);
+	}
+	return m->pending >> m->vectors ? error_set(err, -EINVAL, "state of msix: vectors %#x are pending, there are %u",
+						    m->pending, m->vectors) : 0;
 }

@@ -10,6 +10,8 @@
  */
 #include "dev/pic.h"
 
+#include <errno.h>
+
 #define CASCADE  2
 #define SPURIOUS 7
 
@@ -269,3 +271,29 @@ struct device pic_device(struct pic *p)
 	return (struct device){ .name = "pic", .state = p, .ranges = ranges, .byte_wide = true,
 				.read = pic_read, .write = pic_write };
 }
+
+/* ---- state ---- */
+
+#define CHIP_U(m) STATE_U(struct pic_chip, m)
+#define CHIP_B(m) STATE_B(struct pic_chip, m)
+
+static int chip_check(void *object, struct error *err)
+{
+	const struct pic_chip *c = object;
+
+	if (c->elcr & ~c->elcr_mask || c->base & 7 || c->icw == 1)
+		return error_set(err, -EINVAL, "state of pic: ELCR %#x, vectors from %#x, initialization word %u", c->elcr, c->base,
+				 c->icw);
+	return 0;
+}
+
+static const struct state_field chip_fields[] = {
+	CHIP_U(lines), CHIP_U(irr), CHIP_U(imr), CHIP_U(isr), CHIP_U(elcr), CHIP_U(base),
+	STATE_U_MAX(struct pic_chip, lowest, 7), STATE_U_MAX(struct pic_chip, icw, 4), CHIP_B(single),
+	CHIP_B(need_icw4), CHIP_B(level_mode), CHIP_B(auto_eoi), CHIP_B(rotate_on_auto_eoi), CHIP_B(special_mask),
+	CHIP_B(fully_nested), CHIP_B(read_isr), CHIP_B(poll),
+};
+static const struct state_desc chip_desc = STATE_DESC("pic-chip", 1, chip_fields, .check = chip_check);
+
+static const struct state_field pic_fields[] = {STATE_SV(struct pic, chip, &chip_desc)};
+const struct state_desc pic_desc = STATE_DESC("pic", 1, pic_fields);

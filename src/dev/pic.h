@@ -20,6 +20,8 @@ struct pic {
 	struct pic_chip chip[2]; /* master, slave on input 2 */
 };
 
+extern const struct state_desc pic_desc;
+
 void pic_init(struct pic *p);
 struct device pic_device(struct pic *p);
 

@@ -13,6 +13,8 @@
  */
 #include "dev/pit.h"
 
+#include <errno.h>
+
 #define P61_GATE2   0x01
 #define P61_WRITES  0x0f
 #define P61_REFRESH 0x10
@@ -414,3 +416,35 @@ struct device pit_device(struct pit *p)
 				.read = pit_read, .write = pit_write, .advance = pit_advance,
 				.irq = pit_irq };
 }
+
+/* ---- state ---- */
+
+#define CHANNEL_U(m, max) STATE_U_MAX(struct pit_channel, m, max)
+#define CHANNEL_B(m)      STATE_B(struct pit_channel, m)
+
+/* Counts are divided by. */
+static int channel_check(void *object, struct error *err)
+{
+	const struct pit_channel *c = object;
+	uint32_t least = periodic(c) ? 2 : 1;
+
+	if (!c->access || c->count < 1 || (c->armed && c->count < least) || (c->has_next && c->next < least))
+		return error_set(err, -EINVAL, "state of pit: mode %u, access %u, count %u, next %u", c->mode, c->access,
+				 c->count, c->next);
+	return 0;
+}
+
+static const struct state_field channel_fields[] = {
+	CHANNEL_U(mode, 5), CHANNEL_U(access, 3), CHANNEL_B(bcd), CHANNEL_B(gate), CHANNEL_U(write_low, 0xff),
+	CHANNEL_B(write_high_next), CHANNEL_B(read_high_next), CHANNEL_U(latched, 3), CHANNEL_U(latch, 0xffff),
+	CHANNEL_B(status_latched), CHANNEL_U(status, 0xff), CHANNEL_B(null_count), CHANNEL_B(armed), CHANNEL_B(stopped),
+	CHANNEL_U(stop_tick, DEVICE_TIME_MAX), CHANNEL_U(start, DEVICE_TIME_MAX), CHANNEL_U(count, 65536),
+	CHANNEL_B(has_next), CHANNEL_U(next, 65536), CHANNEL_U(switch_at, DEVICE_TIME_MAX),
+};
+static const struct state_desc channel_desc = STATE_DESC("pit-channel", 1, channel_fields, .check = channel_check);
+
+static const struct state_field pit_fields[] = {
+	STATE_SV(struct pit, channel, &channel_desc), STATE_U_MAX(struct pit, port61, P61_WRITES),
+	STATE_U_MAX(struct pit, seen, DEVICE_TIME_MAX), STATE_B(struct pit, out0), STATE_B(struct pit, pulse0),
+};
+const struct state_desc pit_desc = STATE_DESC("pit", 1, pit_fields);

@@ -39,6 +39,8 @@ struct pit {
 	bool out0, pulse0;    /* output of channel 0 at that tick; it rose again since the last pit_irq() */
 };
 
+extern const struct state_desc pit_desc;
+
 void pit_init(struct pit *p);
 struct device pit_device(struct pit *p);
 

@@ -53,3 +53,9 @@ struct device reset_device(struct reset_port *r)
 	return (struct device){ .name = "reset", .state = r, .ranges = ranges,
 				.read = reset_read, .write = reset_write };
 }
+
+/* State; a request ends the run at once and is none. */
+static const struct state_field reset_fields[] = {
+	STATE_U_MAX(struct reset_port, port92, P92_RESET | P92_A20), STATE_U_MAX(struct reset_port, control, CONTROL_BITS),
+};
+const struct state_desc reset_desc = STATE_DESC("reset", 1, reset_fields);

@@ -12,6 +12,8 @@ struct reset_port {
 	enum platform_request request;
 };
 
+extern const struct state_desc reset_desc;
+
 void reset_init(struct reset_port *r);
 struct device reset_device(struct reset_port *r);
 

@@ -14,6 +14,8 @@
  */
 #include "dev/rtc.h"
 
+#include <errno.h>
+
 #define NS 1000000000ull
 
 enum {
@@ -376,3 +378,22 @@ struct device rtc_device(struct rtc *r)
 				.read = rtc_read, .write = rtc_write, .advance = rtc_advance,
 				.irq = rtc_irq };
 }
+
+/* ---- state ---- */
+
+#define EPOCH_MAX (1ll << 45) /* s: a date of five digits is far within, and sums do not overflow */
+
+static int rtc_check(void *object, struct error *err)
+{
+	const struct rtc *r = object;
+
+	if (r->epoch > EPOCH_MAX || r->epoch < -EPOCH_MAX)
+		return error_set(err, -EINVAL, "state of rtc: the clock began %lld s after 1970", (long long)r->epoch);
+	return 0;
+}
+
+static const struct state_field rtc_fields[] = {
+	STATE_U_MAX(struct rtc, index, 127), STATE_B(struct rtc, nmi_masked), STATE_DATA(struct rtc, cmos),
+	STATE_U(struct rtc, epoch), STATE_U_MAX(struct rtc, checked, DEVICE_TIME_MAX),
+};
+const struct state_desc rtc_desc = STATE_DESC("rtc", 1, rtc_fields, .check = rtc_check);

@@ -17,6 +17,8 @@ struct rtc {
 	uint64_t checked;    /* time up to which flags have been worked out, ns */
 };
 
+extern const struct state_desc rtc_desc;
+
 /* @memory: RAM in bytes, for the memory-size bytes. @epoch: seconds since 1970 at time 0. */
 void rtc_init(struct rtc *r, uint64_t memory, int64_t epoch);
 struct device rtc_device(struct rtc *r);

@@ -12,6 +12,8 @@
  */
 #include "dev/serial.h"
 
+#include <errno.h>
+
 #define IER_RX      0x01
 #define IER_THRE    0x02
 #define IER_LINE    0x04
@@ -301,3 +303,46 @@ size_t serial_put_input(struct serial *s, const uint8_t *buf, size_t bytes)
 	refill(s);
 	return n;
 }
+
+/* ---- state ---- */
+
+/* A ring is saved from its first byte on: where it lies in the buffer is nobody's business. */
+static void ring_prepare(void *object)
+{
+	struct serial_ring *r = object, straight = {.head = 0};
+
+	while (ring_take(r, &straight.byte[straight.tail]))
+		straight.tail++;
+	*r = straight;
+}
+
+static int ring_check(void *object, struct error *err)
+{
+	struct serial_ring *r = object;
+
+	(void)err;
+	r->head = 0;
+	return 0;
+}
+
+static const struct state_field ring_fields[] = {STATE_DATA_USED(struct serial_ring, byte, tail)};
+static const struct state_desc ring_desc = STATE_DESC("serial-ring", 1, ring_fields, .prepare = ring_prepare,
+						      .check = ring_check);
+
+static int serial_check(void *object, struct error *err)
+{
+	const struct serial *s = object;
+
+	if (s->rx_count > rx_size(s) || s->fcr & ~0xc9)
+		return error_set(err, -EINVAL, "state of serial: %u bytes received with FIFO control %#x", s->rx_count, s->fcr);
+	return 0;
+}
+
+static const struct state_field serial_fields[] = {
+	STATE_U_MAX(struct serial, ier, 0x0f), STATE_U(struct serial, fcr), STATE_U(struct serial, lcr),
+	STATE_U_MAX(struct serial, mcr, 0x1f), STATE_U(struct serial, lsr), STATE_U(struct serial, msr),
+	STATE_U(struct serial, scratch), STATE_U(struct serial, divisor), STATE_DATA_USED(struct serial, rx, rx_count),
+	STATE_B(struct serial, thre_pending), STATE_S(struct serial, out, &ring_desc),
+	STATE_S(struct serial, in, &ring_desc),
+};
+const struct state_desc serial_desc = STATE_DESC("serial", 1, serial_fields, .check = serial_check);

@@ -28,6 +28,8 @@ struct serial {
 	struct serial_ring in;  /* typed by the owner, not yet received */
 };
 
+extern const struct state_desc serial_desc;
+
 /* A port after RESET, at I/O port @port with interrupt line @irq. */
 void serial_init(struct serial *s, uint16_t port, uint8_t irq);
 struct device serial_device(struct serial *s);

@@ -70,3 +70,20 @@ struct device testdev_device(struct testdev *t)
 	return (struct device){ .name = "test-device", .state = t, .ranges = ranges,
 				.read = testdev_read, .write = testdev_write, .irq = testdev_irq };
 }
+
+/* ---- state ---- */
+
+static void testdev_prepare(void *object)
+{
+	struct testdev *t = object;
+
+	t->memory_saved = TESTDEV_MEMORY_SIZE;
+	while (t->memory_saved && !t->memory[t->memory_saved - 1])
+		t->memory_saved--;
+}
+
+static const struct state_field testdev_fields[] = {
+	STATE_DATA(struct testdev, latch), STATE_U_MAX(struct testdev, lines, (1u << TESTDEV_IRQS) - 1),
+	STATE_DATA_USED(struct testdev, memory, memory_saved),
+};
+const struct state_desc testdev_desc = STATE_DESC("test-device", 1, testdev_fields, .prepare = testdev_prepare);

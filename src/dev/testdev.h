@@ -15,7 +15,10 @@ struct testdev {
 	uint8_t latch[4];
 	uint32_t lines;
 	uint8_t memory[TESTDEV_MEMORY_SIZE]; /* device memory: every access is an exit */
+	uint32_t memory_saved; /* state: bytes up to the last one that is not zero */
 };
+
+extern const struct state_desc testdev_desc;
 
 void testdev_init(struct testdev *t);
 struct device testdev_device(struct testdev *t);

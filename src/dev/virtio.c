@@ -2,6 +2,7 @@
 #include "dev/virtio.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -61,9 +62,7 @@ void virtio_enable_queue(struct virtio *v, unsigned queue)
 	struct virtq *q = &v->queue[queue];
 
 	q->packed = virtio_has(v, VIRTIO_F_RING_PACKED);
-	if (q->desc & 15 || q->avail & (q->packed ? 3 : 1) || q->used & 3 || !q->size)
-		return;
-	if (!q->packed && q->size & (q->size - 1))
+	if (!virtq_aligned(q))
 		return;
 	q->enabled = true;
 	q->event_idx = virtio_has(v, VIRTIO_F_EVENT_IDX);
@@ -159,3 +158,36 @@ void virtio_interrupt(struct virtio *v, unsigned queue)
 	if (virtq_wants_interrupt(&v->queue[queue], v->dma))
 		v->queue_interrupts |= 1u << queue;
 }
+
+/* ---- state ---- */
+
+static bool queues_possible(const struct virtio *v)
+{
+	for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++) {
+		const struct virtq *q = &v->queue[i];
+
+		if (i >= v->ops->queues && (q->enabled || q->size || v->doorbell[i] != UINT64_MAX))
+			return false;
+	}
+	return true;
+}
+
+static int virtio_check(void *object, struct error *err)
+{
+	const struct virtio *v = object;
+	bool agreed = !(v->accepted & ~v->offered) && virtio_has(v, VIRTIO_F_VERSION_1);
+
+	if ((v->status & VIRTIO_FEATURES_OK && !agreed) ||
+	    (v->status & VIRTIO_DRIVER_OK && !(v->status & VIRTIO_FEATURES_OK)))
+		return error_set(err, -EINVAL, "state of virtio-%s: status %#x with features %#llx", v->ops->name, v->status,
+				 (unsigned long long)v->accepted);
+	return queues_possible(v) ? 0 : error_set(err, -EINVAL, "state of virtio-%s: queues that it cannot have",
+						  v->ops->name);
+}
+
+static const struct state_field virtio_fields[] = {
+	STATE_U(struct virtio, accepted), STATE_U(struct virtio, status), STATE_U(struct virtio, generation),
+	STATE_DATA(struct virtio, config), STATE_SV(struct virtio, queue, &virtq_desc), STATE_UV(struct virtio, doorbell),
+	STATE_U_MAX(struct virtio, queue_interrupts, (1u << VIRTIO_QUEUES_MAX) - 1), STATE_B(struct virtio, config_interrupt),
+};
+const struct state_desc virtio_desc = STATE_DESC("virtio", 1, virtio_fields, .check = virtio_check);

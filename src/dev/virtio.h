@@ -68,6 +68,9 @@ struct virtio {
 	unsigned messages;                  /* that there have been */
 };
 
+/* What all devices have: a part of each device's own table. */
+extern const struct state_desc virtio_desc;
+
 /* @features: the device's own; those of the ring are added, but VIRTIO_F_RING_PACKED, which the owner may add. */
 void virtio_init(struct virtio *v, const struct virtio_ops *ops, const struct dma *dma, uint64_t features,
 		 const char *label);

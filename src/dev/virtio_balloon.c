@@ -136,3 +136,12 @@ void virtio_balloon_init(struct virtio_balloon *b, const struct dma *dma, uint32
 	virtio_init(&b->virtio, &ops, dma, F_STATS_VQ | F_DEFLATE_ON_OOM, "");
 	put_u32(b->virtio.config + CONFIG_PAGES, pages);
 }
+
+#define BALLOON_U(m) STATE_U(struct virtio_balloon, m)
+static const struct state_field balloon_fields[] = {
+	STATE_S(struct virtio_balloon, virtio, &virtio_desc), BALLOON_U(actual), BALLOON_U(released),
+	STATE_B(struct virtio_balloon, stats_held), STATE_U_MAX(struct virtio_balloon, stats_head, VIRTQ_SIZE_MAX - 1),
+	BALLOON_U(stats_at), STATE_UV(struct virtio_balloon, stat),
+	STATE_U_MAX(struct virtio_balloon, stats_known, (1u << BALLOON_STATS) - 1),
+};
+const struct state_desc virtio_balloon_desc = STATE_DESC("virtio-balloon", 1, balloon_fields);

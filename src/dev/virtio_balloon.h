@@ -21,6 +21,8 @@ struct virtio_balloon {
 	uint32_t stats_known;           /* a bit a tag */
 };
 
+extern const struct state_desc virtio_balloon_desc;
+
 /* @pages: of 4 KiB: how many the guest is asked to give */
 void virtio_balloon_init(struct virtio_balloon *b, const struct dma *dma, uint32_t pages);
 

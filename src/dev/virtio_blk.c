@@ -51,6 +51,7 @@ struct blk_request {
 	uint64_t bytes;      /* of data */
 	uint8_t status;
 	bool submitted;      /* io is or was the worker's; otherwise status is final */
+	uint64_t loaded;     /* of data, where it is loaded with the state */
 	uint64_t done_at;    /* virtual time; UINT64_MAX: not known yet */
 	struct disk_request io;
 	struct blk_request *next;
@@ -126,19 +127,24 @@ static uint8_t prepare(struct virtio_blk *b, struct blk_request *rq)
 
 /* ---- from the ring to the worker ---- */
 
-static void append(struct virtio_blk *b, struct blk_request *rq, uint64_t now)
+static void append(struct virtio_blk *b, struct blk_request *rq)
 {
-	if (b->wall)
-		rq->done_at = rq->submitted ? UINT64_MAX : now;
-	else
-		rq->done_at = b->busy_until = max_u64(now, b->busy_until) + VIRTIO_BLK_REQUEST_NS +
-					      rq->bytes / VIRTIO_BLK_BYTES_PER_NS;
 	b->bytes_in_flight += rq->bytes;
 	if (b->first)
 		b->last->next = rq;
 	else
 		b->first = rq;
 	b->last = rq;
+}
+
+/* When the guest is to hear of it. */
+static void schedule(struct virtio_blk *b, struct blk_request *rq, uint64_t now)
+{
+	if (b->wall)
+		rq->done_at = rq->submitted ? UINT64_MAX : now;
+	else
+		rq->done_at = b->busy_until = max_u64(now, b->busy_until) + VIRTIO_BLK_REQUEST_NS +
+					      rq->bytes / VIRTIO_BLK_BYTES_PER_NS;
 }
 
 /* A chain of the guest's becomes a request with all that is needed of it. NULL: no memory. */
@@ -198,7 +204,8 @@ static void start(struct virtio_blk *b, const struct virtq_chain *chain, uint64_
 		rq->status = prepare(b, rq);
 		rq->submitted = rq->status == BLK_OK;
 	}
-	append(b, rq, now);
+	schedule(b, rq, now);
+	append(b, rq);
 	if (rq->submitted)
 		disk_worker_submit(b->worker, &rq->io);
 }
@@ -238,17 +245,29 @@ static void note_failure(struct virtio_blk *b, const struct blk_request *rq)
 	virtio_say(&b->virtio, "%s; the guest is given an I/O error", rq->io.err.text);
 }
 
-static void complete(struct virtio_blk *b, struct blk_request *rq)
+/* Has the request data for the guest? */
+static bool fills(const struct blk_request *rq)
 {
-	const struct dma *dma = b->virtio.dma;
-	uint64_t in = rq->chain.in_bytes;
-	bool fills = rq->type == BLK_IN || rq->type == BLK_GET_ID;
+	return rq->status == BLK_OK && (rq->type == BLK_IN || rq->type == BLK_GET_ID);
+}
 
+/* The worker is done with it: its status is final. */
+static void take_result(struct virtio_blk *b, struct blk_request *rq)
+{
 	if (rq->submitted && rq->io.result) {
 		rq->status = BLK_IOERR;
 		note_failure(b, rq);
 	}
-	if (rq->status == BLK_OK && fills)
+	rq->submitted = false;
+}
+
+static void complete(struct virtio_blk *b, struct blk_request *rq)
+{
+	const struct dma *dma = b->virtio.dma;
+	uint64_t in = rq->chain.in_bytes;
+
+	take_result(b, rq);
+	if (fills(rq))
 		virtq_write(&rq->chain, dma, 0, rq->data, rq->bytes);
 	virtq_write(&rq->chain, dma, in - 1, &rq->status, 1);
 	virtio_push(&b->virtio, 0, rq->chain.head, rq->status == BLK_OK && in <= UINT32_MAX ? (uint32_t)in : 0);
@@ -299,7 +318,7 @@ void virtio_blk_poll(struct virtio_blk *b, uint64_t now)
 	if (!b->wall)
 		return;
 	for (rq = b->first; rq; rq = rq->next)
-		if (rq->submitted && rq->done_at == UINT64_MAX && disk_worker_is_done(b->worker, &rq->io))
+		if (rq->done_at == UINT64_MAX && (!rq->submitted || disk_worker_is_done(b->worker, &rq->io)))
 			rq->done_at = now;
 }
 
@@ -391,3 +410,151 @@ int virtio_blk_close(struct virtio_blk *b, struct error *err)
 	disk_worker_stop(b->worker);
 	return disk_close(b->disk, err);
 }
+
+/* ---- state ---- */
+
+int virtio_blk_prepare_state(struct virtio_blk *b, struct error *err)
+{
+	virtio_blk_settle(b);
+	for (struct blk_request *rq = b->first; rq; rq = rq->next)
+		take_result(b, rq);
+	return disk_read_only(b->disk) ? 0 : disk_flush(b->disk, err);
+}
+
+static const struct blk_request *nth_request(const struct virtio_blk *b, unsigned n)
+{
+	const struct blk_request *rq = b->first;
+
+	while (rq && n--)
+		rq = rq->next;
+	return rq;
+}
+
+bool virtio_blk_save_request(const struct virtio_blk *b, unsigned n, struct blk_request_state *s)
+{
+	const struct blk_request *rq = nth_request(b, n);
+
+	if (!rq)
+		return false;
+	*s = (struct blk_request_state){.type = rq->type, .sector = rq->sector, .bytes = rq->bytes,
+					.done_at = rq->done_at, .status = rq->status, .head = rq->chain.head,
+					.outs = rq->chain.outs, .ins = rq->chain.ins};
+	for (unsigned i = 0; i < s->outs; i++) {
+		s->out_gpa[i] = rq->chain.part[i].gpa;
+		s->out_bytes[i] = rq->chain.part[i].bytes;
+	}
+	for (unsigned i = 0; i < s->ins; i++) {
+		s->in_gpa[i] = rq->chain.part[s->outs + i].gpa;
+		s->in_bytes[i] = rq->chain.part[s->outs + i].bytes;
+	}
+	return true;
+}
+
+bool virtio_blk_save_data(const struct virtio_blk *b, unsigned n, struct blk_data_state *d)
+{
+	const struct blk_request *rq = nth_request(b, n);
+
+	if (!rq || !fills(rq) || d->at >= rq->bytes)
+		return false;
+	d->bytes = (uint32_t)min_u64(BLK_DATA_PIECE, rq->bytes - d->at);
+	memcpy(d->data, rq->data + d->at, d->bytes);
+	return true;
+}
+
+/* What start() and make_request() would have let through. */
+static bool is_possible(const struct virtio_blk *b, const struct blk_request_state *s)
+{
+	unsigned requests = 0;
+
+	for (const struct blk_request *rq = b->first; rq; rq = rq->next)
+		requests++;
+	if (!s->ins || s->outs + s->ins > VIRTQ_SIZE_MAX || requests == VIRTQ_SIZE_MAX ||
+	    b->bytes_in_flight >= IN_FLIGHT_BYTES_MAX)
+		return false;
+	return b->wall || ((!b->first || s->done_at >= b->last->done_at) && s->done_at <= b->busy_until);
+}
+
+static void load_chain(struct virtq_chain *c, const struct blk_request_state *s)
+{
+	c->head = s->head;
+	c->outs = (uint16_t)s->outs;
+	c->ins = (uint16_t)s->ins;
+	for (unsigned i = 0; i < s->outs; i++) {
+		c->part[i] = (struct virtq_part){s->out_gpa[i], s->out_bytes[i]};
+		c->out_bytes += s->out_bytes[i];
+	}
+	for (unsigned i = 0; i < s->ins; i++) {
+		c->part[s->outs + i] = (struct virtq_part){s->in_gpa[i], s->in_bytes[i]};
+		c->in_bytes += s->in_bytes[i];
+	}
+}
+
+int virtio_blk_load_request(struct virtio_blk *b, const struct blk_request_state *s, struct error *err)
+{
+	struct blk_request *rq;
+
+	if (!is_possible(b, s))
+		return error_set(err, -EINVAL, "state of virtio-blk: a request that cannot be in flight");
+	rq = calloc(1, sizeof(*rq) + s->bytes);
+	if (!rq)
+		return error_set(err, -ENOMEM, "state of virtio-blk: out of memory");
+	load_chain(&rq->chain, s);
+	rq->type = s->type;
+	rq->sector = s->sector;
+	rq->bytes = s->bytes;
+	rq->done_at = s->done_at;
+	rq->status = s->status;
+	rq->loaded = fills(rq) ? 0 : s->bytes;
+	if (!rq->chain.in_bytes || (!virtio_blk_loaded(b))) {
+		free(rq);
+		return error_set(err, -EINVAL, "state of virtio-blk: a request without status, or before another's data");
+	}
+	append(b, rq);
+	return 0;
+}
+
+int virtio_blk_load_data(struct virtio_blk *b, const struct blk_data_state *d, struct error *err)
+{
+	struct blk_request *rq = b->last;
+
+	if (!b->first || d->at != rq->loaded || !d->bytes || d->bytes > rq->bytes - rq->loaded)
+		return error_set(err, -EINVAL, "state of virtio-blk: data that no request waits for");
+	memcpy(rq->data + d->at, d->data, d->bytes);
+	rq->loaded += d->bytes;
+	return 0;
+}
+
+bool virtio_blk_loaded(const struct virtio_blk *b) { return !b->first || b->last->loaded == b->last->bytes; }
+
+static int blk_check(void *object, struct error *err)
+{
+	const struct virtio_blk *b = object;
+	struct virtio_blk fresh = {.disk = b->disk};
+
+	fill_config(&fresh);
+	if (memcmp(fresh.virtio.config, b->virtio.config, sizeof(fresh.virtio.config)) == 0)
+		return 0;
+	return error_set(err, -EINVAL, "state of virtio-blk: it had %llu sectors, %s has %llu",
+			 (unsigned long long)get_u64(b->virtio.config + CONFIG_CAPACITY), b->virtio.label,
+			 (unsigned long long)get_u64(fresh.virtio.config + CONFIG_CAPACITY));
+}
+
+static const struct state_field blk_fields[] = {
+	STATE_S(struct virtio_blk, virtio, &virtio_desc), STATE_U_MAX(struct virtio_blk, busy_until, DEVICE_TIME_MAX),
+	STATE_B(struct virtio_blk, stalled), STATE_U(struct virtio_blk, kinds_failed),
+};
+const struct state_desc virtio_blk_desc = STATE_DESC("virtio-blk", 1, blk_fields, .check = blk_check);
+
+#define REQUEST_U(m, max) STATE_U_MAX(struct blk_request_state, m, max)
+#define REQUEST_V(m, n)   STATE_UV_USED(struct blk_request_state, m, n)
+static const struct state_field request_fields[] = {
+	REQUEST_U(type, UINT32_MAX), REQUEST_U(sector, UINT64_MAX), REQUEST_U(bytes, DATA_MAX), REQUEST_U(done_at, UINT64_MAX),
+	REQUEST_U(status, BLK_UNSUPP), REQUEST_U(head, VIRTQ_SIZE_MAX - 1), REQUEST_V(out_gpa, outs), REQUEST_V(out_bytes, outs),
+	REQUEST_V(in_gpa, ins), REQUEST_V(in_bytes, ins),
+};
+const struct state_desc virtio_blk_request_desc = STATE_DESC("virtio-blk-request", 1, request_fields);
+
+static const struct state_field data_fields[] = {
+	STATE_U(struct blk_data_state, at), STATE_DATA_USED(struct blk_data_state, data, bytes),
+};
+const struct state_desc virtio_blk_data_desc = STATE_DESC("virtio-blk-data", 1, data_fields);

@@ -2,6 +2,7 @@
 #ifndef GNOMON_DEV_VIRTIO_BLK_H
 #define GNOMON_DEV_VIRTIO_BLK_H
 
+#include "dev/device.h"
 #include "dev/virtio.h"
 #include "disk/worker.h"
 
@@ -47,6 +48,43 @@ bool virtio_blk_waits(const struct virtio_blk *b);
 struct disk *virtio_blk_settle(struct virtio_blk *b);
 /* Goes on with another disk of the same contents; after virtio_blk_settle(). The guest sees nothing of that. */
 void virtio_blk_set_disk(struct virtio_blk *b, struct disk *disk);
+/*
+ * State. A disk's is several structs, one after the other: of itself; then of each request in flight, in their order;
+ * each followed by the data that the request has read and not yet given to the guest, in pieces.
+ */
+extern const struct state_desc virtio_blk_desc;         /* of struct virtio_blk */
+extern const struct state_desc virtio_blk_request_desc; /* of struct blk_request_state */
+extern const struct state_desc virtio_blk_data_desc;    /* of struct blk_data_state */
+struct blk_request_state {
+	uint32_t type;
+	uint64_t sector, bytes, done_at;
+	uint8_t status;
+	uint16_t head;
+	uint32_t outs, ins;      /* elements used of: */
+	uint64_t out_gpa[VIRTQ_SIZE_MAX], in_gpa[VIRTQ_SIZE_MAX];
+	uint32_t out_bytes[VIRTQ_SIZE_MAX], in_bytes[VIRTQ_SIZE_MAX];
+};
+#define BLK_DATA_PIECE (512u << 10)
+struct blk_data_state {
+	uint64_t at;             /* in the request's data */
+	uint32_t bytes;
+	uint8_t data[BLK_DATA_PIECE];
+};
+/*
+ * Before saving: what was submitted is done on the disk and the disk is flushed; only the guest hears of it when it
+ * would have. 0 or what the disk says.
+ */
+int virtio_blk_prepare_state(struct virtio_blk *b, struct error *err);
+/* Then the requests, the oldest first: false if @n is not below their number. */
+bool virtio_blk_save_request(const struct virtio_blk *b, unsigned n, struct blk_request_state *rq);
+/* Data from byte d->at on of request @n: false if there is no more. */
+bool virtio_blk_save_data(const struct virtio_blk *b, unsigned n, struct blk_data_state *d);
+/* The same in the same order, into a new device. -EINVAL, -ENOMEM. */
+int virtio_blk_load_request(struct virtio_blk *b, const struct blk_request_state *rq, struct error *err);
+int virtio_blk_load_data(struct virtio_blk *b, const struct blk_data_state *d, struct error *err);
+/* Is all the data there that is to come? */
+bool virtio_blk_loaded(const struct virtio_blk *b);
+
 /* Waits for what is in flight, then flushes and closes the disk. Returns what disk_close() does. */
 int virtio_blk_close(struct virtio_blk *b, struct error *err);
 

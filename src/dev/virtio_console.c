@@ -87,3 +87,8 @@ void virtio_console_init(struct virtio_console *c, const struct dma *dma,
 	c->ctx = ctx;
 	virtio_init(&c->virtio, &ops, dma, 0, "");
 }
+
+static const struct state_field console_fields[] = {
+	STATE_S(struct virtio_console, virtio, &virtio_desc), STATE_DATA_USED(struct virtio_console, input, input_bytes),
+};
+const struct state_desc virtio_console_desc = STATE_DESC("virtio-console", 1, console_fields);

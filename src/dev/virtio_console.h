@@ -14,6 +14,8 @@ struct virtio_console {
 	void *ctx;
 };
 
+extern const struct state_desc virtio_console_desc;
+
 /* @output: gets what the guest writes */
 void virtio_console_init(struct virtio_console *c, const struct dma *dma,
 			 void (*output)(void *ctx, const uint8_t *data, size_t bytes), void *ctx);

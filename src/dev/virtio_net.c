@@ -208,3 +208,9 @@ void virtio_net_close(struct virtio_net *n)
 		n->backend->ops->close(n->backend);
 	n->backend = NULL;
 }
+
+/* State: what is on the wire is lost, as on a wire. */
+static const struct state_field net_fields[] = {
+	STATE_S(struct virtio_net, virtio, &virtio_desc), STATE_DATA_USED(struct virtio_net, frame, frame_bytes),
+};
+const struct state_desc virtio_net_desc = STATE_DESC("virtio-net", 1, net_fields);

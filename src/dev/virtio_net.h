@@ -13,6 +13,8 @@ struct virtio_net {
 	uint64_t received, sent, dropped; /* frames */
 };
 
+extern const struct state_desc virtio_net_desc;
+
 /* The back end is the device's from here on. */
 void virtio_net_init(struct virtio_net *n, struct net_backend *backend, const struct dma *dma, const uint8_t mac[6],
 		     const char *label);

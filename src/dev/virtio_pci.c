@@ -371,3 +371,12 @@ void virtio_pci_init(struct virtio_pci *t, struct virtio *v)
 	add_window(t);
 	forget_vectors(t);
 }
+
+/* State. */
+static const struct state_field virtio_pci_fields[] = {
+	STATE_S(struct virtio_pci, fn, &pci_function_desc), STATE_U(struct virtio_pci, offered_select),
+	STATE_U(struct virtio_pci, accepted_select), STATE_U(struct virtio_pci, queue_select),
+	STATE_U(struct virtio_pci, config_vector), STATE_UV(struct virtio_pci, queue_vector),
+	STATE_U_MAX(struct virtio_pci, isr, ISR_QUEUE | ISR_CONFIG),
+};
+const struct state_desc virtio_pci_desc = STATE_DESC("virtio-pci", 1, virtio_pci_fields);

@@ -15,6 +15,8 @@ struct virtio_pci {
 	uint8_t cfg_cap;                          /* offset of the capability that leads to device memory */
 };
 
+extern const struct state_desc virtio_pci_desc; /* of struct virtio_pci without what it points to */
+
 /* Makes the function of device @v; the owner puts t->fn on a bus. */
 void virtio_pci_init(struct virtio_pci *t, struct virtio *v);
 /* After the device did something by itself: passes on interrupts it asks for. */

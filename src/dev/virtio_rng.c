@@ -66,3 +66,8 @@ void virtio_rng_init(struct virtio_rng *r, const struct dma *dma, uint64_t seed,
 	r->state = seed;
 	virtio_init(&r->virtio, &ops, dma, 0, "");
 }
+
+static const struct state_field rng_fields[] = {
+	STATE_S(struct virtio_rng, virtio, &virtio_desc), STATE_U(struct virtio_rng, state),
+};
+const struct state_desc virtio_rng_desc = STATE_DESC("virtio-rng", 1, rng_fields);

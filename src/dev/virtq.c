@@ -20,6 +20,13 @@ void virtq_reset(struct virtq *q, uint16_t size)
 	*q = (struct virtq){.size = size, .avail_wrap = true, .used_wrap = true, .told_wrap = true};
 }
 
+bool virtq_aligned(const struct virtq *q)
+{
+	if (q->desc & 15 || q->avail & (q->packed ? 3 : 1) || q->used & 3 || !q->size)
+		return false;
+	return q->packed || !(q->size & (q->size - 1));
+}
+
 void virtq_rewind(struct virtq *q, struct virtq_mark mark)
 {
 	q->next_avail = mark.next_avail;
@@ -280,3 +287,42 @@ uint64_t virtq_write(const struct virtq_chain *c, const struct dma *dma, uint64_
 
 	return copy(c->part + c->outs, c->ins, dma, at, b.out, bytes, true);
 }
+
+/* ---- state ---- */
+
+static void virtq_prepare(void *object)
+{
+	struct virtq *q = object;
+
+	q->is_broken = q->broken;
+}
+
+/* May a queue that is on be so? The driver's turning it on looks at the same. */
+static bool is_possible(const struct virtq *q)
+{
+	if (!virtq_aligned(q) || q->in_use > q->size)
+		return false;
+	return !q->packed || (q->next_avail < q->size && q->next_used < q->size && q->told_used < q->size);
+}
+
+static int virtq_check(void *object, struct error *err)
+{
+	struct virtq *q = object;
+
+	if (q->enabled && !is_possible(q))
+		return error_set(err, -EINVAL, "state of virtq: a queue of %u at %#llx, %#llx, %#llx is on, %u in use", q->size,
+				 (unsigned long long)q->desc, (unsigned long long)q->avail, (unsigned long long)q->used,
+				 q->in_use);
+	q->broken = q->is_broken ? "the queue was broken before the state was saved" : NULL;
+	return 0;
+}
+
+#define VIRTQ_U(m) STATE_U(struct virtq, m)
+#define VIRTQ_B(m) STATE_B(struct virtq, m)
+static const struct state_field virtq_fields[] = {
+	STATE_U_MAX(struct virtq, size, VIRTQ_SIZE_MAX), VIRTQ_U(desc), VIRTQ_U(avail), VIRTQ_U(used), VIRTQ_B(enabled),
+	VIRTQ_B(packed), VIRTQ_B(event_idx), VIRTQ_B(indirect), VIRTQ_U(next_avail), VIRTQ_U(next_used),
+	VIRTQ_U(told_used), VIRTQ_U(in_use), VIRTQ_B(avail_wrap), VIRTQ_B(used_wrap), VIRTQ_B(told_wrap),
+	STATE_UV_MAX(struct virtq, descs_of, VIRTQ_SIZE_MAX), VIRTQ_B(is_broken),
+};
+const struct state_desc virtq_desc = STATE_DESC("virtq", 1, virtq_fields, .prepare = virtq_prepare, .check = virtq_check);

@@ -9,6 +9,7 @@
 #ifndef GNOMON_DEV_VIRTQ_H
 #define GNOMON_DEV_VIRTQ_H
 
+#include "base/state.h"
 #include "dev/dma.h"
 
 #define VIRTQ_SIZE_MAX 256
@@ -34,6 +35,7 @@ struct virtq {
 	bool avail_wrap, used_wrap, told_wrap; /* wrap counters that belong to the places above */
 	uint16_t descs_of[VIRTQ_SIZE_MAX]; /* descriptors of the chain with this buffer ID */
 	const char *broken;        /* NULL: all is well */
+	bool is_broken;            /* state: why it is, is not */
 };
 
 /* One chain of buffers: first what the device reads, then what it writes. All of it is guest RAM. */
@@ -44,8 +46,13 @@ struct virtq_chain {
 	struct virtq_part { uint64_t gpa; uint32_t bytes; } part[VIRTQ_SIZE_MAX]; /* the outs, then the ins */
 };
 
+extern const struct state_desc virtq_desc;
+
 /* Everything as before the driver touched it. @size: the largest one */
 void virtq_reset(struct virtq *q, uint16_t size);
+
+/* Do size and addresses obey the rules of the queue's kind? */
+bool virtq_aligned(const struct virtq *q);
 
 /*
  * Takes the next chain the driver made available. Returns 1, or 0 if there is none (@chain is then undefined), or

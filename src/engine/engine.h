@@ -196,6 +196,52 @@ void engine_get_sregs(struct engine_vm *vm, struct engine_sregs *s);
 void engine_set_sregs(struct engine_vm *vm, const struct engine_sregs *s);
 void engine_get_fpu(struct engine_vm *vm, struct fpu *fpu);
 
+/*
+ * Everything of the vCPU that its future depends on, whatever executes it, in the form in which it is saved. Segment
+ * registers, MSRs and flags are as software sees them.
+ */
+struct engine_msr_state {
+	uint64_t star, lstar, cstar, fmask, kernel_gs_base;
+	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+	uint64_t pat, tsc_aux, misc_enable, spec_ctrl, debugctl, mcg_status, tsc_adjust;
+	uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
+};
+struct engine_between { /* what there is between two instructions beside registers */
+	uint64_t insns, now_ns;  /* completed so far; virtual time */
+	uint64_t tsc;            /* what RDTSC gives now */
+	uint64_t db_pending;     /* debug traps that have yet to be delivered, in the form of DR6 */
+	bool shadow_sti, shadow_movss, nmi_blocked;
+	bool nmi_pending, halted;
+	bool extint_given;       /* the PIC's interrupt has been acknowledged and not been delivered: */
+	uint8_t extint_vector;
+};
+struct engine_vcpu {
+	uint64_t gpr[16], rip, rflags;
+	struct seg seg[SEG_COUNT], ldtr, tr;
+	struct dtable gdtr, idtr;
+	uint64_t cr0, cr2, cr3, cr4, xcr0, efer;
+	uint32_t pkru;
+	uint64_t dr[4], dr6, dr7;
+	uint64_t pdpte[4];       /* with PAE paging, otherwise 0 */
+	uint8_t fx[FX_XMM(16)];  /* of the FXSAVE image what the processor uses */
+	uint8_t ymm_hi[16][16];
+	struct engine_msr_state msr;
+	uint64_t rng;            /* of RDRAND and RDSEED */
+	struct engine_between between;
+	struct lapic lapic;      /* has its own table, lapic_desc */
+};
+extern const struct state_desc engine_vcpu_desc; /* of struct engine_vcpu without lapic */
+/* Is the vCPU between two instructions, with no access of it half done and no event half delivered? */
+bool engine_at_rest(struct engine_vm *vm);
+/* The vCPU's state; engine_at_rest(). Changes nothing in the guest. */
+void engine_get_vcpu(struct engine_vm *vm, struct engine_vcpu *v);
+/*
+ * Gives a VM that has not run a vCPU's state: it goes on from there, with that many instructions completed at that
+ * time. @v may come from anywhere; its lapic has been loaded by lapic_desc. -EINVAL with what is impossible in @err:
+ * the VM is then of no use but to be destroyed.
+ */
+int engine_set_vcpu(struct engine_vm *vm, const struct engine_vcpu *v, struct error *err);
+
 enum engine_exit {
 	ENGINE_EXIT_IO,          /* port access: io; a read is answered in io.data before the next run */
 	ENGINE_EXIT_MMIO,        /* likewise for device memory */

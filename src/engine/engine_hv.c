@@ -79,6 +79,22 @@ static void hv_engine_get_msrs(struct engine_vm *vm, struct engine_msrs *m)
 	engine_cpu_get_msrs(hv_get_state(vm->hv), m);
 }
 
+/* ---- the whole vCPU ---- */
+
+static bool hv_engine_at_rest(struct engine_vm *vm) { return hv_at_rest(vm->hv); }
+
+static void hv_engine_get_vcpu(struct engine_vm *vm, struct engine_vcpu *v)
+{
+	engine_cpu_get_vcpu(hv_get_state(vm->hv), v);
+	hv_get_between(vm->hv, &v->between);
+}
+
+static void hv_engine_set_vcpu(struct engine_vm *vm, const struct engine_vcpu *v)
+{
+	engine_cpu_set_vcpu(vm->hv->emul, v);
+	hv_put_vcpu(vm->hv, &v->between);
+}
+
 /* ---- running ---- */
 
 static void hv_engine_run(struct engine_vm *vm, struct engine_run *run) { hv_run(vm->hv, run); }
@@ -126,6 +142,9 @@ const struct engine_ops engine_hv_ops = {
 	.set_sregs = hv_engine_set_sregs,
 	.get_fpu = hv_engine_get_fpu,
 	.get_msrs = hv_engine_get_msrs,
+	.at_rest = hv_engine_at_rest,
+	.get_vcpu = hv_engine_get_vcpu,
+	.set_vcpu = hv_engine_set_vcpu,
 	.run = hv_engine_run,
 	.kick = hv_engine_kick,
 	.now = hv_engine_now,

@@ -75,6 +75,42 @@ static void native_set_sregs(struct engine_vm *vm, const struct engine_sregs *s)
 	mmu_flush_everything(&c->mmu);
 }
 
+/* ---- the whole vCPU ---- */
+
+static bool native_at_rest(struct engine_vm *vm) { return !vm->bus_pending && !vm->cpu->bus.done_count && !vm->cpu->shutdown; }
+
+static void native_get_vcpu(struct engine_vm *vm, struct engine_vcpu *v)
+{
+	const struct cpu *c = vm->cpu;
+
+	engine_cpu_get_vcpu(c, v);
+	v->between.insns = native_insns(vm);
+	v->between.now_ns = native_now(vm);
+	v->between.tsc = cpu_tsc(c);
+	v->between.db_pending = c->db_pending;
+	v->between.nmi_pending = c->nmi_pending;
+	v->between.halted = c->halted;
+	v->between.extint_given = c->extint_ack;
+	v->between.extint_vector = c->extint_ack ? c->extint_vector : 0;
+}
+
+static void native_set_vcpu(struct engine_vm *vm, const struct engine_vcpu *v)
+{
+	const struct engine_between *b = &v->between;
+	struct cpu *c = vm->cpu;
+
+	c->insns = b->insns;
+	c->tsc_base = b->tsc - b->insns;
+	vm->skipped = b->now_ns - b->insns;
+	c->db_pending = b->db_pending;
+	c->nmi_pending = b->nmi_pending;
+	c->halted = b->halted;
+	c->extint_ack = b->extint_given;
+	c->extint_vector = b->extint_vector;
+	engine_cpu_set_vcpu(c, v);
+	mmu_flush_everything(&c->mmu);
+}
+
 /* ---- running ---- */
 
 /* A device access: the caller performs it, a read's value comes back in run->io.data. */
@@ -239,6 +275,9 @@ const struct engine_ops engine_native_ops = {
 	.set_sregs = native_set_sregs,
 	.get_fpu = native_get_fpu,
 	.get_msrs = native_get_msrs,
+	.at_rest = native_at_rest,
+	.get_vcpu = native_get_vcpu,
+	.set_vcpu = native_set_vcpu,
 	.run = native_run,
 	.kick = native_kick,
 	.now = native_now,

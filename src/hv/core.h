@@ -182,6 +182,8 @@ int hv_emulator_create(struct hv_vm *vm, struct error *err);
 void hv_emulator_destroy(struct hv_vm *vm);
 /* The vCPU's whole state, from VMCS and live registers into vm->emul; back is hv_put_state(). */
 void hv_load_state(struct hv_vm *vm);
+/* All registers in vm->emul become the vCPU's, PDPTEs included; nothing is pending. */
+void hv_put_registers(struct hv_vm *vm);
 /* Iterations of a REP instruction that are emulated at a time. */
 #define HV_EMULATE_ITERATIONS 4096
 /* Continues after the platform's answer in core->want. */
@@ -190,10 +192,14 @@ enum hv_verdict hv_emulate_continue(struct hv_vm *vm);
 enum hv_verdict hv_emulate_delivery(struct hv_vm *vm);
 /*
  * Real-address mode without "unrestricted guest", and the first instructions after it, until no segment
- * register holds what VM entry refuses: executes one instruction, or delivers what is due. Afterwards
- * core->by_emulation says whether that is to go on.
+ * register holds what VM entry refuses: executes one instruction, or delivers what is due.
  */
 enum hv_verdict hv_emulate_guest(struct hv_vm *vm);
+/*
+ * Says in core->by_emulation whether the guest as it is has to be executed so. Before events are chosen: what is
+ * injected has to meet the one who executes.
+ */
+void hv_choose_emulation(struct hv_vm *vm);
 /* The paging-related registers, into vm->emul. */
 void hv_load_paging(struct hv_vm *vm);
 /*

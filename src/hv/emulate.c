@@ -330,22 +330,28 @@ static void store_state(struct hv_vm *vm, bool all)
 	store_control(vm);
 }
 
+void hv_put_registers(struct hv_vm *vm)
+{
+	vm->emul->db_pending = 0;
+	store_state(vm, true);
+	hv_write(vm, VMCS_GUEST_ACTIVITY, ACTIVITY_ACTIVE);
+	hv_write(vm, VMCS_GUEST_PENDING_DEBUG, 0);
+	hv_core(vm)->paging_changed = true;
+	hv_commit_paging(vm);
+}
+
 void hv_put_state(struct hv_vm *vm)
 {
 	struct cpu *e = vm->emul;
 
 	hv_make_current(vm);
-	store_state(vm, true);
-	hv_write(vm, VMCS_GUEST_ACTIVITY, ACTIVITY_ACTIVE);
-	hv_write(vm, VMCS_GUEST_PENDING_DEBUG, 0);
-	hv_core(vm)->paging_changed = true;
 	if (e->cr0 & CR0_PG && e->cr4 & CR4_PAE && !(e->efer & EFER_LMA))
 		for (unsigned i = 0; i < 4; i++) {
 			const void *p = p2m_ptr(vm, (e->cr3 & 0xffffffe0) + 8 * i);
 
 			e->pdpte[i] = p ? get_u64(p) : 0;
 		}
-	hv_commit_paging(vm);
+	hv_put_registers(vm);
 }
 
 /* ---- paging registers ---- */
@@ -669,15 +675,19 @@ static enum hv_verdict emulate_debug_fault(struct hv_vm *vm, uint64_t hit)
 	return deliver(vm, &ev, false);
 }
 
+void hv_choose_emulation(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+
+	core->by_emulation = !core->sync_efer && !enterable(vm);
+}
+
 enum hv_verdict hv_emulate_guest(struct hv_vm *vm)
 {
 	struct hv_core *core = hv_core(vm);
 	uint32_t info = (uint32_t)hv_read(vm, VMCS_ENTRY_INTR_INFO);
 	uint64_t hit;
 
-	core->by_emulation = !enterable(vm);
-	if (!core->by_emulation)
-		return HV_RESUME;
 	if (info & INTR_INFO_VALID) {
 		hv_write(vm, VMCS_ENTRY_INTR_INFO, 0);
 		core->vectoring = (struct hv_event){info, (uint32_t)hv_read(vm, VMCS_ENTRY_EXCEPTION_ERROR),

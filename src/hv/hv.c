@@ -639,6 +639,8 @@ static bool step(struct hv_vm *vm, struct engine_run *run)
 		lapic_advance(&vm->emul->lapic, hv_guest_tsc(vm));
 		if (stays_halted(vm, run))
 			return false;
+		if (core->by_emulation)
+			hv_choose_emulation(vm);
 		if (hv_prepare_events(vm)) {
 			run->exit = ENGINE_EXIT_IRQ_WINDOW;
 			return false;
@@ -698,6 +700,67 @@ struct cpu *hv_get_state(struct hv_vm *vm)
 	hv_load_state(vm);
 	restore_work(vm, &work);
 	return vm->emul;
+}
+
+/* A debug trap that is due comes of the instruction before and is in the VMCS: that is as good as a register. */
+bool hv_at_rest(struct hv_vm *vm)
+{
+	const struct hv_core *core = hv_core(vm);
+	struct work work;
+	bool injecting;
+
+	hv_make_current(vm);
+	work = save_work(vm);
+	injecting = core->inject.info || hv_read(vm, VMCS_ENTRY_INTR_INFO) & INTR_INFO_VALID;
+	restore_work(vm, &work);
+	return !core->asking && !core->asked && !core->continuation && !injecting && !core->shutdown;
+}
+
+void hv_get_between(struct hv_vm *vm, struct engine_between *b)
+{
+	const struct hv_core *core = hv_core(vm);
+	struct work work;
+
+	hv_make_current(vm);
+	work = save_work(vm);
+	b->insns = hv_insns(vm);
+	b->now_ns = hv_virtual_now(vm);
+	b->tsc = hv_guest_tsc(vm);
+	b->db_pending = hv_read(vm, VMCS_GUEST_PENDING_DEBUG) & (PENDING_DEBUG_B | PENDING_DEBUG_BS);
+	b->nmi_pending = core->nmi_pending;
+	b->halted = core->halted;
+	b->extint_given = core->extint_given;
+	b->extint_vector = core->extint_given ? core->extint_vector : 0;
+	restore_work(vm, &work);
+}
+
+static void put_between(struct hv_vm *vm, const struct engine_between *b)
+{
+	struct hv_core *core = hv_core(vm);
+
+	core->away_insns = vm->cpu->insns - b->insns;
+	core->away_tsc = cpu_tsc(vm->cpu) - b->now_ns;
+	vm->emulated_insns = 0;
+	core->guest_tsc_base = (int64_t)(b->tsc - b->now_ns);
+	core->nmi_pending = b->nmi_pending;
+	core->halted = b->halted;
+	core->extint_given = b->extint_given;
+	core->extint_vector = b->extint_vector;
+	hv_write(vm, VMCS_GUEST_PENDING_DEBUG, hv_pending_debug(b->db_pending));
+	if (b->db_pending & DR6_BT)
+		hv_inject_task_trap(vm, b->db_pending & (PENDING_DEBUG_B | DR6_BS | DR6_BT));
+}
+
+void hv_put_vcpu(struct hv_vm *vm, const struct engine_between *b)
+{
+	struct work work;
+
+	hv_make_current(vm);
+	work = save_work(vm);
+	hv_put_registers(vm);
+	hv_choose_emulation(vm);
+	put_between(vm, b);
+	restore_work(vm, &work);
 }
 
 void hv_observe(const struct hv_vm *vm, struct obs *obs)

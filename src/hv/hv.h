@@ -161,6 +161,12 @@ void hv_advance(struct hv_vm *vm, uint64_t to_ns);
 /* The vCPU's state is in the returned processor; after changing it call hv_put_state(). */
 struct cpu *hv_get_state(struct hv_vm *vm);
 void hv_put_state(struct hv_vm *vm);
+/* Is nothing of an instruction or an event half done? */
+bool hv_at_rest(struct hv_vm *vm);
+/* What the vCPU has beside the registers that hv_get_state() gives; those that block events are left alone. */
+void hv_get_between(struct hv_vm *vm, struct engine_between *b);
+/* A VM that has not run goes on as the vCPU whose registers are in its emulator's processor. */
+void hv_put_vcpu(struct hv_vm *vm, const struct engine_between *b);
 /* Something other than the vCPU wrote guest RAM; within one page. */
 void hv_ram_written(struct hv_vm *vm, uint64_t gpa, unsigned bytes);
 /* engine_dirty_possible() and its companions. @written, @accessed: bitmaps that receive, or NULL. */

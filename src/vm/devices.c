@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define DEVICES_MAX (DEVICES_DISKS_MAX + DEVICES_NETS_MAX + 3)
@@ -27,7 +28,10 @@ struct devices {
 	uint64_t bytes_read, bytes_written; /* of guest memory */
 	struct virtio_pci pci[DEVICES_MAX];
 	unsigned count;
+	uint8_t loaded[DEVICES_MAX];        /* state that is there: LOADED_* */
+	uint8_t loaded_own;
 	char disk_path[DEVICES_DISKS_MAX][PATH_MAX];
+	bool disk_snapshot[DEVICES_DISKS_MAX];
 	struct virtio_blk blk[DEVICES_DISKS_MAX];
 	unsigned disks;
 	struct virtio_net net[DEVICES_NETS_MAX];
@@ -37,6 +41,7 @@ struct devices {
 	bool has_balloon;
 	struct virtio_console console;
 	int console_fd;
+	uint64_t console_bytes; /* written to the file */
 	bool terminal; /* the console is the terminal's */
 	/* The wall clock: a disk's worker has done something. */
 	struct disk_listener listener;
@@ -209,6 +214,7 @@ static int add_disk(struct devices *d, const char *text, struct error *err)
 	if (ret)
 		return ret;
 	o.read_only = what.read_only;
+	d->disk_snapshot[d->disks] = what.snapshot && !what.read_only;
 	ret = what.snapshot && !what.read_only ? disk_open_snapshot(&disk, path, &o, err)
 					       : disk_open(&disk, path, &o, err);
 	if (!ret)
@@ -279,6 +285,7 @@ static void console_output(void *ctx, const uint8_t *data, size_t bytes)
 		}
 		data += n;
 		bytes -= (size_t)n;
+		d->console_bytes += (size_t)n;
 	}
 }
 
@@ -295,7 +302,7 @@ static int add_console(struct devices *d, const char *name, struct error *err)
 	ret = join_path(d, path, name, err);
 	if (ret)
 		return ret;
-	d->console_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	d->console_fd = open(path, O_WRONLY | O_CREAT | (d->host.go_on ? 0 : O_TRUNC) | O_CLOEXEC, 0666);
 	if (d->console_fd < 0)
 		return error_set(err, -errno, "--virtio-console '%.300s': %s", path, strerror(errno));
 	virtio_console_init(&d->console, &d->dma, console_output, d);
@@ -534,5 +541,201 @@ int devices_freeze_disks(struct devices *d, const char *id, struct devices_froze
 	out->disks = prepared;
 	for (unsigned i = 0; i < prepared; i++)
 		finish_disk(d, i, &z[i], out);
+	return 0;
+}
+
+/* ---- state ---- */
+
+#define LOADED_FUNCTION 1u
+#define LOADED_DEVICE   2u
+#define LOADED_ALL      (LOADED_FUNCTION | LOADED_DEVICE)
+#define SECTION_NAME_MAX 32
+
+/*
+ * What was written to a file after the state was saved is written again: it is cut off. A file that is shorter is
+ * another one and goes on at its end.
+ */
+static int console_go_on(struct devices *d, struct error *err)
+{
+	struct stat st;
+
+	if (d->console_fd < 0 || fstat(d->console_fd, &st) || !S_ISREG(st.st_mode))
+		return 0;
+	if ((uint64_t)st.st_size > d->console_bytes && ftruncate(d->console_fd, (off_t)d->console_bytes))
+		return error_set(err, -errno, "--virtio-console: %s", strerror(errno));
+	lseek(d->console_fd, 0, SEEK_END);
+	return 0;
+}
+
+static const struct state_field devices_fields[] = {STATE_U_MAX(struct devices, console_bytes, INT64_MAX)};
+static const struct state_desc devices_desc = STATE_DESC("devices", 1, devices_fields);
+
+static const struct state_desc *desc_of(const struct virtio *v)
+{
+	static const struct { const char *kind; const struct state_desc *desc; } kinds[] = {
+		{"blk", &virtio_blk_desc}, {"net", &virtio_net_desc}, {"rng", &virtio_rng_desc},
+		{"balloon", &virtio_balloon_desc}, {"console", &virtio_console_desc},
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (strcmp(kinds[i].kind, v->ops->name) == 0)
+			return kinds[i].desc;
+	return NULL;
+}
+
+/* "pci.N", "pci.N.<kind>", "pci.N.<kind>.<part>" for the device @i, which is in slot @i + 1. */
+static const char *section_name(char name[SECTION_NAME_MAX], const struct devices *d, unsigned i, const char *part)
+{
+	const char *kind = d->pci[i].v->ops->name;
+
+	if (!part)
+		snprintf(name, SECTION_NAME_MAX, "pci.%u", i + 1);
+	else
+		snprintf(name, SECTION_NAME_MAX, "pci.%u.%s%s%s", i + 1, kind, *part ? "." : "", part);
+	return name;
+}
+
+/* The disk that is device @i, or NULL. */
+static struct virtio_blk *blk_of(struct devices *d, unsigned i)
+{
+	for (unsigned n = 0; n < d->disks; n++)
+		if (&d->blk[n].virtio == d->pci[i].v)
+			return &d->blk[n];
+	return NULL;
+}
+
+/* Requests in flight, each with its data. */
+static int save_requests(struct devices *d, unsigned i, const struct state_sink *sink, struct error *err)
+{
+	struct virtio_blk *b = blk_of(d, i);
+	struct blk_data_state *data = b->first ? malloc(sizeof(*data)) : NULL;
+	struct blk_request_state rq;
+	char name[SECTION_NAME_MAX];
+	int ret = b->first && !data ? error_set(err, -ENOMEM, "saving state: out of memory") : 0;
+
+	for (unsigned n = 0; !ret && virtio_blk_save_request(b, n, &rq); n++) {
+		ret = state_give(sink, &(struct state_object){section_name(name, d, i, "request"), &virtio_blk_request_desc, &rq},
+				 err);
+		for (data->at = 0; !ret && virtio_blk_save_data(b, n, data); data->at += data->bytes)
+			ret = state_give(sink, &(struct state_object){section_name(name, d, i, "data"), &virtio_blk_data_desc,
+								      data}, err);
+	}
+	free(data);
+	return ret;
+}
+
+static int save_device(struct devices *d, unsigned i, const struct state_sink *sink, struct error *err)
+{
+	struct virtio *v = d->pci[i].v;
+	char name[SECTION_NAME_MAX];
+	int ret = state_give(sink, &(struct state_object){section_name(name, d, i, NULL), &virtio_pci_desc, &d->pci[i]}, err);
+
+	if (!ret)
+		ret = state_give(sink, &(struct state_object){section_name(name, d, i, ""), desc_of(v), v}, err);
+	return ret || !blk_of(d, i) ? ret : save_requests(d, i, sink, err);
+}
+
+static int prepare_state(struct devices *d, struct error *err)
+{
+	int ret = 0;
+
+	for (unsigned n = 0; n < d->disks && !ret; n++)
+		ret = d->disk_snapshot[n] ? error_set(err, -ENOTSUP, "disk '%.300s': its changes are to be thrown away: they "
+						      "cannot be saved", d->disk_path[n])
+					  : virtio_blk_prepare_state(&d->blk[n], err);
+	return ret;
+}
+
+int devices_save(struct devices *d, const struct state_sink *sink, struct error *err)
+{
+	int ret;
+
+	if (!d)
+		return 0;
+	ret = prepare_state(d, err);
+	if (!ret)
+		ret = state_give(sink, &(struct state_object){"devices", &devices_desc, d}, err);
+	for (unsigned i = 0; i < d->count && !ret; i++)
+		ret = save_device(d, i, sink, err);
+	return ret;
+}
+
+static int load_once(uint8_t *loaded, unsigned bit, const struct state_object *o, const void *bytes, size_t n,
+		     struct error *err)
+{
+	if (*loaded & bit)
+		return error_set(err, -EINVAL, "state: section '%s' is there twice", o->name);
+	*loaded |= (uint8_t)bit;
+	return state_load(o->desc, o->object, bytes, n, err);
+}
+
+static int load_request(struct virtio_blk *b, const void *bytes, size_t n, struct error *err)
+{
+	struct blk_request_state rq;
+	int ret = state_load(&virtio_blk_request_desc, &rq, bytes, n, err);
+
+	return ret ? ret : virtio_blk_load_request(b, &rq, err);
+}
+
+static int load_data(struct virtio_blk *b, const void *bytes, size_t n, struct error *err)
+{
+	struct blk_data_state *data = malloc(sizeof(*data));
+	int ret = data ? state_load(&virtio_blk_data_desc, data, bytes, n, err)
+		       : error_set(err, -ENOMEM, "loading state: out of memory");
+
+	if (!ret)
+		ret = virtio_blk_load_data(b, data, err);
+	free(data);
+	return ret;
+}
+
+static int load_device(struct devices *d, unsigned i, const char *section, const void *bytes, size_t n, struct error *err)
+{
+	struct virtio_blk *b = blk_of(d, i);
+	struct virtio *v = d->pci[i].v;
+	char name[SECTION_NAME_MAX];
+
+	if (strcmp(section, section_name(name, d, i, NULL)) == 0)
+		return load_once(&d->loaded[i], LOADED_FUNCTION, &(struct state_object){section, &virtio_pci_desc, &d->pci[i]},
+				 bytes, n, err);
+	if (strcmp(section, section_name(name, d, i, "")) == 0)
+		return load_once(&d->loaded[i], LOADED_DEVICE, &(struct state_object){section, desc_of(v), v}, bytes, n, err);
+	if (b && strcmp(section, section_name(name, d, i, "request")) == 0)
+		return load_request(b, bytes, n, err);
+	if (b && strcmp(section, section_name(name, d, i, "data")) == 0)
+		return load_data(b, bytes, n, err);
+	return -ENOENT;
+}
+
+int devices_load(struct devices *d, const char *name, const void *bytes, size_t n, struct error *err)
+{
+	int ret = -ENOENT;
+
+	if (d && strcmp(name, "devices") == 0) {
+		ret = load_once(&d->loaded_own, 1, &(struct state_object){name, &devices_desc, d}, bytes, n, err);
+		return ret ? ret : console_go_on(d, err);
+	}
+	for (unsigned i = 0; d && i < d->count && ret == -ENOENT; i++)
+		ret = load_device(d, i, name, bytes, n, err);
+	return ret;
+}
+
+int devices_load_finish(struct devices *d, struct error *err)
+{
+	char name[SECTION_NAME_MAX];
+
+	if (d && !d->loaded_own)
+		return error_set(err, -EINVAL, "state: section 'devices' is missing");
+	for (unsigned i = 0; d && i < d->count; i++) {
+		const struct virtio_blk *b = blk_of(d, i);
+
+		if (d->loaded[i] != LOADED_ALL)
+			return error_set(err, -EINVAL, "state: section '%s' is missing",
+					 section_name(name, d, i, d->loaded[i] & LOADED_FUNCTION ? "" : NULL));
+		if (b && !virtio_blk_loaded(b))
+			return error_set(err, -EINVAL, "state: section '%s' is missing", section_name(name, d, i, "data"));
+	}
+	if (d && d->called_fd >= 0) /* requests that the host did for the VM that was saved */
+		call(d);
 	return 0;
 }

@@ -47,6 +47,7 @@ struct devices_host {
 	const char *directory; /* of relative paths, with a slash; NULL: the current one */
 	uint64_t seed;
 	bool wall;             /* the clock is the host's */
+	bool go_on;            /* files that they write are not new, but continued: state is going to be loaded */
 	/* What a virtio console on the terminal puts out. */
 	void (*terminal)(void *ctx, const uint8_t *data, size_t bytes);
 	void *terminal_ctx;
@@ -83,6 +84,16 @@ unsigned devices_wait_for(struct devices *d, struct pollfd *p, unsigned max, int
 void devices_observe(const struct devices *d, struct obs *obs);
 /* A line on what they did, for the end of a run; "" if there is nothing to say. */
 void devices_describe(const struct devices *d, char *buf, size_t bytes);
+/*
+ * State. All sections go to @sink: "devices", and for the device in slot N "pci.N", its function, and "pci.N.<kind>",
+ * for a disk with requests in flight more of them. What was submitted is done on the disks, and these are flushed.
+ * -ENOTSUP: a disk whose changes are to be thrown away; errors of disks and the sink's.
+ */
+int devices_save(struct devices *d, const struct state_sink *sink, struct error *err);
+/* Loads a section into new devices. -ENOENT: it is nobody's, @err is untouched; -EINVAL. */
+int devices_load(struct devices *d, const char *name, const void *bytes, size_t n, struct error *err);
+/* Are all sections there? -EINVAL with the name of one that is not. */
+int devices_load_finish(struct devices *d, struct error *err);
 /* Takes a line that a device has for the user: at most @bytes with the 0 at its end. False if there is none. */
 bool devices_take_message(struct devices *d, char *buf, size_t bytes);
 

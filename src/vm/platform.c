@@ -283,3 +283,35 @@ int platform_add_pci(struct platform *p, struct pci_function *fn)
 }
 
 void platform_pci_changed(struct platform *p) { refresh_state(p, &p->pci); }
+
+/* ---- state ---- */
+
+static int platform_check(void *object, struct error *err)
+{
+	(void)err;
+	find_next_event(object);
+	return 0;
+}
+
+static const struct state_field platform_fields[] = {
+	STATE_UV(struct platform, next), STATE_UV(struct platform, levels), STATE_U(struct platform, lines),
+	STATE_U_MAX(struct platform, now, DEVICE_TIME_MAX),
+};
+static const struct state_desc platform_desc = STATE_DESC("platform", 1, platform_fields, .check = platform_check);
+
+unsigned platform_sections(struct platform *p, struct state_object section[PLATFORM_SECTIONS_MAX])
+{
+	const struct state_object list[] = {
+		{"platform", &platform_desc, p}, {"serial", &serial_desc, &p->serial}, {"pic", &pic_desc, &p->pic},
+		{"pit", &pit_desc, &p->pit}, {"ioapic", &ioapic_desc, &p->ioapic}, {"rtc", &rtc_desc, &p->rtc},
+		{"acpi-pm", &acpi_pm_desc, &p->acpi_pm}, {"i8042", &i8042_desc, &p->i8042},
+		{"reset", &reset_desc, &p->reset}, {"fw-cfg", &fw_cfg_desc, &p->fw_cfg},
+		{"test-device", &testdev_desc, &p->testdev}, {"pci", &pci_bus_desc, &p->pci},
+		{"pci.0", &pci_function_desc, &p->pci.bridge},
+	};
+	unsigned n = ARRAY_SIZE(list) - (platform_has_pci(p) ? 0 : 2);
+
+	static_assert(ARRAY_SIZE(list) <= PLATFORM_SECTIONS_MAX, "room for all");
+	memcpy(section, list, n * sizeof(*list));
+	return n;
+}

@@ -103,6 +103,12 @@ uint32_t platform_debug_code(const struct platform *p);
 /* Serial console: as serial_take_output() and serial_put_input(). */
 size_t platform_take_output(struct platform *p, uint8_t *buf, size_t bytes);
 size_t platform_put_input(struct platform *p, const uint8_t *buf, size_t bytes);
+/*
+ * State: the sections that the platform is saved as, itself and its devices; what is on the PCI bus has its own. Loading
+ * them into a platform that was made in the same way makes it the other one.
+ */
+#define PLATFORM_SECTIONS_MAX 14
+unsigned platform_sections(struct platform *p, struct state_object section[PLATFORM_SECTIONS_MAX]);
 /* The user presses the power button. */
 void platform_power_button(struct platform *p);
 

@@ -19,13 +19,8 @@
 #ifndef GNOMON_VM_VM_STATE_H
 #define GNOMON_VM_VM_STATE_H
 
+#include "base/state.h"
 #include "vm/vm.h"
-
-/* Who takes the sections, one after the other. @bytes are the caller's and valid during the call only. */
-struct state_sink {
-	void *ctx;
-	int (*section)(void *ctx, const char *name, const void *bytes, size_t n, struct error *err);
-};
 
 /* Sections are at most so long. */
 #define VM_STATE_SECTION_MAX ((size_t)1 << 20)

@@ -41,7 +41,7 @@ static const struct state_field inner_fields[] = {
 	STATE_U_MAX(struct inner, port, 1000), STATE_B(struct inner, on), STATE_U(struct inner, low),
 	STATE_U(struct inner, high),
 };
-static const struct state_desc inner_desc = {"inner", 1, inner_fields, ARRAY_SIZE(inner_fields), .check = check_inner};
+static const struct state_desc inner_desc = STATE_DESC("inner", 1, inner_fields, .check = check_inner);
 
 static void prepare_outer(void *object) { ((struct outer *)object)->prepared = true; }
 
@@ -52,8 +52,7 @@ static const struct state_field outer_fields[] = {
 	STATE_UV_MAX(struct outer, words, 99), STATE_S(struct outer, one, &inner_desc),
 	STATE_SV(struct outer, many, &inner_desc),
 };
-static const struct state_desc outer_desc = {"outer", 3, outer_fields, ARRAY_SIZE(outer_fields),
-					     .prepare = prepare_outer};
+static const struct state_desc outer_desc = STATE_DESC("outer", 3, outer_fields, .prepare = prepare_outer);
 
 static const struct outer example = {
 	.tiny = 7, .huge = 0xfedcba9876543210, .below_zero = -5, .colour = GREEN, .flags = {true, false, true},
