@@ -4,12 +4,12 @@
  * when the guest is idle. Whatever it does follows from virtual time only, except
  * where a person types or the wall clock was asked for.
  */
-#include "vm/vm.h"
+#include "vm/vm_impl.h"
 #include "vm/acpi.h"
 #include "dev/virtio.h"
 #include "vm/firmware.h"
 #include "vm/load.h"
-#include "vm/platform.h"
+#include "vm/vm_state.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -29,43 +29,6 @@
 #define IDLE_WAKES_MAX        10000000u
 #define IDLE_WAKES_MASKED_MAX 16u /* with IF = 0, when only an NMI could help */
 #define KERNEL_BYTES_MAX ((uint64_t)2 << 30)
-#define INPUT_BYTES      64
-
-struct vm {
-	struct vm_config cfg;
-	struct vm_console console;
-	struct engine_machine *machine; /* NULL: one of its own */
-	struct engine_vm *engine;
-	struct platform platform;
-	struct devices *devices;    /* NULL: none were asked for */
-	void (*say)(void *ctx, const char *line);
-	void *say_ctx;
-	struct engine_run run;
-	enum vm_end end;
-	char message[sizeof(((struct vm_result *)0)->message)];
-	int interrupted;            /* set by vm_interrupt(), perhaps in a signal handler or by another thread */
-	int ticked;                 /* likewise by vm_tick() */
-	int wake_fd;                /* eventfd: ends a wait, for either reason */
-	struct vm_ticker *tickers;
-	bool ticking;               /* one of them is at work */
-	bool end_told;              /* they know that it has ended */
-	bool paused;
-	bool power_button;          /* to be pressed at the next boundary at which interrupts are carried */
-	bool input_open;
-	uint8_t input[INPUT_BYTES]; /* read, but the serial port had no room yet */
-	unsigned input_count;
-	uint64_t look_at;           /* virtual time of the next look at input and the host's clock */
-	int64_t ran_ns;             /* host time of earlier calls of vm_run_until() */
-	int64_t entered_ns;         /* host clock when the present one began; 0: none is running */
-	/* Where it stops short of its end */
-	struct vm_stop stop;
-	bool cut;                   /* engine_run() ended for a stop: the next one goes on as if it had not */
-	bool halt_pending;          /* stopped halted: idle time has yet to pass */
-	size_t console_matched;     /* bytes of stop.console that were last put out */
-	uint64_t console_insns;     /* count at which the instruction that completed it is over; UINT64_MAX: not found */
-	unsigned idle_wakes;
-	uint64_t idle_insns;        /* instruction count at the last of them */
-};
 
 const char *const vm_end_name[VM_END_COUNT] = {
 	[VM_END_NONE] = "running",         [VM_END_POWER_OFF] = "poweroff",
@@ -194,26 +157,31 @@ static void vm_terminal_output(void *ctx, const uint8_t *data, size_t bytes)
 		vm->console.output(vm->console.ctx, data, bytes);
 }
 
-static int vm_make_devices(struct vm *vm, struct error *err)
+static int vm_make_devices(struct vm *vm, bool go_on, struct error *err)
 {
 	const struct vm_config *cfg = &vm->cfg;
 	const struct devices_host host = {.engine = vm->engine, .platform = &vm->platform, .directory = cfg->directory,
 					  .seed = cfg->engine.cpu.seed, .wall = cfg->clock == VM_CLOCK_WALL,
-					  .terminal = vm_terminal_output, .terminal_ctx = vm};
+					  .go_on = go_on, .terminal = vm_terminal_output, .terminal_ctx = vm};
 
 	return devices_create(&vm->devices, &cfg->devices, &host, err);
 }
 
-static int vm_load(struct vm *vm, const struct load_request *rq, struct error *err)
+/* The engine and the devices. @go_on: a saved VM's */
+static int vm_make_machine(struct vm *vm, bool go_on, struct error *err)
 {
 	int ret = vm->machine ? engine_create_on(vm->machine, &vm->engine, &vm->cfg.engine, err)
 			      : engine_create(&vm->engine, &vm->cfg.engine, err);
-	struct load_request full = *rq;
 
-	if (ret)
-		return ret;
+	return ret ? ret : vm_make_devices(vm, go_on, err);
+}
+
+static int vm_load(struct vm *vm, const struct load_request *rq, struct error *err)
+{
+	struct load_request full = *rq;
+	int ret = vm_make_machine(vm, false, err);
+
 	full.vm = vm->engine;
-	ret = vm_make_devices(vm, err);
 	if (ret == 0)
 		ret = vm_install_acpi(vm, &full.rsdp, err);
 	/* The other boot protocols promise nothing of what firmware leaves. */
@@ -249,7 +217,8 @@ int vm_create(struct vm **out, const struct vm_config *cfg, struct error *err)
 	return vm_create_on(out, cfg, NULL, err);
 }
 
-int vm_create_on(struct vm **out, const struct vm_config *cfg, struct engine_machine *machine, struct error *err)
+/* A VM of which only the platform is made. */
+static int vm_allocate(struct vm **out, const struct vm_config *cfg, struct engine_machine *machine, struct error *err)
 {
 	struct vm *vm;
 	int ret = memmap_check_memory(cfg->engine.memory, cfg->engine.cpu.maxphyaddr, err);
@@ -263,6 +232,7 @@ int vm_create_on(struct vm **out, const struct vm_config *cfg, struct engine_mac
 	vm->machine = machine;
 	vm->stop = VM_STOP_NONE;
 	vm->console_insns = UINT64_MAX;
+	vm->quiesce_insns = UINT64_MAX;
 	vm->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (vm->wake_fd < 0) {
 		ret = error_set(err, -errno, "no eventfd: %s", strerror(errno));
@@ -271,13 +241,38 @@ int vm_create_on(struct vm **out, const struct vm_config *cfg, struct engine_mac
 	}
 	platform_init(&vm->platform, cfg->engine.memory,
 		      cfg->clock == VM_CLOCK_WALL ? (int64_t)time(NULL) : RTC_DEFAULT_EPOCH);
-	ret = vm_boot(vm, err);
-	if (ret) {
-		vm_destroy(vm);
-		return ret;
-	}
 	*out = vm;
 	return 0;
+}
+
+int vm_create_on(struct vm **out, const struct vm_config *cfg, struct engine_machine *machine, struct error *err)
+{
+	struct vm *vm;
+	int ret = vm_allocate(&vm, cfg, machine, err);
+
+	if (ret)
+		return ret;
+	ret = vm_boot(vm, err);
+	if (ret)
+		vm_destroy(vm);
+	else
+		*out = vm;
+	return ret;
+}
+
+int vm_create_empty(struct vm **out, const struct vm_config *cfg, struct error *err)
+{
+	struct vm *vm;
+	int ret = vm_allocate(&vm, cfg, NULL, err);
+
+	if (ret)
+		return ret;
+	ret = vm_make_machine(vm, true, err);
+	if (ret)
+		vm_destroy(vm);
+	else
+		*out = vm;
+	return ret;
 }
 
 void vm_destroy(struct vm *vm)
@@ -289,6 +284,7 @@ void vm_destroy(struct vm *vm)
 		engine_destroy(vm->engine);
 	if (vm->wake_fd >= 0)
 		close(vm->wake_fd);
+	free(vm->vcpu);
 	free(vm);
 }
 
@@ -465,8 +461,7 @@ static int64_t host_ns(void)
 	return t.tv_sec * NS_PER_SECOND + t.tv_nsec;
 }
 
-/* How long the VM has been running on the host. */
-static int64_t vm_ran_ns(const struct vm *vm)
+int64_t vm_ran_ns(const struct vm *vm)
 {
 	return vm->ran_ns + (vm->entered_ns ? host_ns() - vm->entered_ns : 0);
 }
@@ -763,7 +758,8 @@ static void vm_prepare_run(struct vm *vm)
 /* Puts the conditions under which to stop into the engine's terms. */
 static void vm_prepare_stop(struct vm *vm)
 {
-	vm->run.insn_limit = min_u64(vm->cfg.limit_insns, min_u64(vm->stop.insns, vm->console_insns));
+	vm->run.insn_limit = min_u64(min_u64(vm->cfg.limit_insns, vm->quiesce_insns),
+				     min_u64(vm->stop.insns, vm->console_insns));
 	vm->run.stop_at_address = vm->stop.at_address;
 	vm->run.stop_address = vm->stop.address;
 }
@@ -803,6 +799,16 @@ static void vm_step(struct vm *vm)
 		vm_end(vm, VM_END_INTERRUPTED, NULL);
 }
 
+int vm_quiesce(struct vm *vm)
+{
+	while (vm->end == VM_END_NONE && !engine_at_rest(vm->engine)) {
+		vm->quiesce_insns = engine_insns(vm->engine) + 1;
+		vm_step(vm);
+	}
+	vm->quiesce_insns = UINT64_MAX;
+	return vm->end == VM_END_NONE ? 0 : -ECANCELED;
+}
+
 /* Is this where to stop? */
 static bool vm_stops_here(const struct vm *vm, enum vm_stopped *why)
 {
@@ -831,6 +837,8 @@ static void vm_enter(struct vm *vm, const struct vm_stop *stop)
 	vm->stop = *stop;
 	vm->console_matched = 0;
 	vm->console_insns = UINT64_MAX;
+	if (vm->vcpu && vm->end == VM_END_NONE)
+		vm_end(vm, VM_END_FAILED, "its state has not been loaded completely");
 	if (vm->end == VM_END_NONE)
 		vm_attend(vm);
 	if (flag_is_up(&vm->interrupted) && vm->end == VM_END_NONE)

@@ -61,8 +61,9 @@ struct vm_config_strings {
 	void *json;
 };
 /*
- * What "config" says, over vm_config_default(): memory, processor, clock, devices. Paths are absolute. @cfg is valid
- * until vm_config_strings_free(@keep), which is needed after success only. -EINVAL, -ENOMEM: @cfg and @keep unchanged.
+ * What "config" says, over vm_config_default(): memory, processor, clock, devices. Paths are absolute. @cfg, and a VM made
+ * of it, need @keep: vm_config_strings_free() comes after vm_destroy(), and only after success. -EINVAL: @cfg and @keep
+ * unchanged.
  * Files and networks that it names are those of whoever wrote it: a caller that does not trust him compares them with
  * what it expects.
  */
