@@ -43,17 +43,34 @@ static inline struct ways_line *assoc_line(const struct assoc *a, uint32_t set, 
 	return &a->line[(size_t)set * a->lines + way / WAYS_LINE];
 }
 
-/* The first way of the set from @from on that holds @key (not ~0); or ASSOC_NONE. */
-static inline uint32_t assoc_find(const struct assoc *a, uint32_t set, uint32_t from, uint64_t key)
+/* The ways [@first, @first + 32) of the set that may hold what ways_part() makes @part of, as bits from 0 on. */
+static ALWAYS_INLINE uint32_t assoc_match(const struct assoc *a, uint32_t set, uint32_t first, uint16_t part)
 {
-	uint16_t part = ways_part(key);
-	uint32_t skip = ~0u << from % WAYS_LINE;
+	const struct ways_line *l = assoc_line(a, set, first);
+	uint32_t m = ways_match(l, part);
 
-	for (uint32_t first = from - from % WAYS_LINE; first < a->ways; first += WAYS_LINE, skip = ~0u) {
-		for (uint32_t m = ways_match(assoc_line(a, set, first), part) & skip; m; m &= m - 1) {
+	return first + WAYS_LINE < a->ways ? m | ways_match(l + 1, part) << WAYS_LINE : m;
+}
+
+/* The first way of the set from @from on that holds @key (not ~0); or ASSOC_NONE. */
+static ALWAYS_INLINE uint32_t assoc_find(const struct assoc *a, uint32_t set, uint32_t from, uint64_t key)
+{
+	uint32_t skip;
+
+	if (likely(a->lines == 1)) {
+		const uint64_t *keys = &a->key[assoc_at(a, set, 0)];
+
+		for (uint32_t m = ways_match(&a->line[set], ways_part(key)) & ~0u << from; m; m &= m - 1)
+			if (likely(keys[__builtin_ctz(m)] == key + 1))
+				return (uint32_t)__builtin_ctz(m);
+		return ASSOC_NONE;
+	}
+	skip = ~0u << from % (2 * WAYS_LINE);
+	for (uint32_t first = from - from % (2 * WAYS_LINE); first < a->ways; first += 2 * WAYS_LINE, skip = ~0u) {
+		for (uint32_t m = assoc_match(a, set, first, ways_part(key)) & skip; m; m &= m - 1) {
 			uint32_t way = first + (uint32_t)__builtin_ctz(m);
 
-			if (a->key[assoc_at(a, set, way)] == key + 1)
+			if (likely(a->key[assoc_at(a, set, way)] == key + 1))
 				return way;
 		}
 	}
@@ -66,27 +83,31 @@ static inline void assoc_touch(struct assoc *a, uint32_t set, uint32_t way)
 	if (a->stamp)
 		a->stamp[assoc_at(a, set, way)] = ++a->clock;
 	else
-		ways_touch(assoc_line(a, set, 0), way);
+		ways_touch(&a->line[set], way);
 }
 
-/* The same by stamps. */
+/* By stamps: an empty way of the set, or the least recently used. */
 uint32_t assoc_victim_of_many(const struct assoc *a, uint32_t set);
 
-/* The way of the set to be replaced next: an empty one, or the least recently used. */
-static inline uint32_t assoc_victim(const struct assoc *a, uint32_t set)
+/* Puts @key into an empty way of the set, or in place of the least recently used; it becomes the most recently used. */
+static inline uint32_t assoc_put(struct assoc *a, uint32_t set, uint64_t key)
 {
-	return a->stamp ? assoc_victim_of_many(a, set) : ways_victim(assoc_line(a, set, 0), a->ways);
-}
+	struct ways_line *l = &a->line[set];
+	uint32_t way;
+	uint64_t *k;
 
-/* Puts @key into the way, as the most recently used. */
-static inline void assoc_put(struct assoc *a, uint32_t set, uint32_t way, uint64_t key)
-{
-	uint64_t *k = &a->key[assoc_at(a, set, way)];
-
+	if (a->stamp) {
+		way = assoc_victim_of_many(a, set);
+		a->stamp[assoc_at(a, set, way)] = ++a->clock;
+		l = assoc_line(a, set, way);
+	} else {
+		way = ways_replace(l, a->ways);
+	}
+	k = &a->key[assoc_at(a, set, way)];
 	a->used += !*k;
 	*k = key + 1;
-	assoc_line(a, set, way)->part[way % WAYS_LINE] = ways_part(key);
-	assoc_touch(a, set, way);
+	l->part[way % WAYS_LINE] = ways_part(key);
+	return way;
 }
 
 /* Empties entry @at, which is not empty. */

@@ -85,42 +85,36 @@ void mmu_set_regs(struct mmu *m, const struct mmu_regs *r)
 	mmu_fast_flush(m);
 }
 
-static bool entry_permits(const struct mmu *m, const struct tlb_entry *e, enum access_kind kind,
-			  enum access_mode mode)
+static ALWAYS_INLINE bool entry_permits(const struct mmu *m, const struct tlb_entry *e, enum access_kind kind,
+					enum access_mode mode)
 {
-	static const uint16_t ept_need[] = {[ACCESS_READ] = TLB_EPT_R, [ACCESS_WRITE] = TLB_EPT_W,
-					    [ACCESS_FETCH] = TLB_EPT_X};
-
-	if (!(e->rights & ept_need[kind]))
-		return false;
-	if (kind == ACCESS_WRITE && !(e->rights & TLB_D))
-		return false;
-	return rights_permit(m, e->rights, e->pkey, kind, mode);
+	return rights_serve(m, e->rights, e->pkey, kind, mode);
 }
 
 /* Enters the 4 KiB page of @lin, whose entry @e of @a (NULL: of no TLB) has just been used, into the host-side lookup. */
-static void fill_fast(struct mmu *m, struct l1_tlb *l1, const struct tlb_array *a, struct tlb_entry *e, uint64_t lin,
-		      enum access_mode mode)
+static ALWAYS_INLINE void fill_fast(struct mmu *m, bool fetch, const struct tlb_array *a, struct tlb_entry *e,
+				    uint64_t lin, enum access_mode mode)
 {
 	uint64_t lin_page = lin & PAGE_MASK;
 	uint64_t page = e->page + (lin_page & ((1ull << e->shift) - 1));
 	struct fast_entry f = {.rtag = FAST_INVALID, .wtag = FAST_INVALID, .entry = e,
-			       .addend = (l1 == &m->l1d ? (uint64_t)(uintptr_t)m->mem->host : 0) + page - lin_page};
+			       .addend = (fetch ? 0 : (uint64_t)(uintptr_t)m->mem->host) + page - lin_page};
 
 	if (!m->fast_path || mode >= MODE_USER_ALIGN || (e->rights & TLB_MMIO))
 		return;
-	if (l1 == &m->l1i) {
+	if (fetch) {
 		f.rtag = lin_page;
-	} else {
-		/* Host code looks data up by the page of the last byte: it must not find another page's than the first byte's. */
-		if (m->data_watch || m->data_cache || fast_slot(lin_page) == fast_slot(lin_page - PAGE_SIZE))
-			return;
-		if (entry_permits(m, e, ACCESS_READ, mode))
-			f.rtag = lin_page;
-		if (entry_permits(m, e, ACCESS_WRITE, mode) && !m->mem->code_map[page >> PAGE_SHIFT])
-			f.wtag = lin_page;
+		fast_fill(&m->l1i, a, &f, lin, mode);
+		return;
 	}
-	fast_fill(l1, a, &f, lin, mode);
+	/* Host code looks data up by the page of the last byte: it must not find another page's than the first byte's. */
+	if (m->data_watch || m->data_cache || fast_slot(lin_page) == fast_slot(lin_page - PAGE_SIZE))
+		return;
+	if (entry_permits(m, e, ACCESS_READ, mode))
+		f.rtag = lin_page;
+	if (entry_permits(m, e, ACCESS_WRITE, mode) && !m->mem->code_map[page >> PAGE_SHIFT])
+		f.wtag = lin_page;
+	fast_fill(&m->l1d, a, &f, lin, mode);
 }
 
 struct lookup {
@@ -128,17 +122,19 @@ struct lookup {
 	struct tlb_entry *entry;
 };
 
-static bool find(const struct tlb *t, uint64_t lin, struct tlb_tags tags, struct lookup *out)
+static ALWAYS_INLINE bool find_size(const struct tlb *t, uint64_t lin, struct tlb_tags tags, unsigned size,
+				    struct lookup *out)
 {
-	for (unsigned i = 0; i < HW_PAGES; i++) {
-		out->array = t->of[i];
-		if (!out->array || !(out->array->holds >> i & 1))
-			continue;
-		out->entry = tlb_find(out->array, lin, tlb_size_shift(i), tags);
-		if (out->entry)
-			return true;
-	}
-	return false;
+	out->array = t->of[size];
+	if (!out->array || !(out->array->holds >> size & 1))
+		return false;
+	out->entry = tlb_find(out->array, lin, tlb_size_shift(size), tags);
+	return out->entry;
+}
+
+static ALWAYS_INLINE bool find(const struct tlb *t, uint64_t lin, struct tlb_tags tags, struct lookup *out)
+{
+	return find_size(t, lin, tags, 0, out) || find_size(t, lin, tags, 1, out) || find_size(t, lin, tags, 2, out);
 }
 
 static struct l1_tlb *l1_of(struct mmu *m, enum access_kind kind)
@@ -151,44 +147,56 @@ static struct tlb *l2_of(struct mmu *m, enum access_kind kind)
 	return kind == ACCESS_FETCH && m->hw.l2_split ? &m->l2i : &m->l2d;
 }
 
+static NOINLINE struct tlb_entry *tlb_insert_any(struct mmu *m, struct l1_tlb *l1, struct tlb_array *a,
+						 const struct tlb_entry *e, uint64_t lin, unsigned size)
+{
+	return tlb_insert(m, l1, a, e, lin, size);
+}
+
 /*
  * Enters the translation of @lin at the largest size that @t holds and the page has.
  * @l1: first-level TLB that @t is part of, or NULL. False: it holds none, nothing is entered.
  */
-static bool enter(struct mmu *m, struct l1_tlb *l1, struct tlb *t, const struct tlb_entry *e, uint64_t lin,
-		  struct lookup *out)
+static ALWAYS_INLINE bool enter(struct mmu *m, struct l1_tlb *l1, struct tlb *t, const struct tlb_entry *e,
+				uint64_t lin, struct lookup *out)
 {
 	unsigned size = tlb_size(e->shift);
 
+	out->array = t->of[0];
+	if (likely(size == 0 && out->array)) {
+		m->stats.splintered += e->guest_shift > PAGE_SHIFT;
+		out->entry = tlb_insert(m, l1, out->array, e, lin, 0);
+		return true;
+	}
 	while (!t->of[size])
 		if (size-- == 0)
 			return false;
-	if (tlb_size_shift(size) < e->guest_shift)
-		m->stats.splintered++;
+	m->stats.splintered += tlb_size_shift(size) < e->guest_shift;
 	out->array = t->of[size];
-	out->entry = tlb_insert(m, l1, out->array, e, lin, size);
+	out->entry = tlb_insert_any(m, l1, out->array, e, lin, size);
 	return true;
 }
 
-static void give(const struct tlb_entry *e, uint64_t lin, struct xlate *out, uint16_t *rights)
+static ALWAYS_INLINE void give(const struct tlb_entry *e, uint64_t lin, struct xlate *out, uint16_t *rights)
 {
 	out->page = hpa(e->page + (lin & ((1ull << e->shift) - 1) & PAGE_MASK));
 	*rights = e->rights;
 }
 
 /* The translation was not in the first level: enters it there and uses it. */
-static void use_in_l1(struct mmu *m, struct l1_tlb *l1, const struct tlb_entry *e, uint64_t lin, enum access_mode mode,
-		      struct xlate *out, uint16_t *rights)
+static ALWAYS_INLINE void use_in_l1(struct mmu *m, bool fetch, const struct tlb_entry *e, uint64_t lin,
+				    enum access_mode mode, struct xlate *out, uint16_t *rights)
 {
+	struct l1_tlb *l1 = fetch ? &m->l1i : &m->l1d;
 	struct lookup f;
 
 	give(e, lin, out, rights);
 	if (enter(m, l1, &l1->tlb, e, lin, &f))
-		fill_fast(m, l1, f.array, f.entry, lin, mode);
+		fill_fast(m, fetch, f.array, f.entry, lin, mode);
 }
 
 /* No paging and no EPT: addresses are what they are, nothing is cached. */
-static enum xlate_event identity(struct mmu *m, struct l1_tlb *l1, uint64_t lin, enum access_mode mode,
+static enum xlate_event identity(struct mmu *m, bool fetch, uint64_t lin, enum access_mode mode,
 				 struct xlate *out, uint16_t *rights)
 {
 	struct tlb_entry *e = &m->untranslated;
@@ -198,7 +206,7 @@ static enum xlate_event identity(struct mmu *m, struct l1_tlb *l1, uint64_t lin,
 		e->rights |= TLB_MMIO;
 	out->page = hpa(e->page);
 	*rights = e->rights;
-	fill_fast(m, l1, NULL, e, lin, mode);
+	fill_fast(m, fetch, NULL, e, lin, mode);
 	return XLATE_OK;
 }
 
@@ -207,7 +215,7 @@ static bool is_mixed(const struct mmu *m, const struct tlb_entry *e)
 {
 	uint64_t bytes = 1ull << e->shift;
 
-	for (unsigned i = 0; e->shift > PAGE_SHIFT && i < m->mem->ranges; i++) {
+	for (unsigned i = 0; i < m->mem->ranges; i++) {
 		const struct machmem_range *r = &m->mem->range[i];
 
 		if (r->base - e->page - 1 < bytes - 1 || r->base + r->bytes - e->page - 1 < bytes - 1)
@@ -216,12 +224,15 @@ static bool is_mixed(const struct mmu *m, const struct tlb_entry *e)
 	return false;
 }
 
+static uint32_t *guess_of(struct mmu *m, uint64_t lin) { return &m->guess[(lin >> PAGE_SHIFT) % MMU_GUESSES]; }
+
 /*
  * Walks the tables and enters what is found in both levels.
  * @e: receives the translation; it is not in any TLB itself
  */
-static enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
-				       struct tlb_entry *e, struct xlate *out, uint16_t *rights)
+static ALWAYS_INLINE enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin, enum access_kind kind,
+						     enum access_mode mode, struct tlb_entry *e,
+						     struct xlate *out, uint16_t *rights)
 {
 	struct tlb_tags t = m->tags;
 	struct lookup f;
@@ -234,7 +245,7 @@ static enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin, enum access_
 		return ev;
 	}
 	/* As processors do with pages of mixed memory type: 4 KiB are entered. */
-	if (is_mixed(m, e)) {
+	if (unlikely(e->shift > PAGE_SHIFT && is_mixed(m, e))) {
 		e->page += lin & ((1ull << e->shift) - PAGE_SIZE);
 		e->tag = lin >> PAGE_SHIFT;
 		e->shift = PAGE_SHIFT;
@@ -242,9 +253,9 @@ static enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin, enum access_
 	if (!machmem_is_ram(m->mem, out->page))
 		e->rights |= TLB_MMIO;
 	else
-		__builtin_prefetch(machmem_ptr(m->mem, hpa(out->page.v + (lin & ~PAGE_MASK)))); /* about to be used */
+		*guess_of(m, lin) = (uint32_t)(out->page.v >> PAGE_SHIFT);
 	enter(m, NULL, l2_of(m, kind), e, lin, &f);
-	use_in_l1(m, l1_of(m, kind), e, lin, mode, out, rights);
+	use_in_l1(m, kind == ACCESS_FETCH, e, lin, mode, out, rights);
 	return XLATE_OK;
 }
 
@@ -264,13 +275,13 @@ uint8_t *mmu_data_resident(struct mmu *m, uint64_t lin, enum access_kind kind, e
 	if (f.entry->rights & TLB_MMIO || (kind == ACCESS_WRITE && m->mem->code_map[page >> PAGE_SHIFT]))
 		return NULL;
 	tlb_touch(m, f.array, f.entry);
-	fill_fast(m, &m->l1d, f.array, f.entry, lin, mode);
+	fill_fast(m, false, f.array, f.entry, lin, mode);
 	return (uint8_t *)machmem_ptr(m->mem, hpa(page)) + (lin & ~PAGE_MASK);
 }
 
 /* The second level, then the tables. */
-static enum xlate_event translate_missed(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
-					 struct xlate *out, uint16_t *rights)
+static ALWAYS_INLINE enum xlate_event translate_missed(struct mmu *m, uint64_t lin, enum access_kind kind,
+						       enum access_mode mode, struct xlate *out, uint16_t *rights)
 {
 	struct tlb_tags t = m->tags;
 	bool fetch = kind == ACCESS_FETCH;
@@ -281,9 +292,8 @@ static enum xlate_event translate_missed(struct mmu *m, uint64_t lin, enum acces
 	if (find(l2_of(m, kind), lin, t, &f)) {
 		if (entry_permits(m, f.entry, kind, mode)) {
 			*(fetch ? &m->stats.l2i_hits : &m->stats.l2d_hits) += 1;
-			__builtin_prefetch(m->mem->host + f.entry->page + (lin & ((1ull << f.entry->shift) - 1)));
 			tlb_touch(m, f.array, f.entry);
-			use_in_l1(m, l1_of(m, kind), f.entry, lin, mode, out, rights);
+			use_in_l1(m, fetch, f.entry, lin, mode, out, rights);
 			return XLATE_OK;
 		}
 		flush_translation(m, lin, t);
@@ -292,27 +302,55 @@ static enum xlate_event translate_missed(struct mmu *m, uint64_t lin, enum acces
 	return walk_and_enter(m, lin, kind, mode, &e, out, rights);
 }
 
-enum xlate_event mmu_translate(struct mmu *m, gva_t addr, enum access_kind kind, enum access_mode mode,
-			       struct xlate *out, uint16_t *rights)
+/* Sends for the data of an access that missed. */
+static void prefetch_guess(struct mmu *m, uint64_t lin)
 {
-	struct l1_tlb *l1 = l1_of(m, kind);
-	uint64_t lin = addr.v;
-	struct tlb_tags t;
+	__builtin_prefetch(m->mem->host + ((uint64_t)*guess_of(m, lin) << PAGE_SHIFT | (lin & ~PAGE_MASK)));
+}
+
+/* @fetch: kind is ACCESS_FETCH */
+static ALWAYS_INLINE enum xlate_event translate(struct mmu *m, uint64_t lin, bool fetch, enum access_kind kind,
+						enum access_mode mode, struct xlate *out, uint16_t *rights)
+{
+	struct tlb_tags t = m->tags;
 	struct lookup f;
 
 	if (!mmu_paging(m) && !m->regs.nested)
-		return identity(m, l1, lin, mode, out, rights);
-	t = m->tags;
-	if (likely(find(&l1->tlb, lin, t, &f))) {
+		return identity(m, fetch, lin, mode, out, rights);
+	if (!fetch)
+		prefetch_guess(m, lin);
+	if (find(fetch ? &m->l1i.tlb : &m->l1d.tlb, lin, t, &f)) {
 		if (likely(entry_permits(m, f.entry, kind, mode))) {
 			tlb_touch(m, f.array, f.entry);
 			give(f.entry, lin, out, rights);
-			fill_fast(m, l1, f.array, f.entry, lin, mode);
+			fill_fast(m, fetch, f.array, f.entry, lin, mode);
 			return XLATE_OK;
 		}
 		flush_translation(m, lin, t);
 	}
 	return translate_missed(m, lin, kind, mode, out, rights);
+}
+
+/* Two of them: either knows its first level and what it asks for. */
+static NOINLINE enum xlate_event translate_fetch(struct mmu *m, uint64_t lin, enum access_mode mode, struct xlate *out,
+						 uint16_t *rights)
+{
+	return translate(m, lin, true, ACCESS_FETCH, mode, out, rights);
+}
+
+static NOINLINE enum xlate_event translate_data(struct mmu *m, uint64_t lin, enum access_kind kind,
+						enum access_mode mode, struct xlate *out, uint16_t *rights)
+{
+	if (kind == ACCESS_FETCH)
+		__builtin_unreachable();
+	return translate(m, lin, false, kind, mode, out, rights);
+}
+
+enum xlate_event mmu_translate(struct mmu *m, gva_t addr, enum access_kind kind, enum access_mode mode,
+			       struct xlate *out, uint16_t *rights)
+{
+	return kind == ACCESS_FETCH ? translate_fetch(m, addr.v, mode, out, rights) :
+				      translate_data(m, addr.v, kind, mode, out, rights);
 }
 
 /* Which level of the TLBs would serve the access; 0: none. Changes nothing. */
@@ -345,7 +383,7 @@ enum xlate_event mmu_translate_logged(struct mmu *m, gva_t addr, enum access_kin
 
 	*log = (struct walk_log){0};
 	if (!mmu_paging(m) && !m->regs.nested) {
-		ev = identity(m, l1_of(m, kind), addr.v, mode, out, &rights);
+		ev = identity(m, kind == ACCESS_FETCH, addr.v, mode, out, &rights);
 	} else {
 		log->tlb_level = level_that_holds(m, addr.v, kind, mode);
 		/* The walk enters the translation: it must not stand there twice. */

@@ -26,6 +26,7 @@
 
 /* How an access reaches memory. */
 enum access_kind { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
+#define ACCESS_KINDS 3
 
 /*
  * On whose behalf. The first three are the index of the fast lookup; IMPLICIT is
@@ -140,6 +141,7 @@ struct tlb_entry {
 	uint8_t shift;  /* 12, 21, 30 */
 	uint8_t guest_shift; /* of the page in the guest's tables (or the only ones): may be larger, and 22 */
 	uint8_t pkey;
+	uint8_t modes;   /* first level, 4 KiB: bit n: the fast slot of access mode n may be made from this entry */
 } __attribute__((aligned(64))); /* one line of the host's cache */
 #define TLB_INVALID (~0ull)
 #define EP4TA_VALID 1ull
@@ -200,7 +202,12 @@ struct tlb_tags {
 	uint64_t ep4ta;
 };
 
+#define MMU_GUESSES 32768u
+
 struct walk_format;
+
+/* An access is allowed if of the rights (TLB_*) in @care exactly those in @want are there. */
+struct rights_rule { uint16_t care, want; };
 
 /* Somebody who is told of the processor's data accesses to one range of machine memory, while data_cache is set. */
 struct mmu_watch {
@@ -226,6 +233,9 @@ struct mmu {
 	struct tlb_tags tags;
 	struct walk_tags guest_tags, host_tags;
 	const struct walk_format *format;
+	struct rights_rule rule[ACCESS_KINDS][MODE_IMPLICIT + 1]; /* of each kind of access in each mode */
+	bool pkeys; /* protection keys are in force */
+	bool shortcut; /* walks may be as walk_shortly() makes them */
 	unsigned maxphyaddr;
 	bool fast_path;      /* off: every access goes through the model */
 	bool data_watch;     /* data breakpoints armed: no fast lookups for data */
@@ -247,6 +257,12 @@ struct mmu {
 	uint64_t clock;      /* LRU stamps */
 	struct tlb_entry untranslated; /* stands for the entry where there is no translation, so no TLB */
 	struct mmu_stats stats;
+	/*
+	 * For the host alone: the frame that a page of these low bits was last found at. What misses the TLBs mostly
+	 * misses the host's caches, too, so the data is sent for while the model is still searched. A wrong guess costs
+	 * nothing else.
+	 */
+	uint32_t guess[MMU_GUESSES];
 };
 
 /* All caches as @hw describes them, empty. -ENOMEM. */

@@ -139,16 +139,23 @@ static ALWAYS_INLINE void log_rights(struct walk *w, uint16_t rights)
 
 /* ---- the memory hierarchy ---- */
 
+static ALWAYS_INLINE enum hw_place count_reference(struct mmu *m, enum walk_stage stage, uint64_t at)
+{
+	enum hw_place place = mem_caches_access(&m->caches, at);
+
+	m->stats.stage_refs[stage]++;
+	m->stats.ref_hits[place]++;
+	return place;
+}
+
 static uint64_t reference(struct walk *w, enum walk_stage stage, unsigned level, uint64_t at, uint64_t at_gpa,
 			  unsigned bytes)
 {
 	struct mmu *m = w->mmu;
 	uint64_t e = bytes == 8 ? machmem_read64(m->mem, hpa(at)) : machmem_read32(m->mem, hpa(at)); /* first: it may take the host long */
-	enum hw_place place = mem_caches_access(&m->caches, at);
+	enum hw_place place = count_reference(m, stage, at);
 
 	w->refs++;
-	m->stats.stage_refs[stage]++;
-	m->stats.ref_hits[place]++;
 	if (unlikely(m->log))
 		log_reference(w, stage, level, at, at_gpa, e, place);
 	return e;
@@ -585,17 +592,15 @@ static enum xlate_event set_entry_flags(struct walk *w, uint64_t entry_gpa, uint
 	return XLATE_OK;
 }
 
-static uint32_t access_denied(struct walk *w, uint16_t rights, uint8_t pkey)
+/* 0, or the bits of the error code that say why the access is not allowed. */
+static uint32_t access_denied(const struct walk *w, uint16_t rights, uint8_t pkey)
 {
-	const struct mmu *m = w->mmu;
-	bool user = mode_is_user(w->mode);
-
-	if (w->kind == ACCESS_FETCH)
-		return fetch_permitted(m, rights, user) ? 0 : PF_P;
+	if (likely(rights_permit(w->mmu, rights, pkey, w->kind, w->mode)))
+		return 0;
 	/* A violation of both is reported with the protection-key bit too. */
-	if (!pkey_permits(m, rights, pkey, w->kind, user))
+	if (w->kind != ACCESS_FETCH && !pkey_permits(w->mmu, rights, pkey, w->kind, mode_is_user(w->mode)))
 		return PF_P | PF_PK;
-	return data_permitted(m, rights, w->kind, w->mode) ? 0 : PF_P;
+	return PF_P;
 }
 
 /* The access is allowed by the tables: final flags, final stage 2. */
@@ -802,15 +807,21 @@ void walk_set_regs(struct mmu *m)
 	const struct mmu_regs *r = &m->regs;
 	const struct walk_format *f = format_of(m);
 	uint32_t pcid = r->cr4 & CR4_PCIDE ? (uint32_t)(r->cr3 & CR3_PCID_MASK) : 0;
-	uint8_t ept = (uint8_t)(r->nested ? WALK_MODE_EPT | (r->eptp & EPTP_AD ? WALK_MODE_AD : 0) |
+	uint32_t ept = (uint32_t)(r->nested ? WALK_MODE_EPT | (r->eptp & EPTP_AD ? WALK_MODE_AD : 0) |
 						    ((r->eptp >> EPTP_WALK_SHIFT & 7) == 4 ? WALK_MODE_EPT5 : 0)
 					  : 0);
 
 	m->format = f;
+	m->pkeys = mmu_has_pkeys(m);
+	m->shortcut = m->hw.walk_caches == HW_WALK_SPLIT && mmu_is_long(m);
+	for (unsigned kind = 0; kind < ACCESS_KINDS; kind++)
+		for (unsigned mode = 0; mode <= MODE_IMPLICIT; mode++)
+			m->rule[kind][mode] = rights_rule_of(m, (enum access_kind)kind, (enum access_mode)mode);
 	m->tags.asid = mmu_paging(m) ? (uint32_t)r->vpid << 12 | pcid : ASID_PHYSICAL;
 	m->tags.ep4ta = r->nested ? (r->eptp & EPT_ADDR_MASK) | EP4TA_VALID : 0;
-	m->guest_tags = (struct walk_tags){m->tags.asid, m->tags.ep4ta, (uint8_t)(ept | (f->levels + (f == &format_pae)))};
-	m->host_tags = (struct walk_tags){ASID_PHYSICAL, m->tags.ep4ta, ept};
+	m->guest_tags = (struct walk_tags){.asid = m->tags.asid, .ep4ta = m->tags.ep4ta,
+					  .mode = ept | (f->levels + (f == &format_pae))};
+	m->host_tags = (struct walk_tags){.asid = ASID_PHYSICAL, .ep4ta = m->tags.ep4ta, .mode = ept};
 }
 
 /*
@@ -847,12 +858,114 @@ static void count_walk(struct mmu *m, unsigned refs)
 		m->stats.refs_max = refs;
 }
 
+/*
+ * ---- the shortcut ----
+ *
+ * Most walks: split caches know the last table, in both stages, its entry leads to a page of 4 KiB, allows the access
+ * and needs no flag set. All that is found out before anything changes; then what the walk above would have done
+ * is done at once. A walk of any other kind is left to it.
+ */
+
+/* The entry of a last table that the caches know. */
+struct last_entry {
+	uint32_t set, way; /* where they do */
+	const struct walk_entry *known;
+	uint64_t at, entry;
+};
+
+static ALWAYS_INLINE bool last_entry(const struct mmu *m, const struct walk_cache *c, struct walk_tags tags,
+				     uint64_t addr, struct last_entry *l)
+{
+	struct walk_entry want = {.tags = tags, .shift = 21, .prefix = addr >> 21};
+
+	if (!walk_cache_exists(c))
+		return false;
+	l->set = assoc_set(&c->lru, want.prefix);
+	l->way = walk_cache_way(c, l->set, &want);
+	if (unlikely(l->way == ASSOC_NONE))
+		return false;
+	l->known = &c->entry[assoc_at(&c->lru, l->set, l->way)];
+	l->at = l->known->value | (addr >> PAGE_SHIFT & 511) * 8;
+	if (!machmem_is_ram(m->mem, hpa(l->at)))
+		return false;
+	l->entry = get_u64(machmem_ptr(m->mem, hpa(l->at)));
+	return true;
+}
+
+static ALWAYS_INLINE void use_last_entry(struct mmu *m, struct walk_cache *c, enum walk_stage stage,
+					 const struct last_entry *l)
+{
+	assoc_touch(&c->lru, l->set, l->way);
+	m->stats.walk_cache_hits[stage][2]++;
+	count_reference(m, stage, l->at);
+}
+
+/* Stage 2: where it leads, and the rights that it leaves; false: not so simple. */
+static ALWAYS_INLINE bool last_ept_entry(struct mmu *m, uint64_t gpa_v, enum access_kind kind, struct last_entry *l,
+					 uint16_t *rights)
+{
+	bool ad = m->regs.eptp & EPTP_AD;
+	uint64_t need = ept_access_bits(kind, false, ad), left;
+	uint64_t flags = ad ? EPT_A | (kind == ACCESS_WRITE ? EPT_D : 0) : 0;
+
+	if (!last_entry(m, &m->host[2], m->host_tags, gpa_v, l))
+		return false;
+	left = l->known->rights & l->entry & 7;
+	if ((need & left) != need || (l->entry & flags) != flags ||
+	    ept_entry_misconfigured(m, l->entry, PAGE_SHIFT, true))
+		return false;
+	*rights = tlb_ept_rights(left) | (!ad || (l->entry & EPT_D) ? TLB_D : 0);
+	return true;
+}
+
+/* What entry_reserved() says of a last table's entry in long mode. */
+static uint64_t last_reserved(const struct mmu *m) { return phys_reserved(m) | (m->regs.efer & EFER_NXE ? 0 : PTE_NX); }
+
+static ALWAYS_INLINE bool walk_shortly(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
+				       struct tlb_entry *e, struct xlate *out)
+{
+	uint64_t flags = PTE_P | PTE_A | (kind == ACCESS_WRITE ? PTE_D : 0), page;
+	uint16_t rights, ept = TLB_EPT_RWX | TLB_D;
+	struct last_entry l, h = {0};
+
+	if (!last_entry(m, &m->guest[2], m->guest_tags, lin, &l))
+		return false;
+	rights = combine_rights(l.known->rights, l.entry, true);
+	e->pkey = (uint8_t)(l.entry >> PTE_PKEY_SHIFT & 15);
+	page = l.entry & PTE_ADDR_MASK;
+	if ((l.entry & flags) != flags || (l.entry & last_reserved(m)) ||
+	    !rights_permit(m, rights, e->pkey, kind, mode))
+		return false;
+	if (m->regs.nested) {
+		if (!last_ept_entry(m, page | (lin & ~PAGE_MASK), kind, &h, &ept))
+			return false;
+		page = h.entry & EPT_ADDR_MASK;
+	}
+	use_last_entry(m, &m->guest[2], STAGE_GUEST, &l);
+	if (m->regs.nested)
+		use_last_entry(m, &m->host[2], STAGE_HOST, &h);
+	count_walk(m, m->regs.nested ? 2 : 1);
+	if (!(l.entry & PTE_D))
+		ept &= (uint16_t)~TLB_D;
+	if ((l.entry & PTE_G) && (m->regs.cr4 & CR4_PGE))
+		rights |= TLB_G;
+	e->rights = rights | ept;
+	e->shift = e->guest_shift = PAGE_SHIFT;
+	e->tag = lin >> PAGE_SHIFT;
+	e->page = page;
+	out->page = hpa(page);
+	return true;
+}
+
 enum xlate_event walk_linear(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
 			     struct tlb_entry *e, struct xlate *out)
 {
-	struct walk w = {.mmu = m, .lin = lin, .kind = kind, .mode = mode, .caches = true, .out = out};
+	struct walk w;
 	enum xlate_event ev;
 
+	if (likely(m->shortcut && !m->log) && walk_shortly(m, lin, kind, mode, e, out))
+		return XLATE_OK;
+	w = (struct walk){.mmu = m, .lin = lin, .kind = kind, .mode = mode, .caches = true, .out = out};
 	do
 		ev = walk_tables(&w, e);
 	while (repeats(&w, ev, true));

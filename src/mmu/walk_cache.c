@@ -27,7 +27,8 @@ void walk_cache_enter(struct walk_cache *c, const struct walk_entry *e)
 	set = assoc_set(&c->lru, walk_cache_index(e));
 	way = walk_cache_way(c, set, e);
 	if (way == ASSOC_NONE)
-		way = assoc_victim(&c->lru, set);
-	assoc_put(&c->lru, set, way, walk_cache_key(e));
+		way = assoc_put(&c->lru, set, walk_cache_key(e));
+	else
+		assoc_touch(&c->lru, set, way);
 	c->entry[assoc_at(&c->lru, set, way)] = *e;
 }

@@ -7,6 +7,7 @@
 #define GNOMON_MMU_WALK_CACHE_H
 
 #include <stdbool.h>
+#include <string.h>
 
 #include "base/util.h"
 #include "mmu/assoc.h"
@@ -15,9 +16,10 @@
 /* What a cached thing is valid for. */
 struct walk_tags {
 	uint32_t asid;   /* vpid << 12 | pcid of linear and combined mappings; ASID_PHYSICAL: guest-physical */
+	uint32_t mode;   /* formats of the tables it was made of, WALK_MODE_*: another mode never finds it */
 	uint64_t ep4ta;  /* 0: made without EPT */
-	uint8_t mode;    /* formats of the tables it was made of, WALK_MODE_*: another mode never finds it */
 };
+static_assert(sizeof(struct walk_tags) == 16, "compared as a whole");
 #define ASID_PHYSICAL (1u << 28)
 #define WALK_MODE_GUEST 0x07u /* guest entries: levels of the format; PAE counts its registers */
 #define WALK_MODE_EPT   0x08u
@@ -52,8 +54,7 @@ static inline uint64_t walk_cache_index(const struct walk_entry *e) { return e->
 
 static inline bool walk_cache_same(const struct walk_entry *a, const struct walk_entry *b)
 {
-	return a->prefix == b->prefix && a->shift == b->shift && a->at == b->at && a->tags.asid == b->tags.asid &&
-	       a->tags.ep4ta == b->tags.ep4ta && a->tags.mode == b->tags.mode;
+	return a->prefix == b->prefix && a->shift == b->shift && a->at == b->at && !memcmp(&a->tags, &b->tags, sizeof(a->tags));
 }
 
 /* The way of the set that holds @want, or ASSOC_NONE. */

@@ -12,6 +12,8 @@
 #include <emmintrin.h>
 #include <stdint.h>
 
+#include "base/util.h"
+
 #define WAYS_LINE 16u
 
 struct ways_line {
@@ -49,8 +51,6 @@ static inline void ways_touch(struct ways_line *l, uint32_t way)
 	uint64_t order = l->order ^ WAYS_FIRST_ORDER, nibbles = 0x1111111111111111ull;
 	uint64_t differ = order ^ way * nibbles, below;
 
-	if (!(differ & 15))
-		return;
 	/* The lowest digit that does not differ is marked by the lowest of these bits. */
 	below = (differ - nibbles) & ~differ & nibbles * 8;
 	below = ((below & -below) >> 3) - 1;
@@ -58,14 +58,23 @@ static inline void ways_touch(struct ways_line *l, uint32_t way)
 	l->order = order ^ WAYS_FIRST_ORDER;
 }
 
-/* Lines of one: the first of the set's @ways ways that is empty, or else the least recently used. */
-static inline uint32_t ways_victim(const struct ways_line *l, uint32_t ways)
+/*
+ * Lines of one: the first of the set's @ways ways that is empty, or else the least recently used. It becomes the
+ * most recently used.
+ */
+static inline uint32_t ways_replace(struct ways_line *l, uint32_t ways)
 {
-	uint32_t empty = ways_match(l, 0) & ((1u << ways) - 1);
+	uint64_t order = l->order ^ WAYS_FIRST_ORDER, used = ~0ull >> (64 - 4 * ways);
+	uint32_t way = (uint32_t)(order >> (4 * (ways - 1)) & 15), empty = ways_match(l, 0) & ((1u << ways) - 1);
 
-	if (empty)
-		return (uint32_t)__builtin_ctz(empty);
-	return (uint32_t)((l->order ^ WAYS_FIRST_ORDER) >> (4 * (ways - 1)) & 15);
+	if (unlikely(empty)) {
+		way = (uint32_t)__builtin_ctz(empty);
+		ways_touch(l, way);
+		return way;
+	}
+	/* The last of the order becomes the first. */
+	l->order = ((order & ~used) | (order << 4 & used) | way) ^ WAYS_FIRST_ORDER;
+	return way;
 }
 
 #endif
