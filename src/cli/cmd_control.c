@@ -229,7 +229,7 @@ static void print_value(const json_t *v, int indent)
 		break;
 	case JSON_STRING:
 		putchar(' ');
-		print_text(json_string_value(v), indent);
+		print_text(*json_string_value(v) ? json_string_value(v) : "-", indent);
 		break;
 	case JSON_INTEGER:
 		printf(" %" JSON_INTEGER_FORMAT "\n", json_integer_value(v));
