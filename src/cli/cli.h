@@ -24,7 +24,7 @@ enum {
 	CLI_LEAKS = 14,        /* disk check: clusters are lost, no data */
 	CLI_DAMAGED = 16,      /* disk check: the image contradicts itself */
 	CLI_NOT_REACHED = 12,  /* walk: the guest ended before it came to the stop */
-	CLI_REFUSED = 18,      /* control: the VM refused or failed to do it */
+	CLI_REFUSED = 18,      /* a running VM refused or failed to do what it was asked */
 	CLI_INTERRUPTED = 130,
 };
 
@@ -34,7 +34,8 @@ struct command {
 	int (*run)(int argc, char **argv); /* argv[0] is the command's name */
 	void (*help)(FILE *out);
 };
-extern const struct command cmd_run, cmd_compare, cmd_hw, cmd_walk, cmd_lab, cmd_disk, cmd_control, cmd_help, cmd_version;
+extern const struct command cmd_run, cmd_suspend, cmd_resume, cmd_checkpoint, cmd_compare, cmd_hw, cmd_walk, cmd_lab,
+	cmd_disk, cmd_control, cmd_help, cmd_version;
 extern const struct command *const commands[]; /* ends with NULL */
 const struct command *command_find(const char *name);
 
@@ -66,6 +67,12 @@ enum options_result { OPTIONS_OK, OPTIONS_HELP, OPTIONS_BAD };
  */
 enum options_result options_parse(int argc, char **argv, const struct option_group *groups, struct error *err);
 void options_help(FILE *out, const struct option_group *groups);
+/*
+ * Before options_parse(): takes the arguments that are no options out of argv, up to @max of them into @arg. What follows
+ * "--" is no option. Returns how many there are, also if more than @max; *argc becomes that of what is left.
+ */
+unsigned options_take_arguments(int *argc, char **argv, const struct option_group *groups, const char **arg,
+				unsigned max);
 
 /* "64", "512K", "2G": a number of bytes; without a suffix MiB. */
 int parse_size(const char *name, const char *text, uint64_t *bytes, struct error *err);
@@ -76,6 +83,9 @@ int parse_count(const char *name, const char *text, uint64_t *n, struct error *e
 extern const struct option_desc guest_options[]; /* ctx: struct vm_config */
 /* Is it one of those that describe the processor, which VMs on one machine share? */
 bool guest_option_of_processor(const struct option_desc *d);
+/* Those that describe how the machine executes, not what the guest sees of it: a saved VM can be given others. */
+#define GUEST_OPTIONS_MAX 48
+void guest_options_of_machine(struct option_desc table[GUEST_OPTIONS_MAX]);
 /* Can it be given several times? In a VM file it has a list of values then. */
 bool guest_option_repeats(const struct option_desc *d);
 /* After parsing: is what is needed there, and does it fit together? */
@@ -83,6 +93,12 @@ int guest_options_check(const struct vm_config *cfg, struct error *err);
 /* Index of a name in engine_mmu_name[]; -EINVAL with @err. */
 int parse_mmu(const char *text, size_t length, enum engine_mmu *mmu, struct error *err);
 
+/* The path from the root on; of a file that need not exist. Allocated; NULL without memory. */
+char *absolute_path(const char *path);
+/* "1 KiB", "3.2 GiB": for people. */
+void human_bytes(uint64_t v, char text[32]);
+/* Seconds since 1970 as date and time (UTC). */
+void human_time(int64_t seconds, char text[32]);
 /* One line on standard error: "gnomon COMMAND: text". */
 void cli_error(const char *command, const char *text);
 

@@ -214,26 +214,6 @@ static int resize(struct disk_command *c)
 
 /* ---- info and list ---- */
 
-static void human_bytes(uint64_t v, char text[32])
-{
-	static const char unit[] = "BKMGTPE";
-	double d = (double)v;
-	unsigned u = 0;
-
-	for (; d >= 1024 && u < 6; u++)
-		d /= 1024;
-	snprintf(text, 32, u ? "%.4g %ciB" : "%.4g bytes", d, unit[u]);
-}
-
-static void when(uint64_t seconds, char text[32])
-{
-	time_t t = (time_t)seconds;
-	struct tm tm;
-
-	if (!gmtime_r(&t, &tm) || !strftime(text, 32, "%Y-%m-%d %H:%M:%S", &tm))
-		snprintf(text, 32, "?");
-}
-
 static json_t *snapshots_json(const struct disk_snapshot *s, unsigned count)
 {
 	json_t *list = json_array();
@@ -282,7 +262,7 @@ static void print_snapshots(const struct disk_snapshot *s, unsigned count, const
 
 	for (unsigned i = 0; i < count; i++) {
 		human_bytes(s[i].disk_bytes, size);
-		when(s[i].seconds, time);
+		human_time((int64_t)s[i].seconds, time);
 		printf("%s%-4s %-24s %s  %s\n", indent, s[i].id, s[i].name, time, size);
 	}
 }
@@ -642,35 +622,6 @@ static const struct verb *find_verb(const char *name)
 	return NULL;
 }
 
-static bool takes_value(const struct option_desc *table, const char *arg)
-{
-	for (const struct option_desc *d = table; d->name; d++)
-		if (strcmp(arg + 2, d->name) == 0)
-			return d->value;
-	return false;
-}
-
-/* Moves arguments that are no options to @c; returns how many others are left in argv. */
-static int split_args(struct disk_command *c, const struct verb *v, int argc, char **argv)
-{
-	int left = 1;
-	bool all = false;
-
-	for (int i = 1; i < argc; i++) {
-		if (!all && strcmp(argv[i], "--") == 0) {
-			all = true;
-		} else if (!all && argv[i][0] == '-' && argv[i][1]) {
-			argv[left++] = argv[i];
-			if (argv[i][1] == '-' && takes_value(v->options, argv[i]) && i + 1 < argc)
-				argv[left++] = argv[++i];
-		} else if (c->args++ < ARGS_MAX) {
-			c->arg[c->args - 1] = argv[i];
-		}
-	}
-	argv[left] = NULL;
-	return left;
-}
-
 static int run_verb(const struct verb *v, int argc, char **argv)
 {
 	struct disk_command c = {.bench = disk_bench_default};
@@ -681,7 +632,7 @@ static int run_verb(const struct verb *v, int argc, char **argv)
 	        {0}};
 	struct error err = {0};
 
-	argc = split_args(&c, v, argc, argv);
+	c.args = (int)options_take_arguments(&argc, argv, groups, c.arg, ARGS_MAX);
 	switch (options_parse(argc, argv, groups, &err)) {
 	case OPTIONS_HELP:
 		help_verb(stdout, v);

@@ -34,26 +34,49 @@ static const struct control_command stats_commands[] = {
 	{.name = NULL},
 };
 
-int guest_control_open(struct control **out, const struct vm_description *what, struct vm *vm, struct error *err)
+static int add_commands(struct guest_control *g, struct error *err)
+{
+	int ret = control_add_commands(g->control, stats_commands, NULL, err);
+
+	return ret ? ret : control_saved_create(&g->saved, g->control, err);
+}
+
+int guest_control_open(struct guest_control *g, const struct vm_description *what, struct vm *vm, struct error *err)
 {
 	const struct control_config cfg = {.version = GNOMON_VERSION, .name = what->name ? what->name : ""};
-	struct control *c;
 	int ret;
 
-	*out = NULL;
+	*g = (struct guest_control){.control = NULL};
 	if (!what->control)
 		return 0;
-	ret = control_create(&c, &cfg, err);
+	ret = control_create(&g->control, &cfg, err);
 	if (ret)
 		return ret;
 	if (vm)
-		control_attach(c, vm);
-	ret = control_add_commands(c, stats_commands, NULL, err);
+		control_attach(g->control, vm);
+	ret = add_commands(g, err);
 	if (ret == 0)
-		ret = control_open(c, what->control, err);
+		ret = control_open(g->control, what->control, err);
 	if (ret)
-		control_destroy(c);
-	else
-		*out = c;
+		guest_control_close(g);
 	return ret;
+}
+
+void guest_control_attach(struct guest_control *g, struct vm *vm)
+{
+	if (g->control)
+		control_attach(g->control, vm);
+}
+
+void guest_control_close(struct guest_control *g)
+{
+	control_destroy(g->control);
+	control_saved_destroy(g->saved);
+	*g = (struct guest_control){.control = NULL};
+}
+
+void guest_control_unlink(const struct guest_control *g)
+{
+	if (g->control)
+		control_unlink(g->control);
 }

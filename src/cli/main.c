@@ -3,6 +3,9 @@
 
 const struct command *const commands[] = {
 	&cmd_run,
+	&cmd_suspend,
+	&cmd_resume,
+	&cmd_checkpoint,
 	&cmd_compare,
 	&cmd_hw,
 	&cmd_walk,

@@ -31,6 +31,38 @@ static void list_build(struct option_list *l, const struct option_group *groups)
 	l->opt[l->count + 1] = (struct option){0};
 }
 
+static bool takes_value(const struct option_group *groups, const char *arg)
+{
+	for (const struct option_group *g = groups; g->title; g++)
+		for (const struct option_desc *d = g->table; d->name; d++)
+			if (strcmp(arg + 2, d->name) == 0)
+				return d->value;
+	return false;
+}
+
+unsigned options_take_arguments(int *argc, char **argv, const struct option_group *groups, const char **arg,
+				unsigned max)
+{
+	unsigned args = 0;
+	bool all = false;
+	int left = 1;
+
+	for (int i = 1; i < *argc; i++) {
+		if (!all && strcmp(argv[i], "--") == 0) {
+			all = true;
+		} else if (!all && argv[i][0] == '-' && argv[i][1]) {
+			argv[left++] = argv[i];
+			if (argv[i][1] == '-' && takes_value(groups, argv[i]) && i + 1 < *argc)
+				argv[left++] = argv[++i];
+		} else if (args++ < max) {
+			arg[args - 1] = argv[i];
+		}
+	}
+	argv[left] = NULL;
+	*argc = left;
+	return args;
+}
+
 /* Why getopt_long() refused argv[at]. */
 static int refused(const struct option_list *l, int c, int opt, const char *arg, struct error *err)
 {

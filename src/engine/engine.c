@@ -49,6 +49,7 @@ static int make_vm(struct engine_vm **out, struct engine_machine *machine, const
 		return error_set(err, -ENOMEM, "engine: out of memory");
 	memset(vm, 0, sizeof(*vm));
 	vm->cfg = *cfg;
+	pthread_mutex_init(&vm->snapshot_lock, NULL);
 	vm->machine = machine;
 	vm->rams = engine_ram_layout(cfg->memory, vm->ram);
 	vm->ops = cfg->mmu == ENGINE_NATIVE ? &engine_native_ops : &engine_hv_ops;
@@ -103,6 +104,7 @@ void engine_destroy(struct engine_vm *vm)
 	vm->ops->destroy(vm);
 	if (vm->own_machine)
 		engine_machine_destroy(vm->machine);
+	pthread_mutex_destroy(&vm->snapshot_lock);
 	free(vm);
 }
 

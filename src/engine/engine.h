@@ -161,7 +161,7 @@ int engine_snapshot_begin(struct engine_vm *vm, const uint64_t *pages, uint64_t 
  * 0: that was all; -EIO: its contents could not be had (engine_source).
  */
 int engine_snapshot_next(struct engine_snapshot *s, uint64_t *page, uint8_t data[PAGE_SIZE]);
-/* Also before all were read; between two runs, when nobody reads. NULL is fine. */
+/* Also before all were read; from any thread, when nobody reads. NULL is fine. */
 void engine_snapshot_end(struct engine_snapshot *s);
 
 /*

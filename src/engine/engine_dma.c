@@ -91,7 +91,7 @@ static void release_page(struct engine_vm *vm, uint64_t frame)
 
 	if (!page)
 		return;
-	snapshot_keep(vm->snapshot, engine_page_of(vm, gpa(frame << PAGE_SHIFT)));
+	snapshot_keep(vm, engine_page_of(vm, gpa(frame << PAGE_SHIFT)));
 	lazy_forget(vm->lazy, engine_page_of(vm, gpa(frame << PAGE_SHIFT)));
 	/* The host's memory behind it is private and anonymous: given back, it comes again as zeros. */
 	if (madvise(page, PAGE_SIZE, MADV_DONTNEED))

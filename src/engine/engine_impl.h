@@ -5,6 +5,8 @@
 #include "engine/engine.h"
 #include "hv/hv.h"
 
+#include <pthread.h>
+
 /* Registers beyond engine_regs and engine_sregs that the state hash covers. */
 struct engine_msrs {
 	uint64_t star, lstar, cstar, fmask, kernel_gs_base;
@@ -36,7 +38,8 @@ struct engine_vm {
 	const struct engine_watch *watch; /* NULL: nobody watches */
 	struct engine_source source; /* hypervisor; fetch is NULL: all memory is there */
 	struct lazy_memory *lazy;    /* native: NULL likewise */
-	struct engine_snapshot *snapshot; /* hypervisor: NULL if there is none */
+	struct engine_snapshot *snapshot; /* hypervisor: NULL if there is none; under the lock */
+	pthread_mutex_t snapshot_lock;
 	bool lost;                   /* native: contents could not be had, see engine_source.fetch */
 	uint64_t skipped;            /* ns of idle time: virtual time is cpu->insns + skipped */
 	bool bus_pending;            /* the last exit was a device access, not yet told to the processor */
@@ -90,8 +93,8 @@ void lazy_destroy(struct lazy_memory *l);
 /* The page is to be zeros if it is absent still. @l: NULL is fine */
 void lazy_forget(struct lazy_memory *l, uint64_t page);
 
-/* The page is going to be changed behind the back of the host's page tables. @s: NULL is fine */
-void snapshot_keep(struct engine_snapshot *s, uint64_t page);
+/* The page is going to be changed behind the back of the host's page tables. */
+void snapshot_keep(struct engine_vm *vm, uint64_t page);
 
 /* -EINVAL: bad size or scheme. */
 int engine_config_check(const struct engine_config *cfg, struct error *err);

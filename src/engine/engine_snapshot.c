@@ -119,18 +119,24 @@ static void *serve_faults(void *arg)
 	}
 }
 
-void snapshot_keep(struct engine_snapshot *s, uint64_t page)
+static void keep_present(struct engine_snapshot *s, uint64_t page)
 {
 	const uint8_t *data;
 	bool absent;
 
-	if (!s)
-		return;
 	pthread_mutex_lock(&s->lock);
 	data = look(s, page, &absent);
 	if (test(s->left, page) && !test(s->nothing, page) && !test(s->absent, page))
 		keep(s, page, data);
 	pthread_mutex_unlock(&s->lock);
+}
+
+void snapshot_keep(struct engine_vm *vm, uint64_t page)
+{
+	pthread_mutex_lock(&vm->snapshot_lock);
+	if (vm->snapshot)
+		keep_present(vm->snapshot, page);
+	pthread_mutex_unlock(&vm->snapshot_lock);
 }
 
 /* ---- reading ---- */
@@ -327,7 +333,9 @@ int engine_snapshot_begin(struct engine_vm *vm, const uint64_t *pages, uint64_t 
 		engine_snapshot_end(s);
 		return r;
 	}
+	pthread_mutex_lock(&vm->snapshot_lock);
 	*out = vm->snapshot = s;
+	pthread_mutex_unlock(&vm->snapshot_lock);
 	return 0;
 }
 
@@ -338,9 +346,13 @@ void engine_snapshot_end(struct engine_snapshot *s)
 	if (!s)
 		return;
 	pthread_mutex_lock(&s->lock);
-	s->ending = true;
+	s->ending = true; /* nobody waits for room any more */
 	pthread_cond_broadcast(&s->room_again);
 	pthread_mutex_unlock(&s->lock);
+	pthread_mutex_lock(&s->vm->snapshot_lock);
+	if (s->vm->snapshot == s)
+		s->vm->snapshot = NULL;
+	pthread_mutex_unlock(&s->vm->snapshot_lock);
 	if (s->running && write(s->quit, &one, sizeof(one)) == sizeof(one))
 		pthread_join(s->thread, NULL);
 	if (s->faults >= 0)
@@ -351,8 +363,6 @@ void engine_snapshot_end(struct engine_snapshot *s)
 		next = c->next;
 		free(c);
 	}
-	if (s->vm->snapshot == s)
-		s->vm->snapshot = NULL;
 	pthread_cond_destroy(&s->room_again);
 	pthread_mutex_destroy(&s->lock);
 	free(s->left);

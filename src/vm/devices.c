@@ -373,6 +373,14 @@ int devices_close(struct devices *d, struct error *err)
 	return ret;
 }
 
+const char *devices_disk(const struct devices *d, unsigned i, bool *read_only)
+{
+	if (!d || i >= d->disks)
+		return NULL;
+	*read_only = disk_read_only(d->blk[i].disk);
+	return d->disk_path[i];
+}
+
 bool devices_take_message(struct devices *d, char *buf, size_t bytes)
 {
 	for (unsigned i = 0; d && i < d->count; i++) {

@@ -78,6 +78,8 @@ void devices_poll(struct devices *d, uint64_t now);
 /* Is the terminal the virtio console's? Then it gets what is typed: returns how many bytes there was room for. */
 bool devices_have_terminal(const struct devices *d);
 size_t devices_put_input(struct devices *d, const uint8_t *data, size_t bytes, uint64_t now);
+/* The disks, in the order they were asked for: where the image is. NULL: there is no disk @i. */
+const char *devices_disk(const struct devices *d, unsigned i, bool *read_only);
 /* Descriptors to wait for, at most @max; lowers *@wait_ms if there is something to do earlier. Returns how many. */
 unsigned devices_wait_for(struct devices *d, struct pollfd *p, unsigned max, int *wait_ms);
 /* Adds what was counted to @obs, which has nothing of devices yet. */

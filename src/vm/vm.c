@@ -303,6 +303,8 @@ int vm_freeze_disks(struct vm *vm, const char *id, struct devices_frozen *out, s
 
 void vm_describe_devices(const struct vm *vm, char *buf, size_t bytes) { devices_describe(vm->devices, buf, bytes); }
 
+const char *vm_disk(const struct vm *vm, unsigned i, bool *read_only) { return devices_disk(vm->devices, i, read_only); }
+
 void vm_set_messages(struct vm *vm, void (*say)(void *ctx, const char *line), void *ctx)
 {
 	vm->say = say;

@@ -87,6 +87,8 @@ int vm_close_devices(struct vm *vm, struct error *err);
 int vm_freeze_disks(struct vm *vm, const char *id, struct devices_frozen *out, struct error *err);
 /* A line on what its devices did, for the end of a run, before they are closed; "" if there is nothing to say. */
 void vm_describe_devices(const struct vm *vm, char *buf, size_t bytes);
+/* As devices_disk(). */
+const char *vm_disk(const struct vm *vm, unsigned i, bool *read_only);
 /* Lines that devices have for the user go to @say, from within vm_run_until(). Without one they are dropped. */
 void vm_set_messages(struct vm *vm, void (*say)(void *ctx, const char *line), void *ctx);
 /* Connects its serial line; without one output is dropped and there is no input. */

@@ -1,0 +1,13 @@
+/* Commands of the control socket that save a VM: suspend, checkpoint, query-checkpoint. */
+#ifndef GNOMON_VM_CONTROL_SAVED_H
+#define GNOMON_VM_CONTROL_SAVED_H
+
+#include "vm/control.h"
+
+struct control_saved;
+/* Adds the commands; before control_open(). -ENOMEM, -ENOSPC. */
+int control_saved_create(struct control_saved **out, struct control *c, struct error *err);
+/* After control_destroy(), and before the VM is destroyed: completes what is being written. NULL is fine. */
+void control_saved_destroy(struct control_saved *s);
+
+#endif
