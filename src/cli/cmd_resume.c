@@ -8,6 +8,7 @@ static struct {
 	struct session session;
 	struct saved *saved;
 	bool force, verify;
+	const char *disks; /* directory; NULL: none was given */
 } resume;
 
 static int set_force(void *ctx, const char *v, struct error *err)
@@ -24,7 +25,15 @@ static int set_verify(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int set_disks(void *ctx, const char *v, struct error *err)
+{
+	(void)ctx, (void)err;
+	resume.disks = v;
+	return 0;
+}
+
 static const struct option_desc resume_options[] = {
+	{"disks", "DIRECTORY", "a checkpoint with disks: the VM gets branches of them, made in DIRECTORY", set_disks},
 	{"verify", NULL, "read and check all of the file first, instead of when the guest needs it", set_verify},
 	{"force", NULL, "also if a disk was written since: the guest will find it changed under its feet", set_force},
 	{0},
@@ -71,13 +80,27 @@ static int open_file(const char *path, struct error *err)
 	return ret ? ret : saved_config(resume.saved, &resume.session.guest.cfg, err);
 }
 
+/* What was frozen stays as it is: this VM writes branches of its own, and so can others. */
+static int prepare_disks(struct error *err)
+{
+	bool frozen = saved_has_frozen_disks(resume.saved);
+
+	if (frozen && !resume.disks)
+		return error_set(err, -EINVAL, "the disks of a checkpoint are not written: --disks DIRECTORY for branches of them");
+	if (!frozen && resume.disks)
+		return error_set(err, -EINVAL, "--disks: no disk was frozen with this VM");
+	return frozen ? saved_branch_disks(resume.saved, &resume.session.guest.cfg, resume.disks, err) : 0;
+}
+
 static int check(struct error *err)
 {
 	int ret = resume.force ? 0 : saved_check_disks(resume.saved, err);
 
 	if (ret == -ESTALE)
 		strncat(err->text, " (--force resumes it all the same)", sizeof(err->text) - strlen(err->text) - 1);
-	return !ret && resume.verify ? saved_verify(resume.saved, err) : ret;
+	if (!ret && resume.verify)
+		ret = saved_verify(resume.saved, err);
+	return ret ? ret : prepare_disks(err);
 }
 
 static int run_it(int argc, char **argv)

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #define REPORT_EVERY 1024 /* pages */
+#define FROZEN_ID_BYTES 13 /* of a checkpoint's id, for the names of frozen disks */
 
 /* Sections of the state, as they were at the instant. */
 struct kept_section {
@@ -24,6 +25,7 @@ struct writing {
 	struct checkpoint_options o;
 	struct checkpoint_result result;
 	struct saved_info info;
+	struct devices_frozen frozen;
 	char path[PATH_MAX];
 	struct state_file_writer *file;
 	struct pages_writer pages;
@@ -212,8 +214,9 @@ static int describe(struct checkpointer *c, struct error *err)
 	int r = saved_describe(&w->info, c->vm, err);
 
 	w->info.kind = SAVED_CHECKPOINT;
-	saved_new_id(w->info.id);
 	memcpy(w->result.id, w->info.id, sizeof(w->result.id));
+	for (unsigned i = 0; i < w->info.disks; i++)
+		w->info.disk[i].base = w->frozen.disk[i].read_only ? NULL : w->frozen.disk[i].base;
 	if (w->result.incremental) {
 		memcpy(w->info.parent_id, c->last_id, sizeof(c->last_id));
 		w->info.parent = slash ? slash + 1 : c->last_path;
@@ -225,9 +228,15 @@ static int freeze(struct checkpointer *c, const char *path, struct error *err)
 {
 	struct writing *w = &c->w;
 	const struct state_sink sink = {.ctx = w, .section = keep_section};
+	char id[FROZEN_ID_BYTES];
 	int r;
 
+	saved_new_id(w->info.id);
+	snprintf(id, sizeof(id), "%.12s", w->info.id);
 	r = state_file_create(&w->file, path, false, err);
+	/* If something fails later, the disks have one layer more than they need, and no less than they had. */
+	if (!r)
+		r = vm_freeze_disks(c->vm, id, &w->frozen, err);
 	if (!r)
 		r = vm_save_state(c->vm, &sink, err);
 	if (!r)

@@ -2,7 +2,7 @@
  * Checkpoints of a running VM: its whole state at one instant, in a file (vm/saved.h). The VM pauses while its devices'
  * state is copied and its pages are write-protected by the host; they are written while it runs on. A checkpoint
  * after the first holds only the pages that were changed since the last one, as a dirty-page tracker says, and names that
- * as its parent. Disks are frozen in the same instant: see devices_freeze().
+ * as its parent. Disks are frozen in the same instant: see devices_freeze_disks().
  */
 #ifndef GNOMON_VM_CHECKPOINT_H
 #define GNOMON_VM_CHECKPOINT_H

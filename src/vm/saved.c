@@ -4,30 +4,24 @@
 #include "vm/vm_state.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
-struct saved {
-	struct state_file *file[SAVED_CHAIN_MAX]; /* [0] is the one that was opened */
-	unsigned files;
-	json_t *json;                             /* of the first: strings of info point in here */
-	struct saved_info info;
-	struct vm_config_strings strings;
-	uint64_t pages;
-	uint8_t *from;                            /* for each page: the file that has it, plus 1 */
-	uint64_t data_pages, asked;
-	pthread_mutex_t lock;
-	char failure[sizeof(((struct error *)0)->text)];
-};
-
 /* ---- the section "saved" ---- */
+
+/* From the root on: the reader may stand elsewhere. */
+static const char *absolute(const char *path, char buf[PATH_MAX]) { return path && realpath(path, buf) ? buf : path; }
 
 static json_t *disk_json(const struct saved_disk *d)
 {
-	return json_pack("{s:s, s:s?, s:I, s:I, s:b}", "path", d->path, "base", d->base, "bytes", (json_int_t)d->bytes,
-			 "changed_ns", (json_int_t)d->changed_ns, "read_only", d->read_only);
+	char path[PATH_MAX], base[PATH_MAX];
+
+	return json_pack("{s:s, s:s?, s:I, s:I, s:b}", "path", absolute(d->path, path), "base", absolute(d->base, base),
+			 "bytes", (json_int_t)d->bytes, "changed_ns", (json_int_t)d->changed_ns, "read_only",
+			 d->read_only);
 }
 
 int saved_put_info(struct stream_writer *w, const struct saved_info *info, struct error *err)
@@ -213,6 +207,8 @@ void saved_close(struct saved *s)
 	vm_config_strings_free(&s->strings);
 	json_decref(s->json);
 	pthread_mutex_destroy(&s->lock);
+	for (unsigned i = 0; i < DEVICES_DISKS_MAX; i++)
+		free(s->disk_text[i]);
 	free(s->from);
 	free(s);
 }
@@ -220,21 +216,6 @@ void saved_close(struct saved *s)
 const struct saved_info *saved_info(const struct saved *s) { return &s->info; }
 unsigned saved_chain(const struct saved *s) { return s->files; }
 struct state_file *saved_file(struct saved *s) { return s->file[0]; }
-
-int saved_check_disks(const struct saved *s, struct error *err)
-{
-	for (unsigned i = 0; i < s->info.disks; i++) {
-		const struct saved_disk *d = &s->info.disk[i];
-		const char *path = d->base ? d->base : d->path;
-		struct stat st;
-
-		if (stat(path, &st))
-			return error_set(err, -errno, "disk %s: %s", path, strerror(errno));
-		if (!d->base && ((uint64_t)st.st_size != d->bytes || saved_time_of(&st) != d->changed_ns))
-			return error_set(err, -ESTALE, "disk %s: has been written since the VM was saved", path);
-	}
-	return 0;
-}
 
 int saved_config(struct saved *s, struct vm_config *cfg, struct error *err)
 {

@@ -84,6 +84,13 @@ int saved_check_disks(const struct saved *s, struct error *err);
 /* The configuration the VM had, over the defaults. Valid as long as @s. */
 int saved_config(struct saved *s, struct vm_config *cfg, struct error *err);
 /*
+ * Gives the VM disks of its own: for each that was frozen a new image in @directory, which begins as the frozen one is.
+ * After saved_config(), whose @cfg gets their paths. -EEXIST, of disk_branch(): what was made is removed again.
+ */
+int saved_branch_disks(struct saved *s, struct vm_config *cfg, const char *directory, struct error *err);
+/* Has it frozen disks, which nobody may write? */
+bool saved_has_frozen_disks(const struct saved *s);
+/*
  * Makes the VM. @cfg: from saved_config(); scheme, hardware, limits may have been changed, and paths of disks.
  * Errors: those of vm_create_empty(), vm_load_section(); of the file.
  */

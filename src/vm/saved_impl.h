@@ -3,10 +3,26 @@
 #define GNOMON_VM_SAVED_IMPL_H
 
 #include "vm/saved.h"
+#include "vm/vm_state.h"
 #include <jansson.h>
+#include <pthread.h>
 #include <sys/stat.h>
 
 extern const char *const saved_kind_name[2];
+
+struct saved {
+	struct state_file *file[SAVED_CHAIN_MAX]; /* [0] is the one that was opened */
+	unsigned files;
+	json_t *json;                             /* of the first: strings of info point in here */
+	struct saved_info info;
+	struct vm_config_strings strings;
+	char *disk_text[DEVICES_DISKS_MAX];       /* of saved_branch_disks() */
+	uint64_t pages;
+	uint8_t *from;                            /* for each page: the file that has it, plus 1 */
+	uint64_t data_pages, asked;
+	pthread_mutex_t lock;
+	char failure[sizeof(((struct error *)0)->text)];
+};
 
 static inline int64_t saved_time_of(const struct stat *st)
 {
