@@ -85,6 +85,7 @@ static volatile sig_atomic_t alarms;
 static struct engine_vm *volatile running;
 static uint64_t running_seed;
 static const char *running_scheme;
+static unsigned running_number;
 
 static void on_alarm(int sig)
 {
@@ -123,6 +124,8 @@ struct run {
 	uint64_t idle_insns;
 	int looked;
 	uint64_t looked_insns;
+	bool tracks;
+	uint64_t dirty[MF_MEMORY / PAGE_SIZE / 64 + 1]; /* pages found written so far */
 };
 
 static void record(struct run *r, const struct record *what)
@@ -321,6 +324,50 @@ static struct engine_vm *make(const struct mf_guest *g, const struct scheme *s, 
 	return vm;
 }
 
+/*
+ * Some runs have a tracker, of any kind: the guest may not notice, and what it changes must be found. Pages are
+ * collected now and then, and the tracker changes.
+ */
+static void begin_tracking(struct run *r, const struct scheme *s)
+{
+	uint64_t seed = r->g->seed * SCHEMES + (uint64_t)(s - schemes);
+	enum engine_dirty how = (enum engine_dirty)(mf_next(&seed) >> 32 & 3);
+	struct error err;
+
+	r->tracks = mf_next(&seed) >> 40 & 1 && engine_dirty_possible(s->mmu, how);
+	if (r->tracks && engine_dirty_arm(r->vm, how, &err)) {
+		fprintf(stderr, "machfuzz: %s: %s\n", s->name, err.text);
+		exit(2);
+	}
+}
+
+static void collect(struct run *r)
+{
+	uint64_t v = r->out->records * 0x9e3779b97f4a7c15ull;
+	enum engine_dirty how = (enum engine_dirty)(v >> 40 & 3);
+
+	engine_dirty_collect(r->vm, r->dirty);
+	if (v >> 60 || !engine_dirty_possible(schemes[running_number].mmu, how))
+		return;
+	engine_dirty_disarm(r->vm);
+	engine_dirty_arm(r->vm, how, NULL);
+}
+
+/* Is every page that is not as in the beginning among those found? */
+static void check_tracking(struct run *r)
+{
+	uint8_t now[PAGE_SIZE];
+
+	engine_dirty_collect(r->vm, r->dirty);
+	for (uint64_t n = 0; n < MF_MEMORY / PAGE_SIZE; n++) {
+		engine_mem_read(r->vm, gpa(n * PAGE_SIZE), now, PAGE_SIZE);
+		if (!memcmp(now, r->g->mem + n * PAGE_SIZE, PAGE_SIZE) || r->dirty[n / 64] >> n % 64 & 1)
+			continue;
+		snprintf(r->out->fail, sizeof(r->out->fail), "page %llx changed and was not found", (unsigned long long)n);
+		r->out->exit = ENGINE_EXIT_FAIL;
+	}
+}
+
 static void run_guest(const struct mf_guest *g, const struct scheme *s, uint64_t limit, const struct options *opt,
 		      struct outcome *o)
 {
@@ -332,14 +379,20 @@ static void run_guest(const struct mf_guest *g, const struct scheme *s, uint64_t
 	running_seed = g->seed;
 	running_scheme = s->name;
 	r.vm = make(g, s, opt->audit);
+	running_number = (unsigned)(s - schemes);
+	begin_tracking(&r, s);
 	running = r.vm;
 	arm(LOOK_S);
 	r.run.insn_limit = limit;
 	do {
 		r.run.deadline_ns = r.next;
 		engine_run(r.vm, &r.run);
+		if (r.tracks && (o->records & 7) == 0)
+			collect(&r);
 	} while (act(&r) && o->records < EVENTS_MAX);
 	finish(&r);
+	if (r.tracks)
+		check_tracking(&r);
 	arm(0);
 	running = NULL;
 	engine_destroy(r.vm);

@@ -35,6 +35,9 @@ struct result {
 	bool fast; /* by way of the fast lookup: only the page is known */
 };
 
+#define EVENTS (XLATE_PML_FULL + 1)
+#define LOG_AT (MUF_POOL - PAGE_SIZE) /* the page-modification log */
+
 struct fuzz {
 	struct muf_world w;
 	struct mmu mmu;
@@ -42,20 +45,22 @@ struct fuzz {
 	struct muf_context current;
 	enum access_mode mode; /* of most accesses, for a while */
 	uint64_t seed, op;
-	uint64_t accesses, by_fast, events[4]; /* of this world; by what they came to */
+	uint64_t accesses, by_fast, events[EVENTS]; /* of this world; by what they came to */
 	uint64_t recent[MUF_MODES][RECENT]; /* linear addresses that were mapped */
+	uint64_t logged;       /* entries of the page-modification log that were taken */
+	uint16_t log_began;    /* index when it was last emptied */
 	char what[256]; /* the operation, for messages */
 	bool wrong, thorough, verbose;
 };
 
 struct totals {
-	uint64_t worlds, ops, accesses, by_fast, walks, refs, repeated, events[4];
-	uint64_t l1_misses, l2_hits, hits, nested_hits, flushes;
+	uint64_t worlds, ops, accesses, by_fast, walks, refs, repeated, events[EVENTS];
+	uint64_t l1_misses, l2_hits, hits, nested_hits, flushes, logged;
 };
 
 /* ---- telling ---- */
 
-static const char *const events[] = {"ok", "page fault", "EPT violation", "EPT misconfiguration"};
+static const char *const events[] = {"ok", "page fault", "EPT violation", "EPT misconfiguration", "log full"};
 static const char *const kinds[] = {"read", "write", "fetch"};
 static const char *const modes[] = {"super", "super-ac", "user", "user-align", "implicit"};
 static const char *const paging[] = {"unpaged", "32-bit", "PAE", "4-level", "5-level"};
@@ -148,6 +153,8 @@ static void compare_tables(struct fuzz *f)
 	f->ref->touches = 0;
 	if (!f->thorough && f->op % COMPARE_EVERY)
 		return;
+	for (uint64_t at = LOG_AT; at < LOG_AT + PAGE_SIZE; at += 8)
+		compare_word(f, at);
 	if (memcmp(machmem_ptr(&f->w.mem[0], hpa(MUF_POOL)), machmem_ptr(&f->w.mem[1], hpa(MUF_POOL)), MUF_POOL_BYTES))
 		for (uint64_t at = MUF_POOL; at < MUF_POOL + MUF_POOL_BYTES; at += 8)
 			compare_word(f, at);
@@ -396,6 +403,23 @@ static void set_regs(struct fuzz *f)
 {
 	mmu_set_regs(&f->mmu, &f->current.regs);
 	f->ref->regs = f->current.regs;
+	/* As VM entry has it: without EPT's flags the log does nothing. */
+	f->mmu.pml.on = f->ref->pml && f->current.regs.nested && f->current.regs.eptp & EPTP_AD;
+}
+
+/* The log is emptied, or found anywhere; now and then it is turned on or off. */
+static void op_log(struct fuzz *f)
+{
+	static const uint16_t index[] = {511, 511, 510, 5, 1, 0, 0xffff, 512, 0x8000};
+
+	snprintf(f->what, sizeof(f->what), "page-modification log");
+	if (f->mmu.pml.index != f->ref->pml_index)
+		mismatch(f, "indices of the log differ");
+	f->logged += (uint16_t)(f->log_began - f->ref->pml_index);
+	f->ref->pml ^= muf_chance(&f->w, 10);
+	f->log_began = index[muf_below(&f->w, ARRAY_SIZE(index))];
+	f->mmu.pml.index = f->ref->pml_index = f->log_began;
+	set_regs(f);
 }
 
 static void op_switch(struct fuzz *f)
@@ -454,7 +478,9 @@ static void one_op(struct fuzz *f)
 {
 	unsigned n = muf_below(&f->w, 100);
 
-	if (n < 76)
+	if (f->ref->pml_index > 511 && muf_chance(&f->w, 40))
+		op_log(f);
+	else if (n < 76)
 		op_access(f);
 	else if (n < 82)
 		op_edit(f);
@@ -470,6 +496,8 @@ static void one_op(struct fuzz *f)
 		op_logged(f);
 	else if (n < 98)
 		op_physical(f);
+	else if (n < 99)
+		op_log(f);
 	else
 		op_host(f);
 }
@@ -490,6 +518,9 @@ static int begin(struct fuzz *f, uint64_t seed)
 	f->mmu.data_cache = f->ref->data_cache = muf_chance(&f->w, 25);
 	f->mmu.fast_path = muf_chance(&f->w, 90);
 	f->current = f->w.context[0];
+	f->ref->pml = muf_chance(&f->w, 50);
+	f->mmu.pml.log = f->ref->pml_log = LOG_AT;
+	f->mmu.pml.index = f->ref->pml_index = f->log_began = 511;
 	set_regs(f);
 	return 0;
 }
@@ -508,9 +539,10 @@ static void add_up(struct totals *t, const struct fuzz *f)
 	t->flushes += s->flushes;
 	t->l1_misses += s->l1d_misses + s->l1i_misses;
 	t->l2_hits += s->l2d_hits + s->l2i_hits;
-	for (unsigned i = 0; i < 4; i++)
+	for (unsigned i = 0; i < EVENTS; i++)
 		t->events[i] += f->events[i];
 	t->nested_hits += s->nested_tlb_hits;
+	t->logged += f->logged;
 	for (unsigned l = 0; l < HW_LEVELS; l++)
 		t->hits += s->walk_cache_hits[STAGE_GUEST][l] + s->walk_cache_hits[STAGE_HOST][l];
 }
@@ -552,7 +584,7 @@ static void print_totals(const struct totals *t, unsigned wrong, double seconds)
 		{"references", t->refs}, {"repeated walks", t->repeated}, {"walk-cache hits", t->hits},
 		{"nested-TLB hits", t->nested_hits}, {"invalidations", t->flushes}, {"mapped", t->events[0]},
 		{"page faults", t->events[1]}, {"EPT violations", t->events[2]},
-		{"EPT misconfigurations", t->events[3]},
+		{"EPT misconfigurations", t->events[3]}, {"pages logged", t->logged}, {"log full", t->events[4]},
 		{"wrong", wrong},
 	};
 

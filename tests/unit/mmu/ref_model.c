@@ -328,6 +328,26 @@ static bool ept_misconfigured(const struct ref_model *r, uint64_t e, unsigned le
 	return (level == 3 && (e & 0x3ffff000)) || (level == 2 && (e & 0x1ff000));
 }
 
+/*
+ * SDM "Page-Modification Logging": the index is looked at before any flag is set; what is logged is the page, when its
+ * dirty flag was clear. False: the log is full.
+ */
+static bool ept_flags_may_be_set(struct ref_model *r, uint64_t gpa_v, uint64_t e, uint64_t flags)
+{
+	uint64_t at = r->pml_log + 8ull * r->pml_index;
+
+	if (!r->pml || !has_ad(r))
+		return true;
+	if (r->pml_index > 511)
+		return false;
+	if (!(flags & EPT_D) || e & EPT_D)
+		return true;
+	put_u64(machmem_ptr(r->mem, hpa(at)), gpa_v / 4096 * 4096);
+	touch(r, at);
+	r->pml_index = r->pml_index ? r->pml_index - 1 : 0xffff;
+	return true;
+}
+
 /* Which rights the access needs, in the encoding of a qualification's bits 2:0 (and of an entry's). */
 static uint64_t ept_need(const struct ref_model *r, enum access_kind kind, bool of_table)
 {
@@ -400,8 +420,13 @@ static enum xlate_event ept_walk(struct search *s, uint64_t gpa_v, enum access_k
 		if (leaf && (rights & need) != need)
 			return violation(s, gpa_v, need | rights << 3 | final);
 		flags = leaf ? leaf_flags : leaf_flags & EPT_A;
-		if ((e & flags) != flags)
+		if ((e & flags) != flags) {
+			if (!ept_flags_may_be_set(r, gpa_v, e, flags)) {
+				s->out->gpa = gpa(gpa_v);
+				return XLATE_PML_FULL;
+			}
 			set_bits(r, at, flags, 8);
+		}
 		e |= flags;
 		if (!cached && (leaf ? r->hw.unified_host_leaf : r->hw.unified_host))
 			unified_enter(s, &key, STAGE_HOST, e);

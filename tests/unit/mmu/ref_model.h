@@ -56,6 +56,9 @@ struct ref_model {
 	unsigned maxphyaddr;
 	bool pages_1g;
 	bool data_cache;
+	bool pml;             /* the control; without EPT's flags it does nothing */
+	uint16_t pml_index;
+	uint64_t pml_log;
 	struct mmu_stats stats;
 	uint64_t now;
 	/* Machine addresses of the entries that were read or written since the user last cleared this. */
