@@ -3,38 +3,33 @@
  * there are and what kinds of arguments they take is asked of the VM, so nothing of that is listed here.
  */
 #include "cli/cli.h"
+#include "cli/vm_client.h"
 #include "vm/control.h"
-#include "vm/control_link.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
-#include <unistd.h>
 
 #define ARGS_MAX 64
 
-struct client {
+struct order {
 	const char *path, *command; /* command: NULL if only events are wanted */
 	char *arg[ARGS_MAX];
 	unsigned args;
 	bool json, events;
-	int fd;
-	struct control_link link;
 };
 
 static int set_json(void *ctx, const char *v, struct error *err)
 {
 	(void)v, (void)err;
-	((struct client *)ctx)->json = true;
+	((struct order *)ctx)->json = true;
 	return 0;
 }
 
 static int set_events(void *ctx, const char *v, struct error *err)
 {
 	(void)v, (void)err;
-	((struct client *)ctx)->events = true;
+	((struct order *)ctx)->events = true;
 	return 0;
 }
 
@@ -48,10 +43,10 @@ static void help(FILE *out)
 {
 	const struct option_group groups[] = {{.title = "Options", .table = client_options}, {0}};
 
-	fputs("Usage: gnomon control PATH COMMAND [KEY=VALUE]... [OPTIONS]\n"
-	      "       gnomon control PATH COMMAND '{JSON}' [OPTIONS]\n"
-	      "       gnomon control PATH --events\n\n"
-	      "Asks a VM that runs with --control PATH, or tells it what to do, and prints what it answers:\n\n"
+	fputs("Usage: gnomon control SOCKET COMMAND [KEY=VALUE]... [OPTIONS]\n"
+	      "       gnomon control SOCKET COMMAND '{JSON}' [OPTIONS]\n"
+	      "       gnomon control SOCKET --events\n\n"
+	      "Asks a VM that runs with --control SOCKET, or tells it what to do, and prints what it answers:\n\n"
 	      "  query-status      is it running, and how far it is\n"
 	      "  query-stats       the report so far\n"
 	      "  stop, cont        hold it; let it go on\n"
@@ -60,114 +55,7 @@ static void help(FILE *out)
 	      "  query-commands    what else there is, with arguments\n",
 	      out);
 	options_help(out, groups);
-	fputs("\nExit status:\n"
-	      "  0    done\n"
-	      "  2    bad options, or nothing to talk to at PATH\n"
-	      "  10   the VM hung up before it answered, or what it said makes no sense\n"
-	      "  18   the VM refused or failed to do it: it says why\n",
-	      out);
-}
-
-/* ---- the line ---- */
-
-static int complain(const struct client *c, int code, const char *what, struct error *err)
-{
-	return error_set(err, code, "'%.200s': %s", c->path, what);
-}
-
-static int connect_to(struct client *c, struct error *err)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-
-	if (strlen(c->path) >= sizeof(a.sun_path))
-		return complain(c, -EINVAL, "longer than the path of a socket can be", err);
-	memcpy(a.sun_path, c->path, strlen(c->path) + 1);
-	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (c->fd < 0 || connect(c->fd, (const struct sockaddr *)&a, sizeof(a)))
-		return complain(c, -EINVAL, errno == ECONNREFUSED ? "nobody listens there (any more)" : strerror(errno), err);
-	return 0;
-}
-
-/* The next object that the VM says; NULL with @err if there is none: -EPIPE if it hung up. */
-static json_t *receive(struct client *c, struct error *err)
-{
-	char chunk[4096];
-	const char *line;
-	size_t bytes;
-	json_t *o;
-
-	while (!control_link_line(&c->link, &line, &bytes)) {
-		ssize_t n = recv(c->fd, chunk, sizeof(chunk), 0);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0) {
-			complain(c, -EPIPE, "the VM hung up", err);
-			return NULL;
-		}
-		if (control_link_take(&c->link, chunk, (size_t)n)) {
-			complain(c, -EPROTO, "a line that is too long", err);
-			return NULL;
-		}
-	}
-	o = json_loadb(line, bytes, 0, NULL);
-	if (!json_is_object(o)) {
-		json_decref(o);
-		complain(c, -EPROTO, "a line that is no JSON object: no control socket of gnomon's?", err);
-		return NULL;
-	}
-	return o;
-}
-
-static int send_all(struct client *c, const char *text, struct error *err)
-{
-	for (size_t left = strlen(text); left;) {
-		ssize_t n = send(c->fd, text, left, MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return complain(c, -EPIPE, "the VM hung up", err);
-		text += n;
-		left -= (size_t)n;
-	}
-	return 0;
-}
-
-static int send_request(struct client *c, const char *command, json_t *args, struct error *err)
-{
-	json_t *o = json_pack("{s:s, s:O*, s:i}", "execute", command, "arguments", args, "id", 1);
-	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
-	int ret = text ? send_all(c, text, err) : error_set(err, -EINVAL, "'%.60s': no command is called so", command);
-
-	free(text);
-	json_decref(o);
-	return ret ? ret : send_all(c, "\n", err);
-}
-
-/* The error that an answer or a refusal to talk is; 0 if it is none. */
-static int take_error(const json_t *o, struct error *err)
-{
-	const json_t *e = json_object_get(o, "error");
-	const char *desc = json_string_value(json_object_get(e, "desc"));
-
-	if (!e)
-		return 0;
-	return error_set(err, -EREMOTEIO, "%.400s", desc ? desc : "an error without a description");
-}
-
-static int take_greeting(struct client *c, struct error *err)
-{
-	json_t *o = receive(c, err);
-	int ret = o ? take_error(o, err) : err->code;
-	const json_t *protocol = json_object_get(json_object_get(o, "gnomon"), "protocol");
-
-	if (ret == 0 && !json_is_integer(protocol))
-		ret = complain(c, -EPROTO, "no greeting: no control socket of gnomon's?", err);
-	else if (ret == 0 && json_integer_value(protocol) != CONTROL_PROTOCOL)
-		ret = complain(c, -EPROTO, "it speaks another version of the protocol", err);
-	json_decref(o);
-	return ret;
+	fputs(vm_client_exit_help, out);
 }
 
 /* ---- for people ---- */
@@ -257,7 +145,7 @@ static void print_line(const json_t *v)
 	free(text);
 }
 
-static void print_answer(const struct client *c, const json_t *v)
+static void print_answer(const struct order *c, const json_t *v)
 {
 	if (c->json)
 		print_line(v);
@@ -267,8 +155,9 @@ static void print_answer(const struct client *c, const json_t *v)
 		print_members(v, 0, false);
 }
 
-static void print_event(const struct client *c, const json_t *o)
+static void print_event(void *ctx, const json_t *o)
 {
+	const struct order *c = ctx;
 	const json_t *data = json_object_get(o, "data");
 	const json_t *stamp = json_object_get(o, "timestamp");
 	const char *name = json_string_value(json_object_get(o, "event"));
@@ -283,31 +172,6 @@ static void print_event(const struct client *c, const json_t *o)
 		print_members(data, 2, false);
 	}
 	fflush(stdout);
-}
-
-/* ---- asking ---- */
-
-/* The answer to the last request, NULL with @err. Events that come before it are printed if they are wanted. */
-static json_t *await(struct client *c, struct error *err)
-{
-	for (;;) {
-		json_t *o = receive(c, err), *ret = json_object_get(o, "return");
-
-		if (!o)
-			return NULL;
-		if (json_object_get(o, "event") && c->events)
-			print_event(c, o);
-		json_incref(ret);
-		take_error(o, err);
-		json_decref(o);
-		if (ret || err->code)
-			return ret;
-	}
-}
-
-static json_t *ask(struct client *c, const char *command, json_t *args, struct error *err)
-{
-	return send_request(c, command, args, err) ? NULL : await(c, err);
 }
 
 /* ---- arguments ---- */
@@ -380,93 +244,79 @@ static int parse_json(const char *text, json_t **args, struct error *err)
 	return 0;
 }
 
-/* The arguments of the command line; NULL with @err. */
-static json_t *make_arguments(struct client *c, struct error *err)
+/* The arguments of the command line. -EINVAL with @err if they make no sense; of asking the VM what it takes. */
+static int make_arguments(const struct order *c, struct vm_client *vm, json_t **args, struct error *err)
 {
-	json_t *args = NULL, *list;
 	const json_t *known;
-	int ret = 0;
+	json_t *list;
+	int ret;
 
-	if (c->args == 1 && *c->arg[0] == '{')
-		return parse_json(c->arg[0], &args, err) ? NULL : args;
+	*args = NULL;
 	if (c->args == 0)
-		return json_object();
-	list = ask(c, "query-commands", NULL, err);
-	if (!list)
-		return NULL;
+		return 0;
+	if (c->args == 1 && *c->arg[0] == '{')
+		return parse_json(c->arg[0], args, err);
+	ret = vm_client_call(vm, "query-commands", NULL, &list, err);
+	if (ret)
+		return ret;
 	known = arguments_of(list, c->command);
-	args = json_object();
+	*args = json_object();
 	for (unsigned i = 0; i < c->args && ret == 0; i++)
-		ret = add_argument(args, known, c->arg[i], err);
+		ret = add_argument(*args, known, c->arg[i], err);
 	json_decref(list);
-	if (ret == 0)
-		return args;
-	json_decref(args);
-	return NULL;
+	if (ret)
+		json_decref(*args);
+	return ret;
 }
 
 /* ---- the command ---- */
 
-static int execute(struct client *c, struct error *err)
+static int execute(const struct order *c, struct vm_client *vm, struct error *err)
 {
-	json_t *args = make_arguments(c, err), *ret;
+	json_t *args, *answer;
+	int ret = make_arguments(c, vm, &args, err);
 
-	if (!args)
-		return err->code;
-	ret = ask(c, c->command, args, err);
-	json_decref(args);
-	if (!ret)
-		return err->code;
-	print_answer(c, ret);
-	json_decref(ret);
+	if (ret == 0)
+		ret = vm_client_call(vm, c->command, args, &answer, err);
+	if (ret)
+		return ret;
+	print_answer(c, answer);
+	json_decref(answer);
 	return 0;
 }
 
 /* Until the VM hangs up, which is its good right. */
-static int follow(struct client *c, struct error *err)
+static int follow(struct order *c, struct vm_client *vm, struct error *err)
 {
 	json_t *o;
 
-	while ((o = receive(c, err))) {
+	while ((o = vm_client_receive(vm, err))) {
 		if (json_object_get(o, "event"))
 			print_event(c, o);
 		json_decref(o);
 	}
-	if (err->code != -EPIPE)
-		return err->code;
-	*err = (struct error){0};
-	return 0;
+	return err->code == -EPIPE ? 0 : err->code;
 }
 
-static int talk(struct client *c, struct error *err)
+static int talk(struct order *c, struct error *err)
 {
-	int ret = connect_to(c, err);
+	struct vm_client vm;
+	int ret = vm_client_open(&vm, c->path, err);
 
-	if (ret == 0)
-		ret = take_greeting(c, err);
-	if (ret == 0 && c->command)
-		ret = execute(c, err);
+	if (ret)
+		return ret;
+	vm.event = c->events ? print_event : NULL;
+	vm.event_ctx = c;
+	if (c->command)
+		ret = execute(c, &vm, err);
 	if (ret == 0 && c->events)
-		ret = follow(c, err);
+		ret = follow(c, &vm, err);
+	vm_client_close(&vm);
 	return ret;
 }
 
-static int exit_status(int code)
-{
-	switch (code) {
-	case 0:
-		return CLI_OK;
-	case -EINVAL:
-		return CLI_USAGE;
-	case -EREMOTEIO:
-		return CLI_REFUSED;
-	default:
-		return CLI_HOST_FAILED;
-	}
-}
-
 /* Takes path, command and arguments, which may stand anywhere, out of argv. Returns how many are left, all options. */
-static int take_words(struct client *c, int argc, char **argv, struct error *err)
+static int take_words(struct order *c, int argc, char **argv, struct error *err)
 {
 	int left = 1;
 
@@ -488,7 +338,7 @@ static int take_words(struct client *c, int argc, char **argv, struct error *err
 
 static int run_command(int argc, char **argv)
 {
-	struct client c = {.fd = -1};
+	struct order c = {.path = NULL};
 	const struct option_group groups[] = {{.title = "Options", .table = client_options, .ctx = &c}, {0}};
 	struct error err = {0};
 	int ret;
@@ -503,7 +353,7 @@ static int run_command(int argc, char **argv)
 		break;
 	}
 	if (!err.code && !c.path)
-		error_set(&err, -EINVAL, "the PATH of a control socket is missing");
+		error_set(&err, -EINVAL, "the SOCKET is missing");
 	else if (!err.code && !c.command && !c.events)
 		error_set(&err, -EINVAL, "a COMMAND or --events is missing");
 	if (err.code) {
@@ -514,10 +364,7 @@ static int run_command(int argc, char **argv)
 	ret = talk(&c, &err);
 	if (ret)
 		cli_error("control", err.text);
-	if (c.fd >= 0)
-		close(c.fd);
-	control_link_free(&c.link);
-	return exit_status(ret);
+	return vm_client_status(ret);
 }
 
 const struct command cmd_control = {"control", "ask or command a running VM through its control socket", run_command,

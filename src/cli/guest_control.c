@@ -70,9 +70,11 @@ void guest_control_attach(struct guest_control *g, struct vm *vm)
 
 void guest_control_close(struct guest_control *g)
 {
-	control_destroy(g->control);
-	control_saved_destroy(g->saved);
-	*g = (struct guest_control){.control = NULL};
+	const struct guest_control was = *g;
+
+	*g = (struct guest_control){.control = NULL}; /* first: a signal's handler looks at it */
+	control_destroy(was.control);
+	control_saved_destroy(was.saved);
 }
 
 void guest_control_unlink(const struct guest_control *g)

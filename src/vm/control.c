@@ -452,7 +452,7 @@ static int run_query_events(const struct control_call *call, json_t **ret, struc
 	control_lock(c);
 	first = c->events > CONTROL_EVENTS_KEPT ? c->events - CONTROL_EVENTS_KEPT : 0;
 	for (unsigned i = first; i < c->events; i++)
-		json_array_append(*ret, c->event[i % CONTROL_EVENTS_KEPT]);
+		json_array_append_new(*ret, json_deep_copy(c->event[i % CONTROL_EVENTS_KEPT])); /* no thread shares one */
 	control_unlock(c);
 	return 0;
 }

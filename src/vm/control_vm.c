@@ -45,7 +45,7 @@ static int run_query_status(const struct control_call *call, json_t **ret, struc
 	(void)err;
 	if (!call->vm) { /* it has ended, or is yet to come */
 		control_lock(c);
-		*ret = json_incref(c->last_status);
+		*ret = json_deep_copy(c->last_status);
 		control_unlock(c);
 	}
 	if (!*ret)
