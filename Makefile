@@ -11,7 +11,9 @@ GUEST := $(BUILD)/guest
 # What `make run` runs; each can be given on the command line. One row of runs for
 # each workload; "none" is the boot alone.
 MMU    ?= native,brute,shadow,ept
-WORK   ?= none,forkwait:1000,gups:1000000
+# The boot of WORK is part of what is compared; the runs of BRANCHED begin where one boot of each has come to.
+BRANCHED ?= $(if $(filter command line environment,$(origin WORK)),,forkwait:1000,gups:1000000)
+WORK     ?= none
 MEMORY ?= 256M
 APPEND ?= console=ttyS0 panic=-1 cryptomgr.notests
 ARGS   ?=
@@ -60,6 +62,8 @@ run:
 	@$(MAKE) --no-print-directory all guest
 	@$(BUILD)/gnomon compare --mmu $(MMU) --kernel $(GUEST)/vmlinux-cloud --initrd $(GUEST)/initramfs.cpio \
 		--memory $(MEMORY) --append "$(APPEND)" --work "$(WORK)" $(ARGS)
+	@[ -z "$(BRANCHED)" ] || $(BUILD)/gnomon compare --mmu $(MMU) --kernel $(GUEST)/vmlinux-cloud --initrd $(GUEST)/initramfs.cpio \
+		--memory $(MEMORY) --append "$(APPEND)" --from GNOMON-INIT --work "$(BRANCHED)" $(ARGS)
 
 # One guest with a shell on this terminal: make shell MMU=shadow
 shell: MMU := $(if $(filter command line environment,$(origin MMU)),$(MMU),ept)
@@ -105,7 +109,7 @@ distclean:
 help:
 	@echo "make            build build/gnomon"
 	@echo "make run        boot the same Debian kernel under each scheme and print the comparison"
-	@echo "                WORK=$(WORK)  MMU=$(MMU)"
+	@echo "                WORK=$(WORK)  BRANCHED=$(BRANCHED)  MMU=$(MMU)"
 	@echo "                MEMORY=$(MEMORY)  APPEND='$(APPEND)'  ARGS='--json ...'"
 	@echo "make shell      boot one guest to a shell on this terminal (MMU=ept)"
 	@echo "make debian     log in to a small Debian on a disk, with redis and sqlite3 (MMU=ept)"

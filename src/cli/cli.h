@@ -85,6 +85,7 @@ extern const struct option_desc guest_options[]; /* ctx: struct vm_config */
 bool guest_option_of_processor(const struct option_desc *d);
 /* Those that describe how the machine executes, not what the guest sees of it: a saved VM can be given others. */
 #define GUEST_OPTIONS_MAX 48
+bool guest_option_of_machine(const struct option_desc *d);
 void guest_options_of_machine(struct option_desc table[GUEST_OPTIONS_MAX]);
 /* Can it be given several times? In a VM file it has a list of values then. */
 bool guest_option_repeats(const struct option_desc *d);

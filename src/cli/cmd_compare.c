@@ -32,12 +32,16 @@ struct compare {
 	unsigned works;
 	const char *forward[FORWARD_MAX]; /* options every child is given */
 	unsigned forwards;
+	const char *forward_resumed[FORWARD_MAX]; /* ... of them those that a child which resumes is given, too */
+	unsigned forwards_resumed;
 	char *forward_name[FORWARD_MAX];
 	unsigned forward_names;
 	enum format format;
 	const char *logs;
 	uint64_t jobs_at_once;
 	char *temp; /* directory of reports, error output and, without --logs, console logs */
+	const char *from;    /* the runs begin where the guest has printed this; NULL: with the boot */
+	struct jobs boots;   /* with from: a job a work, whose VMs the others resume */
 	struct jobs jobs;
 	struct progress progress;
 };
@@ -140,11 +144,21 @@ static int set_jobs(void *ctx, const char *v, struct error *err)
 	return ret;
 }
 
+static int set_from(void *ctx, const char *v, struct error *err)
+{
+	if (!*v)
+		return error_set(err, -EINVAL, "--from '': a text is wanted");
+	((struct compare *)ctx)->from = v;
+	return 0;
+}
+
 static const struct option_desc compare_options[] = {
 	{"mmu", "LIST", "schemes to compare (default native,brute,shadow,ept)", set_mmu},
 	{"work", "LIST", "run the guest once for each: NAME[:N],...; adds gnomon.work=NAME:N to the\n"
 			 "command line. With ';' between them, one may be a list of its own: a:1,b:2;c",
 	 set_work},
+	{"from", "TEXT", "boot once, natively, until the guest has printed TEXT, and compare from there on:\n"
+			 "every run resumes the same VM", set_from},
 	{"json", NULL, "print all reports and differences as JSON", set_json},
 	{"csv", NULL, "print a line per run", set_csv},
 	{"logs", "DIR", "keep the guests' serial output, one file a run", set_logs},
@@ -189,6 +203,11 @@ static int forward(void *ctx, const struct option_desc *d, const char *value, st
 		return error_set(err, -ENOMEM, "out of memory");
 	c->forward_name[c->forward_names++] = name;
 	c->forward[c->forwards++] = name;
+	if (guest_option_of_machine(d)) {
+		c->forward_resumed[c->forwards_resumed++] = name;
+		if (value)
+			c->forward_resumed[c->forwards_resumed++] = value;
+	}
 	if (strcmp(d->name, "disk") == 0)
 		return forward_disk(c, value, err);
 	if (value)
@@ -246,6 +265,8 @@ static int check(const struct compare *c, struct error *err)
 				 "a cable)");
 	if (c->cfg.devices.console)
 		return error_set(err, -EINVAL, "--virtio-console: one file for all runs makes no sense");
+	if (c->from && c->cfg.devices.disks)
+		return error_set(err, -EINVAL, "--from: not with --disk: every run would write the same disk");
 	if (try_loading(c, err))
 		return err->code;
 	if (c->logs && mkdir(c->logs, 0777) && errno != EEXIST)
@@ -264,40 +285,93 @@ static char *path_in(const char *dir, const char *work, const char *mmu, const c
 	return asprintf(&p, "%s/%s%s%s%s", dir, work ? work : "", work ? "-" : "", mmu, suffix) < 0 ? NULL : p;
 }
 
-/* The arguments of one child. */
-static char **child_arguments(const struct compare *c, const struct job *j, const char *work)
-{
-	char **argv = calloc(CHILD_ARGS, sizeof(*argv)), *append;
-	const char *own[] = {"gnomon", "run", "--mmu", j->mmu, "--report", j->report, "--serial", j->log,
-			     "--progress-fd", "3"};
-	unsigned n = 0;
+/* A child's arguments as they are collected; what cannot be copied leaves a hole. */
+struct arguments {
+	char **argv;
+	unsigned n;
+};
 
-	if (!argv || asprintf(&append, "%s%s%s%s", c->cfg.append, work && *c->cfg.append ? " " : "",
-			      work ? "gnomon.work=" : "", work ? work : "") < 0) {
-		free(argv);
-		return NULL;
-	}
-	for (unsigned i = 0; i < ARRAY_SIZE(own); i++)
-		argv[n++] = strdup(own[i]);
-	for (unsigned i = 0; i < c->forwards; i++)
-		argv[n++] = strdup(c->forward[i]);
-	argv[n++] = strdup("--append");
-	argv[n++] = append;
-	for (unsigned i = 0; i < n; i++)
-		if (!argv[i])
-			return NULL;
-	return argv;
+static void add(struct arguments *a, const char *const *word, unsigned words)
+{
+	for (unsigned i = 0; i < words; i++)
+		a->argv[a->n++] = strdup(word[i]);
 }
 
-static int make_job(const struct compare *c, struct job *j, const char *work, enum engine_mmu mmu)
+/* The guest itself, and the work it is told of. */
+static void add_guest(struct arguments *a, const struct compare *c, const char *work)
+{
+	char *append;
+
+	add(a, c->forward, c->forwards);
+	a->argv[a->n++] = strdup("--append");
+	a->argv[a->n++] = asprintf(&append, "%s%s%s%s", c->cfg.append, work && *c->cfg.append ? " " : "",
+				   work ? "gnomon.work=" : "", work ? work : "") < 0 ? NULL : append;
+}
+
+static bool complete(const struct arguments *a)
+{
+	for (unsigned i = 0; i < a->n; i++)
+		if (!a->argv[i])
+			return false;
+	return true;
+}
+
+/* The arguments of one child. @saved: the VM that it resumes, or NULL: it boots */
+static char **child_arguments(const struct compare *c, const struct job *j, const char *work, const char *saved)
+{
+	const char *own[] = {"--mmu", j->mmu, "--report", j->report, "--serial", j->log, "--progress-fd", "3"};
+	struct arguments a = {.argv = calloc(CHILD_ARGS, sizeof(*a.argv))};
+
+	if (!a.argv)
+		return NULL;
+	add(&a, (const char *const[]){"gnomon", saved ? "resume" : "run", saved}, saved ? 3 : 2);
+	add(&a, own, ARRAY_SIZE(own));
+	if (saved)
+		add(&a, c->forward_resumed, c->forwards_resumed);
+	else
+		add_guest(&a, c, work);
+	return complete(&a) ? a.argv : NULL;
+}
+
+/* ... of one that boots, and is suspended into @saved. */
+static char **boot_arguments(const struct compare *c, const struct job *j, const char *work, const char *saved)
+{
+	const char *own[] = {"gnomon", "run", "--serial", j->log, "--progress-fd", "3", "--suspend", saved,
+			     "--suspend-on", c->from};
+	struct arguments a = {.argv = calloc(CHILD_ARGS, sizeof(*a.argv))};
+
+	if (!a.argv)
+		return NULL;
+	add(&a, own, ARRAY_SIZE(own));
+	add_guest(&a, c, work);
+	return complete(&a) ? a.argv : NULL;
+}
+
+/* The files of a job. @suffix: what they are called besides the work */
+static int name_files(const struct compare *c, struct job *j, const char *work, const char *suffix)
+{
+	j->report = path_in(c->temp, work, suffix, ".json");
+	j->errors = path_in(c->temp, work, suffix, ".err");
+	j->log = path_in(c->logs ? c->logs : c->temp, work, suffix, ".log");
+	return j->report && j->errors && j->log ? 0 : -ENOMEM;
+}
+
+static int make_job(const struct compare *c, struct job *j, const char *work, enum engine_mmu mmu, const char *saved)
 {
 	*j = (struct job){.title = work ? work : "", .mmu = engine_mmu_name[mmu], .progress = -1};
-	j->report = path_in(c->temp, work, j->mmu, ".json");
-	j->errors = path_in(c->temp, work, j->mmu, ".err");
-	j->log = path_in(c->logs ? c->logs : c->temp, work, j->mmu, ".log");
-	if (!j->report || !j->errors || !j->log)
+	if (name_files(c, j, work, j->mmu))
 		return -ENOMEM;
-	j->argv = child_arguments(c, j, work);
+	j->argv = child_arguments(c, j, work, saved);
+	return j->argv ? 0 : -ENOMEM;
+}
+
+/* A job whose "report" is the VM that it leaves behind. */
+static int make_boot(const struct compare *c, struct job *j, const char *work)
+{
+	*j = (struct job){.title = work ? work : "", .mmu = "boot", .progress = -1};
+	if (name_files(c, j, work, j->mmu))
+		return -ENOMEM;
+	j->argv = boot_arguments(c, j, work, j->report);
 	return j->argv ? 0 : -ENOMEM;
 }
 
@@ -319,6 +393,20 @@ static void job_free(const struct compare *c, struct job *j)
 
 static unsigned compare_rows(const struct compare *c) { return c->works ? c->works : 1; }
 
+/* The jobs of one work. */
+static int make_row(struct compare *c, unsigned w)
+{
+	const char *work = c->works ? c->work[w] : NULL;
+	int ret = 0;
+
+	if (c->from)
+		ret = make_boot(c, &c->boots.job[c->boots.count++], work);
+	for (unsigned s = 0; s < c->schemes && !ret; s++)
+		ret = make_job(c, &c->jobs.job[c->jobs.count++], work, c->mmu[s],
+			       c->from ? c->boots.job[w].report : NULL);
+	return ret;
+}
+
 static int make_jobs(struct compare *c, struct error *err)
 {
 	const char *tmp = getenv("TMPDIR");
@@ -333,14 +421,14 @@ static int make_jobs(struct compare *c, struct error *err)
 		c->temp = NULL;
 		return err->code;
 	}
-	c->jobs.limit = c->jobs_at_once ? (unsigned)c->jobs_at_once : jobs_processors();
+	c->jobs.limit = c->boots.limit = c->jobs_at_once ? (unsigned)c->jobs_at_once : jobs_processors();
 	c->jobs.job = calloc((size_t)compare_rows(c) * c->schemes, sizeof(*c->jobs.job));
-	if (!c->jobs.job)
+	c->boots.job = calloc(compare_rows(c), sizeof(*c->boots.job));
+	if (!c->jobs.job || !c->boots.job)
 		return error_set(err, -ENOMEM, "out of memory");
 	for (unsigned w = 0; w < compare_rows(c); w++)
-		for (unsigned s = 0; s < c->schemes; s++)
-			if (make_job(c, &c->jobs.job[c->jobs.count++], c->works ? c->work[w] : NULL, c->mmu[s]))
-				return error_set(err, -ENOMEM, "out of memory");
+		if (make_row(c, w))
+			return error_set(err, -ENOMEM, "out of memory");
 	return 0;
 }
 
@@ -348,7 +436,10 @@ static void clean_up(struct compare *c)
 {
 	for (unsigned i = 0; i < c->jobs.count; i++)
 		job_free(c, &c->jobs.job[i]);
+	for (unsigned i = 0; i < c->boots.count; i++)
+		job_free(c, &c->boots.job[i]);
 	free(c->jobs.job);
+	free(c->boots.job);
 	for (unsigned i = 0; i < c->works; i++)
 		free(c->work[i]);
 	for (unsigned i = 0; i < c->forward_names; i++)
@@ -369,19 +460,24 @@ static bool stop(void *ctx)
 	return interrupted;
 }
 
-static int run_jobs(struct compare *c, struct error *err)
+static void catch_signals(void)
 {
 	static const int ending[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 	const struct sigaction sa = {.sa_handler = on_end_signal};
-	int ret;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(ending); i++)
 		sigaction(ending[i], &sa, NULL);
-	c->jobs.changed = changed;
-	c->jobs.stop = stop;
-	c->jobs.ctx = c;
-	progress_begin(&c->progress, &c->jobs, stderr);
-	ret = jobs_run(&c->jobs, err);
+}
+
+static int run_jobs(struct compare *c, struct jobs *jobs, struct error *err)
+{
+	int ret;
+
+	jobs->changed = changed;
+	jobs->stop = stop;
+	jobs->ctx = c;
+	progress_begin(&c->progress, jobs, stderr);
+	ret = jobs_run(jobs, err);
 	progress_end(&c->progress);
 	return ret;
 }
@@ -438,6 +534,17 @@ static int print_result(struct compare *c)
 	return fflush(stdout) ? CLI_HOST_FAILED : status;
 }
 
+/* A child's message without its beginning. */
+static const char *without_command(const char *text)
+{
+	static const char *const begin[] = {"gnomon run: ", "gnomon resume: "};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(begin); i++)
+		if (strncmp(text, begin[i], strlen(begin[i])) == 0)
+			return text + strlen(begin[i]);
+	return text;
+}
+
 /* All jobs refused their input: the message of one is the message. */
 static bool all_refused(const struct compare *c, struct error *err)
 {
@@ -447,8 +554,26 @@ static bool all_refused(const struct compare *c, struct error *err)
 		if (!WIFEXITED(c->jobs.job[i].status) || WEXITSTATUS(c->jobs.job[i].status) != CLI_USAGE)
 			return false;
 	job_error(&c->jobs.job[0], text, sizeof(text));
-	error_set(err, -EINVAL, "%s", strncmp(text, "gnomon run: ", 12) ? text : text + 12);
+	error_set(err, -EINVAL, "%s", without_command(text));
 	return true;
+}
+
+/* Brings every work to the instant from which it is compared. -EINVAL: one does not get there. */
+static int run_boots(struct compare *c, struct error *err)
+{
+	int ret = run_jobs(c, &c->boots, err);
+	char text[256];
+
+	for (unsigned i = 0; !ret && i < c->boots.count; i++) {
+		const struct job *j = &c->boots.job[i];
+
+		if (access(j->report, F_OK) == 0)
+			continue;
+		job_error(j, text, sizeof(text));
+		ret = error_set(err, -EINVAL, "%s%s--from '%.60s': %s", j->title, *j->title ? ": " : "", c->from,
+				j->status ? without_command(text) : "the guest ended before it printed that");
+	}
+	return ret;
 }
 
 static int compare(struct compare *c)
@@ -457,11 +582,15 @@ static int compare(struct compare *c)
 	int status = CLI_USAGE;
 
 	if (check(c, &err) == 0 && make_jobs(c, &err) == 0) {
-		int ret = run_jobs(c, &err);
+		int ret;
 
+		catch_signals();
+		ret = c->from ? run_boots(c, &err) : 0;
+		if (ret == 0)
+			ret = run_jobs(c, &c->jobs, &err);
 		if (ret == 0 && !all_refused(c, &err))
 			return print_result(c);
-		status = ret == 0 ? CLI_USAGE : ret == -EINTR ? CLI_INTERRUPTED : CLI_HOST_FAILED;
+		status = ret == 0 || ret == -EINVAL ? CLI_USAGE : ret == -EINTR ? CLI_INTERRUPTED : CLI_HOST_FAILED;
 	}
 	cli_error("compare", err.text);
 	return status;

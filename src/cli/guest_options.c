@@ -293,18 +293,26 @@ bool guest_option_of_processor(const struct option_desc *d)
 	return false;
 }
 
-void guest_options_of_machine(struct option_desc table[GUEST_OPTIONS_MAX])
+bool guest_option_of_machine(const struct option_desc *d)
 {
 	static int (*const setters[])(void *, const char *, struct error *) = {
 		set_limit, set_host_pages, set_shadow_sync, set_shadow_memory, set_audit, set_audit_every, set_hw,
 		set_data_cache, set_no_vpid, set_cpu, set_code_cache, set_no_fast_path,
 	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(setters); i++)
+		if (d->set == setters[i])
+			return true;
+	return false;
+}
+
+void guest_options_of_machine(struct option_desc table[GUEST_OPTIONS_MAX])
+{
 	unsigned n = 0;
 
 	for (const struct option_desc *d = guest_options; d->name; d++)
-		for (unsigned i = 0; i < ARRAY_SIZE(setters); i++)
-			if (d->set == setters[i])
-				table[n++] = *d;
+		if (guest_option_of_machine(d))
+			table[n++] = *d;
 	table[n] = (struct option_desc){0};
 }
 

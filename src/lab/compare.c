@@ -195,6 +195,12 @@ static void cell_string(const json_t *report, const char *path, char text[CELL_B
 	snprintf(text, CELL_BYTES, "%.16s", s ? s : "");
 }
 
+static void cell_count_if_any(const json_t *report, const char *path, char text[CELL_BYTES])
+{
+	if (number(report, path) > 0)
+		cell_count(report, path, text);
+}
+
 static void cell_refs_per_walk(const json_t *report, const char *path, char text[CELL_BYTES])
 {
 	double walks = number(report, "translation.walks");
@@ -207,13 +213,16 @@ static void cell_mips(const json_t *report, const char *path, char text[CELL_BYT
 {
 	double seconds = number(report, path);
 
+	double insns = number(report, "guest.instructions") - number(report, "guest.resumed_at");
+
 	if (seconds > 0)
-		snprintf(text, CELL_BYTES, "%.1f", number(report, "guest.instructions") / seconds / 1e6);
+		snprintf(text, CELL_BYTES, "%.1f", insns / seconds / 1e6);
 }
 
 static const struct row rows_before[] = {
 	{"guest ends with", cell_string, "guest.exit"},
 	{"guest instructions", cell_count, "guest.instructions"},
+	{"  of them before the runs begin", cell_count_if_any, "guest.resumed_at"},
 	{"state hash", cell_string, "guest.state_hash"},
 	{"VM exits", cell_count, "exits.total"},
 };

@@ -120,6 +120,7 @@ static json_t *build_guest(const struct vm_result *r, const struct report_host *
 	put(o, "exit_code", (uint64_t)host->exit_code);
 	put_string(o, "message", r->message);
 	put(o, "instructions", r->insns);
+	put(o, "resumed_at", r->resumed_at);
 	json_object_set_new(o, "virtual_seconds", json_real((double)r->virtual_ns / 1e9));
 	put_hash(o, "state_hash", r->hash.all);
 	put_hash(o, "state_hash_no_accessed", r->hash.no_accessed);
@@ -388,7 +389,7 @@ json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, con
 	json_object_set_new(o, "tracking", build_tracking(&r->obs));
 	json_object_set_new(o, "cpu", build_cpu(&r->obs));
 	json_object_set_new(o, "devices", build_devices(&r->obs));
-	json_object_set_new(o, "cost", build_cost(&cfg->engine.cpu.hw, &r->obs, r->insns));
+	json_object_set_new(o, "cost", build_cost(&cfg->engine.cpu.hw, &r->obs, r->insns - r->resumed_at));
 	return o;
 }
 

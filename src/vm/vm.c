@@ -881,6 +881,7 @@ void vm_progress(struct vm *vm, struct vm_result *result)
 	result->debug_exit = (uint8_t)platform_debug_code(&vm->platform);
 	memcpy(result->message, vm->message, sizeof(result->message));
 	result->insns = engine_insns(vm->engine);
+	result->resumed_at = vm->resumed_at;
 	result->virtual_ns = engine_now(vm->engine);
 	result->wall_seconds = (double)vm_ran_ns(vm) / (double)NS_PER_SECOND;
 	vm_observe(vm, &result->obs);

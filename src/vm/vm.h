@@ -62,6 +62,7 @@ struct vm_result {
 	uint8_t debug_exit;     /* VM_END_DEBUG_EXIT: (value written << 1 | 1) & 0xff, as QEMU exits */
 	char message[2048];     /* for people: why, with registers; "" after an ordinary end */
 	uint64_t insns;         /* guest instructions completed */
+	uint64_t resumed_at;    /* of them those before its state was loaded; nothing is counted of their costs */
 	uint64_t virtual_ns;
 	struct engine_hash hash;
 	struct obs obs;

@@ -18,6 +18,7 @@ struct vm {
 	void *say_ctx;
 	struct engine_run run;
 	enum vm_end end;
+	uint64_t resumed_at;        /* instructions completed when its state was loaded */
 	char message[sizeof(((struct vm_result *)0)->message)];
 	int interrupted;            /* set by vm_interrupt(), perhaps in a signal handler or by another thread */
 	int ticked;                 /* likewise by vm_tick() */

@@ -183,5 +183,6 @@ int vm_load_finish(struct vm *vm, struct error *err)
 		return ret;
 	free(vm->vcpu);
 	vm->vcpu = NULL;
+	vm->resumed_at = engine_insns(vm->engine);
 	return 0;
 }
