@@ -14,6 +14,7 @@
 
 #include "base/util.h"
 #include <assert.h>
+#include <errno.h>
 
 /* The list of devices. */
 static void list_devices(struct platform *p)
@@ -288,8 +289,12 @@ void platform_pci_changed(struct platform *p) { refresh_state(p, &p->pci); }
 
 static int platform_check(void *object, struct error *err)
 {
-	(void)err;
-	find_next_event(object);
+	struct platform *p = object;
+
+	for (unsigned i = 0; i < p->devices; i++)
+		if (!p->device[i].advance && p->next[i] != UINT64_MAX)
+			return error_set(err, -EINVAL, "state of platform: %s has no events", p->device[i].name);
+	find_next_event(p);
 	return 0;
 }
 

@@ -2,8 +2,11 @@
  * A VM that is carried on goes on: boots a guest whole, then with its state saved at random counts of instructions and
  * loaded into a fresh VM under another scheme each time, and compares what came out. The loaded VM saved again has to
  * give the same bytes.
- *	carry SEED HOPS KERNEL INITRD APPEND SCHEME,... [disk=FILE]... [rng] [balloon] [console] [packed] [input] [from=N] [trace]
- * A disk's file is made anew for each run: FILE names its contents; "input" types into the console.
+ *	carry SEED HOPS KERNEL INITRD APPEND SCHEME,... [disk=FILE]... [rng] [balloon] [console] [packed] [input] [from=N]
+ *	      [tick] [lockstep] [trace]
+ * A disk's file is made anew for each run: FILE names its contents, "zeros:N" means N MiB of zeros. input: somebody types into the console. tick: hops are
+ * also made from within accesses to the serial port. lockstep: at the same counts the state of all schemes has the same
+ * bytes; no hops.
  */
 #include "vm/vm_state.h"
 
@@ -20,6 +23,9 @@
 struct sink {
 	uint64_t bytes, sum;
 	unsigned typed;
+	struct vm *vm;            /* NULL: nobody is told */
+	struct vm_ticker *ticker; /* ... when so many more bytes have come: */
+	uint64_t countdown;
 };
 
 struct saved {
@@ -36,7 +42,7 @@ struct plan {
 	struct vm_config cfg;
 	const char *disk[DISKS]; /* contents */
 	unsigned disks;
-	bool input, trace;
+	bool input, trace, tick, lockstep;
 	uint64_t from;           /* no hop before this count of instructions */
 	enum engine_mmu scheme[8];
 	unsigned schemes, hops;
@@ -65,6 +71,8 @@ static void output(void *ctx, const uint8_t *data, size_t bytes)
 	for (size_t i = 0; i < bytes; i++)
 		s->sum = s->sum * 31 + data[i];
 	s->bytes += bytes;
+	if (s->vm && s->countdown && --s->countdown == 0)
+		vm_tick(s->vm, s->ticker);
 }
 
 /* Types as fast as it is taken, so that what comes when follows from virtual time. */
@@ -172,16 +180,16 @@ static void copy_memory(struct engine_vm *from, struct engine_vm *to)
 	}
 }
 
+static struct state before;
+
+/* @before: the VM's state, which has been saved */
 static struct vm *carry(struct plan *p, struct vm *vm, struct sink *sink)
 {
-	static struct state before, after;
+	static struct state after;
 	enum engine_mmu mmu = p->scheme[next_random(&p->random) % p->schemes];
 	struct error err = {0};
 	struct vm *next;
 
-	if (vm_quiesce(vm))
-		return vm;
-	save(vm, &before);
 	if (p->trace)
 		fprintf(stderr, "carry: %llu instructions, %s to %s, %u sections\n", (unsigned long long)vm_insns(vm),
 			engine_mmu_name[vm_get_config(vm)->engine.mmu], engine_mmu_name[mmu], before.sections);
@@ -206,7 +214,10 @@ static void copy_file(const char *from, const char *to)
 {
 	char command[512];
 
-	snprintf(command, sizeof(command), "cp --sparse=always '%s' '%s'", from, to);
+	if (!strncmp(from, "zeros:", 6))
+		snprintf(command, sizeof(command), "rm -f '%s' && truncate -s %luM '%s'", to, strtoul(from + 6, NULL, 0), to);
+	else
+		snprintf(command, sizeof(command), "cp --sparse=always '%s' '%s'", from, to);
 	if (system(command))
 		fail(from, "cannot be copied");
 }
@@ -258,6 +269,37 @@ static void finish(struct plan *p, struct vm *vm, struct outcome *o)
 	o->console = sum_of(p->console);
 }
 
+/* Asked within an access: at the next boundary the VM stands at, its state is saved and it leaves. */
+static void tick(void *ctx)
+{
+	struct vm *vm = ctx;
+
+	if (vm_quiesce(vm))
+		return;
+	save(vm, &before);
+	vm_leave(vm, VM_END_SUSPENDED);
+}
+
+/* Runs to a stop; what a tick does there is done here, and again, until the stop is reached. False: the end. */
+static bool run_to(struct plan *p, struct vm **vm, const struct vm_stop *stop, struct sink *sink)
+{
+	for (;;) {
+		struct vm_ticker ticker = {.tick = tick, .ctx = *vm};
+		bool end;
+
+		sink->vm = p->tick ? *vm : NULL;
+		sink->ticker = &ticker;
+		sink->countdown = 1 + next_random(&p->random) % 40;
+		vm_add_ticker(*vm, &ticker);
+		end = vm_run_until(*vm, stop) == VM_STOPPED_END;
+		vm_remove_ticker(*vm, &ticker);
+		sink->vm = NULL;
+		if (vm_why_ended(*vm) != VM_END_SUSPENDED)
+			return !end;
+		*vm = carry(p, *vm, sink);
+	}
+}
+
 static int compare_counts(const void *a, const void *b)
 {
 	const uint64_t *x = a, *y = b;
@@ -265,22 +307,60 @@ static int compare_counts(const void *a, const void *b)
 	return *x < *y ? -1 : *x > *y;
 }
 
-static void run_carried(struct plan *p, uint64_t insns, struct outcome *o)
+static uint64_t *choose_counts(struct plan *p, uint64_t insns)
 {
 	uint64_t *at = calloc(p->hops, sizeof(*at));
-	struct vm *vm = make(p, p->scheme[next_random(&p->random) % p->schemes], &o->sink);
 
 	for (unsigned i = 0; i < p->hops; i++)
 		at[i] = p->from + next_random(&p->random) % (insns - p->from);
 	qsort(at, p->hops, sizeof(*at), compare_counts);
+	return at;
+}
+
+static void run_carried(struct plan *p, uint64_t insns, struct outcome *o)
+{
+	struct vm *vm = make(p, p->scheme[next_random(&p->random) % p->schemes], &o->sink);
+	uint64_t *at = choose_counts(p, insns);
+
 	for (unsigned i = 0; i < p->hops; i++) {
 		const struct vm_stop stop = {.insns = at[i], .on_halt = at[i] & 1};
 
-		if (vm_run_until(vm, &stop) == VM_STOPPED_END)
+		if (!run_to(p, &vm, &stop, &o->sink) || vm_quiesce(vm))
 			break;
+		save(vm, &before);
 		vm = carry(p, vm, &o->sink);
 	}
 	finish(p, vm, o);
+	free(at);
+}
+
+/* ... or without hops: do all schemes have the same state at the same counts? */
+static void run_lockstep(struct plan *p, uint64_t insns)
+{
+	uint64_t *at = choose_counts(p, insns);
+	struct sink sink[ENGINE_MMU_COUNT];
+	struct vm *vm[8];
+	static struct state other;
+
+	for (unsigned m = 0; m < p->schemes; m++)
+		vm[m] = make(p, p->scheme[m], &sink[m]);
+	for (unsigned i = 0; i < p->hops; i++) {
+		const struct vm_stop stop = {.insns = at[i], .on_halt = at[i] & 1};
+
+		for (unsigned m = 0; m < p->schemes; m++) {
+			vm_run_until(vm[m], &stop);
+			if (vm_quiesce(vm[m]))
+				fail("lockstep", "the guest has ended");
+			save(vm[m], m ? &other : &before);
+			if (!m)
+				continue;
+			compare_states(&before, &other);
+			forget(&other);
+		}
+		forget(&before);
+	}
+	for (unsigned m = 0; m < p->schemes; m++)
+		vm_destroy(vm[m]);
 	free(at);
 }
 
@@ -333,7 +413,7 @@ static void take_option(struct plan *p, const char *word)
 		d->rng = true;
 	} else if (!strcmp(word, "balloon")) {
 		d->balloon = true;
-		d->balloon_bytes = 16u << 20;
+		d->balloon_bytes = 64u << 20;
 	} else if (!strcmp(word, "console")) {
 		snprintf(p->console, sizeof(p->console), "%s/console", p->dir);
 		d->console = p->console;
@@ -341,6 +421,10 @@ static void take_option(struct plan *p, const char *word)
 		d->packed = true;
 	} else if (!strcmp(word, "input")) {
 		p->input = true;
+	} else if (!strcmp(word, "tick")) {
+		p->tick = true;
+	} else if (!strcmp(word, "lockstep")) {
+		p->lockstep = true;
 	} else if (!strcmp(word, "trace")) {
 		p->trace = true;
 	} else {
@@ -378,8 +462,11 @@ int main(int argc, char **argv)
 	for (int i = 7; i < argc; i++)
 		take_option(p, argv[i]);
 	finish(p, make(p, p->scheme[0], &whole.sink), &whole);
-	run_carried(p, whole.result.insns, &carried);
-	ok = same(p, &whole, &carried);
+	if (p->lockstep)
+		run_lockstep(p, whole.result.insns);
+	else
+		run_carried(p, whole.result.insns, &carried);
+	ok = p->lockstep || same(p, &whole, &carried);
 	print("whole  ", &whole);
 	if (!ok)
 		print("carried", &carried);
