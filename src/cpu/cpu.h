@@ -242,6 +242,8 @@ enum cpu_run_status {
  * @until_tsc: stop no later than this TSC value (exactly there unless halted)
  */
 enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc);
+/* The same up to a count of instructions completed: software may set the TSC to anything meanwhile. */
+enum cpu_run_status cpu_run_to(struct cpu *cpu, uint64_t until_insns);
 
 /*
  * Within cpu_run(), after an instruction that returned EXEC_LEAVE: would the run loop find nothing to do at this boundary

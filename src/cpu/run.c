@@ -345,11 +345,13 @@ static int take_events(struct cpu *cpu, bool *took)
 	return run_on;
 }
 
-/* The instruction count at which the TSC will read @tsc, if nobody writes it. */
+/* The instruction count at which the TSC will read @tsc, if nobody writes it. UINT64_MAX is never, even when it reads that. */
 static uint64_t insns_at(const struct cpu *cpu, uint64_t tsc)
 {
 	uint64_t now = cpu_tsc(cpu);
 
+	if (tsc == UINT64_MAX)
+		return UINT64_MAX;
 	return tsc <= now ? cpu->insns : tsc - now > UINT64_MAX - cpu->insns ? UINT64_MAX : cpu->insns + (tsc - now);
 }
 
@@ -581,11 +583,13 @@ static ALWAYS_INLINE int run_blocks(struct cpu *cpu, bool probe)
 /* Apart, so that the loop without it is as if there were no probe. */
 static NOINLINE int run_blocks_to_probe(struct cpu *cpu) { return run_blocks(cpu, true); }
 
-enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc)
+enum cpu_run_status cpu_run(struct cpu *cpu, uint64_t until_tsc) { return cpu_run_to(cpu, insns_at(cpu, until_tsc)); }
+
+enum cpu_run_status cpu_run_to(struct cpu *cpu, uint64_t until_insns)
 {
 	int r;
 
-	cpu->until = insns_at(cpu, until_tsc); /* software may set the TSC back */
+	cpu->until = until_insns;
 	cpu->deadline = 0;
 	cpu->sti_lifted = UINT64_MAX;
 	while (!cpu->shutdown) {

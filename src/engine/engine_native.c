@@ -224,7 +224,7 @@ static void native_run(struct engine_vm *vm, struct engine_run *run)
 		left = min_u64(run->deadline_ns - min_u64(native_now(vm), run->deadline_ns),
 			       run->insn_limit - min_u64(native_insns(vm), run->insn_limit));
 		left = min_u64(left, INT64_MAX - 1);
-		status = cpu_run(c, cpu_tsc(c) + left);
+		status = cpu_run_to(c, native_insns(vm) + left);
 		if (fail_if_lost(vm, run) || exit_from_status(vm, run, status))
 			return;
 	}

@@ -729,6 +729,14 @@ static void time_stamps(void)
 	check(rdtsc() >= far && rdtsc() < far + 1000000, "writing the counter");
 	check(before <= far - adjust && adjust > far - before - 100000,
 	             "is in TSC_ADJUST: 0x%lx", adjust);
+	/* The counter goes on from 0 when it is full, whether or not a device is asked something meanwhile. */
+	wrmsr(MSR_TSC, 0 - 1000ull);
+	while (rdtsc() > far)
+		__asm__ volatile("pause");
+	wrmsr(MSR_TSC, 0 - 1000ull);
+	while (rdtsc() > far)
+		__asm__ volatile("in $0x61, %%al" ::: "rax");
+	check(rdtsc() < far, "the counter is full");
 	wrmsr(MSR_TSC_ADJUST, 0);
 	for (u32 v = 1; v < 0x10000; v *= 10) {
 		wrmsr(MSR_TSC_AUX, v);
