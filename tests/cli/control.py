@@ -2,12 +2,12 @@
 """The control socket of a running VM from outside: what it promises to scripts, what it does about clients that
 promise nothing, and that none of it changes what the guest does.
 
-	control.py GNOMON APIC_ELF [KERNEL INITRD]
+	control.py GNOMON APIC_ELF DEVICE_ELF [KERNEL INITRD]
 
 With a kernel: only that last part, on a whole boot."""
 import atexit, json, os, random, signal, socket, stat, struct, subprocess, sys, tempfile, threading, time
 
-gnomon, apic = (os.path.abspath(a) for a in sys.argv[1:3])
+gnomon, apic, short = (os.path.abspath(a) for a in sys.argv[1:4])
 work = tempfile.TemporaryDirectory()
 failures = 0
 
@@ -264,7 +264,7 @@ def test_several():
     """One of two VMs on a machine is held: the other one goes on to its end, and both end as they do alone."""
     for name in "a", "b":
         with open(path(name + ".vm"), "w") as f:
-            f.write(f'kernel = "{apic}"; memory = "16M"; mmu = "ept"; control = "{name}.sock"; report = "{name}.json"; serial = "none";\n')
+            f.write(f'kernel = "{short}"; memory = "16M"; mmu = "ept"; control = "{name}.sock"; report = "{name}.json"; serial = "none";\n')
     run = [gnomon, "run", "--vm", path("a.vm"), "--vm", path("b.vm"), "--slice", "1000"]
     subprocess.run(run, stderr=subprocess.DEVNULL, timeout=60)
     want = guest("a.json")
@@ -391,20 +391,20 @@ def test_same(*args, image=apic, least=1):
 
 
 done = [0] * 4
-if len(sys.argv) > 4:
-    if not os.path.exists(sys.argv[3]):
+if len(sys.argv) > 5:
+    if not os.path.exists(sys.argv[4]):
         sys.exit(77)  # meson: skipped
     for mmu in "native", "shadow", "ept":
         done = [0] * 4
-        test_same("--memory", "128M", "--mmu", mmu, "--initrd", sys.argv[4], "--append",
-                  "console=ttyS0 panic=-1 quiet cryptomgr.notests gnomon.work=forkwait:5", image=sys.argv[3], least=100)
+        test_same("--memory", "128M", "--mmu", mmu, "--initrd", sys.argv[5], "--append",
+                  "console=ttyS0 panic=-1 quiet cryptomgr.notests gnomon.work=forkwait:5", image=sys.argv[4], least=100)
         print(f"{mmu}: {sum(done)} commands")
 else:
     for test in (test_commands, test_client, test_path, test_idle, test_wall_clock, test_power_button, test_several, test_hostile):
         begun = time.time()
         test()
         print(f"{test.__name__}: {time.time() - begun:.1f} s")
-    for mmu in "native", "shadow", "ept":
+    for mmu in "native", "ept":
         test_same("--mmu", mmu)
     print(f"{sum(done)} commands while it ran")
 sys.exit(1 if failures else 0)
