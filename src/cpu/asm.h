@@ -169,6 +169,14 @@ static inline void a_mov_imm(struct a_buf *a, int to, uint64_t v)
 	}
 }
 
+/* @to = 8 bytes to be set later, at the place returned. */
+static inline uint8_t *a_mov_imm64(struct a_buf *a, int to)
+{
+	a_insn_short(a, A_OPW(0xb8), (unsigned)to);
+	a_imm(a, 0, 8);
+	return a->p - 8;
+}
+
 /* ADD OR ADC SBB AND SUB XOR CMP by number. */
 enum { A_ADD, A_OR, A_ADC, A_SBB, A_AND, A_SUB, A_XOR, A_CMP };
 

@@ -304,85 +304,12 @@ static void emit_call_uop_routine(struct translator *x, bool vec)
 
 /* ---- where to go on ---- */
 
-static int32_t l1i_slot(const struct cpu *cpu, unsigned mode)
-{
-	return (int32_t)((const uint8_t *)&cpu->mmu.l1i.fast.slot[mode][0] - (const uint8_t *)cpu) - CPU_BIAS;
-}
-
 /* From a subroutine of host code. */
 static void emit_leave_here(struct translator *x)
 {
 	a_mov_imm(&x->out, H_S1, 0);
 	a_lea(&x->out, H_RSP, a_mem(H_RSP, 8));
 	a_jmp_to(&x->out, x->leave);
-}
-
-/* S1 is in another page than the one executed from last, and in RIP's slot: code_page() in run.c. Keeps S1. */
-static uint8_t *emit_fetch_other(struct cpu *cpu, struct translator *x, unsigned mode)
-{
-	struct a_buf *a = &x->out;
-	int32_t slot = l1i_slot(cpu, mode);
-	uint8_t *miss;
-
-	emit_slot_offset(a, H_S2, H_S1);
-	a_alu_imm(a, A_AND, true, a_reg(H_S1), (int32_t)PAGE_MASK);
-	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, rtag)));
-	miss = a_jcc(a, 5);
-	a_store(a, CPU_MEM(fetch_page), H_S1);
-	a_alu(a, A_ADD, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, addend)));
-	a_load(a, H_S2, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, entry)));
-	a_store(a, a_mem(H_S2, offsetof(struct tlb_entry, stamp)), H_CLOCK);
-	a_store(a, CPU_MEM(fetch_hpa), H_S1);
-	a_load(a, H_S1, gpr_mem(REG_RIP));
-	return miss;
-}
-
-/*
- * The page of linear address S1, which RIP's slot has too, becomes the one executed from last: as locate() and
- * code_page() in run.c do it, nothing is asked within the page executed from last, else it must be a hit in the L1
- * instruction TLB, which is told so. Anything else is left to them.
- */
-static void emit_fetch_routine(struct cpu *cpu, struct translator *x, unsigned mode)
-{
-	struct a_buf *a = &x->out;
-	uint8_t *same, *miss;
-
-	x->fetch[mode] = a_here(a);
-	a_mov(a, H_S2, H_S1);
-	a_alu_imm(a, A_AND, true, a_reg(H_S2), (int32_t)PAGE_MASK);
-	a_alu(a, A_CMP, H_S2, CPU_MEM(fetch_page));
-	same = a_jcc(a, 4);
-	miss = emit_fetch_other(cpu, x, mode);
-	a_patch_here(a, same);
-	emit_ret_host(a);
-	a_patch_here(a, miss);
-	emit_leave_here(x);
-}
-
-/* The host code for linear address S1 in the page executed from last. */
-static void emit_find_routine(struct translator *x, unsigned mode)
-{
-	struct a_buf *a = &x->out;
-	uint8_t *miss[2];
-
-	static_assert(sizeof(struct xcache_entry) == 32, "the shift");
-	x->find[mode] = a_here(a);
-	a_mov(a, H_S2, H_S1);
-	a_shift(a, 5, true, H_S2, PAGE_SHIFT);
-	a_alu(a, A_XOR, H_S2, a_reg(H_S1));
-	a_alu_imm(a, A_AND, false, a_reg(H_S2), XCACHE_SLOTS - 1);
-	a_shift(a, 4, false, H_S2, 5);
-	a_alu(a, A_ADD, H_S2, CPU_MEM(xcache[mode]));
-	a_alu(a, A_CMP, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, lin)));
-	miss[0] = a_jcc(a, 5);
-	a_load(a, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, page)));
-	a_alu(a, A_CMP, H_S1, CPU_MEM(fetch_hpa));
-	miss[1] = a_jcc(a, 5);
-	a_load(a, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, code)));
-	emit_ret_host(a);
-	a_patch_here(a, miss[0]);
-	a_patch_here(a, miss[1]);
-	emit_leave_here(x);
 }
 
 static void emit_gone_routine(struct translator *x)
@@ -392,20 +319,59 @@ static void emit_gone_routine(struct translator *x)
 	a_jmp_to(&x->out, x->leave);
 }
 
-static void emit_resolve_routine(struct cpu *cpu, struct translator *x, unsigned mode)
+/*
+ * The page of linear address S1, which RIP's slot has too, becomes the one executed from last: as locate() and
+ * code_page() in run.c do it, nothing is asked within the page executed from last, else it must be a hit in the L1
+ * instruction TLB, which is told so. Anything else is left to them, by the jump returned.
+ */
+static uint8_t *emit_fetch(struct cpu *cpu, struct translator *x, unsigned mode)
 {
 	struct a_buf *a = &x->out;
+	int32_t slots = l1i_slots(cpu, mode);
 	uint8_t *same, *miss;
 
-	x->resolve[mode] = a_here(a);
 	a_mov(a, H_S2, H_S1);
 	a_alu_imm(a, A_AND, true, a_reg(H_S2), (int32_t)PAGE_MASK);
 	a_alu(a, A_CMP, H_S2, CPU_MEM(fetch_page));
 	same = a_jcc(a, 4);
-	miss = emit_fetch_other(cpu, x, mode);
+	emit_slot_offset(a, H_S2, H_S1);
+	a_alu_imm(a, A_AND, true, a_reg(H_S1), (int32_t)PAGE_MASK);
+	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, slots + (int32_t)offsetof(struct fast_entry, rtag)));
+	miss = a_jcc(a, 5);
+	a_store(a, CPU_MEM(fetch_page), H_S1);
+	a_alu(a, A_ADD, H_S1, a_mem_index(H_CPU, H_S2, 0, slots + (int32_t)offsetof(struct fast_entry, addend)));
+	a_load(a, H_S2, a_mem_index(H_CPU, H_S2, 0, slots + (int32_t)offsetof(struct fast_entry, entry)));
+	a_store(a, a_mem(H_S2, offsetof(struct tlb_entry, stamp)), H_CLOCK);
+	a_store(a, CPU_MEM(fetch_hpa), H_S1);
+	a_load(a, H_S1, gpr_mem(REG_RIP));
 	a_patch_here(a, same);
-	a_jmp_to(a, x->find[mode]);
-	a_patch_here(a, miss);
+	return miss;
+}
+
+/* Then the host code for linear address S1 there. */
+static void emit_resolve_routine(struct cpu *cpu, struct translator *x, unsigned mode)
+{
+	struct a_buf *a = &x->out;
+	uint8_t *miss[3];
+
+	static_assert(sizeof(struct xcache_entry) == 32, "the shift");
+	x->resolve[mode] = a_here(a);
+	miss[0] = emit_fetch(cpu, x, mode);
+	a_mov(a, H_S2, H_S1);
+	a_shift(a, 5, true, H_S2, PAGE_SHIFT);
+	a_alu(a, A_XOR, H_S2, a_reg(H_S1));
+	a_alu_imm(a, A_AND, false, a_reg(H_S2), XCACHE_SLOTS - 1);
+	a_shift(a, 4, false, H_S2, 5);
+	a_alu(a, A_ADD, H_S2, CPU_MEM(xcache[mode]));
+	a_alu(a, A_CMP, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, lin)));
+	miss[1] = a_jcc(a, 5);
+	a_load(a, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, page)));
+	a_alu(a, A_CMP, H_S1, CPU_MEM(fetch_hpa));
+	miss[2] = a_jcc(a, 5);
+	a_load(a, H_S1, a_mem(H_S2, offsetof(struct xcache_entry, code)));
+	emit_ret_host(a);
+	for (unsigned i = 0; i < ARRAY_SIZE(miss); i++)
+		a_patch_here(a, miss[i]);
 	emit_leave_here(x);
 }
 
@@ -418,11 +384,8 @@ static void emit_routines(struct cpu *cpu, struct translator *x)
 	emit_gone_routine(x);
 	emit_call_uop_routine(x, false);
 	emit_call_uop_routine(x, true);
-	for (unsigned m = 0; m < XMODES; m++) {
-		emit_fetch_routine(cpu, x, m);
-		emit_find_routine(x, m);
+	for (unsigned m = 0; m < XMODES; m++)
 		emit_resolve_routine(cpu, x, m);
-	}
 }
 
 /* ---- making ---- */
@@ -516,18 +479,24 @@ void xlate_flush(struct cpu *cpu)
 
 /* ---- jumps between blocks ---- */
 
+/* The comparisons in front of a jump that may leave the page never succeed: no such difference is odd. */
+static void link_close(struct translator *x, struct xlink *l)
+{
+	put_u64(l->addend, 1);
+	a_patch(&x->out, l->same, l->missed);
+	a_patch(&x->out, l->differs, l->loose);
+}
+
 static void link_loosen(struct translator *x, struct xlink *l)
 {
 	if (l->light) {
 		a_patch(&x->out, l->site, l->saving);
 		a_patch(&x->out, l->saved_jump, l->loose);
-		return;
+	} else {
+		a_patch(&x->out, l->site, l->loose);
 	}
-	a_patch(&x->out, l->site, l->loose);
-	if (l->page) {
-		put_u64(l->page, BLOCK_NO_HPA);
-		a_patch(&x->out, l->differs, l->loose);
-	}
+	if (l->lin)
+		link_close(x, l);
 }
 
 struct xlink *xlate_link_new(struct translator *x, const struct xlink *from)
@@ -550,21 +519,38 @@ static void link_tie_light(struct translator *x, struct xlink *l, const struct b
 	a_patch(&x->out, l->site, l->light);
 }
 
-static void link_tie(struct translator *x, struct xlink *l, struct block *b, unsigned mode)
+/* They succeed for RIP as long as its page is mapped as it is now. */
+static void link_open(struct cpu *cpu, struct xlink *l, const struct block *b)
 {
-	const uint8_t *code = b->xcode[mode];
+	struct translator *x = cpu->xlate;
+	uint64_t rip = cpu->gpr[REG_RIP];
+	int32_t slot = l1i_slots(cpu, cpu->mode) + (int32_t)(fast_slot(rip) * sizeof(struct fast_entry));
+	const int32_t at[] = {slot + (int32_t)offsetof(struct fast_entry, rtag),
+			      slot + (int32_t)offsetof(struct fast_entry, addend),
+			      slot + (int32_t)offsetof(struct fast_entry, entry)};
+
+	put_u64(l->lin, rip);
+	put_u64(l->addend, (b->hpa & PAGE_MASK) - (rip & PAGE_MASK));
+	for (unsigned i = 0; i < ARRAY_SIZE(at); i++)
+		memcpy(l->slot[i], &at[i], sizeof(at[i]));
+	a_patch(&x->out, l->same, (b->hpa & PAGE_MASK) == l->page ? l->arrived : l->missed);
+	a_patch(&x->out, l->differs, l->other);
+}
+
+static void link_tie(struct cpu *cpu, struct xlink *l, struct block *b)
+{
+	struct translator *x = cpu->xlate;
+	const uint8_t *code = b->xcode[cpu->mode];
 
 	if (l->light) {
 		a_patch(&x->out, l->saved_jump, code);
-		if (b->xlight[mode])
-			link_tie_light(x, l, b, b->xlight[mode]);
+		if (b->xlight[cpu->mode])
+			link_tie_light(x, l, b, b->xlight[cpu->mode]);
 	} else {
 		a_patch(&x->out, l->site, code);
 	}
-	if (l->page) {
-		put_u64(l->page, b->hpa & PAGE_MASK);
-		a_patch(&x->out, l->differs, l->other);
-	}
+	if (l->lin)
+		link_open(cpu, l, b);
 	l->next = b->xlinks;
 	b->xlinks = l;
 }
@@ -661,7 +647,7 @@ const uint8_t *xlate_code(struct cpu *cpu, struct block *b)
 			from = NULL;
 	}
 	if (from)
-		link_tie(x, from, b, cpu->mode);
+		link_tie(cpu, from, b);
 	*xcache_slot(x, cpu->mode, cpu->gpr[REG_RIP]) =
 		(struct xcache_entry){.lin = cpu->gpr[REG_RIP], .page = b->hpa & PAGE_MASK, .code = code};
 	return code;

@@ -15,10 +15,10 @@
  * A jump in host code that can be tied to the block it goes to. All pointers but the const ones are into the writable
  * view, to the 4 bytes of a distance if not said otherwise.
  *
- * One to another page is preceded by a comparison of that page's machine address, and a jump for when it is not as
- * expected. One within the page that finds the flags not saved has two ways: if the block it goes to has no use for
- * them, the light one, which counts the block's instructions itself and saves the flags only if they are too many; else
- * one that saves them.
+ * One that may leave the page is preceded by comparisons: of the linear address it was tied for, and of what the L1
+ * instruction TLB says of its page. One that finds the flags not saved has two ways: if the block it goes to has no use
+ * for them, the light one, which counts the block's instructions itself and saves the flags only if they are too many;
+ * else one that saves them.
  */
 struct xlink {
 	uint8_t *site;           /* the jump */
@@ -28,8 +28,14 @@ struct xlink {
 	uint8_t *ticks[2];       /* ... in the light one: the block's instructions, as ticks, */
 	uint8_t *light_jump;     /* and its jump; */
 	uint8_t *saved_jump;     /* where the other one goes on */
-	uint8_t *page;           /* the 8 bytes of the machine address expected; NULL: within the page */
-	uint8_t *differs;        /* distance of the jump for another page */
+	uint8_t *lin;            /* the 8 bytes of the linear address expected; NULL: within the page */
+	uint8_t *addend;         /* ... of the difference of its page's machine and linear address */
+	uint8_t *slot[3];        /* displacements of the page's slot in the fast lookup: tag, addend, entry */
+	uint8_t *same;           /* the jump if the page is the one executed from last */
+	const uint8_t *arrived;  /* ... where that goes when tied to a block in @page, the machine address of this one's, */
+	uint64_t page;
+	const uint8_t *missed;   /* and where otherwise */
+	uint8_t *differs;        /* the jump for another address */
 	const uint8_t *other;    /* where that goes when tied */
 	struct xlink *next;      /* other jumps to the same block */
 };

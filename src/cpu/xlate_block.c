@@ -51,6 +51,12 @@ struct tr {
 		bool saved;        /* the flags are in memory */
 		bool in_host;      /* ... or in the host's */
 		struct recipe recipe;
+		/* If it may leave the page: */
+		uint8_t *miss[3];
+		unsigned insn;     /* the instruction that jumps */
+		bool check;        /* it faults if the address is not canonical */
+		int32_t rsp;       /* by how much it moves RSP */
+		unsigned accesses; /* as in struct tr */
 	} edge[XLINKS_PER_BLOCK]; /* jumps to other blocks */
 	unsigned edges;
 	unsigned accesses; /* inline since the block's beginning: the clock is ahead by so many */
@@ -138,7 +144,8 @@ static bool reads_flags(const struct tr *t, unsigned i)
 static bool moves_rsp(const struct xinsn *x, int32_t *by)
 {
 	*by = x->kind == X_POP ? 8 : -8;
-	return x->kind == X_PUSH || x->kind == X_PUSH_MEM || x->kind == X_CALL_REL || (x->kind == X_POP && x->reg != RSP);
+	return x->kind == X_PUSH || x->kind == X_PUSH_MEM || x->kind == X_CALL_REL || x->kind == X_CALL_IND ||
+	       (x->kind == X_POP && x->reg != RSP);
 }
 
 /* The registers that the recipe needs and the instruction spoils. */
@@ -275,13 +282,15 @@ static void recipe_make(struct tr *t, const struct xinsn *x, const uint8_t *from
 
 /* ---- out of line ---- */
 
-/* A jump just emitted goes to the slow way of instruction @i, which has been begun last. */
+/* A jump just emitted goes to the slow way of instruction @i; the flags before it are as they are now. */
 static void to_slow(struct tr *t, unsigned i, uint8_t *jump)
 {
-	struct slow *s;
+	struct slow *s = t->slow;
 
-	if (!t->slows || t->slow[t->slows - 1].insn != i) {
-		s = &t->slow[t->slows++];
+	while (s < t->slow + t->slows && s->insn != i)
+		s++;
+	if (s == t->slow + t->slows) {
+		t->slows++;
 		s->insn = i;
 		s->insns = 1;
 		s->jumps = 0;
@@ -289,7 +298,6 @@ static void to_slow(struct tr *t, unsigned i, uint8_t *jump)
 		if (!t->f_mem)
 			s->recipe = t->recipe;
 	}
-	s = &t->slow[t->slows - 1];
 	assert(s->jumps < SLOW_JUMPS);
 	s->jump[s->jumps++] = jump;
 }
@@ -870,20 +878,46 @@ static void emit_check_canonical(struct tr *t, unsigned i)
 	to_slow(t, i, a_jcc(t->a, 7));
 }
 
-/* S1 is the linear address in another page; the flags are in memory. */
-static void emit_goto_page(struct tr *t)
+/*
+ * To linear address S1, and RSP by @rsp: instruction @i; @check: which faults if S1 is not canonical. Flags that are not in
+ * memory can be had by the recipe. If it is the address this was tied for, and the L1 instruction TLB, which is told so, has
+ * its page where it was then, or it is the page executed from last: to that block. Anything else is out of line.
+ */
+static void emit_goto_far(struct tr *t, unsigned i, bool check, int32_t rsp)
 {
-	struct xlink *l = &t->edge[t->edges++].link;
+	struct edge *e = &t->edge[t->edges++];
+	struct xlink *l = &e->link;
+	struct a_rm slot = a_mem(H_CPU, l1i_slots(t->cpu, t->mode));
+	struct a_buf *a = t->a;
 
+	*e = (struct edge){.saved = t->f_mem, .recipe = t->recipe, .insn = i, .check = check, .rsp = rsp,
+			   .accesses = t->accesses};
+	l->page = t->b->hpa & PAGE_MASK;
+	a_store(a, gpr_mem(REG_RIP), H_S1);
+	l->lin = a_mov_imm64(a, H_S2);
+	a_alu(a, A_CMP, H_S1, a_reg(H_S2));
+	e->miss[0] = a_jcc(a, 5);
+	a_alu_imm(a, A_AND, true, a_reg(H_S1), (int32_t)PAGE_MASK);
+	a_alu(a, A_CMP, H_S1, CPU_MEM(fetch_page));
+	l->same = a_jcc(a, 4);
+	a_alu(a, A_CMP, H_S1, slot);
+	l->slot[0] = a->p - 4;
+	e->miss[1] = a_jcc(a, 5);
+	l->addend = a_mov_imm64(a, H_S2);
+	a_alu(a, A_CMP, H_S2, slot);
+	l->slot[1] = a->p - 4;
+	e->miss[2] = a_jcc(a, 5);
+	a_store(a, CPU_MEM(fetch_page), H_S1);
+	a_alu(a, A_ADD, H_S1, a_reg(H_S2));
+	a_store(a, CPU_MEM(fetch_hpa), H_S1);
+	a_load(a, H_S2, slot);
+	l->slot[2] = a->p - 4;
+	a_store(a, a_mem(H_S2, offsetof(struct tlb_entry, stamp)), H_CLOCK);
+	l->arrived = a_here(a);
+	if (rsp)
+		emit_move_rsp(t, rsp);
 	emit_clock_end(t);
-	a_store(t->a, gpr_mem(REG_RIP), H_S1);
-	a_call_to(t->a, t->x->fetch[t->mode]);
-	a_insn_short(t->a, A_OPW(0xb8), H_S2);
-	l->page = t->a->p;
-	a_imm(t->a, BLOCK_NO_HPA, 8);
-	a_alu(t->a, A_CMP, H_S2, CPU_MEM(fetch_hpa));
-	l->differs = a_jcc(t->a, 5);
-	l->site = a_jmp(t->a);
+	l->site = a_jmp(a);
 }
 
 /*
@@ -910,31 +944,27 @@ static void emit_goto_near(struct tr *t, int64_t delta)
 	emit_edge(t, delta, a_jmp(t->a));
 }
 
-/* To the next instruction, so there is nothing to check. */
-static void emit_goto_next(struct tr *t, int64_t delta)
+/* Flags that only the host has are lost on the way. */
+static void flags_before_far(struct tr *t)
+{
+	if (!t->recipe.n)
+		flags_to_memory(t);
+	t->f_host = false;
+}
+
+/* To @delta bytes behind the block's beginning: instruction @i. @check: the address may be one that is not canonical. */
+static void emit_goto(struct tr *t, unsigned i, int64_t delta, bool check)
 {
 	if (stays(t, delta)) {
 		emit_goto_near(t, delta);
 	} else {
-		flags_to_memory(t);
+		flags_before_far(t);
 		emit_linear(t, H_S1, (int32_t)delta);
-		emit_goto_page(t);
+		emit_goto_far(t, i, check, 0);
 	}
 }
 
-static void emit_branch(struct tr *t, unsigned i)
-{
-	int64_t delta = (int64_t)t->b->uop[i].imm;
-
-	if (stays(t, delta)) {
-		emit_goto_near(t, delta);
-	} else {
-		flags_to_memory(t);
-		emit_linear(t, H_S1, (int32_t)delta);
-		emit_check_canonical(t, i);
-		emit_goto_page(t);
-	}
-}
+static void emit_branch(struct tr *t, unsigned i) { emit_goto(t, i, (int64_t)t->b->uop[i].imm, true); }
 
 static void emit_jcc(struct tr *t, unsigned i)
 {
@@ -954,10 +984,10 @@ static void emit_jcc(struct tr *t, unsigned i)
 	taken = a_jcc(t->a, t->insn[i].op.opcode & 15);
 	if (stays(t, (int64_t)u->imm)) {
 		emit_edge(t, (int64_t)u->imm, taken);
-		emit_goto_next(t, u->off + u->len);
+		emit_goto(t, i, u->off + u->len, false);
 		return;
 	}
-	emit_goto_next(t, u->off + u->len);
+	emit_goto(t, i, u->off + u->len, false);
 	a_patch_here(t->a, taken);
 	t->f_host = true;
 	t->f_mem = f_mem;
@@ -977,73 +1007,57 @@ static void emit_push_return(struct tr *t, unsigned i)
 static void emit_call_rel(struct tr *t, unsigned i)
 {
 	int64_t delta = (int64_t)t->b->uop[i].imm;
-	bool near = stays(t, delta);
 
-	if (near) {
-		flags_before(t, i, true);
-	} else {
-		flags_to_memory(t);
+	flags_before(t, i, true);
+	if (!stays(t, delta)) {
 		emit_linear(t, H_S1, (int32_t)delta);
 		emit_check_canonical(t, i);
 	}
 	emit_push_return(t, i);
 	emit_move_rsp(t, -8);
 	flags_after(t, i);
-	if (near) {
-		emit_goto_near(t, delta);
-	} else {
-		emit_linear(t, H_S1, (int32_t)delta);
-		emit_goto_page(t);
-	}
+	emit_goto(t, i, delta, false);
 }
 
 static void emit_ret(struct tr *t, unsigned i)
 {
-	struct a_rm m;
-
-	flags_to_memory(t);
-	m = emit_lookup(t, i, &stack_top, 8, false, false, false);
-	a_load(t->a, H_S1, m);
-	emit_check_canonical(t, i);
-	emit_move_rsp(t, 8 + (int32_t)t->b->uop[i].imm);
-	emit_clock_end(t);
-	a_store(t->a, gpr_mem(REG_RIP), H_S1);
-	a_call_to(t->a, t->x->resolve[t->mode]);
-	a_jmp_reg(t->a, H_S1);
+	flags_before(t, i, true);
+	a_load(t->a, H_S1, emit_lookup(t, i, &stack_top, 8, false, false, false));
+	emit_goto_far(t, i, true, 8 + (int32_t)t->b->uop[i].imm);
 }
 
-/* S1 = the target of an indirect jump or call, checked. */
+/* S1 = the target of an indirect jump or call. */
 static void emit_indirect_target(struct tr *t, unsigned i)
 {
 	const struct xinsn *x = &t->insn[i];
 	struct ea e = ea_of(t, &t->b->uop[i]);
-	struct a_rm rm;
+	int h = x->mem ? H_NONE : host_reg((unsigned)x->rm);
 
 	if (x->mem)
-		rm = emit_lookup(t, i, &e, 8, false, false, false);
+		a_load(t->a, H_S1, emit_lookup(t, i, &e, 8, false, false, false));
 	else
-		rm = host_reg((unsigned)x->rm) == H_NONE ? gpr_mem((unsigned)x->rm) : a_reg(host_reg((unsigned)x->rm));
-	a_load(t->a, H_S1, rm);
-	emit_check_canonical(t, i);
+		a_load(t->a, H_S1, h == H_NONE ? gpr_mem((unsigned)x->rm) : a_reg(h));
 }
 
-static void emit_indirect(struct tr *t, unsigned i)
+static void emit_jmp_ind(struct tr *t, unsigned i)
 {
-	bool call = t->insn[i].kind == X_CALL_IND;
-
-	flags_to_memory(t);
+	flags_before(t, i, true);
 	emit_indirect_target(t, i);
-	if (call) {
-		/* In RIP's place when it is known that the push succeeds. */
-		a_store(t->a, CPU_MEM(xtarget), H_S1);
-		emit_push_return(t, i);
-		emit_move_rsp(t, -8);
-		a_load(t->a, H_S1, CPU_MEM(xtarget));
-	}
-	emit_clock_end(t);
-	a_store(t->a, gpr_mem(REG_RIP), H_S1);
-	a_call_to(t->a, t->x->resolve[t->mode]);
-	a_jmp_reg(t->a, H_S1);
+	emit_goto_far(t, i, true, 0);
+}
+
+static void emit_call_ind(struct tr *t, unsigned i)
+{
+	flags_before(t, i, true);
+	emit_indirect_target(t, i);
+	emit_check_canonical(t, i);
+	/* In RIP's place when it is known that the push succeeds. */
+	a_store(t->a, CPU_MEM(xtarget), H_S1);
+	emit_push_return(t, i);
+	emit_move_rsp(t, -8);
+	flags_after(t, i);
+	a_load(t->a, H_S1, CPU_MEM(xtarget));
+	emit_goto_far(t, i, false, 0);
 }
 
 /* ---- blocks ---- */
@@ -1127,8 +1141,8 @@ static void emit_insn(struct tr *t, unsigned i)
 	case X_JCC: emit_jcc(t, i); break;
 	case X_CALL_REL: emit_call_rel(t, i); break;
 	case X_RET: emit_ret(t, i); break;
-	case X_JMP_IND:
-	case X_CALL_IND: emit_indirect(t, i); break;
+	case X_JMP_IND: emit_jmp_ind(t, i); break;
+	case X_CALL_IND: emit_call_ind(t, i); break;
 	}
 }
 
@@ -1137,7 +1151,7 @@ static void emit_end(struct tr *t)
 	const struct uop *last = &t->b->uop[t->b->uops - 1];
 
 	if (last->flags & UOP_PSEUDO)
-		emit_goto_next(t, (int64_t)last->imm);
+		emit_goto(t, t->b->insns - 1u, (int64_t)last->imm, false);
 	else if (t->insn[t->b->insns - 1].kind == X_CALL) {
 		emit_clock_end(t);
 		emit_resolve(t);
@@ -1149,16 +1163,6 @@ static void emit_leave_through(struct tr *t, struct xlink *l)
 {
 	a_mov_imm(t->a, H_S1, (uint64_t)(uintptr_t)xlate_link_new(t->x, l));
 	a_jmp_to(t->a, t->x->leave);
-}
-
-static void emit_edge_to_page(struct tr *t, struct edge *e)
-{
-	e->link.other = a_here(t->a);
-	a_load(t->a, H_S1, gpr_mem(REG_RIP));
-	a_call_to(t->a, t->x->find[t->mode]);
-	a_jmp_reg(t->a, H_S1);
-	e->link.loose = a_here(t->a);
-	emit_leave_through(t, &e->link);
 }
 
 /* The block it goes to gets the flags in memory, or has no use for them and is entered behind its own look at the limit. */
@@ -1181,6 +1185,8 @@ static void emit_edge_ways(struct tr *t, struct edge *e)
 	a_imm(t->a, 0, 4);
 	if (!e->in_host)
 		l->saving = a_here(t->a);
+	if (e->recipe.regs & reg_bit(RSP))
+		e->recipe.rsp += e->rsp;
 	emit_recipe(t->a, &e->recipe);
 	if (e->in_host)
 		l->saving = a_here(t->a);
@@ -1198,10 +1204,41 @@ static void emit_edge_near(struct tr *t, struct edge *e)
 	emit_leave_through(t, &e->link);
 }
 
+/* Another address than the one it was tied for, or its page is not known to be where it was. */
+static void emit_edge_missed(struct tr *t, struct edge *e)
+{
+	e->link.missed = a_here(t->a);
+	for (unsigned i = 0; i < ARRAY_SIZE(e->miss); i++)
+		a_patch_here(t->a, e->miss[i]);
+	t->f_mem = e->saved;
+	t->f_host = false;
+	t->recipe = e->recipe;
+	if (e->check) {
+		a_load(t->a, H_S1, gpr_mem(REG_RIP));
+		emit_check_canonical(t, e->insn);
+	}
+	flags_to_memory(t);
+	if (e->rsp)
+		emit_move_rsp(t, e->rsp);
+	emit_clock(t, -(int32_t)e->accesses);
+	e->link.differs = a_jmp(t->a);
+	e->link.other = a_here(t->a);
+	emit_resolve(t);
+}
+
+static void emit_edge_far(struct tr *t, struct edge *e)
+{
+	emit_edge_missed(t, e);
+	if (!e->saved)
+		emit_edge_ways(t, e);
+	e->link.loose = a_here(t->a);
+	emit_leave_through(t, &e->link);
+}
+
 static void emit_edge_out_of_line(struct tr *t, struct edge *e)
 {
-	if (e->link.page)
-		emit_edge_to_page(t, e);
+	if (e->link.lin)
+		emit_edge_far(t, e);
 	else
 		emit_edge_near(t, e);
 }
@@ -1266,10 +1303,10 @@ const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *
 		}
 	}
 	emit_end(&t);
-	for (unsigned i = 0; i < t.slows; i++)
-		emit_slow(&t, &t.slow[i]);
 	for (unsigned i = 0; i < t.edges; i++)
 		emit_edge_out_of_line(&t, &t.edge[i]);
+	for (unsigned i = 0; i < t.slows; i++)
+		emit_slow(&t, &t.slow[i]);
 	if (t.vec)
 		emit_load_vec(&t);
 	a_patch_here(t.a, over);

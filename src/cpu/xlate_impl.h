@@ -113,10 +113,14 @@ struct translator {
 	const uint8_t *gone;           /* of a block that is no more: to C, RIP is in its slot */
 	const uint8_t *zero_upper;     /* VZEROUPPER; changes S1, no flags */
 	const uint8_t *load_vec;       /* loads the vector registers; S1 = 0: they cannot be used now */
-	const uint8_t *fetch[XMODES];  /* S1: linear address, in RIP's slot too: sets fetch_page and fetch_hpa */
-	const uint8_t *find[XMODES];   /* ... then finds the code to jump to: S1 */
-	const uint8_t *resolve[XMODES]; /* both */
+	const uint8_t *resolve[XMODES]; /* S1: linear address, in RIP's slot too: fetches, then finds the code to jump to: S1 */
 };
+
+/* Displacement of the L1 instruction TLB's fast lookup from H_CPU. */
+static inline int32_t l1i_slots(const struct cpu *cpu, unsigned mode)
+{
+	return (int32_t)((const uint8_t *)&cpu->mmu.l1i.fast.slot[mode][0] - (const uint8_t *)cpu) - CPU_BIAS;
+}
 
 /* @to = offset of the slot of linear address @from in a row of the fast lookup. Changes flags. */
 static inline void emit_slot_offset(struct a_buf *a, int to, int from)
