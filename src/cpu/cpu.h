@@ -136,6 +136,7 @@ struct cpu {
 	uint64_t xbase, xinsns;    /* value that stands for so many instructions completed */
 	struct xlink *xlink;       /* the jump through which host code was left, or NULL */
 	uint64_t xtarget;          /* scratch */
+	uint64_t xaddend;          /* host minus linear address, for the accesses of a group */
 	struct xcache_entry *xcache[MODE_USER_ALIGN];
 	bool xvec;                 /* the host's vector registers hold the guest's, and MXCSR */
 	bool xvec_off;             /* the block at RIP cannot run on them: interpret it */

@@ -11,6 +11,7 @@
 
 #define RECIPE_BYTES 40
 #define SLOW_JUMPS 3
+#define GROUP_SPAN 64 /* bytes that the accesses of a group lie within, at most; of the stack twice that */
 #define FLAG_CF 0x001u
 
 /* Instructions that give the flags once more, without other effect. */
@@ -31,6 +32,24 @@ struct slow {
 	struct recipe recipe; /* to make the flags before: they are not in memory */
 };
 
+struct ea {
+	int base, index; /* guest registers, REG_RIP; -1 none */
+	unsigned scale;
+	int32_t disp;
+	unsigned seg;
+};
+
+/*
+ * Instructions @first to @last, whose accesses have one base register and lie close together: they are one access to @at,
+ * looked up at the first. If that fails, or shows more than one page, all of them go the slow way.
+ */
+struct group {
+	unsigned first, last;
+	struct ea at;
+	unsigned bytes;
+	bool write;
+};
+
 struct tr {
 	struct cpu *cpu;
 	struct translator *x;
@@ -45,6 +64,8 @@ struct tr {
 	struct recipe recipe;
 	struct slow slow[BLOCK_INSNS_MAX];
 	unsigned slows;
+	bool grouped;
+	struct group group; /* the last found */
 	struct edge {
 		struct xlink link; /* without the places out of line */
 		int32_t delta;     /* within the page: where to, from the block's beginning */
@@ -302,12 +323,19 @@ static void to_slow(struct tr *t, unsigned i, uint8_t *jump)
 	s->jump[s->jumps++] = jump;
 }
 
+static bool in_group(const struct tr *t, unsigned i) { return t->grouped && i >= t->group.first && i <= t->group.last; }
+/* Has its access been looked up before? */
+static bool follows(const struct tr *t, unsigned i) { return in_group(t, i) && i != t->group.first; }
+
+/* Instruction @i is done: slow ways that end with it come back here. */
 static void slow_back(struct tr *t, unsigned i)
 {
-	if (!t->slows || t->slow[t->slows - 1].insn != i)
-		return;
-	t->slow[t->slows - 1].back = a_here(t->a);
-	t->slow[t->slows - 1].accesses = t->accesses;
+	for (struct slow *s = t->slow; s < t->slow + t->slows; s++) {
+		if (s->insn + s->insns == i + 1) {
+			s->back = a_here(t->a);
+			s->accesses = t->accesses;
+		}
+	}
 }
 
 /* The clock is put on or back by accesses. Changes no flags. */
@@ -358,7 +386,7 @@ static void emit_slow(struct tr *t, const struct slow *s)
 	}
 	for (unsigned i = 0; i < s->insns; i++)
 		emit_call_uop(t, s->insn + i);
-	if (t->b->uop[s->insn].flags & UOP_SETS_RIP) {
+	if (t->b->uop[s->insn + s->insns - 1].flags & UOP_SETS_RIP) {
 		emit_resolve(t);
 	} else {
 		emit_clock(t, (int32_t)s->accesses);
@@ -367,13 +395,6 @@ static void emit_slow(struct tr *t, const struct slow *s)
 }
 
 /* ---- effective addresses ---- */
-
-struct ea {
-	int base, index; /* guest registers, REG_RIP; -1 none */
-	unsigned scale;
-	int32_t disp;
-	unsigned seg;
-};
 
 static struct ea ea_of(const struct tr *t, const struct uop *u)
 {
@@ -435,14 +456,12 @@ static struct a_rm host_operand(struct a_buf *a, const struct ea *e, bool flat)
 
 /*
  * The lookup of ld and st in access.h: goes the slow way if the L1 TLB does not hold a translation that allows the
- * access; else that becomes the most recently used. Returns the operand in host memory; S1 is used for it, and S2
- * unless @flat. Changes flags.
+ * access; else that becomes the most recently used, and S1 is host minus linear address. Changes S2 and flags.
  *
  * The page of the access's last byte is compared alone: that of its first cannot be another, because
  * no page is in the lookup that shares the slot with the page before it.
  */
-static struct a_rm emit_lookup(struct tr *t, unsigned i, const struct ea *e, unsigned bytes, bool aligned, bool write,
-			       bool flat)
+static void emit_find(struct tr *t, unsigned i, const struct ea *e, unsigned bytes, bool aligned, bool write)
 {
 	struct a_buf *a = t->a;
 	int32_t slot = (int32_t)((uint8_t *)&t->cpu->mmu.l1d.fast.slot[t->mode][0] - (uint8_t *)t->cpu) - CPU_BIAS;
@@ -451,8 +470,8 @@ static struct a_rm emit_lookup(struct tr *t, unsigned i, const struct ea *e, uns
 	emit_ea(a, H_S1, e, 0);
 	emit_segment(a, H_S1, e);
 	emit_slot_offset(a, H_S2, H_S1);
-	emit_ea(a, H_S1, e, aligned ? 0 : (int32_t)bytes - 1);
-	emit_segment(a, H_S1, e);
+	if (!aligned && bytes > 1)
+		a_lea(a, H_S1, a_mem(H_S1, (int32_t)bytes - 1));
 	a_alu_imm(a, A_AND, true, a_reg(H_S1), (int32_t)(PAGE_MASK | (aligned ? bytes - 1 : 0)));
 	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, tag));
 	to_slow(t, i, a_jcc(a, 5));
@@ -462,7 +481,27 @@ static struct a_rm emit_lookup(struct tr *t, unsigned i, const struct ea *e, uns
 	a_store(a, a_mem(H_S1, offsetof(struct tlb_entry, stamp)), H_CLOCK);
 	a_load(a, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, addend)));
 	emit_segment(a, H_S1, e);
-	return host_operand(a, e, flat);
+}
+
+/*
+ * The operand in host memory, of an access that may go the slow way unless its group has been looked up; S1 is used for
+ * it, and S2 unless @flat. Changes flags unless follows().
+ */
+static struct a_rm emit_lookup(struct tr *t, unsigned i, const struct ea *e, unsigned bytes, bool aligned, bool write,
+			       bool flat)
+{
+	const struct group *g = &t->group;
+
+	if (follows(t, i)) {
+		a_load(t->a, H_S1, CPU_MEM(xaddend));
+	} else if (in_group(t, i)) {
+		emit_find(t, i, &g->at, g->bytes, false, g->write);
+		t->slow[t->slows - 1].insns = g->last - g->first + 1;
+		a_store(t->a, CPU_MEM(xaddend), H_S1);
+	} else {
+		emit_find(t, i, e, bytes, aligned, write);
+	}
+	return host_operand(t->a, e, flat);
 }
 
 /* ---- instructions that stay themselves ---- */
@@ -539,7 +578,7 @@ static void emit_self(struct tr *t, unsigned i)
 
 	if (x->reg_high)
 		reg += 4;
-	flags_before(t, i, x->mem);
+	flags_before(t, i, x->mem && !follows(t, i));
 	if (x->mem) {
 		e = ea_of(t, &t->b->uop[i]);
 		rm = emit_lookup(t, i, &e, x->mem_bytes, x->mem_aligned, x->mem_write, reg_in_mem);
@@ -597,7 +636,7 @@ static void emit_push(struct tr *t, unsigned i)
 	int h = x->reg < 0 ? H_NONE : host_reg((unsigned)x->reg);
 	struct a_rm m;
 
-	flags_before(t, i, true);
+	flags_before(t, i, !follows(t, i));
 	m = emit_lookup(t, i, &stack_push, 8, false, true, false);
 	if (x->reg < 0) {
 		a_insn(t->a, A_OPW(0xc7), 0, m);
@@ -612,22 +651,19 @@ static void emit_push(struct tr *t, unsigned i)
 	slow_back(t, i);
 }
 
-/*
- * Functions begin with pushes and end with pops. The number of such instructions from @i on that can be one access to the
- * stack: one lookup, if that shows that all of them are in one page of the right kind; else one after the other out of line.
- */
-static unsigned stack_group(const struct tr *t, unsigned i)
+/* Functions begin with pushes and end with pops: the number of such instructions from @i on in its group. */
+static unsigned stack_run(const struct tr *t, unsigned i)
 {
 	enum xkind kind = t->insn[i].kind;
 	unsigned n = 0;
 
-	while (i + n < t->b->insns && t->insn[i + n].kind == kind && t->insn[i + n].reg != RSP)
+	while (in_group(t, i + n) && t->insn[i + n].kind == kind && t->insn[i + n].reg != RSP)
 		n++;
 	return kind == X_PUSH || kind == X_POP ? n : 0;
 }
 
-/* The flags before a group: none of its instructions sets any. */
-static void flags_before_group(struct tr *t, unsigned i, unsigned n)
+/* The flags before a run: none of its instructions sets any. */
+static void flags_before_run(struct tr *t, unsigned i, unsigned n)
 {
 	bool spoilt = false;
 
@@ -635,11 +671,11 @@ static void flags_before_group(struct tr *t, unsigned i, unsigned n)
 		spoilt |= t->needed[m] && spoils(t, &t->insn[m]);
 	if (!t->f_mem && (!t->recipe.n || spoilt))
 		flags_to_memory(t);
-	t->f_host = false;
+	t->f_host &= follows(t, i);
 }
 
-/* One of a group of pushes: @at from RSP as it was before the group; S1 is as host_operand() wants it. */
-static void emit_group_push(struct tr *t, unsigned m, int32_t at)
+/* One of a run of pushes: @at from RSP as it was before the run; S1 is as host_operand() wants it. */
+static void emit_run_push(struct tr *t, unsigned m, int32_t at)
 {
 	const struct xinsn *x = &t->insn[m];
 	struct a_rm to = a_mem_index(H_S1, H_GUEST_RSP, 0, at);
@@ -655,7 +691,7 @@ static void emit_group_push(struct tr *t, unsigned m, int32_t at)
 	a_store(t->a, to, h);
 }
 
-static void emit_group_pop(struct tr *t, unsigned m, int32_t at)
+static void emit_run_pop(struct tr *t, unsigned m, int32_t at)
 {
 	unsigned g = (unsigned)t->insn[m].reg;
 	int h = host_reg(g);
@@ -665,25 +701,23 @@ static void emit_group_pop(struct tr *t, unsigned m, int32_t at)
 		a_store(t->a, gpr_mem(g), H_S2);
 }
 
-static void emit_stack_group(struct tr *t, unsigned i, unsigned n)
+static void emit_stack_run(struct tr *t, unsigned i, unsigned n)
 {
 	bool push = t->insn[i].kind == X_PUSH;
 	int32_t bytes = 8 * (int32_t)n;
-	struct ea all = {.base = RSP, .index = -1, .disp = push ? -bytes : 0, .seg = SEG_NONE};
 
-	flags_before_group(t, i, n);
-	emit_lookup(t, i, &all, (unsigned)bytes, false, push, false);
-	t->slow[t->slows - 1].insns = n;
+	flags_before_run(t, i, n);
+	emit_lookup(t, i, &stack_top, 8, false, push, false);
 	for (unsigned m = 0; m < n; m++) {
 		if (push)
-			emit_group_push(t, i + m, -8 * (int32_t)(m + 1));
+			emit_run_push(t, i + m, -8 * (int32_t)(m + 1));
 		else
-			emit_group_pop(t, i + m, 8 * (int32_t)m);
+			emit_run_pop(t, i + m, 8 * (int32_t)m);
 	}
 	emit_move_rsp(t, push ? -bytes : bytes);
 	for (unsigned m = i; m < i + n; m++)
 		flags_after(t, m);
-	slow_back(t, i);
+	slow_back(t, i + n - 1);
 }
 
 static void emit_push_mem(struct tr *t, unsigned i)
@@ -709,7 +743,7 @@ static void emit_pop(struct tr *t, unsigned i)
 	int to = host_reg((unsigned)x->reg);
 	struct a_rm m;
 
-	flags_before(t, i, true);
+	flags_before(t, i, !follows(t, i));
 	m = emit_lookup(t, i, &stack_top, 8, false, false, false);
 	a_load(t->a, to == H_NONE ? H_S1 : to, m);
 	if (x->reg != RSP)
@@ -1060,6 +1094,78 @@ static void emit_call_ind(struct tr *t, unsigned i)
 	emit_goto_far(t, i, false, 0);
 }
 
+/* ---- groups of accesses ---- */
+
+/* The one access to memory of an instruction that can be of a group. */
+static bool group_access(const struct tr *t, unsigned i, struct ea *e, unsigned *bytes, bool *write)
+{
+	const struct xinsn *x = &t->insn[i];
+
+	*bytes = 8;
+	switch (x->kind) {
+	case X_SELF:
+		*e = ea_of(t, &t->b->uop[i]);
+		*bytes = x->mem_bytes;
+		*write = x->mem_write;
+		return x->mem && !x->mem_aligned && e->base >= 0 && e->index < 0 && e->seg == SEG_NONE;
+	case X_PUSH:
+	case X_CALL_REL:
+	case X_CALL_IND:
+		*e = stack_push;
+		*write = true;
+		return !x->mem;
+	case X_POP:
+	case X_RET:
+		*e = stack_top;
+		*write = false;
+		return x->reg != RSP;
+	default: return false;
+	}
+}
+
+/* May it stand between accesses of a group? It makes none, and has no slow way. */
+static bool group_passes(const struct xinsn *x)
+{
+	return x->kind == X_NOTHING || x->kind == X_LEA || (x->kind == X_SELF && !x->mem);
+}
+
+/* The group that begins with @i, if there is one. */
+static void find_group(struct tr *t, unsigned i)
+{
+	struct group *g = &t->group;
+	int64_t moved = 0, from = INT64_MAX, to = -INT64_MAX, start, end;
+	unsigned bytes;
+	int32_t by;
+	struct ea e;
+	bool write;
+
+	*g = (struct group){.first = i, .last = i};
+	for (unsigned m = i; m < t->b->insns; m++) {
+		const struct xinsn *x = &t->insn[m];
+
+		if (group_access(t, m, &e, &bytes, &write) && (m == i || e.base == g->at.base)) {
+			start = min_i64(from, e.disp + moved);
+			end = -min_i64(-to, -(e.disp + moved + bytes));
+			if (end - start > (e.base == RSP ? 2 * GROUP_SPAN : GROUP_SPAN))
+				break;
+			from = start;
+			to = end;
+			g->at.base = e.base;
+			g->write |= write;
+			g->last = m;
+		} else if (m == i || !group_passes(x)) {
+			break;
+		}
+		if (moves_rsp(x, &by))
+			moved += by;
+		else if (g->at.base != REG_RIP && (x->writes & 1u << g->at.base))
+			break;
+	}
+	t->grouped = g->last > i && from == (int32_t)from;
+	g->at = (struct ea){.base = g->at.base, .index = -1, .disp = (int32_t)from, .seg = SEG_NONE};
+	g->bytes = (unsigned)(to - from);
+}
+
 /* ---- blocks ---- */
 
 /* Is there a way out of the instruction @x at which the flags from before must be known? */
@@ -1294,9 +1400,11 @@ const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *
 	else if (ignores_flags(&t))
 		b->xlight[mode] = a_here(t.a);
 	for (unsigned i = 0; i < b->insns; i += n) {
-		n = stack_group(&t, i);
+		if (!in_group(&t, i))
+			find_group(&t, i);
+		n = stack_run(&t, i);
 		if (n > 1) {
-			emit_stack_group(&t, i, n);
+			emit_stack_run(&t, i, n);
 		} else {
 			emit_insn(&t, i);
 			n = 1;
