@@ -431,7 +431,7 @@ int xlate_create(struct cpu *cpu, struct error *err)
 	if (x->bytes < 4 * XBLOCK_MOST || x->bytes > XCODE_BYTES_MAX)
 		return error_set(err, -EINVAL, "translator: a code cache of %llu bytes is outside %u KiB to 1 GiB",
 				 (unsigned long long)cpu->cfg.code_cache, 4 * XBLOCK_MOST >> 10);
-	x->link_most = (unsigned)(x->bytes / 128); /* a block with two is twice as long and more */
+	x->link_most = (unsigned)(x->bytes / 128); /* its code out of line alone is about as long */
 	x->links[0] = calloc(XLINK_CHUNK, sizeof(*x->links[0]));
 	if (!x->links[0])
 		return error_set(err, -ENOMEM, "translator: out of memory");
@@ -487,36 +487,71 @@ static void link_close(struct translator *x, struct xlink *l)
 	a_patch(&x->out, l->differs, l->loose);
 }
 
+static void link_point(struct translator *x, struct xlink *l, const uint8_t *to)
+{
+	static const uint8_t nop[] = {0x0f, 0x1f, 0x44, 0x00, 0x00};
+
+	if (l->jmp && to == l->site + 4 + x->out.to_rx) {
+		memcpy(l->site - 1, nop, sizeof(nop));
+		return;
+	}
+	if (l->jmp)
+		l->site[-1] = 0xe9;
+	a_patch(&x->out, l->site, to);
+}
+
 static void link_loosen(struct translator *x, struct xlink *l)
 {
 	if (l->light) {
-		a_patch(&x->out, l->site, l->saving);
+		link_point(x, l, l->saving);
 		a_patch(&x->out, l->saved_jump, l->loose);
 	} else {
-		a_patch(&x->out, l->site, l->loose);
+		link_point(x, l, l->loose);
 	}
 	if (l->lin)
 		link_close(x, l);
 }
 
-struct xlink *xlate_link_new(struct translator *x, const struct xlink *from)
+/* What is known of @b is of another filling of the buffer: nothing. */
+static void renew_block(const struct translator *x, struct block *b)
+{
+	if (b->xgeneration == x->generation)
+		return;
+	b->xgeneration = x->generation;
+	b->xlinks = NULL;
+	memset(b->xcode, 0, sizeof(b->xcode));
+	memset(b->xlight, 0, sizeof(b->xlight));
+}
+
+static void link_register(struct xlink *l, struct block *b)
+{
+	l->next = b->xlinks;
+	b->xlinks = l;
+}
+
+struct xlink *xlate_link_new(struct translator *x, const struct xlink *from, struct block *to)
 {
 	struct xlink *l = &x->links[x->link_count / XLINK_CHUNK][x->link_count % XLINK_CHUNK];
 
 	x->link_count++;
 	*l = *from;
-	link_loosen(x, l);
+	if (to) {
+		renew_block(x, to);
+		link_register(l, to);
+	} else {
+		link_loosen(x, l);
+	}
 	return l;
 }
 
 static void link_tie_light(struct translator *x, struct xlink *l, const struct block *b, const uint8_t *code)
 {
-	uint32_t ticks = (uint32_t)b->insns << XTICKS_SHIFT;
+	uint32_t ticks = ((uint32_t)b->insns << XTICKS_SHIFT) - l->behind;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(l->ticks); i++)
 		memcpy(l->ticks[i], &ticks, sizeof(ticks));
 	a_patch(&x->out, l->light_jump, code);
-	a_patch(&x->out, l->site, l->light);
+	link_point(x, l, l->light);
 }
 
 /* They succeed for RIP as long as its page is mapped as it is now. */
@@ -547,12 +582,11 @@ static void link_tie(struct cpu *cpu, struct xlink *l, struct block *b)
 		if (b->xlight[cpu->mode])
 			link_tie_light(x, l, b, b->xlight[cpu->mode]);
 	} else {
-		a_patch(&x->out, l->site, code);
+		link_point(x, l, code);
 	}
 	if (l->lin)
 		link_open(cpu, l, b);
-	l->next = b->xlinks;
-	b->xlinks = l;
+	link_register(l, b);
 }
 
 void xlate_forget(struct cpu *cpu, struct block *b)
@@ -580,7 +614,7 @@ void xlate_forget(struct cpu *cpu, struct block *b)
 /* Is there room for the jumps of one more block? */
 static bool room_for_links(struct translator *x)
 {
-	unsigned end = x->link_count + XLINKS_PER_BLOCK;
+	unsigned end = x->link_count + XLINKS_MOST;
 	struct xlink **chunk = &x->links[(end - 1) / XLINK_CHUNK];
 
 	if (end > x->link_most)
@@ -601,12 +635,7 @@ static const uint8_t *translate(struct cpu *cpu, struct block *b)
 
 	if (!room(x))
 		xlate_flush(cpu);
-	if (b->xgeneration != x->generation) {
-		b->xgeneration = x->generation;
-		b->xlinks = NULL;
-		memset(b->xcode, 0, sizeof(b->xcode));
-		memset(b->xlight, 0, sizeof(b->xlight));
-	}
+	renew_block(x, b);
 	b->xcode[cpu->mode] = xlate_block(cpu, x, b, cpu->mode);
 	cpu->stats.blocks_translated++;
 	return b->xcode[cpu->mode];
@@ -650,7 +679,7 @@ const uint8_t *xlate_code(struct cpu *cpu, struct block *b)
 		link_tie(cpu, from, b);
 	*xcache_slot(x, cpu->mode, cpu->gpr[REG_RIP]) =
 		(struct xcache_entry){.lin = cpu->gpr[REG_RIP], .page = b->hpa & PAGE_MASK, .code = code};
-	return code;
+	return cpu->deadline - cpu->insns >= b->insns + XTAIL_INSNS ? code : NULL;
 }
 
 const uint8_t *xlate_cached(struct cpu *cpu, uint64_t at)
@@ -667,9 +696,10 @@ const uint8_t *xlate_cached(struct cpu *cpu, uint64_t at)
 
 int xlate_run(struct cpu *cpu, const uint8_t *code, struct xexit *out)
 {
+	uint64_t left = cpu->deadline - cpu->insns;
 	int st;
 
-	start_clock(cpu, min_u64(cpu->deadline - cpu->insns, STRETCH));
+	start_clock(cpu, min_u64(left > XTAIL_INSNS ? left - XTAIL_INSNS : 0, STRETCH));
 	st = cpu->xlate->enter(cpu, code);
 	if (st == EXEC_NEXT) {
 		cpu->insns = insns_by_clock(cpu);

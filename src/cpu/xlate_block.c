@@ -24,6 +24,8 @@ struct recipe {
 
 /* Code out of line: the instruction's execute function does the whole of it. */
 struct slow {
+	const struct part *part;
+	unsigned mode;
 	uint8_t *jump[SLOW_JUMPS];
 	unsigned jumps;
 	unsigned insn, insns; /* those it is for: mostly one */
@@ -50,40 +52,72 @@ struct group {
 	bool write;
 };
 
+/*
+ * A block as it is translated: the one the host code belongs to, or one that runs after another part of it and is laid
+ * behind that or farther on. There are no joins: what is reached in two ways is two parts, or is left to host code of its own.
+ */
+struct part {
+	struct block *b;
+	const struct part *from;
+	bool vec, vec_loads; /* works on vector registers; changes them in its own way */
+	struct xinsn insn[BLOCK_INSNS_MAX];
+};
+
+/* From a part to another block. */
+struct edge {
+	struct xlink link;      /* without the places out of line */
+	const struct part *part;
+	struct part *to;        /* laid here too; NULL: it is not */
+	bool laid;
+	unsigned mode;
+	int32_t delta;          /* within the page: where to, from the block's beginning */
+	bool saved;             /* the flags are in memory */
+	bool in_host;           /* ... or in the host's */
+	struct recipe recipe;
+	unsigned accesses;      /* by which the clock is ahead */
+	/* If it may leave the page: */
+	uint8_t *miss[3];
+	unsigned insn;          /* the instruction that jumps */
+	bool check;             /* it faults if the address is not canonical */
+	int32_t rsp;            /* by how much it moves RSP */
+	/* The limit, in the light way. */
+	uint8_t *over;
+};
+
 struct tr {
 	struct cpu *cpu;
 	struct translator *x;
-	struct block *b;
 	struct a_buf *a;
+	struct part *parts;       /* of all, the first is the block's */
+	unsigned part_count, tail; /* ... and the instructions of the others */
+	/* The part in hand: */
+	const struct part *part;
+	struct block *b;
+	const struct xinsn *insn;
 	unsigned mode;
-	const uint8_t *call_uop;  /* S1: offset of the uop in the block */
-	struct xinsn insn[BLOCK_INSNS_MAX];
 	bool needed[BLOCK_INSNS_MAX]; /* flags as they are after the instruction are of use to somebody */
 	/* Where the guest's flags are; if in neither, the recipe has them, or nobody wants them. */
 	bool f_host, f_mem;
 	struct recipe recipe;
-	struct slow slow[BLOCK_INSNS_MAX];
-	unsigned slows;
+	unsigned accesses; /* inline since its beginning: the clock is ahead by so many */
 	bool grouped;
 	struct group group; /* the last found */
-	struct edge {
-		struct xlink link; /* without the places out of line */
-		int32_t delta;     /* within the page: where to, from the block's beginning */
-		bool saved;        /* the flags are in memory */
-		bool in_host;      /* ... or in the host's */
-		struct recipe recipe;
-		/* If it may leave the page: */
-		uint8_t *miss[3];
-		unsigned insn;     /* the instruction that jumps */
-		bool check;        /* it faults if the address is not canonical */
-		int32_t rsp;       /* by how much it moves RSP */
-		unsigned accesses; /* as in struct tr */
-	} edge[XLINKS_PER_BLOCK]; /* jumps to other blocks */
+	struct edge *straight; /* its way out leads to the part that is to be laid next */
+	/* Of all parts: */
+	struct slow slow[BLOCK_INSNS_MAX + XTAIL_INSNS];
+	unsigned slows;
+	struct edge edge[XLINKS_MOST];
 	unsigned edges;
-	unsigned accesses; /* inline since the block's beginning: the clock is ahead by so many */
-	bool vec; /* the block works on vector registers */
+	bool vec; /* vector registers are in the host's */
 	struct { uint8_t *from; const uint8_t *back; } load_vec;
 };
+
+static void enter_part(struct tr *t, const struct part *p)
+{
+	t->part = p;
+	t->b = p->b;
+	t->insn = p->insn;
+}
 
 /* ---- flags ---- */
 
@@ -308,10 +342,12 @@ static void to_slow(struct tr *t, unsigned i, uint8_t *jump)
 {
 	struct slow *s = t->slow;
 
-	while (s < t->slow + t->slows && s->insn != i)
+	while (s < t->slow + t->slows && (s->part != t->part || s->insn != i))
 		s++;
 	if (s == t->slow + t->slows) {
 		t->slows++;
+		s->part = t->part;
+		s->mode = t->mode;
 		s->insn = i;
 		s->insns = 1;
 		s->jumps = 0;
@@ -331,7 +367,7 @@ static bool follows(const struct tr *t, unsigned i) { return in_group(t, i) && i
 static void slow_back(struct tr *t, unsigned i)
 {
 	for (struct slow *s = t->slow; s < t->slow + t->slows; s++) {
-		if (s->insn + s->insns == i + 1) {
+		if (s->part == t->part && s->insn + s->insns == i + 1) {
 			s->back = a_here(t->a);
 			s->accesses = t->accesses;
 		}
@@ -355,7 +391,8 @@ static void emit_clock_end(struct tr *t)
 static void emit_call_uop(struct tr *t, unsigned i)
 {
 	a_mov_imm(t->a, H_S1, (uint64_t)((const uint8_t *)&t->b->uop[i] - (const uint8_t *)t->b));
-	a_call_to(t->a, t->call_uop);
+	a_mov_imm(t->a, H_S2, (uint64_t)(uintptr_t)t->b);
+	a_call_to(t->a, t->x->call_uop[t->vec]);
 }
 
 /* The offset of the block in its page. */
@@ -378,6 +415,8 @@ static void emit_resolve(struct tr *t)
 
 static void emit_slow(struct tr *t, const struct slow *s)
 {
+	enter_part(t, s->part);
+	t->mode = s->mode;
 	for (unsigned i = 0; i < s->jumps; i++)
 		a_patch_here(t->a, s->jump[i]);
 	if (s->recipe.n) {
@@ -912,6 +951,135 @@ static void emit_check_canonical(struct tr *t, unsigned i)
 	to_slow(t, i, a_jcc(t->a, 7));
 }
 
+static struct edge *edge_new(struct tr *t)
+{
+	struct edge *e = &t->edge[t->edges++];
+
+	*e = (struct edge){.part = t->part, .mode = t->mode, .saved = t->f_mem, .in_host = t->f_host, .recipe = t->recipe,
+			   .accesses = t->accesses};
+	return e;
+}
+
+/* ---- parts ---- */
+
+/* Decodes the block's bytes again. */
+static void describe_part(const struct tr *t, struct part *p)
+{
+	const uint8_t *bytes = machmem_ptr(t->cpu->mmu.mem, hpa(p->b->hpa));
+	unsigned left = (unsigned)(PAGE_SIZE - (p->b->hpa & ~PAGE_MASK));
+
+	p->vec = p->vec_loads = false;
+	for (unsigned i = 0; i < p->b->insns; i++) {
+		const struct uop *u = &p->b->uop[i];
+		struct insn in;
+
+		in.cpu = t->cpu;
+		p->insn[i] = (struct xinsn){.kind = X_CALL};
+		if (decode_one(bytes + u->off, left - u->off, 64, &in))
+			xinsn_describe(&in, u, &p->insn[i]);
+		p->vec |= p->insn[i].vec && p->insn[i].kind != X_CALL;
+		p->vec_loads |= p->insn[i].vec_loads;
+	}
+	/* A block keeps the vector registers and their control word as it found them loaded, or leaves them alone. */
+	for (unsigned i = 0; p->vec_loads && i < p->b->insns; i++)
+		if (p->insn[i].vec)
+			p->insn[i] = (struct xinsn){.kind = X_CALL};
+	p->vec &= !p->vec_loads;
+}
+
+static bool came_by(const struct tr *t, const struct block *b)
+{
+	for (const struct part *p = t->part; p; p = p->from)
+		if (p->b == b)
+			return true;
+	return false;
+}
+
+/*
+ * The part that the block @delta bytes behind this one's beginning becomes, if it is to be laid here: it has run about as
+ * often as this one, so it will again, and needs nothing that has not been seen to at the beginning.
+ */
+static struct part *part_for(struct tr *t, int64_t delta)
+{
+	struct block *b = blocks_find(t->cpu->blocks, t->b->hpa + (uint64_t)delta, 64);
+	struct part *p = &t->parts[t->part_count];
+
+	if (!b || b->xruns < t->cpu->cfg.translate_after / 2 || t->part_count == XPARTS || t->tail + b->insns > XTAIL_INSNS ||
+	    came_by(t, b))
+		return NULL;
+	p->b = b;
+	p->from = t->part;
+	describe_part(t, p);
+	if (t->vec ? p->vec_loads : p->vec)
+		return NULL;
+	t->part_count++;
+	t->tail += b->insns;
+	return p;
+}
+
+/* ---- within the page ---- */
+
+/* The way of the edge @e that counts for the block it goes to, which has no use for the flags. */
+static void emit_light(struct tr *t, struct edge *e)
+{
+	struct xlink *l = &e->link;
+
+	l->light = a_here(t->a);
+	a_insn(t->a, A_OPW(0x81), A_ADD, a_reg(H_CLOCK));
+	l->ticks[0] = t->a->p;
+	a_imm(t->a, 0, 4);
+	a_alu(t->a, A_CMP, H_CLOCK, CPU_MEM(xlimit));
+	e->over = a_jcc(t->a, 7);
+	l->light_jump = a_jmp(t->a);
+	a_patch(t->a, l->light_jump, t->x->leave);
+}
+
+/* The jump of the edge @e, and behind it the light way, which then needs none. */
+static void emit_jump(struct tr *t, struct edge *e)
+{
+	e->link.site = a_jmp(t->a);
+	e->link.jmp = true;
+	if (!e->saved)
+		emit_light(t, e);
+}
+
+static struct edge *edge_near(struct tr *t, int64_t delta)
+{
+	struct edge *e = edge_new(t);
+
+	e->delta = (int32_t)delta;
+	e->link.behind = e->accesses;
+	e->to = part_for(t, delta);
+	return e;
+}
+
+/* Along the edge @e, from here: to the part that follows, or by a jump. */
+static void emit_straight(struct tr *t, struct edge *e)
+{
+	if (e->to) {
+		t->straight = e;
+		return;
+	}
+	emit_jump(t, e);
+}
+
+/* Flags that only the host has would be lost when the limit is looked at. */
+static void flags_before_near(struct tr *t)
+{
+	if (!t->recipe.n)
+		flags_to_memory(t);
+	if (t->f_mem)
+		emit_clock_end(t);
+}
+
+static void emit_goto_near(struct tr *t, int64_t delta)
+{
+	flags_before_near(t);
+	emit_straight(t, edge_near(t, delta));
+}
+
+/* ---- anywhere ---- */
+
 /*
  * To linear address S1, and RSP by @rsp: instruction @i; @check: which faults if S1 is not canonical. Flags that are not in
  * memory can be had by the recipe. If it is the address this was tied for, and the L1 instruction TLB, which is told so, has
@@ -919,13 +1087,14 @@ static void emit_check_canonical(struct tr *t, unsigned i)
  */
 static void emit_goto_far(struct tr *t, unsigned i, bool check, int32_t rsp)
 {
-	struct edge *e = &t->edge[t->edges++];
+	struct edge *e = edge_new(t);
 	struct xlink *l = &e->link;
 	struct a_rm slot = a_mem(H_CPU, l1i_slots(t->cpu, t->mode));
 	struct a_buf *a = t->a;
 
-	*e = (struct edge){.saved = t->f_mem, .recipe = t->recipe, .insn = i, .check = check, .rsp = rsp,
-			   .accesses = t->accesses};
+	e->insn = i;
+	e->check = check;
+	e->rsp = rsp;
 	l->page = t->b->hpa & PAGE_MASK;
 	a_store(a, gpr_mem(REG_RIP), H_S1);
 	l->lin = a_mov_imm64(a, H_S2);
@@ -950,32 +1119,10 @@ static void emit_goto_far(struct tr *t, unsigned i, bool check, int32_t rsp)
 	l->arrived = a_here(a);
 	if (rsp)
 		emit_move_rsp(t, rsp);
-	emit_clock_end(t);
-	l->site = a_jmp(a);
-}
-
-/*
- * A jump within the page, just emitted, is the edge to the block at @delta. Flags that are not in memory yet can be
- * had out of line, from the host's or by the recipe.
- */
-static void emit_edge(struct tr *t, int64_t delta, uint8_t *jump)
-{
-	struct edge *e = &t->edge[t->edges++];
-
-	e->link.site = jump;
-	e->delta = (int32_t)delta;
-	e->saved = t->f_mem;
-	e->in_host = t->f_host;
-	e->recipe = t->recipe;
-}
-
-/* Within the page. Flags that only the host has would be lost when the limit is looked at. */
-static void emit_goto_near(struct tr *t, int64_t delta)
-{
-	if (!t->recipe.n)
-		flags_to_memory(t);
-	emit_clock_end(t);
-	emit_edge(t, delta, a_jmp(t->a));
+	l->behind = t->accesses;
+	if (e->saved)
+		emit_clock_end(t);
+	emit_jump(t, e);
 }
 
 /* Flags that only the host has are lost on the way. */
@@ -1000,31 +1147,47 @@ static void emit_goto(struct tr *t, unsigned i, int64_t delta, bool check)
 
 static void emit_branch(struct tr *t, unsigned i) { emit_goto(t, i, (int64_t)t->b->uop[i].imm, true); }
 
+/* Instruction @i, of whose two ways one at least stays in the page. A loop goes on behind it, and jumps to end. */
+static void emit_jcc_near(struct tr *t, unsigned i, int64_t taken, int64_t next)
+{
+	bool jump_next = !stays(t, taken) || (taken <= 0 && stays(t, next));
+	int64_t ahead = jump_next ? taken : next;
+	struct edge *straight = stays(t, ahead) ? edge_near(t, ahead) : NULL;
+	struct edge *jumped = edge_near(t, jump_next ? next : taken);
+
+	jumped->link.site = a_jcc(t->a, (t->insn[i].op.opcode & 15u) ^ jump_next);
+	if (straight)
+		emit_straight(t, straight);
+	else
+		emit_goto(t, i, ahead, ahead == taken);
+}
+
 static void emit_jcc(struct tr *t, unsigned i)
 {
 	const struct uop *u = &t->b->uop[i];
-	uint8_t *taken;
+	int64_t taken = (int64_t)u->imm, next = u->off + u->len;
+	unsigned cond = t->insn[i].op.opcode & 15, accesses;
+	uint8_t *jump;
 	bool f_mem;
 
-	if (!t->recipe.n)
-		flags_to_memory(t);
+	flags_before_near(t);
 	if (!t->f_host && t->f_mem)
 		emit_restore(t->a, false);
 	else if (!t->f_host)
 		emit_recipe(t->a, &t->recipe);
 	t->f_host = true;
-	f_mem = t->f_mem;
-	emit_clock_end(t);
-	taken = a_jcc(t->a, t->insn[i].op.opcode & 15);
-	if (stays(t, (int64_t)u->imm)) {
-		emit_edge(t, (int64_t)u->imm, taken);
-		emit_goto(t, i, u->off + u->len, false);
+	if (stays(t, taken) || stays(t, next)) {
+		emit_jcc_near(t, i, taken, next);
 		return;
 	}
-	emit_goto(t, i, u->off + u->len, false);
-	a_patch_here(t->a, taken);
+	f_mem = t->f_mem;
+	accesses = t->accesses;
+	jump = a_jcc(t->a, cond);
+	emit_goto(t, i, next, false);
+	a_patch_here(t->a, jump);
 	t->f_host = true;
 	t->f_mem = f_mem;
+	t->accesses = accesses;
 	emit_branch(t, i);
 }
 
@@ -1200,31 +1363,6 @@ static bool ignores_flags(const struct tr *t)
 	return false;
 }
 
-/* Decodes the block's bytes again. */
-static void describe_all(struct tr *t)
-{
-	const uint8_t *bytes = machmem_ptr(t->cpu->mmu.mem, hpa(t->b->hpa));
-	unsigned left = (unsigned)(PAGE_SIZE - (t->b->hpa & ~PAGE_MASK));
-	bool vec_loads = false;
-
-	for (unsigned i = 0; i < t->b->insns; i++) {
-		const struct uop *u = &t->b->uop[i];
-		struct insn in;
-
-		in.cpu = t->cpu;
-		t->insn[i] = (struct xinsn){.kind = X_CALL};
-		if (decode_one(bytes + u->off, left - u->off, 64, &in))
-			xinsn_describe(&in, u, &t->insn[i]);
-		t->vec |= t->insn[i].vec && t->insn[i].kind != X_CALL;
-		vec_loads |= t->insn[i].vec_loads;
-	}
-	/* A block keeps the vector registers and their control word as it found them loaded, or leaves them alone. */
-	for (unsigned i = 0; vec_loads && i < t->b->insns; i++)
-		if (t->insn[i].vec)
-			t->insn[i] = (struct xinsn){.kind = X_CALL};
-	t->vec &= !vec_loads;
-}
-
 static void emit_insn(struct tr *t, unsigned i)
 {
 	switch (t->insn[i].kind) {
@@ -1264,10 +1402,15 @@ static void emit_end(struct tr *t)
 	}
 }
 
-/* Where the jump @l of the block goes as long as it is tied to nothing. RIP is in its slot. */
-static void emit_leave_through(struct tr *t, struct xlink *l)
+/* Where the edge's jump goes as long as it is tied to nothing. RIP is in its slot. */
+static void emit_leave_through(struct tr *t, struct edge *e)
 {
-	a_mov_imm(t->a, H_S1, (uint64_t)(uintptr_t)xlate_link_new(t->x, l));
+	e->link.loose = a_here(t->a);
+	if (!e->link.lin) {
+		emit_linear(t, H_S1, e->delta);
+		a_store(t->a, gpr_mem(REG_RIP), H_S1);
+	}
+	a_mov_imm(t->a, H_S1, (uint64_t)(uintptr_t)xlate_link_new(t->x, &e->link, e->to ? e->to->b : NULL));
 	a_jmp_to(t->a, t->x->leave);
 }
 
@@ -1275,17 +1418,10 @@ static void emit_leave_through(struct tr *t, struct xlink *l)
 static void emit_edge_ways(struct tr *t, struct edge *e)
 {
 	struct xlink *l = &e->link;
-	uint8_t *over;
 
-	l->light = a_here(t->a);
-	a_insn(t->a, A_OPW(0x81), A_ADD, a_reg(H_CLOCK));
-	l->ticks[0] = t->a->p;
-	a_imm(t->a, 0, 4);
-	a_alu(t->a, A_CMP, H_CLOCK, CPU_MEM(xlimit));
-	over = a_jcc(t->a, 7);
-	l->light_jump = a_jmp(t->a);
-	a_patch(t->a, l->light_jump, t->x->leave);
-	a_patch_here(t->a, over);
+	if (!l->light)
+		emit_light(t, e);
+	a_patch_here(t->a, e->over);
 	a_insn(t->a, A_OPW(0x81), A_SUB, a_reg(H_CLOCK));
 	l->ticks[1] = t->a->p;
 	a_imm(t->a, 0, 4);
@@ -1296,18 +1432,9 @@ static void emit_edge_ways(struct tr *t, struct edge *e)
 	emit_recipe(t->a, &e->recipe);
 	if (e->in_host)
 		l->saving = a_here(t->a);
+	emit_clock(t, -(int32_t)l->behind);
 	emit_save(t->a);
 	l->saved_jump = a_jmp(t->a);
-}
-
-static void emit_edge_near(struct tr *t, struct edge *e)
-{
-	if (!e->saved)
-		emit_edge_ways(t, e);
-	e->link.loose = a_here(t->a);
-	emit_linear(t, H_S1, e->delta);
-	a_store(t->a, gpr_mem(REG_RIP), H_S1);
-	emit_leave_through(t, &e->link);
 }
 
 /* Another address than the one it was tied for, or its page is not known to be where it was. */
@@ -1332,21 +1459,15 @@ static void emit_edge_missed(struct tr *t, struct edge *e)
 	emit_resolve(t);
 }
 
-static void emit_edge_far(struct tr *t, struct edge *e)
-{
-	emit_edge_missed(t, e);
-	if (!e->saved)
-		emit_edge_ways(t, e);
-	e->link.loose = a_here(t->a);
-	emit_leave_through(t, &e->link);
-}
-
 static void emit_edge_out_of_line(struct tr *t, struct edge *e)
 {
+	enter_part(t, e->part);
+	t->mode = e->mode;
 	if (e->link.lin)
-		emit_edge_far(t, e);
-	else
-		emit_edge_near(t, e);
+		emit_edge_missed(t, e);
+	if (!e->saved)
+		emit_edge_ways(t, e);
+	emit_leave_through(t, e);
 }
 
 /* At the beginning: vector registers are to be in the host's. */
@@ -1377,18 +1498,71 @@ static void emit_load_vec(struct tr *t)
 	emit_refuse(t);
 }
 
-const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *b, unsigned mode)
+static void emit_part(struct tr *t)
 {
-	struct tr t = {.cpu = cpu, .x = x, .b = b, .a = &x->out, .mode = mode, .f_mem = true};
-	const uint8_t *entry;
-	uint8_t *start = x->out.p, *over;
 	unsigned n;
 
-	describe_all(&t);
+	t->grouped = false;
+	for (unsigned i = 0; i < t->b->insns; i += n) {
+		if (!in_group(t, i))
+			find_group(t, i);
+		n = stack_run(t, i);
+		if (n > 1) {
+			emit_stack_run(t, i, n);
+		} else {
+			emit_insn(t, i);
+			n = 1;
+		}
+	}
+	emit_end(t);
+}
+
+/* The part that the edge @e leads to, which begins with what the edge's jump replaces when the block is no longer valid. */
+static void emit_next_part(struct tr *t, struct edge *e)
+{
+	e->laid = true;
+	enter_part(t, e->to);
+	if (e->link.site)
+		a_patch_here(t->a, e->link.site);
+	e->link.site = t->a->p + 1;
+	e->link.jmp = true;
+	emit_clock(t, (int32_t)(t->b->insns << XTICKS_SHIFT) - (int32_t)e->accesses);
+	t->accesses = 0;
+	t->mode = e->mode;
+	t->f_host = e->in_host;
+	t->f_mem = e->saved;
+	t->recipe = e->recipe;
+	find_needed(t);
+	emit_part(t);
+}
+
+/* The one to be laid next: straight on, or any that is jumped to. */
+static struct edge *next_edge(struct tr *t)
+{
+	struct edge *e = t->straight;
+
+	t->straight = NULL;
+	if (e)
+		return e;
+	for (e = t->edge; e < t->edge + t->edges; e++)
+		if (e->to && !e->laid)
+			return e;
+	return NULL;
+}
+
+const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *b, unsigned mode)
+{
+	struct part parts[XPARTS];
+	struct tr t = {.cpu = cpu, .x = x, .a = &x->out, .parts = parts, .part_count = 1, .mode = mode, .f_mem = true};
+	const uint8_t *entry;
+	uint8_t *start = x->out.p, *over;
+
+	parts[0].b = b;
+	parts[0].from = NULL;
+	describe_part(&t, &parts[0]);
+	enter_part(&t, &parts[0]);
+	t.vec = parts[0].vec;
 	find_needed(&t);
-	t.call_uop = a_here(t.a);
-	a_mov_imm(t.a, H_S2, (uint64_t)(uintptr_t)b);
-	a_jmp_to(t.a, x->call_uop[t.vec]);
 	while ((uintptr_t)t.a->p & 15)
 		a_byte(t.a, 0xcc);
 	entry = a_here(t.a);
@@ -1399,22 +1573,14 @@ const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *
 		emit_want_vec(&t);
 	else if (ignores_flags(&t))
 		b->xlight[mode] = a_here(t.a);
-	for (unsigned i = 0; i < b->insns; i += n) {
-		if (!in_group(&t, i))
-			find_group(&t, i);
-		n = stack_run(&t, i);
-		if (n > 1) {
-			emit_stack_run(&t, i, n);
-		} else {
-			emit_insn(&t, i);
-			n = 1;
-		}
-	}
-	emit_end(&t);
+	emit_part(&t);
+	for (struct edge *e = next_edge(&t); e; e = next_edge(&t))
+		emit_next_part(&t, e);
 	for (unsigned i = 0; i < t.edges; i++)
 		emit_edge_out_of_line(&t, &t.edge[i]);
 	for (unsigned i = 0; i < t.slows; i++)
 		emit_slow(&t, &t.slow[i]);
+	enter_part(&t, &parts[0]);
 	if (t.vec)
 		emit_load_vec(&t);
 	a_patch_here(t.a, over);

@@ -88,7 +88,9 @@ static_assert(2 * BLOCK_INSNS_MAX < XTICKS, "at most two accesses to an instruct
 
 #define XMODES MODE_USER_ALIGN /* host code exists for the modes before this one */
 #define XBLOCK_MOST (48u << 10) /* host code of one block, at most */
-#define XLINKS_PER_BLOCK 2
+#define XPARTS 8 /* blocks laid into one's host code, at most, */
+#define XTAIL_INSNS 64u /* and their instructions but the first's: as many may follow where the limit is looked at */
+#define XLINKS_MOST (2 * XPARTS)
 #define XLINK_CHUNK 4096u /* that many are allocated at a time; code refers to them, so they stay where they are */
 #define XCODE_BYTES_MAX (1ull << 30)
 #define XLINK_CHUNKS (XCODE_BYTES_MAX / 128 / XLINK_CHUNK)
@@ -133,7 +135,8 @@ static inline void emit_slot_offset(struct a_buf *a, int to, int from)
 	a_alu_imm(a, A_AND, false, a_reg(to), (FAST_SLOTS - 1) << 5);
 }
 
-struct xlink *xlate_link_new(struct translator *x, const struct xlink *l);
+/* @to: what the jump would lead to is laid in its place; NULL: it is tied to nothing. */
+struct xlink *xlate_link_new(struct translator *x, const struct xlink *l, struct block *to);
 /* Emits host code for @b; there is room. Returns its entry. */
 const uint8_t *xlate_block(struct cpu *cpu, struct translator *x, struct block *b, unsigned mode);
 
