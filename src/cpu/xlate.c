@@ -679,7 +679,7 @@ const uint8_t *xlate_code(struct cpu *cpu, struct block *b)
 		link_tie(cpu, from, b);
 	*xcache_slot(x, cpu->mode, cpu->gpr[REG_RIP]) =
 		(struct xcache_entry){.lin = cpu->gpr[REG_RIP], .page = b->hpa & PAGE_MASK, .code = code};
-	return cpu->deadline - cpu->insns >= b->insns + XTAIL_INSNS ? code : NULL;
+	return cpu->deadline - cpu->insns >= b->insns + XMARGIN ? code : NULL;
 }
 
 const uint8_t *xlate_cached(struct cpu *cpu, uint64_t at)
@@ -699,7 +699,7 @@ int xlate_run(struct cpu *cpu, const uint8_t *code, struct xexit *out)
 	uint64_t left = cpu->deadline - cpu->insns;
 	int st;
 
-	start_clock(cpu, min_u64(left > XTAIL_INSNS ? left - XTAIL_INSNS : 0, STRETCH));
+	start_clock(cpu, min_u64(left > XMARGIN ? left - XMARGIN : 0, STRETCH));
 	st = cpu->xlate->enter(cpu, code);
 	if (st == EXEC_NEXT) {
 		cpu->insns = insns_by_clock(cpu);

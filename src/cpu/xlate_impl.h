@@ -89,7 +89,12 @@ static_assert(2 * BLOCK_INSNS_MAX < XTICKS, "at most two accesses to an instruct
 #define XMODES MODE_USER_ALIGN /* host code exists for the modes before this one */
 #define XBLOCK_MOST (48u << 10) /* host code of one block, at most */
 #define XPARTS 8 /* blocks laid into one's host code, at most, */
-#define XTAIL_INSNS 64u /* and their instructions but the first's: as many may follow where the limit is looked at */
+#define XTAIL_INSNS 64u /* and their instructions but the first's: so many may follow where the limit is looked at */
+/*
+ * Host code stops so long before the deadline: behind the block that ends there, nothing is fetched before the event that is
+ * due, which may look at that page last or never.
+ */
+#define XMARGIN (XTAIL_INSNS + 1)
 #define XLINKS_MOST (2 * XPARTS)
 #define XLINK_CHUNK 4096u /* that many are allocated at a time; code refers to them, so they stay where they are */
 #define XCODE_BYTES_MAX (1ull << 30)

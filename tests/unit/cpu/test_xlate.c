@@ -103,6 +103,7 @@ static void rig_free(struct rig *r)
 	for (unsigned way_ = 0; way_ < 2 && (rig_make(&(r), way_, cache), true); way_++, rig_free(&(r)))
 
 #define CACHE (1u << 20)
+#define LONG 1000 /* ticks: host code stops some time before the end */
 
 /* The frame of a #PF: error code, RIP, CS, RFLAGS. */
 static uint64_t pushed(const struct rig *r, unsigned n) { return get_u64(r->host + r->cpu->gpr[RSP] + 8 * n); }
@@ -120,7 +121,7 @@ static void flags_at_a_fault(void **state)
 		r.cpu->gpr[RAX] = 0x7fffffffffffffff;
 		r.cpu->gpr[RBX] = 0x7fffffffffffffff;
 		r.cpu->gpr[RSI] = DATA + 0x3000;
-		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_HALTED);
 		assert_int_equal(pushed(&r, 1), CODE + 3);
 		assert_int_equal(pushed(&r, 3) & RF_ARITH, RF_OF | RF_SF | RF_AF);
 		assert_int_equal(r.cpu->cr2, DATA + 0x3000);
@@ -139,7 +140,7 @@ static void split_store_that_faults(void **state)
 		PUT(&r, CODE, 0x48, 0x89, 0x07, 0xf4); /* mov [rdi], rax; hlt */
 		r.cpu->gpr[RAX] = ~0ull;
 		r.cpu->gpr[RDI] = DATA + 0x1ffc;
-		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_HALTED);
 		assert_int_equal(r.cpu->cr2, DATA + 0x2000);
 		assert_int_equal(pushed(&r, 0), 3); /* a write, a protection violation */
 		assert_int_equal(get_u64(r.host + DATA + 0x1ffc), 0);
@@ -159,9 +160,56 @@ static void block_that_changes_itself(void **state)
 		    0x00, 0xc3,                         /* 13: add bl, al */
 		    0xff, 0xc9, 0x75, 0xf2,             /* 15: dec ecx; jnz 5 */
 		    0xf4);
-		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_HALTED);
 		assert_int_equal(r.cpu->gpr[RBX], 3 + 2 + 1);
 		assert_int_equal(r.cpu->insns, 1 + 3 * 5 + 1);
+	}
+}
+
+/* A store changes the block that follows, which has been laid behind this one. */
+static void block_that_changes_the_next(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	EACH(r, CACHE) {
+		PUT(&r, CODE, 0x88, 0x0d, 0x03, 0x00, 0x00, 0x00, /* mov [rip+3], cl: the immediate at 9 */
+		    0xeb, 0x00,                                    /* jmp 8 */
+		    0xb0, 0x00, 0x00, 0xc3,                        /* 8: mov al, 0; add bl, al */
+		    0xff, 0xc9, 0x75, 0xf0, 0xf4);                 /* dec ecx; jnz 0; hlt */
+		r.cpu->gpr[REG_RIP] = CODE + 8;
+		r.cpu->gpr[RCX] = 5;
+		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_HALTED);
+		assert_int_equal(r.cpu->gpr[RBX], 4 + 3 + 2 + 1);
+		assert_int_equal(r.cpu->insns, 4 + 4 * 6 + 1);
+	}
+}
+
+static uint64_t code_stamp(const struct rig *r, uint64_t lin)
+{
+	const struct tlb_array *a = r->cpu->mmu.l1i.tlb.of[0];
+
+	for (unsigned i = 0; i < a->sets * a->ways; i++)
+		if (a->entry[i].tag == lin >> PAGE_SHIFT)
+			return a->entry[i].stamp;
+	fail_msg("no entry for %llx", (unsigned long long)lin);
+	return 0;
+}
+
+/* Where the run ends between two blocks, the page of the second has not been asked for: what is due then comes first. */
+static void no_fetch_at_the_deadline(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	EACH(r, CACHE) {
+		PUT(&r, CODE, 0xff, 0xc0, 0xe9, 0xf9, 0x0f, 0x00, 0x00);          /* inc eax; jmp CODE + 0x1000 */
+		PUT(&r, CODE + 0x1000, 0xff, 0xc3, 0xe9, 0xf9, 0xef, 0xff, 0xff); /* inc ebx; jmp CODE */
+		for (uint64_t n = LONG + 2; n < 10 * LONG; n += LONG) {
+			assert_int_equal(cpu_run(r.cpu, n), CPU_RUN_DEADLINE);
+			assert_int_equal(r.cpu->gpr[REG_RIP], CODE + 0x1000);
+			assert_true(code_stamp(&r, CODE) > code_stamp(&r, CODE + 0x1000));
+		}
 	}
 }
 
@@ -176,7 +224,7 @@ static void deadline_within_a_loop(void **state)
 		    0x48, 0x83, 0xc3, 0x02,           /* add rbx, 2 */
 		    0x48, 0x39, 0xcb, 0x75, 0xf4);    /* cmp rbx, rcx; jne CODE */
 		r.cpu->gpr[RCX] = 1;
-		for (uint64_t n = 0; n < 4000; n += 37) {
+		for (uint64_t n = 0; n < 20000; n += 237) {
 			assert_int_equal(cpu_run(r.cpu, n), CPU_RUN_DEADLINE);
 			assert_int_equal(r.cpu->insns, n);
 			assert_int_equal(r.cpu->gpr[RAX], (n + 3) / 4);
@@ -244,14 +292,14 @@ static void vector_state(void **state)
 		put_u32(r.cpu->fpu.fx + FX_XMM(0), 0x3f800000);
 		put_u32(r.cpu->fpu.fx + FX_XMM(1), 0x40400000);
 		put_u32(r.cpu->fpu.fx + FX_MXCSR, 0x5f80); /* rounding up */
-		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_HALTED);
 		assert_int_equal(get_u32(r.cpu->fpu.fx + FX_XMM(0)), 0x3eaaaaab);
 		assert_int_equal(get_u32(r.cpu->fpu.fx + FX_MXCSR), 0x5fa0); /* inexact */
 		r.cpu->halted = false;
 		r.cpu->gpr[REG_RIP] = CODE;
 		r.cpu->cr0 |= CR0_TS;
 		cpu_update_mode(r.cpu);
-		assert_int_equal(cpu_run(r.cpu, 200), CPU_RUN_HALTED);
+		assert_int_equal(cpu_run(r.cpu, 2 * LONG), CPU_RUN_HALTED);
 		assert_int_equal(r.cpu->gpr[REG_RIP], HALT + EXC_NM + 1);
 	}
 }
@@ -287,7 +335,7 @@ static void avx_moves(void **state)
 		r.cpu->gpr[RDI] = DATA + 0x108;
 		for (unsigned i = 0; i < 16; i++)
 			put_u64(r.host + DATA + 8 * i, i + 1);
-		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_HALTED);
 		assert_int_equal(r.cpu->gpr[REG_RIP], HALT + EXC_GP + 1);
 		assert_int_equal(r.cpu->insns, 9 + 1);
 		for (unsigned i = 0; i < 12; i++) {
@@ -298,7 +346,7 @@ static void avx_moves(void **state)
 		r.cpu->halted = false;
 		r.cpu->gpr[REG_RIP] = CODE;
 		set_avx(r.cpu, false);
-		assert_int_equal(cpu_run(r.cpu, 200), CPU_RUN_HALTED);
+		assert_int_equal(cpu_run(r.cpu, 2 * LONG), CPU_RUN_HALTED);
 		assert_int_equal(r.cpu->gpr[REG_RIP], HALT + EXC_UD + 1);
 	}
 }
@@ -316,7 +364,7 @@ static void avx_split_store(void **state)
 		set_avx(r.cpu, true);
 		memset(r.cpu->fpu.fx + FX_XMM(0), 0xff, 16);
 		r.cpu->gpr[RDI] = DATA + 0x1ff0;
-		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_HALTED);
 		assert_int_equal(r.cpu->cr2, DATA + 0x2000);
 		assert_int_equal(get_u64(r.host + DATA + 0x1ff0), 0);
 	}
@@ -335,7 +383,7 @@ static void pushes_over_a_page(void **state)
 		r.cpu->gpr[RAX] = 0x1111;
 		r.cpu->gpr[R15] = 0x2222;
 		r.cpu->gpr[RBX] = r.cpu->gpr[RCX] = 0x3333;
-		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_SHUTDOWN); /* no stack for the handler either */
+		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_SHUTDOWN); /* no stack for the handler either */
 		assert_int_equal(r.cpu->insns, 2);
 		assert_int_equal(r.cpu->gpr[RSP], DATA + 0x1000);
 		assert_int_equal(get_u64(r.host + DATA + 0x1008), 0x1111);
@@ -356,7 +404,7 @@ static void pops_and_flags(void **state)
 		r.cpu->gpr[RSP] = DATA + 0x108;
 		for (unsigned i = 0; i < 3; i++)
 			put_u64(r.host + DATA + 0x100 + 8 * i, i + 5);
-		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_HALTED);
 		assert_int_equal(r.cpu->gpr[RAX], 5);
 		assert_int_equal(r.cpu->gpr[R15], 6);
 		assert_int_equal(r.cpu->gpr[RBP], 7);
@@ -381,7 +429,7 @@ static void order_of_use(void **state)
 		r.cpu->gpr[RDX] = 0x50000;
 		r.cpu->gpr[RBP] = 0;
 		r.cpu->mmu.stats = (struct mmu_stats){0};
-		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_HALTED);
 		assert_int_equal(r.cpu->mmu.stats.l1d_misses, 6);
 	}
 }
@@ -396,11 +444,11 @@ static void far_targets(void **state)
 		PUT(&r, CODE + 0x800, 0x8b, 0x05, 0xf0, 0xff, 0xff, 0x7f, 0xf4); /* mov eax, [rip+0x7ffffff0] */
 		PUT(&r, CODE + 0xc00, 0xe9, 0xf0, 0xff, 0xff, 0x7f);             /* jmp there */
 		r.cpu->gpr[REG_RIP] = CODE + 0x800;
-		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_HALTED);
 		assert_int_equal(r.cpu->cr2, CODE + 0x800 + 6 + 0x7ffffff0ull);
 		r.cpu->halted = false;
 		r.cpu->gpr[REG_RIP] = CODE + 0xc00;
-		assert_int_equal(cpu_run(r.cpu, 100), CPU_RUN_HALTED);
+		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_HALTED);
 		assert_int_equal(r.cpu->cr2, CODE + 0xc00 + 5 + 0x7ffffff0ull);
 	}
 }
@@ -414,7 +462,8 @@ int main(void)
 		cmocka_unit_test(vector_state),		  cmocka_unit_test(pushes_over_a_page),
 		cmocka_unit_test(pops_and_flags),	  cmocka_unit_test(order_of_use),
 		cmocka_unit_test(far_targets),		  cmocka_unit_test(avx_moves),
-		cmocka_unit_test(avx_split_store),
+		cmocka_unit_test(avx_split_store),	  cmocka_unit_test(block_that_changes_the_next),
+		cmocka_unit_test(no_fetch_at_the_deadline),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
