@@ -546,7 +546,7 @@ struct xlink *xlate_link_new(struct translator *x, const struct xlink *from, str
 
 static void link_tie_light(struct translator *x, struct xlink *l, const struct block *b, const uint8_t *code)
 {
-	uint32_t ticks = ((uint32_t)b->insns << XTICKS_SHIFT) - l->behind;
+	int32_t ticks = (int32_t)(b->insns << XTICKS_SHIFT) - l->ahead;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(l->ticks); i++)
 		memcpy(l->ticks[i], &ticks, sizeof(ticks));

@@ -23,7 +23,7 @@
 struct xlink {
 	uint8_t *site;           /* the jump */
 	bool jmp;                /* ... is a JMP: nothing, if it goes to what stands behind it */
-	unsigned behind;         /* accesses that the light way takes back from the clock */
+	int32_t ahead;           /* what the light way takes back from the clock */
 	const uint8_t *loose;    /* where it goes when tied to nothing */
 	/* Two ways: site leads to one of them, NULL if there is one; */
 	const uint8_t *light, *saving;

@@ -30,7 +30,7 @@ struct slow {
 	unsigned jumps;
 	unsigned insn, insns; /* those it is for: mostly one */
 	const uint8_t *back;
-	unsigned accesses;    /* by which the clock is ahead there */
+	int32_t ahead;        /* the clock there, as in struct tr */
 	struct recipe recipe; /* to make the flags before: they are not in memory */
 };
 
@@ -74,7 +74,7 @@ struct edge {
 	bool saved;             /* the flags are in memory */
 	bool in_host;           /* ... or in the host's */
 	struct recipe recipe;
-	unsigned accesses;      /* by which the clock is ahead */
+	int32_t ahead;          /* the clock, as in struct tr */
 	/* If it may leave the page: */
 	uint8_t *miss[3];
 	unsigned insn;          /* the instruction that jumps */
@@ -99,7 +99,12 @@ struct tr {
 	/* Where the guest's flags are; if in neither, the recipe has them, or nobody wants them. */
 	bool f_host, f_mem;
 	struct recipe recipe;
-	unsigned accesses; /* inline since its beginning: the clock is ahead by so many */
+	/*
+	 * By how much the clock is ahead of what it is to be at the part's end: accesses inline since its beginning. Less than
+	 * zero: the instructions of the part are still to be counted.
+	 */
+	int32_t ahead;
+	uint8_t *part_least;   /* the part's code goes on until here, at least */
 	bool grouped;
 	struct group group; /* the last found */
 	struct edge *straight; /* its way out leads to the part that is to be laid next */
@@ -307,6 +312,31 @@ static void emit_inverse(struct a_buf *to, const struct xinsn *x, const uint8_t 
 	to->p[-(int)n + (int)at + group] ^= 0x28;
 }
 
+/* Instruction @x on the register's slot in memory instead of the scratch register it was just done in. */
+static unsigned emit_on_slot(uint8_t *at, const struct xinsn *x)
+{
+	struct a_buf a = {.p = at};
+
+	a_insn(&a, x->op, x->reg_place == XREG_MODRM ? (unsigned)host_reg((unsigned)x->reg) : x->ext, gpr_mem((unsigned)x->rm));
+	a_imm(&a, x->imm, x->imm_bytes);
+	return (unsigned)(a.p - at);
+}
+
+/* TEST of the result @dst with itself. */
+static void emit_test_result(struct a_buf *to, const struct xinsn *x, int dst)
+{
+	bool wide = x->op.opcode & 1 || x->op.opcode == 0x83;
+	struct a_op test = {.opcode = wide ? 0x85 : 0x84, .w = x->op.w, .p66 = x->op.p66, .byte_reg = x->op.byte_reg};
+
+	if (in_host(dst)) {
+		a_insn(to, test, (unsigned)host_reg((unsigned)dst), a_reg(host_reg((unsigned)dst)));
+		return;
+	}
+	test.opcode = wide ? 0xf7 : 0xf6;
+	a_insn(to, test, 0, gpr_mem((unsigned)dst));
+	a_imm(to, ~0ull, !wide ? 1 : x->op.p66 && !x->op.w ? 2 : 4);
+}
+
 /* The flags of @x, just emitted at [@from, p), can be had again. */
 static void recipe_make(struct tr *t, const struct xinsn *x, const uint8_t *from)
 {
@@ -314,24 +344,28 @@ static void recipe_make(struct tr *t, const struct xinsn *x, const uint8_t *from
 	struct a_buf to = {.p = r->bytes};
 	unsigned n = (unsigned)(t->a->p - from);
 	int dst, src, alu = alu_of(x, &dst, &src);
+	uint8_t on_slot[16];
 
 	recipe_none(r);
-	if (alu < 0 || alu == A_ADC || alu == A_SBB || !in_host(dst) || !in_host(src) || 2 * n > RECIPE_BYTES)
+	/* The operand in ModRM.rm may be in memory. */
+	if (alu < 0 || alu == A_ADC || alu == A_SBB || (x->reg >= 0 && !in_host(x->reg)))
 		return;
 	if (alu == A_CMP || alu == 8) {
 		emit_bytes(&to, from, n);
 	} else if (alu == A_ADD || alu == A_SUB) {
 		if (dst == src)
 			return;
+		if (!in_host(dst)) {
+			n = emit_on_slot(on_slot, x);
+			from = on_slot;
+		}
 		emit_inverse(&to, x, from, n);
 		emit_bytes(&to, from, n);
-	} else { /* of the result alone */
-		struct a_op test = {.opcode = x->op.opcode & 1 || x->op.opcode == 0x83 ? 0x85 : 0x84, .w = x->op.w,
-				    .p66 = x->op.p66, .byte_reg = x->op.byte_reg};
-
-		a_insn(&to, test, (unsigned)host_reg((unsigned)dst), a_reg(host_reg((unsigned)dst)));
+	} else {
+		emit_test_result(&to, x, dst);
 	}
 	r->n = (uint8_t)(to.p - r->bytes);
+	assert(r->n <= RECIPE_BYTES);
 	r->regs = reg_bit(dst) | (src >= 0 ? reg_bit(src) : 0);
 }
 
@@ -369,23 +403,41 @@ static void slow_back(struct tr *t, unsigned i)
 	for (struct slow *s = t->slow; s < t->slow + t->slows; s++) {
 		if (s->part == t->part && s->insn + s->insns == i + 1) {
 			s->back = a_here(t->a);
-			s->accesses = t->accesses;
+			s->ahead = t->ahead;
 		}
 	}
 }
 
-/* The clock is put on or back by accesses. Changes no flags. */
+/* The clock is put on or back. Changes no flags. */
 static void emit_clock(struct tr *t, int32_t by)
 {
 	if (by)
 		a_lea(t->a, H_CLOCK, a_mem(H_CLOCK, by));
 }
 
+/* The part's instructions are counted: before anything that may call an execute function. */
+static void emit_count(struct tr *t)
+{
+	if (t->ahead < 0) {
+		emit_clock(t, -t->ahead);
+		t->ahead = 0;
+	}
+}
+
+/* ... and an access, too. */
+static void emit_count_access(struct tr *t)
+{
+	int32_t from = t->ahead;
+
+	t->ahead = from < 0 ? 1 : from + 1;
+	emit_clock(t, t->ahead - from);
+}
+
 /* The block is over: the next finds the clock at a multiple. */
 static void emit_clock_end(struct tr *t)
 {
-	emit_clock(t, -(int32_t)t->accesses);
-	t->accesses = 0;
+	emit_clock(t, -t->ahead);
+	t->ahead = 0;
 }
 
 static void emit_call_uop(struct tr *t, unsigned i)
@@ -428,7 +480,7 @@ static void emit_slow(struct tr *t, const struct slow *s)
 	if (t->b->uop[s->insn + s->insns - 1].flags & UOP_SETS_RIP) {
 		emit_resolve(t);
 	} else {
-		emit_clock(t, (int32_t)s->accesses);
+		emit_clock(t, s->ahead);
 		a_jmp_to(t->a, s->back);
 	}
 }
@@ -506,6 +558,7 @@ static void emit_find(struct tr *t, unsigned i, const struct ea *e, unsigned byt
 	int32_t slot = (int32_t)((uint8_t *)&t->cpu->mmu.l1d.fast.slot[t->mode][0] - (uint8_t *)t->cpu) - CPU_BIAS;
 	int32_t tag = slot + (int32_t)(write ? offsetof(struct fast_entry, wtag) : offsetof(struct fast_entry, rtag));
 
+	emit_count_access(t);
 	emit_ea(a, H_S1, e, 0);
 	emit_segment(a, H_S1, e);
 	emit_slot_offset(a, H_S2, H_S1);
@@ -515,8 +568,6 @@ static void emit_find(struct tr *t, unsigned i, const struct ea *e, unsigned byt
 	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, tag));
 	to_slow(t, i, a_jcc(a, 5));
 	a_load(a, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, entry)));
-	emit_clock(t, 1);
-	t->accesses++;
 	a_store(a, a_mem(H_S1, offsetof(struct tlb_entry, stamp)), H_CLOCK);
 	a_load(a, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, addend)));
 	emit_segment(a, H_S1, e);
@@ -814,6 +865,7 @@ static void emit_div(struct tr *t, unsigned i)
 	int h = host_reg((unsigned)x->rm);
 	struct a_rm rm = h == H_NONE ? gpr_mem((unsigned)x->rm) : a_reg(h);
 
+	emit_count(t);
 	flags_before(t, i, true);
 	a_insn(t->a, (struct a_op){.opcode = 0x3b, .w = x->op.w}, H_RDX, rm);
 	to_slow(t, i, a_jcc(t->a, 3));
@@ -825,6 +877,7 @@ static void emit_div(struct tr *t, unsigned i)
 /* The slow way unless CPL is 0. Changes flags. */
 static void emit_check_cpl0(struct tr *t, unsigned i)
 {
+	emit_count(t);
 	a_insn(t->a, A_OP(0x80), A_CMP, CPU_MEM(cpl));
 	a_byte(t->a, 0);
 	to_slow(t, i, a_jcc(t->a, 5));
@@ -856,6 +909,7 @@ static void emit_swapgs(struct tr *t, unsigned i)
 /* The slow way unless AVX is in force. SSE is, or the block does not run. Changes flags. */
 static void emit_check_avx(struct tr *t, unsigned i)
 {
+	emit_count(t);
 	a_insn(t->a, A_OP(0xf7), 0, CPU_MEM(cr4)); /* TEST */
 	a_imm(t->a, CR4_OSXSAVE, 4);
 	to_slow(t, i, a_jcc(t->a, 4));
@@ -924,8 +978,9 @@ static void emit_set_ac(struct tr *t, unsigned i)
 static void emit_call(struct tr *t, unsigned i)
 {
 	flags_to_memory(t);
+	emit_count(t);
 	emit_call_uop(t, i);
-	emit_clock(t, (int32_t)t->accesses);
+	emit_clock(t, t->ahead);
 	t->f_host = true;
 	t->recipe.n = 0;
 	t->recipe.regs = 0;
@@ -944,6 +999,7 @@ static bool stays(const struct tr *t, int64_t delta)
 /* S1 is a linear address: the slow way if it is not canonical. It may be for 57 bits; then that way finds it good. */
 static void emit_check_canonical(struct tr *t, unsigned i)
 {
+	emit_count(t);
 	a_mov(t->a, H_S2, H_S1);
 	a_shift(t->a, 7, true, H_S2, 47);
 	a_alu_imm(t->a, A_ADD, true, a_reg(H_S2), 1);
@@ -956,7 +1012,7 @@ static struct edge *edge_new(struct tr *t)
 	struct edge *e = &t->edge[t->edges++];
 
 	*e = (struct edge){.part = t->part, .mode = t->mode, .saved = t->f_mem, .in_host = t->f_host, .recipe = t->recipe,
-			   .accesses = t->accesses};
+			   .ahead = t->ahead};
 	return e;
 }
 
@@ -996,15 +1052,14 @@ static bool came_by(const struct tr *t, const struct block *b)
 }
 
 /*
- * The part that the block @delta bytes behind this one's beginning becomes, if it is to be laid here: it has run about as
- * often as this one, so it will again, and needs nothing that has not been seen to at the beginning.
+ * The part that the block @delta bytes behind this one's beginning becomes, if it is to be laid here: it has run now and then, so it will again, and needs nothing that has not been seen to at the beginning.
  */
 static struct part *part_for(struct tr *t, int64_t delta)
 {
 	struct block *b = blocks_find(t->cpu->blocks, t->b->hpa + (uint64_t)delta, 64);
 	struct part *p = &t->parts[t->part_count];
 
-	if (!b || b->xruns < t->cpu->cfg.translate_after / 2 || t->part_count == XPARTS || t->tail + b->insns > XTAIL_INSNS ||
+	if (!b || b->xruns < t->cpu->cfg.translate_after / 4 || t->part_count == XPARTS || t->tail + b->insns > XTAIL_INSNS ||
 	    came_by(t, b))
 		return NULL;
 	p->b = b;
@@ -1048,7 +1103,7 @@ static struct edge *edge_near(struct tr *t, int64_t delta)
 	struct edge *e = edge_new(t);
 
 	e->delta = (int32_t)delta;
-	e->link.behind = e->accesses;
+	e->link.ahead = e->ahead;
 	e->to = part_for(t, delta);
 	return e;
 }
@@ -1119,9 +1174,10 @@ static void emit_goto_far(struct tr *t, unsigned i, bool check, int32_t rsp)
 	l->arrived = a_here(a);
 	if (rsp)
 		emit_move_rsp(t, rsp);
-	l->behind = t->accesses;
 	if (e->saved)
 		emit_clock_end(t);
+	else
+		l->ahead = t->ahead;
 	emit_jump(t, e);
 }
 
@@ -1166,7 +1222,8 @@ static void emit_jcc(struct tr *t, unsigned i)
 {
 	const struct uop *u = &t->b->uop[i];
 	int64_t taken = (int64_t)u->imm, next = u->off + u->len;
-	unsigned cond = t->insn[i].op.opcode & 15, accesses;
+	unsigned cond = t->insn[i].op.opcode & 15;
+	int32_t ahead;
 	uint8_t *jump;
 	bool f_mem;
 
@@ -1181,13 +1238,13 @@ static void emit_jcc(struct tr *t, unsigned i)
 		return;
 	}
 	f_mem = t->f_mem;
-	accesses = t->accesses;
+	ahead = t->ahead;
 	jump = a_jcc(t->a, cond);
 	emit_goto(t, i, next, false);
 	a_patch_here(t->a, jump);
 	t->f_host = true;
 	t->f_mem = f_mem;
-	t->accesses = accesses;
+	t->ahead = ahead;
 	emit_branch(t, i);
 }
 
@@ -1432,7 +1489,7 @@ static void emit_edge_ways(struct tr *t, struct edge *e)
 	emit_recipe(t->a, &e->recipe);
 	if (e->in_host)
 		l->saving = a_here(t->a);
-	emit_clock(t, -(int32_t)l->behind);
+	emit_clock(t, -l->ahead);
 	emit_save(t->a);
 	l->saved_jump = a_jmp(t->a);
 }
@@ -1446,6 +1503,8 @@ static void emit_edge_missed(struct tr *t, struct edge *e)
 	t->f_mem = e->saved;
 	t->f_host = false;
 	t->recipe = e->recipe;
+	emit_clock(t, -e->ahead);
+	t->ahead = 0;
 	if (e->check) {
 		a_load(t->a, H_S1, gpr_mem(REG_RIP));
 		emit_check_canonical(t, e->insn);
@@ -1453,7 +1512,6 @@ static void emit_edge_missed(struct tr *t, struct edge *e)
 	flags_to_memory(t);
 	if (e->rsp)
 		emit_move_rsp(t, e->rsp);
-	emit_clock(t, -(int32_t)e->accesses);
 	e->link.differs = a_jmp(t->a);
 	e->link.other = a_here(t->a);
 	emit_resolve(t);
@@ -1520,14 +1578,16 @@ static void emit_part(struct tr *t)
 /* The part that the edge @e leads to, which begins with what the edge's jump replaces when the block is no longer valid. */
 static void emit_next_part(struct tr *t, struct edge *e)
 {
+	while (t->a->p < t->part_least)
+		a_byte(t->a, 0x90);
+	t->part_least = t->a->p + 5;
 	e->laid = true;
 	enter_part(t, e->to);
 	if (e->link.site)
 		a_patch_here(t->a, e->link.site);
 	e->link.site = t->a->p + 1;
 	e->link.jmp = true;
-	emit_clock(t, (int32_t)(t->b->insns << XTICKS_SHIFT) - (int32_t)e->accesses);
-	t->accesses = 0;
+	t->ahead = e->ahead - (int32_t)(t->b->insns << XTICKS_SHIFT);
 	t->mode = e->mode;
 	t->f_host = e->in_host;
 	t->f_mem = e->saved;
