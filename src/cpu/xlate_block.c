@@ -1,5 +1,5 @@
 /*
- * From a block to host code: memory accesses, flags, ways out.
+ * From a block, and those that are laid behind it, to host code: memory accesses, flags, ways out.
  *
  * Guest flags are kept in the host's. The lookup in front of a memory access destroys them, and an
  * exception there must find them: so before one they are either saved (cpu->cc), or it is known how to make
@@ -42,8 +42,8 @@ struct ea {
 };
 
 /*
- * Instructions @first to @last, whose accesses have one base register and lie close together: they are one access to @at,
- * looked up at the first. If that fails, or shows more than one page, all of them go the slow way.
+ * Instructions @first to @last, whose accesses have one base register and lie close together: they are one access to
+ * @at, looked up at the first. If that fails, or shows more than one page, all of them go the slow way.
  */
 struct group {
 	unsigned first, last;
@@ -54,7 +54,7 @@ struct group {
 
 /*
  * A block as it is translated: the one the host code belongs to, or one that runs after another part of it and is laid
- * behind that or farther on. There are no joins: what is reached in two ways is two parts, or is left to host code of its own.
+ * behind that or farther on. There are no joins: what is reached in two ways is two parts, or has host code of its own.
  */
 struct part {
 	struct block *b;
@@ -316,8 +316,9 @@ static void emit_inverse(struct a_buf *to, const struct xinsn *x, const uint8_t 
 static unsigned emit_on_slot(uint8_t *at, const struct xinsn *x)
 {
 	struct a_buf a = {.p = at};
+	unsigned reg = x->reg_place == XREG_MODRM ? (unsigned)host_reg((unsigned)x->reg) : x->ext;
 
-	a_insn(&a, x->op, x->reg_place == XREG_MODRM ? (unsigned)host_reg((unsigned)x->reg) : x->ext, gpr_mem((unsigned)x->rm));
+	a_insn(&a, x->op, reg, gpr_mem((unsigned)x->rm));
 	a_imm(&a, x->imm, x->imm_bytes);
 	return (unsigned)(a.p - at);
 }
@@ -1052,7 +1053,8 @@ static bool came_by(const struct tr *t, const struct block *b)
 }
 
 /*
- * The part that the block @delta bytes behind this one's beginning becomes, if it is to be laid here: it has run now and then, so it will again, and needs nothing that has not been seen to at the beginning.
+ * The part that the block @delta bytes behind this one's beginning becomes, if it is to be laid here: it has run a few
+ * times, so it will again, and needs nothing that has not been seen to at the beginning.
  */
 static struct part *part_for(struct tr *t, int64_t delta)
 {
@@ -1136,9 +1138,9 @@ static void emit_goto_near(struct tr *t, int64_t delta)
 /* ---- anywhere ---- */
 
 /*
- * To linear address S1, and RSP by @rsp: instruction @i; @check: which faults if S1 is not canonical. Flags that are not in
- * memory can be had by the recipe. If it is the address this was tied for, and the L1 instruction TLB, which is told so, has
- * its page where it was then, or it is the page executed from last: to that block. Anything else is out of line.
+ * To linear address S1, and RSP by @rsp: instruction @i; @check: which faults if S1 is not canonical. Flags that are not
+ * in memory can be had by the recipe. If it is the address this was tied for, and the L1 instruction TLB, which is told
+ * so, has its page where it was then, or it is the page executed from last: to that block. Anything else is out of line.
  */
 static void emit_goto_far(struct tr *t, unsigned i, bool check, int32_t rsp)
 {
@@ -1189,7 +1191,7 @@ static void flags_before_far(struct tr *t)
 	t->f_host = false;
 }
 
-/* To @delta bytes behind the block's beginning: instruction @i. @check: the address may be one that is not canonical. */
+/* To @delta bytes behind the block's beginning: instruction @i. @check: the address may not be canonical. */
 static void emit_goto(struct tr *t, unsigned i, int64_t delta, bool check)
 {
 	if (stays(t, delta)) {
@@ -1575,7 +1577,7 @@ static void emit_part(struct tr *t)
 	emit_end(t);
 }
 
-/* The part that the edge @e leads to, which begins with what the edge's jump replaces when the block is no longer valid. */
+/* The part that the edge @e leads to: what it begins with, the edge's jump replaces when the block is no longer valid. */
 static void emit_next_part(struct tr *t, struct edge *e)
 {
 	while (t->a->p < t->part_least)

@@ -91,8 +91,8 @@ static_assert(2 * BLOCK_INSNS_MAX < XTICKS, "at most two accesses to an instruct
 #define XPARTS 8 /* blocks laid into one's host code, at most, */
 #define XTAIL_INSNS 64u /* and their instructions but the first's: so many may follow where the limit is looked at */
 /*
- * Host code stops so long before the deadline: behind the block that ends there, nothing is fetched before the event that is
- * due, which may look at that page last or never.
+ * Host code stops so long before the deadline: behind the block that ends there, nothing is fetched before the event
+ * that is due, after which that page may be the last to be looked at.
  */
 #define XMARGIN (XTAIL_INSNS + 1)
 #define XLINKS_MOST (2 * XPARTS)
@@ -120,7 +120,7 @@ struct translator {
 	const uint8_t *gone;           /* of a block that is no more: to C, RIP is in its slot */
 	const uint8_t *zero_upper;     /* VZEROUPPER; changes S1, no flags */
 	const uint8_t *load_vec;       /* loads the vector registers; S1 = 0: they cannot be used now */
-	const uint8_t *resolve[XMODES]; /* S1: linear address, in RIP's slot too: fetches, then finds the code to jump to: S1 */
+	const uint8_t *resolve[XMODES]; /* S1: linear address, in RIP's slot too: fetches, finds the code to jump to: S1 */
 };
 
 /* Displacement of the L1 instruction TLB's fast lookup from H_CPU. */
