@@ -61,20 +61,43 @@ static bool entry_dropped(const struct drop_rule *r, const struct tlb_entry *e)
 	return e->asid == ASID_PHYSICAL || r->any_pcid || (e->asid & 0xfff) == r->pcid || (r->by_page && global);
 }
 
-static void drop_ways(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e, uint32_t ways,
+/* Those of @ways, bits for the ways of a line from @first on, that the rule drops. */
+static void drop_ways(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *first, uint32_t ways,
 		      const struct drop_rule *r)
 {
-	for (uint32_t w = 0; w < ways; w++)
-		if (e[w].tag != TLB_INVALID && entry_dropped(r, &e[w]))
-			tlb_drop(l1, a, &e[w]);
+	for (; ways; ways &= ways - 1) {
+		struct tlb_entry *e = &first[__builtin_ctz(ways)];
+
+		if (entry_dropped(r, e))
+			tlb_drop(l1, a, e);
+	}
 }
 
-/* The sets of @a that may hold a translation of @addr. */
+/* The ways of @a that may hold a translation of @addr: of one set for each size, those with the tag. */
 static void drop_sets(struct l1_tlb *l1, struct tlb_array *a, uint64_t addr, const struct drop_rule *r)
 {
-	for (unsigned size = 0; size < HW_PAGES; size++)
-		if (a->holds >> size & 1)
-			drop_ways(l1, a, tlb_set(a, addr >> tlb_size_shift(size)), a->ways, r);
+	for (unsigned size = 0; size < HW_PAGES; size++) {
+		uint64_t tag = addr >> tlb_size_shift(size);
+		uint32_t set = tlb_set_of(a, tag);
+
+		if (!(a->holds >> size & 1))
+			continue;
+		for (uint32_t way = 0; way < a->ways; way += WAYS_LINE)
+			drop_ways(l1, a, &tlb_set(a, tag)[way], ways_match(tlb_line(a, set, way), ways_part(tag)), r);
+	}
+}
+
+/* All ways of @a that hold something. */
+static void drop_everywhere(struct l1_tlb *l1, struct tlb_array *a, const struct drop_rule *r)
+{
+	for (uint32_t set = 0; a->holds && set < a->sets; set++) {
+		for (uint32_t way = 0; way < a->ways; way += WAYS_LINE) {
+			uint32_t left = a->ways - way, all = left < WAYS_LINE ? (1u << left) - 1 : (1u << WAYS_LINE) - 1;
+
+			drop_ways(l1, a, &a->entry[(size_t)set * a->ways + way],
+				  ~ways_match(tlb_line(a, set, way), 0) & all, r);
+		}
+	}
 }
 
 /* A rule about one page concerns one set of each size, unless parts of the page may stand in others. */
@@ -93,8 +116,7 @@ static void drop_from_tlb(struct l1_tlb *l1, struct tlb *t, const struct drop_ru
 		struct tlb_array *a = &t->array[i];
 
 		if (!concerns_sets(a, r)) {
-			if (a->holds)
-				drop_ways(l1, a, a->entry, a->sets * a->ways, r);
+			drop_everywhere(l1, a, r);
 			continue;
 		}
 		if (r->linear)

@@ -150,7 +150,7 @@ struct tlb_entry {
 #define FAST_SLOTS (1 << FAST_SLOTS_SHIFT)
 #define FAST_WORDS (FAST_SLOTS / 64)
 
-#define TLB_PIECE_SLOTS 256
+#define TLB_PIECE_SLOTS 2048
 
 struct tlb_array {
 	struct tlb_entry *entry; /* [sets * ways] */

@@ -72,7 +72,7 @@ static inline void tlb_touch(struct mmu *mmu, struct tlb_array *a, struct tlb_en
 /* Where struct tlb_array counts pieces of the page of 2^@guest_shift bytes that holds @lin. */
 static inline unsigned tlb_piece_slot(uint64_t lin, unsigned guest_shift)
 {
-	return (unsigned)(lin >> guest_shift ^ guest_shift << 5) % TLB_PIECE_SLOTS;
+	return (unsigned)((lin >> guest_shift) * 0x9e3779b97f4a7c15ull >> 32 ^ guest_shift << 5) % TLB_PIECE_SLOTS;
 }
 /* @by: 1 if @e is about to be in @a, -1 if it is about to leave. */
 static inline void tlb_count_piece(struct tlb_array *a, const struct tlb_entry *e, int by)
