@@ -17,18 +17,3 @@ void walk_cache_destroy(struct walk_cache *c)
 	free(c->entry);
 	c->entry = NULL;
 }
-
-void walk_cache_enter(struct walk_cache *c, const struct walk_entry *e)
-{
-	uint32_t set, way;
-
-	if (!walk_cache_exists(c))
-		return;
-	set = assoc_set(&c->lru, walk_cache_index(e));
-	way = walk_cache_way(c, set, e);
-	if (way == ASSOC_NONE)
-		way = assoc_put(&c->lru, set, walk_cache_key(e));
-	else
-		assoc_touch(&c->lru, set, way);
-	c->entry[assoc_at(&c->lru, set, way)] = *e;
-}

@@ -86,6 +86,19 @@ static ALWAYS_INLINE const struct walk_entry *walk_cache_find(struct walk_cache 
 }
 
 /* Enters a copy in place of what it held for the same, or of the least recently used. */
-void walk_cache_enter(struct walk_cache *c, const struct walk_entry *e);
+static ALWAYS_INLINE void walk_cache_enter(struct walk_cache *c, const struct walk_entry *e)
+{
+	uint32_t set, way;
+
+	if (!walk_cache_exists(c))
+		return;
+	set = assoc_set(&c->lru, walk_cache_index(e));
+	way = walk_cache_way(c, set, e);
+	if (way == ASSOC_NONE)
+		way = assoc_put(&c->lru, set, walk_cache_key(e));
+	else
+		assoc_touch(&c->lru, set, way);
+	c->entry[assoc_at(&c->lru, set, way)] = *e;
+}
 
 #endif
