@@ -62,7 +62,8 @@ static bool make_maps(struct hv_vm *vm, const struct hv_tracker *t)
 	d->may_write = calloc(words, sizeof(*d->may_write));
 	d->again = calloc(words, sizeof(*d->again));
 	d->page_of_frame = by_frame ? calloc(vm->mem->span >> PAGE_SHIFT, sizeof(*d->page_of_frame)) : NULL;
-	return d->written && d->accessed && d->may_access && d->may_write && d->again && (d->page_of_frame || !by_frame);
+	return d->written && d->accessed && d->may_access && d->may_write && d->again &&
+	       (d->page_of_frame || !by_frame);
 }
 
 int hv_dirty_arm(struct hv_vm *vm, enum engine_dirty how, struct error *err)

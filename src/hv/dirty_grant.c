@@ -8,8 +8,8 @@ void hv_dirty_fault(struct hv_vm *vm, uint64_t a, bool write)
 
 	if (!hv_tracks(vm) || d->tracker->flags || page == UINT64_MAX)
 		return;
-	vm->obs.tracking.faults +=
-		(d->tracker->hides && !hv_page_test(d->may_access, page)) || (write && !hv_page_test(d->may_write, page));
+	vm->obs.tracking.faults += (d->tracker->hides && !hv_page_test(d->may_access, page)) ||
+				   (write && !hv_page_test(d->may_write, page));
 	hv_dirty_found(vm, page, true, write);
 	hv_page_set(d->may_access, page);
 	if (write)

@@ -40,8 +40,8 @@ int track_check(const struct track_config *cfg, enum engine_mmu mmu, struct erro
 		return error_set(err, -EINVAL, "--%s: not possible with --mmu %s%s", cfg->dirty ? "dirty" : "wss",
 				 engine_mmu_name[mmu], mmu == ENGINE_NATIVE ? ": nobody is there to track" : "");
 	if (cfg->wss && how != ENGINE_DIRTY_AD && how != ENGINE_DIRTY_PRESENT)
-		return error_set(err, -EINVAL, "--wss: '--dirty %s' does not know of pages that are only read; 'ad' and 'present' do",
-				 engine_dirty_name[how]);
+		return error_set(err, -EINVAL, "--wss: '--dirty %s' does not know of pages that are only read; "
+				 "'ad' and 'present' do", engine_dirty_name[how]);
 	return 0;
 }
 
@@ -164,15 +164,16 @@ static int collect_dirty(struct track *t, struct error *err)
 static int collect_wss(struct track *t)
 {
 	int r = engine_accessed_collect(t->engine, t->wss.now);
+	uint64_t pages;
 	char line[120];
 
 	if (!r)
 		r = take_interval(t, &t->wss);
 	if (r || !t->say)
 		return r;
-	snprintf(line, sizeof(line), "working set: %" PRIu64 " pages (%.1f MiB) in the instructions before number %" PRIu64,
-		 t->wss.pages[t->wss.count - 1], (double)t->wss.pages[t->wss.count - 1] * PAGE_SIZE / (1 << 20),
-		 engine_insns(t->engine));
+	pages = t->wss.pages[t->wss.count - 1];
+	snprintf(line, sizeof(line), "working set: %" PRIu64 " pages (%.1f MiB) in the instructions before %" PRIu64,
+		 pages, (double)pages * PAGE_SIZE / (1 << 20), engine_insns(t->engine));
 	t->say(t->ctx, line);
 	return 0;
 }
@@ -209,7 +210,8 @@ static void describe_series(const struct series *s, const char *what, char *buf,
 	if (!s->count)
 		return;
 	snprintf(buf + used, bytes - used,
-		 "%s: %zu intervals of %" PRIu64 " instructions, %.1f pages in each, at most %" PRIu64 ", %" PRIu64 " different ones",
+		 "%s: %zu intervals of %" PRIu64 " instructions, %.1f pages in each, at most %" PRIu64 ", %" PRIu64
+		 " different ones",
 		 what, s->count, s->interval, (double)s->sum / (double)s->count, s->most, s->distinct);
 }
 

@@ -85,13 +85,13 @@ static void on_write(int sig, siginfo_t *info, void *context)
 		_exit(3);
 }
 
-static void protect(void)
+static void protect(int how)
 {
 	const struct machmem *m = outside.mem;
 
 	memset(outside.frame, 0, ((m->span >> PAGE_SHIFT) + 63) / 64 * 8);
 	for (unsigned i = 0; i < m->ranges; i++)
-		if (mprotect(m->host + m->range[i].base, m->range[i].bytes, PROT_READ))
+		if (mprotect(m->host + m->range[i].base, m->range[i].bytes, how))
 			fail("memory cannot be protected");
 }
 
@@ -105,7 +105,7 @@ static void watch_from_outside(struct engine_vm *vm)
 	outside.frame = new_map(outside.mem->span >> PAGE_SHIFT);
 	sigaltstack(&(stack_t){.ss_sp = stack, .ss_size = sizeof(stack)}, NULL);
 	sigaction(SIGSEGV, &sa, NULL);
-	protect();
+	protect(PROT_READ);
 }
 
 static const uint8_t *page_of(struct engine_vm *vm, uint64_t page)
@@ -190,8 +190,8 @@ static void check_page(const struct checking *c, uint64_t n)
 	}
 	if (!what)
 		return;
-	fprintf(stderr, "dirty: %s, interval %u: page %llx is %s, and %s\n", f->name, f->intervals, (unsigned long long)n,
-		what, found ? "in the set" : "not in the set");
+	fprintf(stderr, "dirty: %s, interval %u: page %llx is %s, and %s\n", f->name, f->intervals,
+		(unsigned long long)n, what, found ? "in the set" : "not in the set");
 	failures++;
 }
 
@@ -211,10 +211,11 @@ static void take_interval(const struct checking *c, bool tracked)
 	}
 	if (++f->intervals == INTERVALS)
 		fail("too many intervals");
-	protect();
+	protect(PROT_READ);
 }
 
-static void run(const struct vm_config *cfg, enum engine_dirty how, uint64_t interval, uint64_t limit, struct findings *f)
+static void run(const struct vm_config *cfg, enum engine_dirty how, uint64_t interval, uint64_t limit,
+		struct findings *f)
 {
 	struct checking c = {.f = f, .releases = cfg->devices.balloon};
 	struct vm_stop stop = VM_STOP_NONE;
@@ -240,8 +241,7 @@ static void run(const struct vm_config *cfg, enum engine_dirty how, uint64_t int
 		why = vm_run_until(vm, &stop);
 		take_interval(&c, how != UNTRACKED);
 	}
-	for (unsigned i = 0; i < outside.mem->ranges; i++)
-		mprotect(outside.mem->host + outside.mem->range[i].base, outside.mem->range[i].bytes, PROT_READ | PROT_WRITE);
+	protect(PROT_READ | PROT_WRITE);
 	engine_dirty_disarm(c.vm);
 	while (why != VM_STOPPED_END && stop.insns < limit + interval) {
 		stop.insns += interval;
@@ -276,26 +276,28 @@ static void expect(bool is, const struct findings *f, const char *what)
 static void compare(const struct findings *ref, const struct findings *other, const struct findings *f)
 {
 	expect(!memcmp(ref->end.hash.no_accessed, f->end.hash.no_accessed, sizeof(ref->end.hash.no_accessed)) &&
-	       ref->end.insns == f->end.insns && ref->end.end == f->end.end, f, "ends otherwise than without a tracker");
+	       ref->end.insns == f->end.insns && ref->end.end == f->end.end,
+	       f, "ends otherwise than without a tracker");
 	if (f->intervals != ref->intervals || f->words != ref->words) {
 		expect(false, f, "has not as many intervals");
 		return;
 	}
 	expect(!differences(ref->written, f->written, f), f, "other pages are written than without a tracker");
 	if (other)
-		expect(differences(other->set, f->set, f) == (other->walks == f->walks ? 0 : f->walked + other->walked), f,
-		       "another set than the first tracker's");
+		expect(differences(other->set, f->set, f) == (other->walks == f->walks ? 0 : f->walked + other->walked),
+		       f, "another set than the first tracker's");
 }
 
+/* "SCHEME:TRACKER" */
 static enum engine_dirty parse(struct vm_config *cfg, const char *text)
 {
-	const char *tracker = strchr(text, ':');
+	size_t scheme = strcspn(text, ":");
 
-	for (unsigned m = 0; tracker && m < ENGINE_MMU_COUNT; m++)
-		if (strlen(engine_mmu_name[m]) == (size_t)(tracker - text) && !strncmp(text, engine_mmu_name[m], (size_t)(tracker - text)))
+	for (unsigned m = 0; m < ENGINE_MMU_COUNT; m++)
+		if (strlen(engine_mmu_name[m]) == scheme && !strncmp(text, engine_mmu_name[m], scheme))
 			cfg->engine.mmu = (enum engine_mmu)m;
-	for (unsigned d = 0; tracker && d < ENGINE_DIRTY_COUNT; d++)
-		if (!strcmp(tracker + 1, engine_dirty_name[d]))
+	for (unsigned d = 0; text[scheme] && d < ENGINE_DIRTY_COUNT; d++)
+		if (!strcmp(text + scheme + 1, engine_dirty_name[d]))
 			return (enum engine_dirty)d;
 	return UNTRACKED;
 }
@@ -335,13 +337,15 @@ int main(int argc, char **argv)
 	if (strstr(argv[7], "devices"))
 		add_devices(&cfg.devices, disk, sizeof(disk));
 	for (int i = 8; i < argc; i++) {
-		f[i - 8].name = argv[i];
-		run(&cfg, parse(&cfg, argv[i]), strtoull(argv[1], NULL, 0), strtoull(argv[2], NULL, 0), &f[i - 8]);
-		printf("%s: %u intervals, %llu pages written, %llu walked only, %llu released; %s\n", argv[i], f[i - 8].intervals,
-		       (unsigned long long)f[i - 8].pages, (unsigned long long)f[i - 8].walked,
-		       (unsigned long long)f[i - 8].released, vm_end_name[f[i - 8].end.end]);
+		struct findings *one = &f[i - 8];
+
+		one->name = argv[i];
+		run(&cfg, parse(&cfg, argv[i]), strtoull(argv[1], NULL, 0), strtoull(argv[2], NULL, 0), one);
+		printf("%s: %u intervals, %llu pages written, %llu walked only, %llu released; %s\n", one->name,
+		       one->intervals, (unsigned long long)one->pages, (unsigned long long)one->walked,
+		       (unsigned long long)one->released, vm_end_name[one->end.end]);
 		if (i > 8)
-			compare(&f[0], i > 9 ? &f[1] : NULL, &f[i - 8]);
+			compare(&f[0], i > 9 ? &f[1] : NULL, one);
 	}
 	return failures != 0;
 }

@@ -1892,7 +1892,8 @@ int main(void)
 		T(test_inject_pending_mtf),
 		T(test_run_instructions), T(test_run_monitor_trap), T(test_run_preemption_timer),
 		T(test_run_interrupt_window), T(test_run_exception_and_handler), T(test_run_triple_fault),
-		T(test_run_tsc_offset), T(test_run_ept), T(test_run_pml_full), T(test_run_pml_accessed), T(test_run_pml_vectoring), T(test_run_real_mode),
+		T(test_run_tsc_offset), T(test_run_ept), T(test_run_pml_full), T(test_run_pml_accessed), T(test_run_pml_vectoring),
+		T(test_run_real_mode),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
