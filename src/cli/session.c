@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PROGRESS_INTERVAL_US 200000
@@ -16,6 +17,14 @@
 static struct {
 	struct session *session;
 } current;
+
+static int64_t host_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
 
 /* ---- options ---- */
 
@@ -307,6 +316,7 @@ static int finish(const struct session *s, struct run *run)
 	say_tracking(run);
 	status = close_devices(s, run) ? CLI_HOST_FAILED : exit_status(&result);
 	host = report_measure_host(status);
+	host.ready_seconds = (double)(s->ready_ns - s->began_ns) / 1e9;
 	say_end(s, run, &result, &host);
 	return write_report(s, run, &result, &host) ? CLI_HOST_FAILED : status;
 }
@@ -375,6 +385,7 @@ static int run_to_end(struct session *s)
 
 	for (unsigned i = 0; i < s->runs; i++)
 		vms[i] = s->run[i].vm;
+	s->ready_ns = host_ns();
 	if (s->files)
 		schedule_run(vms, s->runs, s->slice ? s->slice : SCHEDULE_SLICE_DEFAULT, &schedule);
 	else
@@ -572,6 +583,7 @@ void session_init(struct session *s, const char *command)
 {
 	memset(s, 0, sizeof(*s));
 	s->command = command;
+	s->began_ns = host_ns();
 	s->progress_fd = -1;
 	s->suspend_at = VM_STOP_NONE;
 	vm_config_default(&s->guest.cfg);

@@ -49,6 +49,7 @@ struct session {
 	struct engine_machine *machine;
 	struct run run[ENGINE_VMS_MAX];
 	unsigned runs;
+	int64_t began_ns, ready_ns;  /* host clock: when the command began, and when the guests did */
 };
 
 extern const struct option_desc session_options[]; /* ctx: struct session */

@@ -17,6 +17,8 @@
 #include <unistd.h>
 
 #define RUN_PAGES 64
+/* Frames between two that are wanted, which are protected with them: a write that stops for nothing costs less than a call. */
+#define GAP_PAGES 16
 
 struct copy {
 	struct copy *next;
@@ -252,8 +254,8 @@ static int protect_all(struct engine_snapshot *s, struct error *err)
 			continue;
 		}
 		s->page_of[(uint64_t)(p - host) >> PAGE_SHIFT] = (uint32_t)page + 1;
-		if (n && p == first + n * PAGE_SIZE) {
-			n++;
+		if (n && p >= first + n * PAGE_SIZE && p <= first + (n + GAP_PAGES) * PAGE_SIZE) {
+			n = (uint64_t)(p - first) / PAGE_SIZE + 1;
 			continue;
 		}
 		r = n ? protect(s, first, n, true) : 0;

@@ -131,6 +131,7 @@ static json_t *build_host(const struct vm_result *r, const struct report_host *h
 {
 	json_t *o = json_object();
 
+	json_object_set_new(o, "ready_seconds", json_real(host->ready_seconds));
 	json_object_set_new(o, "user_seconds", json_real(host->user_seconds));
 	json_object_set_new(o, "wall_seconds", json_real(r->wall_seconds));
 	put(o, "max_rss_kib", host->max_rss_kib);

@@ -12,6 +12,7 @@
 
 /* What the process knows beside the VM. */
 struct report_host {
+	double ready_seconds; /* from the command's begin to the guest's first instruction; 0: not known */
 	double user_seconds;  /* CPU time of the process in user mode */
 	uint64_t max_rss_kib;
 	int exit_code;        /* the status the process ends with */
