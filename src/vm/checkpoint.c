@@ -33,7 +33,8 @@ struct writing {
 	struct engine_snapshot *snapshot; /* NULL: memory has been written already */
 	uint64_t of;                      /* pages in the snapshot */
 	int64_t began_ns;
-	bool failed;                      /* when the thread has ended: */
+	struct stat written;              /* the file, when the thread has ended; all 0: it is gone already */
+	bool failed;
 	bool ended;
 };
 
@@ -45,6 +46,7 @@ struct checkpointer {
 	uint64_t *taken;         /* ... and that the one being written holds */
 	bool tracking;
 	char last_path[PATH_MAX], last_id[SAVED_ID_BYTES]; /* "": there is none */
+	struct stat last_file;
 	struct writing w;
 	pthread_t thread;
 	bool running;            /* the thread is to be joined */
@@ -84,24 +86,13 @@ static bool same_directory(const char *a, const char *b)
 	return n == m && !x == !y && !memcmp(a, b, n);
 }
 
-/* Is the last checkpoint still there? */
+/* Is the last checkpoint still there, as it was written? The VM stands still: its file is not read. */
 static bool last_is_there(const struct checkpointer *c)
 {
-	struct saved_info info;
-	struct state_file *f;
-	struct error err;
-	json_t *json;
-	bool same;
+	struct stat st;
 
-	if (state_file_open(&f, c->last_path, &err))
-		return false;
-	same = !saved_load_info(f, &info, &json, &err);
-	if (same) {
-		same = !strcmp(info.id, c->last_id);
-		json_decref(json);
-	}
-	state_file_close(f);
-	return same;
+	return !stat(c->last_path, &st) && st.st_ino == c->last_file.st_ino && st.st_size == c->last_file.st_size &&
+	       saved_time_of(&st) == saved_time_of(&c->last_file);
 }
 
 /* NULL if only what has changed is needed; otherwise why all of memory is. */
@@ -303,6 +294,8 @@ static void *write_thread(void *arg)
 
 	forget(w);
 	w->failed = r;
+	if (!r && stat(w->path, &w->written))
+		memset(&w->written, 0, sizeof(w->written));
 	w->result.total_ns = (uint64_t)(host_ns() - w->began_ns);
 	if (w->o.done)
 		w->o.done(w->o.ctx, r, &w->result, &err);
@@ -321,6 +314,7 @@ void checkpoint_wait(struct checkpointer *c)
 	if (c->w.failed) {
 		give_back_pages(c);
 	} else {
+		c->last_file = c->w.written;
 		memcpy(c->last_path, c->w.path, sizeof(c->last_path));
 		memcpy(c->last_id, c->w.result.id, sizeof(c->last_id));
 	}
