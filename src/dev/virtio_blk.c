@@ -404,21 +404,63 @@ void virtio_blk_set_disk(struct virtio_blk *b, struct disk *disk)
 	disk_worker_set_disk(b->worker, disk);
 }
 
+int virtio_blk_start_mirror(struct virtio_blk *b, struct disk_mirror *m, struct error *err)
+{
+	if (b->mirror)
+		return error_set(err, -EBUSY, "%s: is being mirrored already", b->virtio.label);
+	if (disk_mirror_bytes(m) != disk_bytes(b->disk))
+		return error_set(err, -EINVAL, "%s: has %llu bytes, its mirror %llu", b->virtio.label,
+				 (unsigned long long)disk_bytes(b->disk), (unsigned long long)disk_mirror_bytes(m));
+	virtio_blk_settle(b);
+	b->mirror = m;
+	disk_worker_set_mirror(b->worker, m);
+	return 0;
+}
+
+struct disk *virtio_blk_end_mirror(struct virtio_blk *b)
+{
+	virtio_blk_settle(b);
+	b->mirror = NULL;
+	disk_worker_set_mirror(b->worker, NULL);
+	return b->disk;
+}
+
+static void stop_mirror(struct virtio_blk *b)
+{
+	struct disk_mirror *m = b->mirror;
+
+	if (!m)
+		return;
+	virtio_blk_end_mirror(b);
+	disk_mirror_stop(m, -ECANCELED);
+}
+
 int virtio_blk_close(struct virtio_blk *b, struct error *err)
 {
 	drain(b);
+	stop_mirror(b);
 	disk_worker_stop(b->worker);
 	return disk_close(b->disk, err);
 }
 
 /* ---- state ---- */
 
+/* By the worker, which may be copying from the disk. */
+static int flush_disk(struct virtio_blk *b, struct error *err)
+{
+	struct disk_request rq = {.kind = DISK_WORK_FLUSH};
+
+	disk_worker_submit(b->worker, &rq);
+	disk_worker_wait(b->worker, &rq);
+	return rq.result ? error_set(err, rq.result, "%s", rq.err.text) : 0;
+}
+
 int virtio_blk_prepare_state(struct virtio_blk *b, struct error *err)
 {
 	virtio_blk_settle(b);
 	for (struct blk_request *rq = b->first; rq; rq = rq->next)
 		take_result(b, rq);
-	return disk_read_only(b->disk) ? 0 : disk_flush(b->disk, err);
+	return flush_disk(b, err);
 }
 
 static const struct blk_request *nth_request(const struct virtio_blk *b, unsigned n)
@@ -532,6 +574,9 @@ static int blk_check(void *object, struct error *err)
 	struct virtio_blk fresh = {.disk = b->disk};
 
 	fill_config(&fresh);
+	/* A raw image may end within a sector; an overlay on it has that sector, the guest has not. */
+	if (get_u64(fresh.virtio.config + CONFIG_CAPACITY) == get_u64(b->virtio.config + CONFIG_CAPACITY) + 1)
+		put_u64(fresh.virtio.config + CONFIG_CAPACITY, get_u64(b->virtio.config + CONFIG_CAPACITY));
 	if (memcmp(fresh.virtio.config, b->virtio.config, sizeof(fresh.virtio.config)) == 0)
 		return 0;
 	return error_set(err, -EINVAL, "state of virtio-blk: it had %llu sectors, %s has %llu",

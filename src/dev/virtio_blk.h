@@ -19,6 +19,7 @@ struct virtio_blk {
 	struct virtio virtio;
 	struct disk *disk;
 	struct disk_worker *worker;
+	struct disk_mirror *mirror;      /* NULL: none */
 	char serial[VIRTIO_BLK_SERIAL_BYTES];
 	bool wall;                       /* a request is complete when the host has done it */
 	struct blk_request *first, *last; /* submitted, not completed: in that order */
@@ -43,11 +44,18 @@ void virtio_blk_poll(struct virtio_blk *b, uint64_t now);
 bool virtio_blk_waits(const struct virtio_blk *b);
 /*
  * The disk, after the host has done everything that the guest has asked for, whatever the guest knows of that: until
- * the next event the worker leaves it alone.
+ * the next event the worker leaves it alone, unless it has a mirror.
  */
 struct disk *virtio_blk_settle(struct virtio_blk *b);
 /* Goes on with another disk of the same contents; after virtio_blk_settle(). The guest sees nothing of that. */
 void virtio_blk_set_disk(struct virtio_blk *b, struct disk *disk);
+/*
+ * Has the disk mirrored from now on (disk/mirror.h), while the guest uses it. The mirror stays the caller's, who frees it
+ * when it is not in use any more. -EBUSY: it is mirrored already; -EINVAL: the mirror is of a disk of another size.
+ */
+int virtio_blk_start_mirror(struct virtio_blk *b, struct disk_mirror *m, struct error *err);
+/* As virtio_blk_settle(), and what the disk is mirrored by is not used any more: it is to be completed or stopped. */
+struct disk *virtio_blk_end_mirror(struct virtio_blk *b);
 /*
  * State. A disk's is several structs, one after the other: of itself; then of each request in flight, in their order;
  * each followed by the data that the request has read and not yet given to the guest, in pieces.

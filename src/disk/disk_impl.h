@@ -67,6 +67,8 @@ struct disk_progress;
 int disk_report(const struct disk_progress *p, const struct disk *d, uint64_t done, uint64_t total, struct error *err);
 /* What is at @at; looks at @bytes (> 0) at most. */
 int disk_extent(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err);
+/* Likewise, by the first image in the chain that has anything: never DISK_X_BELOW. */
+int disk_extent_in_chain(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err);
 
 int q2_open(struct disk **out, struct file *f, const struct disk_options *o, const struct disk *above,
 	    struct error *err);

@@ -237,8 +237,7 @@ int disk_report(const struct disk_progress *p, const struct disk *d, uint64_t do
 	return error_set(err, -EINTR, "%s: interrupted", d->file.path);
 }
 
-/* What a disk has somewhere, by the first image in the chain that has anything. */
-static int extent_in_chain(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err)
+int disk_extent_in_chain(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err)
 {
 	int ret = disk_extent(d, at, bytes, x, err);
 
@@ -273,7 +272,7 @@ int disk_copy(struct disk *from, struct disk *to, const struct disk_progress *p,
 	if (to->bytes < from->bytes)
 		ret = error_set(err, -EINVAL, "%s: smaller than %s", to->file.path, from->file.path);
 	for (uint64_t at = 0; at < from->bytes && !ret; at += x.bytes) {
-		ret = extent_in_chain(from, at, from->bytes - at, &x, err);
+		ret = disk_extent_in_chain(from, at, from->bytes - at, &x, err);
 		if (ret)
 			break;
 		if (x.kind == DISK_X_DATA) {

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct disk_worker {
 	struct disk *disk;
@@ -16,7 +17,13 @@ struct disk_worker {
 	/* under the lock */
 	struct disk_request *first, *last;
 	bool stop;
+	struct disk_mirror *mirror; /* changes while nothing is submitted */
+	bool mirroring;             /* a step of it is under way */
+	unsigned requests;          /* since the last one */
 };
+
+/* Requests that may be done while the mirror waits: so it comes to an end however busy the disk is. */
+#define REQUESTS_A_STEP 4
 
 /* ---- the thread ---- */
 
@@ -39,15 +46,74 @@ static int perform(struct disk *d, struct disk_request *rq)
 	return error_set(&rq->err, -EINVAL, "no such request");
 }
 
+/* What a request that is done means for the mirror. */
+static void reflect(struct disk_mirror *m, struct disk *d, const struct disk_request *rq)
+{
+	if (rq->kind == DISK_WORK_READ || rq->kind == DISK_WORK_FLUSH)
+		return;
+	if (rq->result || rq->kind == DISK_WORK_DISCARD)
+		disk_mirror_touched(m, d, rq->at, rq->bytes);
+	else if (rq->kind == DISK_WORK_ZEROES)
+		disk_mirror_zeroed(m, rq->at, rq->bytes);
+	else
+		disk_mirror_wrote(m, rq->at, rq->buf, rq->bytes);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* Under the lock, which is released meanwhile. False: there is nothing to copy now, and *wait_ns says for how long. */
+static bool step_mirror(struct disk_worker *w, uint64_t *wait_ns)
+{
+	struct disk_mirror *m = w->mirror;
+	uint64_t now = now_ns();
+
+	*wait_ns = UINT64_MAX;
+	if (!m || w->stop || (w->first && w->requests < REQUESTS_A_STEP) || !disk_mirror_wants(m, now, wait_ns))
+		return false;
+	w->mirroring = true;
+	w->requests = 0;
+	pthread_mutex_unlock(&w->lock);
+	disk_mirror_step(m, w->disk, now);
+	pthread_mutex_lock(&w->lock);
+	w->mirroring = false;
+	pthread_cond_broadcast(&w->finished);
+	return true;
+}
+
+/* Under the lock. */
+static void wait_for_work(struct disk_worker *w, uint64_t wait_ns)
+{
+	uint64_t until = now_ns() + wait_ns;
+	const struct timespec t = {(time_t)(until / 1000000000), (long)(until % 1000000000)};
+
+	if (wait_ns == UINT64_MAX)
+		pthread_cond_wait(&w->submitted, &w->lock);
+	else
+		pthread_cond_timedwait(&w->submitted, &w->lock, &t);
+}
+
 /* The next request, NULL at the end. */
 static struct disk_request *take(struct disk_worker *w)
 {
 	struct disk_request *rq;
+	uint64_t wait_ns;
 
 	pthread_mutex_lock(&w->lock);
-	while (!w->first && !w->stop)
-		pthread_cond_wait(&w->submitted, &w->lock);
+	for (;;) {
+		if (step_mirror(w, &wait_ns))
+			continue;
+		if (w->first || w->stop)
+			break;
+		wait_for_work(w, wait_ns);
+	}
 	rq = w->first;
+	w->requests++;
 	pthread_mutex_unlock(&w->lock);
 	return rq;
 }
@@ -73,6 +139,8 @@ static void *work(void *arg)
 		rq->result = perform(w->disk, rq);
 		if (!rq->result && rq->then_flush)
 			rq->result = disk_flush(w->disk, &rq->err);
+		if (w->mirror)
+			reflect(w->mirror, w->disk, rq);
 		finish(w, rq);
 	}
 	return NULL;
@@ -105,6 +173,7 @@ int disk_worker_start(struct disk_worker **out, struct disk *disk, const struct 
 		      struct error *err)
 {
 	struct disk_worker *w = calloc(1, sizeof(*w));
+	pthread_condattr_t monotonic;
 	int ret;
 
 	if (!w)
@@ -112,7 +181,10 @@ int disk_worker_start(struct disk_worker **out, struct disk *disk, const struct 
 	w->disk = disk;
 	w->listener = listener;
 	pthread_mutex_init(&w->lock, NULL);
-	pthread_cond_init(&w->submitted, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&w->submitted, &monotonic);
+	pthread_condattr_destroy(&monotonic);
 	pthread_cond_init(&w->finished, NULL);
 	ret = start_thread(w);
 	if (ret) {
@@ -169,5 +241,15 @@ void disk_worker_set_disk(struct disk_worker *w, struct disk *disk)
 {
 	pthread_mutex_lock(&w->lock);
 	w->disk = disk;
+	pthread_mutex_unlock(&w->lock);
+}
+
+void disk_worker_set_mirror(struct disk_worker *w, struct disk_mirror *m)
+{
+	pthread_mutex_lock(&w->lock);
+	w->mirror = m;
+	while (w->mirroring)
+		pthread_cond_wait(&w->finished, &w->lock);
+	pthread_cond_signal(&w->submitted);
 	pthread_mutex_unlock(&w->lock);
 }

@@ -1,11 +1,12 @@
 /*
  * A thread that does the requests of one disk, one after the other in the order of submission, while the submitter
- * goes on. It knows nothing of guests: data is in buffers of the submitter's.
+ * goes on. It knows nothing of guests: data is in buffers of the submitter's. While there is nothing to do, and now and
+ * then if there always is, it copies a piece of the disk to a mirror, if it has one.
  */
 #ifndef GNOMON_DISK_WORKER_H
 #define GNOMON_DISK_WORKER_H
 
-#include "disk/disk.h"
+#include "disk/mirror.h"
 
 enum disk_work {
 	DISK_WORK_READ, DISK_WORK_WRITE, DISK_WORK_FLUSH, DISK_WORK_DISCARD, DISK_WORK_ZEROES, DISK_WORK_KINDS,
@@ -46,7 +47,12 @@ void disk_worker_stop(struct disk_worker *w);
 void disk_worker_submit(struct disk_worker *w, struct disk_request *rq);
 bool disk_worker_is_done(struct disk_worker *w, const struct disk_request *rq);
 void disk_worker_wait(struct disk_worker *w, const struct disk_request *rq);
-/* Goes on with another disk. Everything submitted is done. */
+/* Goes on with another disk. Everything submitted is done, and there is no mirror. */
 void disk_worker_set_disk(struct disk_worker *w, struct disk *disk);
+/*
+ * Has the disk mirrored from now on, or not any more (NULL): then the mirror is not used when it returns. Everything
+ * submitted is done.
+ */
+void disk_worker_set_mirror(struct disk_worker *w, struct disk_mirror *m);
 
 #endif
