@@ -38,7 +38,9 @@ static int add_commands(struct guest_control *g, struct error *err)
 {
 	int ret = control_add_commands(g->control, stats_commands, NULL, err);
 
-	return ret ? ret : control_saved_create(&g->saved, g->control, err);
+	if (!ret)
+		ret = control_saved_create(&g->saved, g->control, err);
+	return ret ? ret : control_mirror_create(&g->mirror, g->control, err);
 }
 
 int guest_control_open(struct guest_control *g, const struct vm_description *what, struct vm *vm, struct error *err)
@@ -73,8 +75,11 @@ void guest_control_close(struct guest_control *g)
 	const struct guest_control was = *g;
 
 	*g = (struct guest_control){.control = NULL}; /* first: a signal's handler looks at it */
-	control_destroy(was.control);
+	if (was.control)
+		control_detach(was.control); /* jobs tell how they ended, so the socket goes last */
+	control_mirror_destroy(was.mirror);
 	control_saved_destroy(was.saved);
+	control_destroy(was.control);
 }
 
 void guest_control_unlink(const struct guest_control *g)

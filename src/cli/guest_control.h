@@ -3,12 +3,14 @@
 #define GNOMON_CLI_GUEST_CONTROL_H
 
 #include "cli/vm_file.h"
+#include "vm/control_mirror.h"
 #include "vm/control_saved.h"
 
 /* All zeros: there is none. */
 struct guest_control {
 	struct control *control;
 	struct control_saved *saved;
+	struct control_mirror *mirror;
 };
 
 /*

@@ -170,6 +170,8 @@ int disk_flush(struct disk *d, struct error *err)
 	return d->read_only ? 0 : d->ops->flush(d, err);
 }
 
+int disk_flush_name(struct disk *d, struct error *err) { return file_sync_names(&d->file, d->file.path, err); }
+
 int disk_extent(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err)
 {
 	int ret = check_range(d, at, bytes, err);

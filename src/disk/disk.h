@@ -64,5 +64,7 @@ int disk_write_zeroes(struct disk *d, uint64_t at, uint64_t bytes, bool may_unma
 int disk_discard(struct disk *d, uint64_t at, uint64_t bytes, struct error *err);
 /* What was written before is on stable storage when it returns 0. */
 int disk_flush(struct disk *d, struct error *err);
+/* The name of a new image is, too. From any thread. */
+int disk_flush_name(struct disk *d, struct error *err);
 
 #endif

@@ -512,6 +512,8 @@ static int prepare_disks(struct devices *d, const char *id, struct disk_freeze *
 		z[*done] = (struct disk_freeze){0};
 		if (disk_read_only(disk))
 			continue;
+		if (d->blk[*done].mirror)
+			return error_set(err, -EBUSY, "%s: is being mirrored", d->disk_path[*done]);
 		ret = name_base(d->disk_path[*done], id, base, err);
 		if (!ret)
 			ret = disk_freeze_prepare(&z[*done], disk, base, err);
@@ -746,4 +748,56 @@ int devices_load_finish(struct devices *d, struct error *err)
 	if (d && d->called_fd >= 0) /* requests that the host did for the VM that was saved */
 		call(d);
 	return 0;
+}
+
+/* ---- mirrors of disks ---- */
+
+uint64_t devices_disk_bytes(const struct devices *d, unsigned i)
+{
+	return d && i < d->disks ? disk_bytes(d->blk[i].disk) : 0;
+}
+
+int devices_start_mirror(struct devices *d, unsigned i, struct disk_mirror *m, struct error *err)
+{
+	if (!d || i >= d->disks)
+		return error_set(err, -ENOENT, "there is no disk %u", i);
+	return virtio_blk_start_mirror(&d->blk[i], m, err);
+}
+
+static int check_mirror(const struct devices *d, unsigned i, const struct disk_mirror *m, struct error *err)
+{
+	return d && i < d->disks && d->blk[i].mirror == m ? 0 : error_set(err, -ENOENT, "the disk is not mirrored any more");
+}
+
+int devices_complete_mirror(struct devices *d, unsigned i, struct disk_mirror *m, struct error *err)
+{
+	int ret = check_mirror(d, i, m, err);
+
+	return ret ? ret : disk_mirror_complete(m, virtio_blk_end_mirror(&d->blk[i]), err);
+}
+
+int devices_pivot(struct devices *d, unsigned i, struct disk_mirror *m, struct disk *to, struct error *err)
+{
+	struct disk *from;
+	int ret = check_mirror(d, i, m, err);
+
+	if (!ret && disk_read_only(d->blk[i].disk))
+		ret = error_set(err, -EROFS, "%s: read only, so nothing could go on in a copy", d->disk_path[i]);
+	if (!ret)
+		ret = devices_complete_mirror(d, i, m, err);
+	if (ret)
+		return ret;
+	from = virtio_blk_settle(&d->blk[i]);
+	virtio_blk_set_disk(&d->blk[i], to);
+	snprintf(d->disk_path[i], PATH_MAX, "%s", disk_path(to));
+	disk_close(from, NULL); /* nobody needs it any more: everything in it is in the other */
+	return 0;
+}
+
+void devices_stop_mirror(struct devices *d, unsigned i, struct disk_mirror *m)
+{
+	if (check_mirror(d, i, m, NULL))
+		return;
+	virtio_blk_end_mirror(&d->blk[i]);
+	disk_mirror_stop(m, -ECANCELED);
 }

@@ -10,6 +10,9 @@
 #include <limits.h>
 #include <poll.h>
 
+struct disk;        /* disk/disk.h */
+struct disk_mirror; /* disk/mirror.h */
+
 #define DEVICES_DISKS_MAX 8
 #define DEVICES_NETS_MAX  4
 #define DEVICES_SERIAL_MAX 20
@@ -117,5 +120,26 @@ struct devices_frozen {
  * Errors of disk_freeze(), -EINVAL for the id: no disk is frozen then, and @out is not set. NULL has no disks.
  */
 int devices_freeze_disks(struct devices *d, const char *id, struct devices_frozen *out, struct error *err);
+
+/* Of disk @i, 0: there is none. */
+uint64_t devices_disk_bytes(const struct devices *d, unsigned i);
+/*
+ * Disk @i is mirrored (disk/mirror.h) while the guest uses it, from now on, until one of the next three or the end of the
+ * devices. The mirror stays the caller's. Between two runs of the guest, as the others.
+ * -ENOENT: no such disk; -EBUSY: it is mirrored already; -EINVAL: the mirror is of another size.
+ */
+int devices_start_mirror(struct devices *d, unsigned i, struct disk_mirror *m, struct error *err);
+/*
+ * The target gets what it lacks. The guest's disk is what it was.
+ * -ENOENT: that disk is not mirrored by @m (any more); else as disk_mirror_complete().
+ */
+int devices_complete_mirror(struct devices *d, unsigned i, struct disk_mirror *m, struct error *err);
+/*
+ * Likewise, and then the guest goes on with @to, an open disk that the mirror's target wrote to; what it had is closed.
+ * If it fails, the guest goes on with what it had, and @to is still the caller's. -EROFS: the guest's disk is read only.
+ */
+int devices_pivot(struct devices *d, unsigned i, struct disk_mirror *m, struct disk *to, struct error *err);
+/* Ends it. Fine if that disk is not mirrored by @m. */
+void devices_stop_mirror(struct devices *d, unsigned i, struct disk_mirror *m);
 
 #endif

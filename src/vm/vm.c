@@ -7,6 +7,7 @@
 #include "vm/vm_impl.h"
 #include "vm/acpi.h"
 #include "dev/virtio.h"
+#include "disk/disk.h"
 #include "vm/firmware.h"
 #include "vm/load.h"
 #include "vm/vm_state.h"
@@ -300,6 +301,52 @@ int vm_freeze_disks(struct vm *vm, const char *id, struct devices_frozen *out, s
 {
 	return devices_freeze_disks(vm->devices, id, out, err);
 }
+
+uint64_t vm_disk_bytes(const struct vm *vm, unsigned i) { return devices_disk_bytes(vm->devices, i); }
+
+int vm_start_mirror(struct vm *vm, unsigned i, struct disk_mirror *m, struct error *err)
+{
+	return devices_start_mirror(vm->devices, i, m, err);
+}
+
+int vm_complete_mirror(struct vm *vm, unsigned i, struct disk_mirror *m, struct error *err)
+{
+	return devices_complete_mirror(vm->devices, i, m, err);
+}
+
+/* What --disk would say of disk @i if it were the file @path. To be freed. */
+static int describe_disk(const struct vm *vm, unsigned i, const char *path, char **text, struct error *err)
+{
+	struct devices_disk disk;
+	int ret = devices_parse_disk(vm->cfg.devices.disk[i], &disk, err);
+
+	if (!ret && snprintf(disk.path, sizeof(disk.path), "%s", path) >= (int)sizeof(disk.path))
+		ret = error_set(err, -ENAMETOOLONG, "%.300s: %s", path, strerror(ENAMETOOLONG));
+	disk.snapshot = false;
+	*text = ret ? NULL : malloc(2 * sizeof(disk));
+	if (!ret && !*text)
+		ret = error_set(err, -ENOMEM, "out of memory");
+	return ret ? ret : devices_print_disk(&disk, *text, 2 * sizeof(disk), err);
+}
+
+int vm_pivot(struct vm *vm, unsigned i, struct disk_mirror *m, struct disk *to, struct error *err)
+{
+	char *text = NULL;
+	int ret = i < vm->cfg.devices.disks ? describe_disk(vm, i, disk_path(to), &text, err)
+					    : error_set(err, -ENOENT, "there is no disk %u", i);
+
+	if (!ret)
+		ret = devices_pivot(vm->devices, i, m, to, err);
+	if (ret) {
+		free(text);
+		return ret;
+	}
+	free(vm->disk_text[i]);
+	vm->cfg.devices.disk[i] = vm->disk_text[i] = text;
+	return 0;
+}
+
+void vm_stop_mirror(struct vm *vm, unsigned i, struct disk_mirror *m) { devices_stop_mirror(vm->devices, i, m); }
 
 void vm_describe_devices(const struct vm *vm, char *buf, size_t bytes) { devices_describe(vm->devices, buf, bytes); }
 

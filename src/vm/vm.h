@@ -88,6 +88,15 @@ int vm_close_devices(struct vm *vm, struct error *err);
 int vm_freeze_disks(struct vm *vm, const char *id, struct devices_frozen *out, struct error *err);
 /* A line on what its devices did, for the end of a run, before they are closed; "" if there is nothing to say. */
 void vm_describe_devices(const struct vm *vm, char *buf, size_t bytes);
+/*
+ * See devices_start_mirror() and those after it. On the thread that runs it, between two calls of vm_run_until() or from a
+ * ticker. After vm_pivot() the configuration has the path of @to, which should be absolute.
+ */
+uint64_t vm_disk_bytes(const struct vm *vm, unsigned i);
+int vm_start_mirror(struct vm *vm, unsigned i, struct disk_mirror *m, struct error *err);
+int vm_complete_mirror(struct vm *vm, unsigned i, struct disk_mirror *m, struct error *err);
+int vm_pivot(struct vm *vm, unsigned i, struct disk_mirror *m, struct disk *to, struct error *err);
+void vm_stop_mirror(struct vm *vm, unsigned i, struct disk_mirror *m);
 /* As devices_disk(). */
 const char *vm_disk(const struct vm *vm, unsigned i, bool *read_only);
 /* Lines that devices have for the user go to @say, from within vm_run_until(). Without one they are dropped. */

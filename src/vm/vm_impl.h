@@ -14,6 +14,7 @@ struct vm {
 	struct engine_vm *engine;
 	struct platform platform;
 	struct devices *devices;    /* NULL: none were asked for */
+	char *disk_text[DEVICES_DISKS_MAX]; /* what cfg.devices.disk[] says of disks that were replaced; else NULL */
 	void (*say)(void *ctx, const char *line);
 	void *say_ctx;
 	struct engine_run run;

@@ -5,7 +5,7 @@ promise nothing, and that none of it changes what the guest does.
 	control.py GNOMON APIC_ELF DEVICE_ELF [KERNEL INITRD]
 
 With a kernel: only that last part, on a whole boot."""
-import atexit, json, os, random, signal, socket, stat, struct, subprocess, sys, tempfile, threading, time
+import atexit, filecmp, json, os, random, shutil, signal, socket, stat, struct, subprocess, sys, tempfile, threading, time
 
 gnomon, apic, short = (os.path.abspath(a) for a in sys.argv[1:4])
 work = tempfile.TemporaryDirectory()
@@ -390,6 +390,77 @@ def test_same(*args, image=apic, least=1):
     check(sum(done) >= least, f"{args}: only {sum(done)} commands were executed")
 
 
+# ---- copying disks in use ----
+
+def disk(*args):
+    return subprocess.run([gnomon, "disk", *args], capture_output=True, text=True, timeout=60)
+
+
+def settled(c, **want):
+    """Waits for the end of the mirror."""
+    for i in range(3000):
+        job = c.get("query-mirror")
+        if job.get("status") != "running":
+            break
+        time.sleep(0.01)
+    check(all(job.get(k) == v for k, v in want.items()), f"mirror: {job}, wanted {want}")
+    return job
+
+
+def test_mirror():
+    old, new, third = path("old.img"), path("new,1.img"), path("third.img")
+    disk("create", old, "40M", "--format", "raw")
+    os.chmod(old, 0o640)
+    disk("bench", old, "--write", "--random", "--block", "5K", "--total", "3M")
+    shutil.copy(old, path("same.img"))
+    disk("create", path("ro.img"), "1M")
+    p = start("--disk", old, "--disk", path("ro.img") + ",ro")
+    c = Client("s")
+    check(c.get("query-mirror") == {"kind": "mirror", "status": "none"}, "a mirror before there was one")
+    for args, cls, says in (({"file": "x"}, "InvalidArgument", "absolute"), ({"file": old}, "Failed", "File exists"),
+                            ({"file": new, "format": "vhd"}, "InvalidArgument", "qcow2 or raw"),
+                            ({"file": new, "disk": 2}, "InvalidArgument", "no disk 2"),
+                            ({"file": new, "disk": 1}, "Failed", "read only"),
+                            ({"file": new, "speed": -1}, "InvalidArgument", "speed"),
+                            ({"file": path("none/x")}, "InvalidArgument", "No such file")):
+        e = c.ask("mirror", **args).get("error", {})
+        check(says in e.get("desc", "") and e["class"] == cls, f"mirror {args}: {e}")
+    # Cancelled: nothing is left, and the disk is what it was.
+    c.get("mirror", file=new, speed=100000)
+    e = c.ask("mirror", file=third).get("error", {})
+    check("running" in e.get("desc", ""), f"a second mirror: {e}")
+    check(c.get("query-mirror")["status"] == "running", "a slow mirror is over")
+    c.get("cancel-job", kind="mirror")
+    settled(c, status="cancelled")
+    check(not os.path.exists(new), "a cancelled mirror leaves its file")
+    # A copy as of one instant; the disk stays. Also of one that is read only.
+    c.get("mirror", file=third, pivot=False, format="raw")
+    job = settled(c, status="completed", phase="done")
+    check(job["progress"]["bytes_left"] == 0 and job["progress"]["bytes_total"] == 40 << 20, f"progress {job}")
+    check(filecmp.cmp(third, path("same.img"), False), "the copy is not what the disk is")
+    check(stat.S_IMODE(os.stat(third).st_mode) == 0o640, "the copy has other access rights")
+    check(disk("snapshot", "list", third).returncode == 0 and disk("resize", third, "48M").returncode == 0, "the copy is in use")
+    check("in use" in disk("resize", old, "48M").stderr, "the disk is not in use")
+    c.get("mirror", file=path("ro2.img"), disk=1, pivot=False)
+    settled(c, status="completed")
+    # It goes on with the copy, also while it is paused.
+    c.get("stop")
+    c.get("mirror", file=new, rounds=0)
+    settled(c, status="completed")
+    check(disk("resize", old, "48M").returncode == 0, "the old image is still in use")
+    check("in use" in disk("resize", new, "48M").stderr, "the new image is not in use")
+    c.get("cont")
+    # The run ends while it is copied.
+    os.unlink(third)
+    c.get("mirror", file=third, speed=100000)
+    c.get("quit")
+    ended(p, 130, "quit while mirroring")
+    check(not os.path.exists(third), "the copy of a run that ended is left")
+    check(disk("check", new).returncode == 0, "the new image is not in order")
+    disk("convert", new, path("flat.img"), "--format", "raw")
+    check(filecmp.cmp(path("flat.img"), path("same.img"), False), "the new image is not what the disk was")
+
+
 done = [0] * 4
 if len(sys.argv) > 5:
     if not os.path.exists(sys.argv[4]):
@@ -400,7 +471,8 @@ if len(sys.argv) > 5:
                   "console=ttyS0 panic=-1 quiet cryptomgr.notests gnomon.work=forkwait:5", image=sys.argv[4], least=100)
         print(f"{mmu}: {sum(done)} commands")
 else:
-    for test in (test_commands, test_client, test_path, test_idle, test_wall_clock, test_power_button, test_several, test_hostile):
+    for test in (test_commands, test_client, test_path, test_idle, test_wall_clock, test_power_button, test_several, test_hostile,
+                 test_mirror):
         begun = time.time()
         test()
         print(f"{test.__name__}: {time.time() - begun:.1f} s")
