@@ -35,7 +35,7 @@ struct command {
 	void (*help)(FILE *out);
 };
 extern const struct command cmd_run, cmd_suspend, cmd_resume, cmd_checkpoint, cmd_compare, cmd_hw, cmd_walk, cmd_lab,
-	cmd_disk, cmd_control, cmd_help, cmd_version;
+	cmd_disk, cmd_control, cmd_serve, cmd_migrate, cmd_help, cmd_version;
 extern const struct command *const commands[]; /* ends with NULL */
 const struct command *command_find(const char *name);
 
@@ -93,6 +93,14 @@ bool guest_option_repeats(const struct option_desc *d);
 int guest_options_check(const struct vm_config *cfg, struct error *err);
 /* Index of a name in engine_mmu_name[]; -EINVAL with @err. */
 int parse_mmu(const char *text, size_t length, enum engine_mmu *mmu, struct error *err);
+
+/* ---- what serve and migrate share (cli/transport_options.c) ---- */
+struct transport_options {
+	const char *psk, *ca, *cert, *key, *name; /* NULL: not given */
+	bool plain;
+	uint64_t stall_ms, recover_ms;            /* 0: not given */
+};
+extern const struct option_desc transport_options[]; /* ctx: struct transport_options */
 
 /* The path from the root on; of a file that need not exist. Allocated; NULL without memory. */
 char *absolute_path(const char *path);

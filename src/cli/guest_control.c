@@ -40,7 +40,9 @@ static int add_commands(struct guest_control *g, struct error *err)
 
 	if (!ret)
 		ret = control_saved_create(&g->saved, g->control, err);
-	return ret ? ret : control_mirror_create(&g->mirror, g->control, err);
+	if (!ret)
+		ret = control_mirror_create(&g->mirror, g->control, err);
+	return ret ? ret : migrate_out_create(&g->migrate, g->control, err);
 }
 
 int guest_control_open(struct guest_control *g, const struct vm_description *what, struct vm *vm, struct error *err)
@@ -77,9 +79,11 @@ void guest_control_close(struct guest_control *g)
 	*g = (struct guest_control){.control = NULL}; /* first: a signal's handler looks at it */
 	if (was.control)
 		control_detach(was.control); /* jobs tell how they ended, so the socket goes last */
+	migrate_out_stop(was.migrate);
 	control_mirror_destroy(was.mirror);
 	control_saved_destroy(was.saved);
 	control_destroy(was.control);
+	migrate_out_free(was.migrate);
 }
 
 void guest_control_unlink(const struct guest_control *g)

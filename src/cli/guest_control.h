@@ -5,12 +5,14 @@
 #include "cli/vm_file.h"
 #include "vm/control_mirror.h"
 #include "vm/control_saved.h"
+#include "vm/migrate_out.h"
 
 /* All zeros: there is none. */
 struct guest_control {
 	struct control *control;
 	struct control_saved *saved;
 	struct control_mirror *mirror;
+	struct migrate_out *migrate;
 };
 
 /*

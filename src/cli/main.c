@@ -6,6 +6,8 @@ const struct command *const commands[] = {
 	&cmd_suspend,
 	&cmd_resume,
 	&cmd_checkpoint,
+	&cmd_migrate,
+	&cmd_serve,
 	&cmd_compare,
 	&cmd_hw,
 	&cmd_walk,

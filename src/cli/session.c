@@ -142,6 +142,8 @@ static void on_end_signal(int sig)
 	for (unsigned i = 0; current.session && i < current.session->runs; i++)
 		if (current.session->run[i].vm)
 			vm_interrupt(current.session->run[i].vm);
+	if (current.session && current.session->interrupt)
+		current.session->interrupt(current.session->make_ctx);
 }
 
 /* A crash must not leave a terminal in raw mode, or a socket that nobody listens at. */
@@ -546,20 +548,49 @@ static int open_controls(struct session *s, struct error *err)
 }
 
 /* Consoles are opened last: error messages are for a terminal in its ordinary state. */
-static int run_prepared(struct session *s, struct error *err)
+static int connect_all(struct session *s, struct error *err)
 {
-	int status = CLI_USAGE;
 	unsigned i;
 
 	for (i = 0; i < s->runs && open_console(&s->run[i], err) == 0; i++)
 		connect_guest(&s->run[i]);
-	if (i == s->runs) {
-		install_signals(s);
-		if (open_controls(s, err) == 0)
-			status = start_stats(s, err) ? CLI_HOST_FAILED : run_to_end(s);
-	}
-	while (i > 0)
-		console_close(&s->run[--i].console);
+	if (i < s->runs)
+		return err->code;
+	install_signals(s);
+	return open_controls(s, err);
+}
+
+int session_connect(struct session *s, struct vm *vm, struct error *err)
+{
+	s->run[0].vm = vm;
+	s->connected = true;
+	return connect_all(s, err);
+}
+
+static void close_consoles(struct session *s)
+{
+	for (unsigned i = 0; i < s->runs; i++)
+		console_close(&s->run[i].console);
+}
+
+void session_disconnect(struct session *s)
+{
+	if (!s->connected)
+		return;
+	guest_control_close(&s->run[0].control);
+	close_consoles(s);
+	s->run[0].console = (struct console){.in = -1, .out = -1};
+	s->run[0].vm = NULL;
+	s->connected = false;
+}
+
+static int run_prepared(struct session *s, struct error *err)
+{
+	int status = CLI_USAGE;
+
+	if (s->connected || connect_all(s, err) == 0)
+		status = start_stats(s, err) ? CLI_HOST_FAILED : run_to_end(s);
+	close_consoles(s);
 	if (err->code)
 		cli_error(s->command, err->text);
 	return status;
@@ -569,6 +600,8 @@ static void clean_up(struct session *s)
 {
 	for (unsigned i = 0; i < ENGINE_VMS_MAX; i++)
 		guest_control_close(&s->run[i].control);
+	if (s->ended)
+		s->ended(s->make_ctx);
 	current.session = NULL;
 	for (unsigned i = 0; i < ENGINE_VMS_MAX; i++) {
 		report_file_abandon(&s->run[i].file);

@@ -30,6 +30,10 @@ struct session {
 	/* Makes the VM of run[0]; NULL: boots it. What it is made from outlives session_run(). */
 	int (*make)(void *ctx, const struct vm_config *cfg, struct vm **out, struct error *err);
 	void *make_ctx;
+	/* A signal wants the end: what make() has under way may want to know. Async-signal-safe. May be NULL. */
+	void (*interrupt)(void *ctx);
+	/* The VM has ended, and is about to be destroyed. May be NULL. */
+	void (*ended)(void *ctx);
 	/* Why a VM that failed could not go on, if the command knows more; "" if not. May be NULL. */
 	const char *(*failure)(void *ctx);
 	/* run only: several VMs from files */
@@ -50,6 +54,7 @@ struct session {
 	struct run run[ENGINE_VMS_MAX];
 	unsigned runs;
 	int64_t began_ns, ready_ns;  /* host clock: when the command began, and when the guests did */
+	bool connected;              /* session_connect() */
 };
 
 extern const struct option_desc session_options[]; /* ctx: struct session */
@@ -57,6 +62,12 @@ extern const char session_exit_help[];             /* the part of a help page on
 
 /* All as if no option had been given. */
 void session_init(struct session *s, const char *command);
+/*
+ * Within make(): connects the VM to console, signals and control socket already, for a command that gets a VM only if all that
+ * works; and the contrary. Without it, it is done after make().
+ */
+int session_connect(struct session *s, struct vm *vm, struct error *err);
+void session_disconnect(struct session *s);
 /* Makes the VMs, runs them to their end and says what came of it. Returns the exit status; nothing is left of them. */
 int session_run(struct session *s);
 

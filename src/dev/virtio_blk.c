@@ -33,6 +33,7 @@ enum { BLK_OK = 0, BLK_IOERR = 1, BLK_UNSUPP = 2 };
 #define F_FLUSH        (1ull << 9)
 #define F_DISCARD      (1ull << 13)
 #define F_WRITE_ZEROES (1ull << 14)
+#define F_ONLY_WRITABLE (F_DISCARD | F_WRITE_ZEROES)
 
 enum { /* struct virtio_blk_config */
 	CONFIG_CAPACITY = 0, CONFIG_SIZE_MAX = 8, CONFIG_SEG_MAX = 12, CONFIG_BLK_SIZE = 20,
@@ -384,7 +385,7 @@ int virtio_blk_init(struct virtio_blk *b, struct disk *disk, const struct dma *d
 	b->disk = disk;
 	b->wall = wall != NULL;
 	memcpy(b->serial, serial, strnlen(serial, VIRTIO_BLK_SERIAL_BYTES));
-	features |= disk_read_only(disk) ? F_RO : F_DISCARD | F_WRITE_ZEROES;
+	features |= disk_read_only(disk) ? F_RO : F_ONLY_WRITABLE;
 	virtio_init(&b->virtio, &ops, dma, features, label);
 	fill_config(b);
 	return 0;
@@ -435,12 +436,27 @@ static void stop_mirror(struct virtio_blk *b)
 	disk_mirror_stop(m, -ECANCELED);
 }
 
+int virtio_blk_release_disk(struct virtio_blk *b, struct error *err)
+{
+	struct disk *disk;
+
+	stop_mirror(b);
+	disk = virtio_blk_settle(b);
+	virtio_blk_set_disk(b, NULL);
+	return disk ? disk_close(disk, err) : 0;
+}
+
+void virtio_blk_offer_writing(struct virtio_blk *b)
+{
+	b->virtio.offered = (b->virtio.offered & ~F_RO) | F_ONLY_WRITABLE;
+}
+
 int virtio_blk_close(struct virtio_blk *b, struct error *err)
 {
 	drain(b);
 	stop_mirror(b);
 	disk_worker_stop(b->worker);
-	return disk_close(b->disk, err);
+	return b->disk ? disk_close(b->disk, err) : 0;
 }
 
 /* ---- state ---- */

@@ -57,6 +57,13 @@ int virtio_blk_start_mirror(struct virtio_blk *b, struct disk_mirror *m, struct 
 /* As virtio_blk_settle(), and what the disk is mirrored by is not used any more: it is to be completed or stopped. */
 struct disk *virtio_blk_end_mirror(struct virtio_blk *b);
 /*
+ * Closes its disk, after virtio_blk_settle(): until virtio_blk_set_disk() the guest may not execute. Returns what
+ * disk_close() does; it is closed in any case. A mirror is stopped.
+ */
+int virtio_blk_release_disk(struct virtio_blk *b, struct error *err);
+/* Its disk is open for reading only because it is another's yet: what the guest is offered is a disk to write. */
+void virtio_blk_offer_writing(struct virtio_blk *b);
+/*
  * State. A disk's is several structs, one after the other: of itself; then of each request in flight, in their order;
  * each followed by the data that the request has read and not yet given to the guest, in pieces.
  */

@@ -119,6 +119,8 @@ void control_job_phase(struct control_job *job, const char *phase);
 void control_job_set(struct control_job *job, const char *name, int64_t value);
 /* Has somebody asked for its end? To be looked at now and then. */
 bool control_job_cancelled(const struct control_job *job);
+/* When somebody does, @fd (an eventfd) becomes readable too, for a thread that waits. */
+void control_job_on_cancel(struct control_job *job, int fd);
 /* Its end. @code: 0, -ECANCELED, or another errno for a failure; @err: its line, may be NULL. The event JOB. */
 void control_job_end(struct control_job *job, int code, const struct error *err);
 /* A new object that describes the last job of @kind; {"status": "none"} if there was none. */

@@ -43,6 +43,7 @@ struct control_job {
 	struct error err;
 	struct timespec begun, ended;
 	bool cancel;
+	int cancel_fd;              /* -1: none */
 };
 
 /* A function that another thread has the VM's thread call. Lives on that thread's stack. */

@@ -2,6 +2,7 @@
 #include "vm/control_impl.h"
 
 #include <errno.h>
+#include <sys/eventfd.h>
 #include <time.h>
 
 static const char *const state_name[] = {
@@ -70,7 +71,7 @@ int control_job_begin(struct control *c, const char *kind, struct control_job **
 	} else if (job->kind && job->state == CONTROL_JOB_RUNNING) {
 		ret = error_set(err, -EBUSY, "a job '%s' is running already", kind);
 	} else {
-		*job = (struct control_job){.control = c, .kind = kind};
+		*job = (struct control_job){.control = c, .kind = kind, .cancel_fd = -1};
 		clock_gettime(CLOCK_MONOTONIC, &job->begun);
 		control_emit_locked(c, "JOB", describe(job));
 		*out = job;
@@ -112,6 +113,23 @@ bool control_job_cancelled(const struct control_job *job)
 	return cancel;
 }
 
+void control_job_on_cancel(struct control_job *job, int fd)
+{
+	control_lock(job->control);
+	job->cancel_fd = fd;
+	if (job->cancel)
+		eventfd_write(fd, 1);
+	control_unlock(job->control);
+}
+
+/* Under the lock. */
+static void cancel(struct control_job *job)
+{
+	job->cancel = true;
+	if (job->cancel_fd >= 0)
+		eventfd_write(job->cancel_fd, 1);
+}
+
 void control_job_end(struct control_job *job, int code, const struct error *err)
 {
 	struct control *c = job->control;
@@ -150,7 +168,7 @@ int control_job_cancel(struct control *c, const char *kind, struct error *err)
 	control_lock(c);
 	job = find_job(c, kind);
 	if (job && job->state == CONTROL_JOB_RUNNING)
-		job->cancel = true;
+		cancel(job);
 	else
 		ret = error_set(err, -ENOENT, "no job '%.60s' is running", kind);
 	control_unlock(c);

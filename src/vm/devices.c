@@ -31,7 +31,8 @@ struct devices {
 	uint8_t loaded[DEVICES_MAX];        /* state that is there: LOADED_* */
 	uint8_t loaded_own;
 	char disk_path[DEVICES_DISKS_MAX][PATH_MAX];
-	bool disk_snapshot[DEVICES_DISKS_MAX];
+	bool disk_snapshot[DEVICES_DISKS_MAX], disk_read_only[DEVICES_DISKS_MAX];
+	uint64_t disk_bytes[DEVICES_DISKS_MAX];
 	struct virtio_blk blk[DEVICES_DISKS_MAX];
 	unsigned disks;
 	struct virtio_net net[DEVICES_NETS_MAX];
@@ -201,9 +202,9 @@ static int prepare_calls(struct devices *d, struct error *err)
 	return d->called_fd < 0 ? error_set(err, -errno, "--disk: no eventfd: %s", strerror(errno)) : 0;
 }
 
-static int add_disk(struct devices *d, const char *text, struct error *err)
+static int add_disk(struct devices *d, const char *text, bool later, struct error *err)
 {
-	struct disk_options o = {0};
+	struct disk_options o = {.no_lock = later};
 	struct devices_disk what;
 	char *path = d->disk_path[d->disks];
 	struct disk *disk;
@@ -213,7 +214,8 @@ static int add_disk(struct devices *d, const char *text, struct error *err)
 		ret = join_path(d, path, what.path, err);
 	if (ret)
 		return ret;
-	o.read_only = what.read_only;
+	o.read_only = what.read_only || later;
+	d->disk_read_only[d->disks] = what.read_only;
 	d->disk_snapshot[d->disks] = what.snapshot && !what.read_only;
 	ret = what.snapshot && !what.read_only ? disk_open_snapshot(&disk, path, &o, err)
 					       : disk_open(&disk, path, &o, err);
@@ -222,6 +224,9 @@ static int add_disk(struct devices *d, const char *text, struct error *err)
 				      path, err);
 	if (ret)
 		return ret;
+	if (later && !what.read_only)
+		virtio_blk_offer_writing(&d->blk[d->disks]);
+	d->disk_bytes[d->disks] = disk_bytes(disk);
 	return plug(d, &d->blk[d->disks++].virtio, err);
 }
 
@@ -314,7 +319,7 @@ static int add_all(struct devices *d, const struct devices_config *cfg, struct e
 	int ret = cfg->disks && d->host.wall ? prepare_calls(d, err) : 0;
 
 	for (unsigned i = 0; i < cfg->disks && !ret; i++)
-		ret = add_disk(d, cfg->disk[i], err);
+		ret = add_disk(d, cfg->disk[i], cfg->disks_later, err);
 	for (unsigned i = 0; i < cfg->nets && !ret; i++)
 		ret = add_net(d, cfg->net[i], err);
 	if (!ret && cfg->rng)
@@ -350,6 +355,45 @@ int devices_create(struct devices **out, const struct devices_config *cfg, const
 	}
 	*out = d;
 	return 0;
+}
+
+int devices_close_disks(struct devices *d, struct error *err)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; d && i < d->disks; i++) {
+		int one = virtio_blk_release_disk(&d->blk[i], ret ? NULL : err);
+
+		ret = ret ? ret : one;
+	}
+	return ret;
+}
+
+static int open_disk(struct devices *d, unsigned n, struct error *err)
+{
+	const struct disk_options o = {.read_only = d->disk_read_only[n]};
+	struct disk *disk;
+	int ret = disk_open(&disk, d->disk_path[n], &o, err);
+
+	if (ret)
+		return ret;
+	if (disk_bytes(disk) != d->disk_bytes[n]) {
+		disk_close(disk, NULL);
+		return error_set(err, -ESTALE, "%.300s: it has another size now", d->disk_path[n]);
+	}
+	virtio_blk_set_disk(&d->blk[n], disk);
+	return 0;
+}
+
+int devices_open_disks(struct devices *d, struct error *err)
+{
+	int ret = devices_close_disks(d, err);
+
+	for (unsigned i = 0; d && i < d->disks && !ret; i++)
+		ret = open_disk(d, i, err);
+	if (ret)
+		devices_close_disks(d, NULL);
+	return ret;
 }
 
 int devices_close(struct devices *d, struct error *err)

@@ -24,6 +24,7 @@ struct devices_config {
 	unsigned disks;
 	const char *net[DEVICES_NETS_MAX];   /* see net_parse() in vm/net.h */
 	unsigned nets;
+	bool disks_later;                    /* others have the disks open: devices_open_disks() makes them ours */
 	bool rng;
 	bool packed;                         /* packed rings are offered */
 	bool balloon;
@@ -67,6 +68,12 @@ struct devices;
  */
 int devices_create(struct devices **out, const struct devices_config *cfg, const struct devices_host *host,
 		   struct error *err);
+/*
+ * The images of disks are closed, so that somebody else can open them, and opened (again). In between the guest may not
+ * execute. A failed open leaves all closed; errors are those of disk_open(), -ESTALE if an image has another size now.
+ */
+int devices_close_disks(struct devices *d, struct error *err);
+int devices_open_disks(struct devices *d, struct error *err);
 /* Flushes and closes what they use. Returns the first failure; they are gone whatever is returned. NULL is fine. */
 int devices_close(struct devices *d, struct error *err);
 /*

@@ -2,8 +2,8 @@
  * Moving a running VM to another Gnomon (docs/migration.md). Two state machines, one for each end, over a transport and
  * over what they need of a VM, which is a table of functions: so they are tested with VMs that are none.
  *
- * The rule above all: exactly one end runs the VM, whatever fails when. The source may go on until it has sent "run"; from
- * then on only with the destination's word that it has not started, and never will.
+ * The rule above all: exactly one end runs the VM, whatever fails when. The source may go on until it has sent "run";
+ * from then on only with the destination's word that it has not started, and never will.
  */
 #ifndef GNOMON_VM_MIGRATE_H
 #define GNOMON_VM_MIGRATE_H
@@ -13,7 +13,7 @@
 
 enum migrate_mode {
 	MIGRATE_STOP,     /* the VM stands still while all is copied */
-	MIGRATE_PRECOPY,  /* memory is copied while it runs, what it wrote again and again; then it stands still for the rest */
+	MIGRATE_PRECOPY,  /* memory is copied while it runs, what it wrote again; then it stands still for the rest */
 	MIGRATE_POSTCOPY, /* it moves at once, and memory follows: what it touches first */
 	MIGRATE_HYBRID,   /* some rounds of pre-copy, then post-copy */
 	MIGRATE_MODES,
@@ -28,10 +28,10 @@ struct migrate_options {
 	int compress;              /* zstd level; 0: none */
 	bool auto_converge;        /* a VM that writes too fast is held back */
 	bool strict;               /* after the last round give up, rather than stop it for longer */
-	bool verify;               /* the destination checks a hash of memory and registers before it runs; not with post-copy */
+	bool verify;               /* a hash of memory and registers is checked before it runs; not with post-copy */
 	int64_t recover_ms;        /* how long a lost connection is tried to be made again */
 };
-#define MIGRATE_OPTIONS_DEFAULT                                                                                            \
+#define MIGRATE_OPTIONS_DEFAULT                                                                                        \
 	((struct migrate_options){.mode = MIGRATE_PRECOPY, .rounds = 30, .downtime_ns = 300000000, .recover_ms = 60000})
 
 enum migrate_phase {
@@ -60,20 +60,27 @@ struct migrate_progress {
 enum migrate_outcome {
 	MIGRATE_MOVED,    /* the VM runs at the destination */
 	MIGRATE_STAYED,   /* it runs here, as if nothing had been */
-	MIGRATE_HELD,     /* it is here and nowhere else, but paused: its files cannot be opened. migrate_source_recover() */
+	/* Not settled; migrate_source_recover() tries to. */
+	MIGRATE_HELD,     /* it is here and nowhere else, but paused: its files cannot be opened */
 	MIGRATE_IN_DOUBT, /* it may have started there: here it stays paused until somebody knows */
-	MIGRATE_STRANDED, /* it runs there, and waits for pages that are here: migrate_source_recover() */
+	MIGRATE_STRANDED, /* it runs there, and waits for pages that are here */
 };
 
 #define MIGRATE_TOKEN_BYTES 16u
 
 /* ---- the source ---- */
 
-/* What it needs of the VM. Functions with @err return 0 or a negative errno. All are called by the thread of migrate_source_run(). */
+/* Who takes sections of state. @bytes are the caller's. */
+typedef int migrate_put_section(void *to, const char *name, const void *bytes, size_t n, struct error *err);
+
+/*
+ * What it needs of the VM. Functions with @err return 0 or a negative errno. All are called by the thread of
+ * migrate_source_run().
+ */
 struct migrate_source_vm {
 	void *ctx;
 	uint64_t pages;
-	/* A copy of a page, while the VM runs perhaps torn. 1; 0: zeros, @data is untouched; negative: it cannot be had. */
+	/* A copy of a page, while the VM runs perhaps torn. 1; 0: zeros, @data untouched; negative: not to be had. */
 	int (*read_page)(void *ctx, uint64_t page, uint8_t data[PAGE_SIZE]);
 	/* Finds out which pages are written from now on; adds those since the last call to a bitmap; ends that. */
 	int (*track)(void *ctx, struct error *err);
@@ -81,13 +88,11 @@ struct migrate_source_vm {
 	void (*untrack)(void *ctx);
 	void (*throttle)(void *ctx, unsigned percent);
 	/* "config", to be given to @put as one section: for the other end to make such a VM. */
-	int (*describe)(void *ctx, int (*put)(void *to, const char *name, const void *bytes, size_t n, struct error *err),
-			void *to, struct error *err);
-	/* Holds the VM still, at a point where all its state can be told. Its files are closed: others may open them. */
+	int (*describe)(void *ctx, migrate_put_section *put, void *to, struct error *err);
+	/* Holds the VM still, where all its state can be told. Its files are closed: others may open them. */
 	int (*pause)(void *ctx, struct error *err);
 	/* Its state but for memory, section by section. */
-	int (*save)(void *ctx, int (*put)(void *to, const char *name, const void *bytes, size_t n, struct error *err), void *to,
-		    struct error *err);
+	int (*save)(void *ctx, migrate_put_section *put, void *to, struct error *err);
 	void (*hash)(void *ctx, uint64_t hash[2]); /* of registers and memory */
 	/* Opens its files again and lets it go on; on error it stays paused, and may be asked to again. */
 	int (*resume)(void *ctx, struct error *err);
@@ -104,12 +109,13 @@ struct migrate_peer {
 
 struct migrate_source;
 /* -ENOMEM, -EIO (no random numbers) with @err. */
-int migrate_source_create(struct migrate_source **out, const struct migrate_options *opt, const struct migrate_source_vm *vm,
-			  const struct migrate_peer *peer, struct error *err);
+int migrate_source_create(struct migrate_source **out, const struct migrate_options *opt,
+			  const struct migrate_source_vm *vm, const struct migrate_peer *peer, struct error *err);
 /* Told of every change worth telling, by the thread that runs it. */
-void migrate_source_watch(struct migrate_source *s, void (*seen)(void *ctx, const struct migrate_progress *p), void *ctx);
+void migrate_source_watch(struct migrate_source *s, void (*seen)(void *ctx, const struct migrate_progress *p),
+			  void *ctx);
 /*
- * Migrates. @err: why, unless the VM has moved; after MIGRATE_STAYED its code is -ECANCELED if that was the owner's wish.
+ * Migrates. @err: why, unless the VM has moved; after MIGRATE_STAYED its code is -ECANCELED if the owner wished it.
  */
 enum migrate_outcome migrate_source_run(struct migrate_source *s, struct error *err);
 /* After MIGRATE_HELD, MIGRATE_IN_DOUBT or MIGRATE_STRANDED: tries again. */
@@ -137,7 +143,7 @@ struct migrate_dest_vm {
 	void (*hash)(void *ctx, uint64_t hash[2]);
 	void (*drop)(void *ctx); /* it will not run here: what create() and the others made goes */
 	void (*say)(void *ctx, const char *line); /* something that the user may want to know */
-	/* Pages have arrived that the VM did not ask for: migrate_dest_take() is to be called soon. From another thread. */
+	/* Pages have arrived that the VM did not ask for: migrate_dest_take() soon, please. From another thread. */
 	void (*arrived)(void *ctx);
 };
 
@@ -145,7 +151,6 @@ struct migrate_door {
 	void *ctx;
 	/* As transport_accept(). */
 	int (*accept)(void *ctx, struct transport **out, int64_t wait_ms, struct error *err);
-	int cancel_fd; /* readable: the owner wants to end; -1: never */
 };
 
 struct migrate_dest;
@@ -159,13 +164,13 @@ int migrate_dest_wait(struct migrate_dest *d, struct error *err);
 /* After that: a thread serves what is left of the protocol while the VM runs. -EAGAIN. */
 int migrate_dest_start(struct migrate_dest *d, struct error *err);
 /*
- * Brings at most @max pages that have arrived into the VM's memory by @touch, so that they are out of the way. On the VM's
- * thread. True if there are more.
+ * Brings at most @max pages that have arrived into the VM's memory by @touch, so that they are out of the way. On the
+ * VM's thread. True if there are more.
  */
 bool migrate_dest_take(struct migrate_dest *d, unsigned max, void (*touch)(void *ctx, uint64_t page), void *ctx);
 /*
- * The VM has ended. Waits until the source knows that it ran, or can no longer be expected; all memory is there then, or
- * given up. Ends the thread.
+ * The VM has ended. Waits until the source knows that it ran, or can no longer be expected; all memory is there then,
+ * or given up. Ends the thread.
  */
 void migrate_dest_end(struct migrate_dest *d);
 void migrate_dest_free(struct migrate_dest *d);

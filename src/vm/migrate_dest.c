@@ -33,7 +33,7 @@ struct migrate_dest {
 	uint64_t pages;
 	bool made;                      /* there is a VM */
 	uint64_t *absent;               /* pages that will follow; NULL: none */
-	struct migrate_incoming *incoming;    /* takes them over */
+	struct migrate_incoming *incoming; /* where pages go if some may follow; NULL: into the VM's memory */
 	uint8_t dropped[DROPPED_MAX][MIGRATE_TOKEN_BYTES];
 	unsigned drops;
 	/* while the VM runs */
@@ -116,10 +116,19 @@ static int make_vm(struct migrate_dest *d, struct error *err)
 		return migrate_unexpected(&d->link, &m, "config", err);
 	d->made = true; /* whatever becomes of it */
 	ret = d->vm.create(d->vm.ctx, m.data, m.bytes, &d->pages, err);
+	if (ret == 0 && d->capabilities & MIGRATE_CAN_POSTCOPY)
+		ret = incoming_create(&d->incoming, d->pages, err);
 	if (ret)
 		return ret;
 	put_u64(pages, d->pages);
 	return migrate_send(&d->link, "mig.accept", pages, sizeof(pages), err);
+}
+
+static int take_page(struct migrate_dest *d, uint64_t page, const uint8_t *data, struct error *err)
+{
+	if (!d->incoming)
+		return d->vm.write_page(d->vm.ctx, page, data, err);
+	return incoming_put(d->incoming, page, data) ? error_set(err, -ENOMEM, "out of memory") : 0;
 }
 
 static int take_pages(struct migrate_dest *d, const struct stream_section *m, struct error *err)
@@ -128,7 +137,7 @@ static int take_pages(struct migrate_dest *d, const struct stream_section *m, st
 	int ret = pages_parse(&p, m, d->pages, transport_name(d->link.t), err);
 
 	for (unsigned i = 0; i < p.count && ret == 0; i++)
-		ret = d->vm.write_page(d->vm.ctx, p.entry[i].page, p.entry[i].data, err);
+		ret = take_page(d, p.entry[i].page, p.entry[i].data, err);
 	count(d, p.count);
 	pages_free(&p);
 	return ret;
@@ -195,20 +204,20 @@ static int take_state(struct migrate_dest *d, struct stream_section *end, struct
 
 static int put_together(struct migrate_dest *d, struct error *err)
 {
-	struct migrate_fetch fetch = {.fetch = incoming_fetch};
-	uint64_t *absent = d->absent, *copy;
-	size_t bytes = bitmap_words(d->pages) * 8;
+	const struct migrate_fetch fetch = {.ctx = d->incoming, .fetch = incoming_fetch};
+	uint64_t *absent;
 	int ret;
 
-	if (!absent)
+	if (!d->incoming)
 		return d->vm.finish(d->vm.ctx, NULL, NULL, err);
-	copy = malloc(bytes);
-	if (!copy)
+	absent = calloc(bitmap_words(d->pages), 8);
+	if (!absent)
 		return error_set(err, -ENOMEM, "out of memory");
-	memcpy(copy, absent, bytes);
-	ret = incoming_create(&d->incoming, copy, d->pages, err);
-	fetch.ctx = d->incoming;
-	return ret ? ret : d->vm.finish(d->vm.ctx, absent, &fetch, err);
+	incoming_settle(d->incoming, d->absent ? d->absent : absent);
+	incoming_not_zero(d->incoming, absent);
+	ret = d->vm.finish(d->vm.ctx, absent, &fetch, err);
+	free(absent);
+	return ret;
 }
 
 static int check_hash(struct migrate_dest *d, const uint64_t expected[2], struct error *err)
@@ -218,7 +227,8 @@ static int check_hash(struct migrate_dest *d, const uint64_t expected[2], struct
 	d->vm.hash(d->vm.ctx, hash);
 	if (hash[0] == expected[0] && hash[1] == expected[1])
 		return 0;
-	return error_set(err, -EBADMSG, "what has arrived is not the VM that was sent: its hash is %016llx, not %016llx",
+	return error_set(err, -EBADMSG,
+			 "what has arrived is not the VM that was sent: its hash is %016llx, not %016llx",
 			 (unsigned long long)hash[0], (unsigned long long)expected[0]);
 }
 
@@ -263,7 +273,10 @@ static int send_absent(struct migrate_dest *d, struct error *err)
 	return ret ? ret : migrate_send(&d->link, "mig.absent-end", NULL, 0, err);
 }
 
-/* With everything there: waits for the word, and gives its own. Once the state is RUNNING the VM runs here, whatever is returned. */
+/*
+ * With everything there: waits for the word, and gives its own. Once the state is RUNNING the VM runs here, whatever is
+ * returned.
+ */
 static int await_run(struct migrate_dest *d, bool asked, struct error *err)
 {
 	int ret = migrate_expect_token(&d->link, "mig.run", d->token, err);
@@ -404,16 +417,10 @@ static bool has_ended(struct migrate_dest *d)
 	return ended;
 }
 
-static int take_lazy_pages(struct migrate_dest *d, const struct stream_section *m, struct error *err)
+static int take_late_pages(struct migrate_dest *d, const struct stream_section *m, struct error *err)
 {
-	struct pages p;
-	int ret = pages_parse(&p, m, d->pages, transport_name(d->link.t), err);
+	int ret = take_pages(d, m, err);
 
-	for (unsigned i = 0; i < p.count && ret == 0; i++)
-		if (incoming_put(d->incoming, p.entry[i].page, p.entry[i].data))
-			ret = error_set(err, -ENOMEM, "out of memory");
-	count(d, p.count);
-	pages_free(&p);
 	if (ret == 0)
 		d->vm.arrived(d->vm.ctx);
 	return ret;
@@ -449,7 +456,7 @@ static int take_message(struct migrate_dest *d, struct error *err)
 	if (ret)
 		return ret;
 	if (d->incoming && pages_is_section(m.name))
-		return take_lazy_pages(d, &m, err);
+		return take_late_pages(d, &m, err);
 	if (strcmp(m.name, "mig.all") == 0)
 		return confirm_all(d, err);
 	if (strcmp(m.name, "mig.done") != 0 || (d->incoming && incoming_left(d->incoming)))
@@ -466,7 +473,8 @@ static int serve(struct migrate_dest *d, struct error *err)
 	if (d->incoming)
 		incoming_ask_again(d->incoming);
 	while (ret == 0 && d->state != DEST_OVER) {
-		ret = transport_wait(d->link.t, d->incoming ? incoming_wake_fd(d->incoming) : -1, transport_stall_ms(d->link.t), err);
+		ret = transport_wait(d->link.t, d->incoming ? incoming_wake_fd(d->incoming) : -1,
+				     transport_stall_ms(d->link.t), err);
 		if (ret < 0)
 			break;
 		if (ret == 0) /* the source always has something to send, or to say */
@@ -487,8 +495,8 @@ static void note_recovering(struct migrate_dest *d, bool is)
 }
 
 /*
- * After a lost connection: waits for the source to come again. False if it need not come, or will not: the VM has all its
- * memory and has ended, and there was time enough to ask.
+ * After a lost connection: waits for the source to come again. False if it need not come, or will not: the VM has all
+ * its memory and has ended, and there was time enough to ask.
  */
 static bool await_source(struct migrate_dest *d, int64_t *deadline)
 {

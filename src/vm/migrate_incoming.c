@@ -21,35 +21,32 @@ struct migrate_incoming {
 	bool asked[REQUESTS_MAX];  /* ... and whether the other end was asked */
 	unsigned requests;
 	int wake_fd;
+	bool settled;
 	bool given_up;
 };
 
 static uint8_t zero_page[1]; /* an address, nothing else */
 #define ZERO_PAGE (&zero_page[0])
 
-int incoming_create(struct migrate_incoming **out, uint64_t *absent, uint64_t pages, struct error *err)
+int incoming_create(struct migrate_incoming **out, uint64_t pages, struct error *err)
 {
 	struct migrate_incoming *l = calloc(1, sizeof(*l));
 
-	if (l)
-		l->store = calloc(pages, sizeof(*l->store));
-	if (!l || !l->store) {
-		free(absent);
-		free(l);
+	if (!l)
 		return error_set(err, -ENOMEM, "out of memory");
-	}
-	l->absent = absent;
-	l->pages = pages;
-	l->left = bitmap_count(absent, bitmap_words(pages));
-	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->pages = l->left = pages;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_cond_init(&l->changed, NULL);
-	if (l->wake_fd < 0) {
-		int ret = error_set(err, -errno, "no event descriptor: %s", strerror(errno));
+	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->store = calloc(pages, sizeof(*l->store));
+	l->absent = calloc(bitmap_words(pages), 8);
+	if (!l->store || !l->absent || l->wake_fd < 0) {
+		int ret = error_set(err, -ENOMEM, "out of memory or of descriptors");
 
 		incoming_free(l);
 		return ret;
 	}
+	bitmap_fill(l->absent, pages);
 	*out = l;
 	return 0;
 }
@@ -64,7 +61,7 @@ void incoming_free(struct migrate_incoming *l)
 {
 	if (!l)
 		return;
-	for (uint64_t i = 0; i < l->pages; i++)
+	for (uint64_t i = 0; l->store && i < l->pages; i++)
 		release(l->store[i]);
 	if (l->wake_fd >= 0)
 		close(l->wake_fd);
@@ -77,6 +74,15 @@ void incoming_free(struct migrate_incoming *l)
 
 /* ---- the receiver ---- */
 
+static void take_out(struct migrate_incoming *l, uint64_t page)
+{
+	if (!l->store[page])
+		return;
+	release(l->store[page]);
+	l->store[page] = NULL;
+	l->stored--;
+}
+
 int incoming_put(struct migrate_incoming *l, uint64_t page, const uint8_t *data)
 {
 	uint8_t *copy = data ? malloc(PAGE_SIZE) : ZERO_PAGE;
@@ -86,17 +92,39 @@ int incoming_put(struct migrate_incoming *l, uint64_t page, const uint8_t *data)
 	if (data)
 		memcpy(copy, data, PAGE_SIZE);
 	pthread_mutex_lock(&l->lock);
-	if (bitmap_has(l->absent, page)) {
+	if (!l->settled || bitmap_has(l->absent, page)) {
+		take_out(l, page);
+		l->left -= bitmap_has(l->absent, page);
 		bitmap_clear(l->absent, page);
-		l->left--;
-		l->stored++;
 		l->store[page] = copy;
+		l->stored++;
 		copy = ZERO_PAGE;
 		pthread_cond_broadcast(&l->changed);
 	}
 	pthread_mutex_unlock(&l->lock);
 	release(copy);
 	return 0;
+}
+
+void incoming_settle(struct migrate_incoming *l, const uint64_t *absent)
+{
+	pthread_mutex_lock(&l->lock);
+	l->settled = true;
+	memcpy(l->absent, absent, bitmap_words(l->pages) * 8);
+	l->left = bitmap_count(absent, bitmap_words(l->pages));
+	for (uint64_t i = 0; i < l->pages; i++)
+		if (bitmap_has(absent, i) || l->store[i] == ZERO_PAGE)
+			take_out(l, i);
+	pthread_mutex_unlock(&l->lock);
+}
+
+void incoming_not_zero(struct migrate_incoming *l, uint64_t *bitmap)
+{
+	pthread_mutex_lock(&l->lock);
+	for (uint64_t i = 0; i < l->pages; i++)
+		if (l->store[i] || bitmap_has(l->absent, i))
+			bitmap_set(bitmap, i);
+	pthread_mutex_unlock(&l->lock);
 }
 
 static void wake(struct migrate_incoming *l)
@@ -243,10 +271,6 @@ bool incoming_next(struct migrate_incoming *l, uint64_t *page)
 void incoming_forget(struct migrate_incoming *l, uint64_t page)
 {
 	pthread_mutex_lock(&l->lock);
-	if (l->store[page]) {
-		release(l->store[page]);
-		l->store[page] = NULL;
-		l->stored--;
-	}
+	take_out(l, page);
 	pthread_mutex_unlock(&l->lock);
 }

@@ -1,7 +1,7 @@
 /*
- * Post-copy at the source: the VM runs at the other end, and the pages that it lacks are here. They are pushed in the order
- * of their numbers, beginning anew behind each page that the VM had to ask for, which goes before all others: what lies
- * behind a page that was touched is likely to be touched soon.
+ * Post-copy at the source: the VM runs at the other end, and the pages that it lacks are here. They are pushed in the
+ * order of their numbers, beginning anew behind each page that the VM had to ask for, which goes before all others:
+ * what lies behind a page that was touched is likely to be touched soon.
  */
 #include "vm/migrate_source.h"
 
@@ -68,11 +68,14 @@ static int push_some(struct migrate_source *s, uint64_t *at, struct error *err)
 	return ret ? ret : pages_flush(&s->writer, err);
 }
 
-/* Waits for the other end if nothing is left to be sent. 1: it says something. */
+/*
+ * Listens for the other end: as long as the cap on the rate holds up what is pushed, or, if nothing is left to be sent,
+ * until it says something. 1: it does.
+ */
 static int look(struct migrate_source *s, bool wait, struct error *err)
 {
 	int64_t stall_ms = transport_stall_ms(s->link.t);
-	int ret = transport_wait(s->link.t, -1, wait ? stall_ms : 0, err);
+	int ret = transport_wait(s->link.t, -1, wait ? stall_ms : transport_owed_ms(s->link.t), err);
 
 	if (ret == 0 && wait)
 		return error_set(err, -ETIMEDOUT, "%.100s: says nothing for %.1f s: the connection counts as lost",
@@ -95,6 +98,8 @@ int source_push(struct migrate_source *s, struct error *err)
 	bool all = false;
 	int ret = 0;
 
+	transport_set_rate(s->link.t, s->opt.bytes_per_second);
+	transport_set_urgent(s->link.t, true);
 	while (ret == 0) {
 		if (!left && !all) {
 			all = true;

@@ -1,6 +1,6 @@
 /*
- * Pre-copy at the source: rounds, in the first of which all pages go over, and in each further one those that were written
- * meanwhile. A page that has been written again before its turn comes is passed over: it would go in vain.
+ * Pre-copy at the source: rounds, in the first of which all pages go over, and in each further one those that were
+ * written meanwhile. A page that has been written again before its turn comes is passed over: it would go in vain.
  */
 #include "vm/migrate_source.h"
 
@@ -92,8 +92,10 @@ static int rounds(struct migrate_source *s, struct migrate_policy *policy, bool 
 	} while (verdict == MIGRATE_GO_ON);
 	*follow = verdict == MIGRATE_FOLLOW;
 	if (verdict == MIGRATE_GIVE_UP)
-		return error_set(err, -ETIME, "the VM writes faster than it can be copied: %llu pages a second; after %u rounds it "
-				 "would have to stop for %llu ms", (unsigned long long)policy->dirty_per_second, policy->round,
+		return error_set(err, -ETIME,
+				 "the VM writes faster than it can be copied: %llu pages a second; after %u rounds it "
+				 "would have to stop for %llu ms",
+				 (unsigned long long)policy->dirty_per_second, policy->round,
 				 (unsigned long long)(policy->expected_ns / 1000000));
 	return 0;
 }

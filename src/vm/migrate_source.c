@@ -1,10 +1,11 @@
 /*
  * The source of a migration: from hello to the end that the VM comes to here.
  *
- *	hello, config -> rounds of pre-copy -> stop, the rest, state -> "ready" -> "run" -> "running" -> (post-copy) -> done
+ *	hello, config -> rounds of pre-copy -> stop, the rest, state -> "ready" -> "run" -> "running" -> (post-copy) ->
+ *done
  *
- * A failure before "run" is sent leaves the VM here, running. After it, settle() asks the other end what has become of it,
- * over new connections if need be, and believes nothing else.
+ * A failure before "run" is sent leaves the VM here, running. After it, settle() asks the other end what has become of
+ *it, over new connections if need be, and believes nothing else.
  */
 #include "vm/migrate_source.h"
 
@@ -44,7 +45,8 @@ void source_disconnect(struct migrate_source *s)
 
 int source_start_writer(struct migrate_source *s, struct error *err)
 {
-	int ret = pages_writer_init(&s->writer, &s->link.out, s->capabilities & MIGRATE_CAN_ZSTD ? s->opt.compress : 0, err);
+	int ret = pages_writer_init(&s->writer, &s->link.out, s->capabilities & MIGRATE_CAN_ZSTD ? s->opt.compress : 0,
+				    err);
 
 	s->writing = ret == 0;
 	return ret;
@@ -139,8 +141,9 @@ static int offer(struct migrate_source *s, struct error *err)
 	if (ret == 0)
 		ret = migrate_expect(&s->link, "mig.accept", 8, &m, err);
 	if (ret == 0 && get_u64(m.data) != s->vm.pages)
-		ret = error_set(err, -EPROTO, "%.100s: it made a VM of %llu pages, this one has %llu", transport_name(s->link.t),
-				(unsigned long long)get_u64(m.data), (unsigned long long)s->vm.pages);
+		ret = error_set(err, -EPROTO, "%.100s: it made a VM of %llu pages, this one has %llu",
+				transport_name(s->link.t), (unsigned long long)get_u64(m.data),
+				(unsigned long long)s->vm.pages);
 	return ret;
 }
 
@@ -371,28 +374,42 @@ static enum migrate_outcome stay(struct migrate_source *s, struct error *err)
 	return MIGRATE_STAYED;
 }
 
-/* "run" was sent, and after that something failed: asks until it is known where the VM is. */
+/* Nobody knows where the VM is, or it runs there without all its memory. */
+static enum migrate_outcome leave_open(struct migrate_source *s)
+{
+	source_disconnect(s);
+	source_tell(s, s->runs_there ? MIGRATE_RECOVERING : MIGRATE_ASKING);
+	return s->runs_there ? MIGRATE_STRANDED : MIGRATE_IN_DOUBT;
+}
+
+/*
+ * "run" was sent, and after that something failed: asks until it is known where the VM is, and sends what it lacks
+ * there. A connection that is lost meanwhile is made again as long as that gets it any further.
+ */
 static enum migrate_outcome settle(struct migrate_source *s, struct error *err)
 {
-	for (;;) {
-		int ret = ask_again(s, err);
+	uint64_t sent;
+	int ret;
 
+	do {
+		sent = s->progress.sent;
+		ret = ask_again(s, err);
+		if (ret < 0)
+			return leave_open(s);
 		if (ret == 1 && !s->runs_there) {
 			error_set(err, -ECONNABORTED, "the other end gave the VM up before it ran");
 			return stay(s, err);
 		}
-		if (ret == 0)
-			ret = complete(s, true, err);
+		if (ret == 1) {
+			error_set(err, -EPROTO,
+				  "the other end says that the VM never ran there, after it said that it did");
+			return leave_open(s);
+		}
+		ret = complete(s, true, err);
 		if (ret == 0)
 			return MIGRATE_MOVED;
-		if (ret > 0)
-			error_set(err, -EPROTO, "the other end says that the VM never ran there, after it said that it did");
-		if (s->progress.recoveries > 0 && s->runs_there && (ret == -ECONNRESET || ret == -ETIMEDOUT) && !s->peer.cancelled(s->peer.ctx))
-			continue; /* lost once more while pages went over */
-		source_disconnect(s);
-		source_tell(s, s->runs_there ? MIGRATE_RECOVERING : MIGRATE_ASKING);
-		return s->runs_there ? MIGRATE_STRANDED : MIGRATE_IN_DOUBT;
-	}
+	} while (s->progress.sent > sent && !s->peer.cancelled(s->peer.ctx));
+	return leave_open(s);
 }
 
 static int copy_and_switch(struct migrate_source *s, struct error *err)
@@ -425,8 +442,8 @@ enum migrate_outcome migrate_source_recover(struct migrate_source *s, struct err
 
 /* ---- its life ---- */
 
-int migrate_source_create(struct migrate_source **out, const struct migrate_options *opt, const struct migrate_source_vm *vm,
-			  const struct migrate_peer *peer, struct error *err)
+int migrate_source_create(struct migrate_source **out, const struct migrate_options *opt,
+			  const struct migrate_source_vm *vm, const struct migrate_peer *peer, struct error *err)
 {
 	struct migrate_source *s = calloc(1, sizeof(*s));
 
@@ -451,7 +468,8 @@ int migrate_source_create(struct migrate_source **out, const struct migrate_opti
 	return 0;
 }
 
-void migrate_source_watch(struct migrate_source *s, void (*seen)(void *ctx, const struct migrate_progress *p), void *ctx)
+void migrate_source_watch(struct migrate_source *s, void (*seen)(void *ctx, const struct migrate_progress *p),
+			  void *ctx)
 {
 	s->seen = seen;
 	s->seen_ctx = ctx;

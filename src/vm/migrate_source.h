@@ -34,7 +34,8 @@ int64_t source_now(const struct migrate_source *s);
 /* Brings the progress up to date and tells of it. */
 void source_tell(struct migrate_source *s, enum migrate_phase phase);
 /* Connects, says hello and gets the other end's standing. */
-int source_connect(struct migrate_source *s, enum migrate_hello_kind kind, struct migrate_welcome *w, struct error *err);
+int source_connect(struct migrate_source *s, enum migrate_hello_kind kind, struct migrate_welcome *w,
+		   struct error *err);
 void source_disconnect(struct migrate_source *s);
 int source_start_writer(struct migrate_source *s, struct error *err);
 /* Adds one page to the batch that goes out next. */

@@ -17,7 +17,10 @@ static int link_write(void *ctx, const void *data, size_t bytes, struct error *e
 	return transport_write(ctx, data, bytes, err);
 }
 
-static int link_read(void *ctx, void *data, size_t bytes, struct error *err) { return transport_read(ctx, data, bytes, err); }
+static int link_read(void *ctx, void *data, size_t bytes, struct error *err)
+{
+	return transport_read(ctx, data, bytes, err);
+}
 
 static struct stream_io link_io(const struct migrate_link *l)
 {
@@ -87,10 +90,11 @@ int migrate_get(struct migrate_link *l, struct stream_section *s, struct error *
 	return strcmp(s->name, "mig.refuse") == 0 ? refused(l, s, err) : 0;
 }
 
-int migrate_unexpected(const struct migrate_link *l, const struct stream_section *s, const char *instead_of, struct error *err)
+int migrate_unexpected(const struct migrate_link *l, const struct stream_section *s, const char *instead_of,
+		       struct error *err)
 {
-	return error_set(err, -EPROTO, "%.100s: section %s of %zu bytes where %s should be", transport_name(l->t), s->name,
-			 s->bytes, instead_of);
+	return error_set(err, -EPROTO, "%.100s: section %s of %zu bytes where %s should be", transport_name(l->t),
+			 s->name, s->bytes, instead_of);
 }
 
 int migrate_expect(struct migrate_link *l, const char *name, size_t bytes, struct stream_section *s, struct error *err)
@@ -117,8 +121,8 @@ static int check_version(const struct migrate_link *l, uint32_t version, struct 
 {
 	if (version == MIGRATE_VERSION)
 		return 0;
-	return error_set(err, -ENOTSUP, "%.100s speaks version %u of the migration protocol, we version %u", transport_name(l->t),
-			 version, MIGRATE_VERSION);
+	return error_set(err, -ENOTSUP, "%.100s speaks version %u of the migration protocol, we version %u",
+			 transport_name(l->t), version, MIGRATE_VERSION);
 }
 
 int migrate_put_hello(struct migrate_link *l, const struct migrate_hello *h, struct error *err)
@@ -169,16 +173,19 @@ int migrate_get_welcome(struct migrate_link *l, struct migrate_welcome *w, struc
 	w->standing = get_u32(s.data + 4);
 	w->capabilities = get_u64(s.data + 8);
 	if (w->standing >= MIGRATE_STANDINGS)
-		return error_set(err, -EPROTO, "%.100s: a welcome of unknown kind %u", transport_name(l->t), w->standing);
+		return error_set(err, -EPROTO, "%.100s: a welcome of unknown kind %u", transport_name(l->t),
+				 w->standing);
 	return check_version(l, w->version, err);
 }
 
-int migrate_send_token(struct migrate_link *l, const char *name, const uint8_t token[MIGRATE_TOKEN_BYTES], struct error *err)
+int migrate_send_token(struct migrate_link *l, const char *name, const uint8_t token[MIGRATE_TOKEN_BYTES],
+		       struct error *err)
 {
 	return migrate_send(l, name, token, MIGRATE_TOKEN_BYTES, err);
 }
 
-int migrate_expect_token(struct migrate_link *l, const char *name, const uint8_t token[MIGRATE_TOKEN_BYTES], struct error *err)
+int migrate_expect_token(struct migrate_link *l, const char *name, const uint8_t token[MIGRATE_TOKEN_BYTES],
+			 struct error *err)
 {
 	struct stream_section s;
 	int ret = migrate_expect(l, name, MIGRATE_TOKEN_BYTES, &s, err);
@@ -190,7 +197,8 @@ int migrate_expect_token(struct migrate_link *l, const char *name, const uint8_t
 
 /* ---- bitmaps ---- */
 
-int migrate_put_bitmap(struct migrate_link *l, const char *name, const uint64_t *bitmap, uint64_t words, struct error *err)
+int migrate_put_bitmap(struct migrate_link *l, const char *name, const uint64_t *bitmap, uint64_t words,
+		       struct error *err)
 {
 	uint8_t first[8];
 	int ret = 0;

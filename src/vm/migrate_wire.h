@@ -1,6 +1,7 @@
 /*
- * What the two ends of a migration say to each other: sections of a stream (vm/stream.h) in each direction. Those of the
- * protocol have names that begin with "mig."; pages and the VM's state have their own. docs/migration.md lists them.
+ * What the two ends of a migration say to each other: sections of a stream (vm/stream.h) in each direction. Those of
+ * the protocol have names that begin with "mig."; pages and the VM's state have their own. docs/migration.md lists
+ * them.
  */
 #ifndef GNOMON_VM_MIGRATE_WIRE_H
 #define GNOMON_VM_MIGRATE_WIRE_H
@@ -62,7 +63,8 @@ int migrate_get(struct migrate_link *l, struct stream_section *s, struct error *
 /* ... which has to be @name, with @bytes of payload. */
 int migrate_expect(struct migrate_link *l, const char *name, size_t bytes, struct stream_section *s, struct error *err);
 /* -EPROTO with a line on what came. */
-int migrate_unexpected(const struct migrate_link *l, const struct stream_section *s, const char *instead_of, struct error *err);
+int migrate_unexpected(const struct migrate_link *l, const struct stream_section *s, const char *instead_of,
+		       struct error *err);
 /* Tells the other end why not. */
 void migrate_refuse(struct migrate_link *l, const char *why);
 
@@ -72,13 +74,15 @@ int migrate_put_welcome(struct migrate_link *l, const struct migrate_welcome *w,
 int migrate_get_welcome(struct migrate_link *l, struct migrate_welcome *w, struct error *err);
 
 /* Messages that are a token: "mig.ready", "mig.run", "mig.running", "mig.done". */
-int migrate_send_token(struct migrate_link *l, const char *name, const uint8_t token[MIGRATE_TOKEN_BYTES], struct error *err);
+int migrate_send_token(struct migrate_link *l, const char *name, const uint8_t token[MIGRATE_TOKEN_BYTES],
+		       struct error *err);
 /* -EPROTO for another token. */
 int migrate_expect_token(struct migrate_link *l, const char *name, const uint8_t token[MIGRATE_TOKEN_BYTES],
 			 struct error *err);
 
 /* A bitmap of pages as sections @name: u64 number of its first word, words. Of zeros nothing is sent. */
-int migrate_put_bitmap(struct migrate_link *l, const char *name, const uint64_t *bitmap, uint64_t words, struct error *err);
+int migrate_put_bitmap(struct migrate_link *l, const char *name, const uint64_t *bitmap, uint64_t words,
+		       struct error *err);
 /* Adds one such section to a bitmap of @pages pages. -EPROTO: there are no such pages. */
 int migrate_add_bitmap(const struct migrate_link *l, const struct stream_section *s, uint64_t *bitmap, uint64_t pages,
 		       struct error *err);

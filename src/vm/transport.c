@@ -1,6 +1,6 @@
 /*
- * The stream of a transport: buffers, waiting, the cap on the rate. Where bytes come from and go to is the socket or TLS
- * over it (vm/transport_tls.c); how there comes to be a connection is in vm/transport_socket.c.
+ * The stream of a transport: buffers, waiting, the cap on the rate. Where bytes come from and go to is the socket or
+ * TLS over it (vm/transport_tls.c); how there comes to be a connection is in vm/transport_socket.c.
  */
 #include "vm/transport_impl.h"
 
@@ -130,11 +130,9 @@ static int pace(struct transport *t, struct error *err)
 	struct pollfd p[3] = {{.fd = -1}, {.fd = -1}};
 	int64_t now = transport_now_ns();
 
-	if (!t->rate)
-		return wait_for(t, p, now, err);
 	if (t->paid_ns < now - BURST_NS)
 		t->paid_ns = now - BURST_NS;
-	return wait_for(t, p, t->paid_ns, err);
+	return wait_for(t, p, t->rate && !t->urgent ? t->paid_ns : now, err);
 }
 
 static void pay(struct transport *t, size_t bytes)
@@ -277,6 +275,13 @@ void transport_set_rate(struct transport *t, uint64_t bytes_per_second)
 	t->paid_ns = 0;
 }
 
+void transport_set_urgent(struct transport *t, bool urgent) { t->urgent = urgent; }
+
+int64_t transport_owed_ms(const struct transport *t)
+{
+	return t->rate ? -min_i64((transport_now_ns() - t->paid_ns) / NS_PER_MS, 0) : 0;
+}
+
 void transport_set_cancel(struct transport *t, int cancel_fd) { t->cancel_fd = cancel_fd; }
 int64_t transport_stall_ms(const struct transport *t) { return t->stall_ms; }
 uint64_t transport_sent(const struct transport *t) { return t->sent; }
@@ -308,10 +313,11 @@ static int adopt(struct transport **out, int fd, bool is_server, const char *nam
 	return 0;
 }
 
-int transport_adopt(struct transport **out, int fd, bool is_server, const char *name, const struct transport_config *cfg,
-		    struct error *err)
+int transport_adopt(struct transport **out, int fd, bool is_server, const char *name,
+		    const struct transport_config *cfg, struct error *err)
 {
-	return adopt(out, fd, is_server, name, cfg->peer_name, cfg, transport_now_ns() + cfg->connect_ms * NS_PER_MS, err);
+	return adopt(out, fd, is_server, name, cfg->peer_name, cfg, transport_now_ns() + cfg->connect_ms * NS_PER_MS,
+		     err);
 }
 
 void transport_close(struct transport *t)

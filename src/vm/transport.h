@@ -1,9 +1,9 @@
 /*
- * A byte stream between two Gnomons that know each other: TCP, and over it TLS in which both ends prove who they are, by a
- * key that both have or by certificates. Until that proof is complete nothing but the handshake is sent or read.
+ * A byte stream between two Gnomons that know each other: TCP, and over it TLS in which both ends prove who they are,
+ * by a key that both have or by certificates. Until that proof is complete nothing but the handshake is sent or read.
  *
- * Every wait ends: when bytes move, when none have moved for too long, when the owner cancels (through a descriptor that
- * becomes readable, so that a signal handler or another thread can do it). A transport belongs to one thread.
+ * Every wait ends: when bytes move, when none have moved for too long, when the owner cancels (through a descriptor
+ * that becomes readable, so that a signal handler or another thread can do it). A transport belongs to one thread.
  */
 #ifndef GNOMON_VM_TRANSPORT_H
 #define GNOMON_VM_TRANSPORT_H
@@ -22,8 +22,8 @@ struct transport_config {
 	const char *ca_file;    /* TRANSPORT_X509, PEM: who may vouch for the other end, */
 	const char *cert_file;  /* ... our certificate, */
 	const char *cert_key;   /* ... and its key */
-	const char *peer_name;  /* TRANSPORT_X509: the name in the other end's certificate. NULL: the host connected to; who
-				   accepts then takes any name that the CA vouches for */
+	const char *peer_name;  /* TRANSPORT_X509: the name in the other end's certificate. NULL: the host connected to;
+				   who  accepts then takes any name that the CA vouches for */
 	int64_t connect_ms;     /* for connecting and the handshake together */
 	int64_t stall_ms;       /* without a byte moving for so long the other end counts as lost */
 	uint64_t bytes_per_second; /* cap on what is sent; 0: none */
@@ -32,6 +32,13 @@ struct transport_config {
 #define TRANSPORT_CONFIG_DEFAULT \
 	((struct transport_config){.connect_ms = 10000, .stall_ms = 15000, .cancel_fd = -1})
 
+struct transport_address;
+/*
+ * Which security the files that are set ask for: cfg->security. None is fine between processes of one machine, or if
+ * the owner says so (@plain). -EINVAL: files that do not go together; -EPERM: no security.
+ */
+int transport_choose_security(struct transport_config *cfg, const struct transport_address *a, bool plain,
+			      struct error *err);
 /* Can its files be read, and is in them what should be? So that this is known before somebody connects. */
 int transport_check(const struct transport_config *cfg, struct error *err);
 
@@ -67,22 +74,23 @@ int transport_accept(struct transport_listener *l, struct transport **out, const
 void transport_listener_close(struct transport_listener *l);
 
 /* The same over a connected stream socket, which becomes the transport's whatever is returned. */
-int transport_adopt(struct transport **out, int fd, bool is_server, const char *name, const struct transport_config *cfg,
-		    struct error *err);
+int transport_adopt(struct transport **out, int fd, bool is_server, const char *name,
+		    const struct transport_config *cfg, struct error *err);
 /* What was not flushed is lost. NULL is fine. */
 void transport_close(struct transport *t);
 
 /* ---- the stream ---- */
 
-/* Both or nothing; what is written goes out when there is much of it, with a flush, or before a read that has to wait. */
+/* Both or nothing; what is written goes out when there is much of it, with a flush, or before a read that has to wait.
+ */
 int transport_write(struct transport *t, const void *data, size_t bytes, struct error *err);
 int transport_flush(struct transport *t, struct error *err);
 int transport_read(struct transport *t, void *data, size_t bytes, struct error *err);
 
 enum { TRANSPORT_READABLE = 1, TRANSPORT_WOKEN = 2 };
 /*
- * Waits at most @wait_ms (negative: for ever) until there is something to read or @wake_fd (-1: none) is readable. Returns
- * which, 0 if neither; negative errno.
+ * Waits at most @wait_ms (negative: for ever) until there is something to read or @wake_fd (-1: none) is readable.
+ * Returns which, 0 if neither; negative errno.
  */
 int transport_wait(struct transport *t, int wake_fd, int64_t wait_ms, struct error *err);
 
@@ -90,6 +98,12 @@ int64_t transport_now_ns(void);                         /* host time, monotonic 
 int64_t transport_stall_ms(const struct transport *t);
 void transport_set_rate(struct transport *t, uint64_t bytes_per_second); /* 0: no cap */
 void transport_set_cancel(struct transport *t, int cancel_fd); /* -1: from now on nobody cancels */
+/*
+ * For a sender that keeps to the cap by itself, because some things cannot wait: writing does not wait for it any more,
+ * and the function after it says how long it should, in ms.
+ */
+void transport_set_urgent(struct transport *t, bool urgent);
+int64_t transport_owed_ms(const struct transport *t);
 uint64_t transport_sent(const struct transport *t);     /* bytes of ours, without what TLS adds */
 uint64_t transport_received(const struct transport *t);
 const char *transport_name(const struct transport *t);  /* the other end */

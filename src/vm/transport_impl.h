@@ -24,6 +24,7 @@ struct transport {
 	/* the cap on what is sent */
 	uint64_t rate;             /* bytes a second; 0: none */
 	int64_t paid_ns;           /* host time at which what was sent is paid for */
+	bool urgent;               /* ... and who writes sees to it */
 };
 
 /* Records the failure as the transport's, with the name of the other end in front. Returns @code. */

@@ -73,6 +73,27 @@ bool transport_is_loopback(const struct transport_address *a)
 	return !strcmp(a->host, "localhost") || !strncmp(a->host, "127.", 4) || !strcmp(a->host, "::1");
 }
 
+int transport_choose_security(struct transport_config *cfg, const struct transport_address *a, bool plain,
+			      struct error *err)
+{
+	bool x509 = cfg->ca_file || cfg->cert_file || cfg->cert_key;
+
+	cfg->security = cfg->psk_file ? TRANSPORT_PSK : x509 ? TRANSPORT_X509 : TRANSPORT_PLAIN;
+	if (cfg->psk_file && x509)
+		return error_set(err, -EINVAL, "TLS is by a key file or by certificates, not both");
+	if (x509 && !(cfg->ca_file && cfg->cert_file && cfg->cert_key))
+		return error_set(err, -EINVAL,
+				 "TLS by certificates needs three files: of the CA, the certificate, and its key");
+	if (cfg->security != TRANSPORT_PLAIN && plain)
+		return error_set(err, -EINVAL, "either TLS or a plain connection");
+	if (cfg->security != TRANSPORT_PLAIN || plain || transport_is_loopback(a))
+		return 0;
+	return error_set(err, -EPERM,
+			 "tcp:%s:%s: without TLS everybody on the way could read and change the VM; give a key or "
+			 "certificates, or ask for a plain connection",
+			 a->host, a->port);
+}
+
 static int resolve(const struct transport_address *a, bool to_listen, struct addrinfo **out, struct error *err)
 {
 	const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM,

@@ -1,7 +1,7 @@
 /*
  * TLS 1.3 under a transport, by GnuTLS. Both ends prove who they are: by a key that both have, mixed with ephemeral
- * Diffie-Hellman, or by certificates, of which the accepting end insists on one, too. A handshake without that proof fails,
- * and its owner never gets a transport. No tickets, no resumption, no early data, no older version.
+ * Diffie-Hellman, or by certificates, of which the accepting end insists on one, too. A handshake without that proof
+ * fails, and its owner never gets a transport. No tickets, no resumption, no early data, no older version.
  */
 #include "vm/transport_impl.h"
 
@@ -25,7 +25,10 @@ struct tls {
 
 /* ---- making it ---- */
 
-static int no_memory(struct transport *t, struct error *err) { return transport_fail(t, -ENOMEM, err, "TLS: out of memory"); }
+static int no_memory(struct transport *t, struct error *err)
+{
+	return transport_fail(t, -ENOMEM, err, "TLS: out of memory");
+}
 
 static int give_key(gnutls_session_t session, const char *user, gnutls_datum_t *key)
 {
@@ -86,9 +89,10 @@ static void expect(struct transport *t, const char *name)
 	unsigned n = 0;
 
 	/* Without a length GnuTLS takes the string's own. */
-	tls->expected[n++] = (gnutls_typed_vdata_st){
-		.type = GNUTLS_DT_KEY_PURPOSE_OID,
-		.data = (unsigned char *)(uintptr_t)(t->is_server ? GNUTLS_KP_TLS_WWW_CLIENT : GNUTLS_KP_TLS_WWW_SERVER)};
+	tls->expected[n++] =
+		(gnutls_typed_vdata_st){.type = GNUTLS_DT_KEY_PURPOSE_OID,
+					.data = (unsigned char *)(uintptr_t)(t->is_server ? GNUTLS_KP_TLS_WWW_CLIENT
+											  : GNUTLS_KP_TLS_WWW_SERVER)};
 	if (name)
 		tls->expected[n++] = (gnutls_typed_vdata_st){.type = GNUTLS_DT_DNS_HOSTNAME,
 							     .data = (unsigned char *)(uintptr_t)name};
@@ -183,7 +187,8 @@ static int refused(struct transport *t, int code, struct error *err)
 
 	switch (code) {
 	case GNUTLS_E_FATAL_ALERT_RECEIVED:
-		return transport_fail(t, -EACCES, err, "the other end refuses us (%s): is it the same key, or the same CA?",
+		return transport_fail(t, -EACCES, err,
+				      "the other end refuses us (%s): is it the same key, or the same CA?",
 				      gnutls_alert_get_name(gnutls_alert_get(s)));
 	case GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR:
 		gnutls_certificate_verification_status_print(gnutls_session_get_verify_cert_status(s), GNUTLS_CRT_X509,
@@ -201,7 +206,8 @@ static int refused(struct transport *t, int code, struct error *err)
 	case GNUTLS_E_RECORD_OVERFLOW:
 		return transport_fail(t, -EPROTO, err, "the other end does not speak TLS 1.3");
 	default:
-		return transport_fail(t, -EACCES, err, "the other end has not proved who it is: %s", gnutls_strerror(code));
+		return transport_fail(t, -EACCES, err, "the other end has not proved who it is: %s",
+				      gnutls_strerror(code));
 	}
 }
 

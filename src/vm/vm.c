@@ -297,6 +297,9 @@ int vm_close_devices(struct vm *vm, struct error *err)
 	return ret;
 }
 
+int vm_close_disks(struct vm *vm, struct error *err) { return devices_close_disks(vm->devices, err); }
+int vm_open_disks(struct vm *vm, struct error *err) { return devices_open_disks(vm->devices, err); }
+
 int vm_freeze_disks(struct vm *vm, const char *id, struct devices_frozen *out, struct error *err)
 {
 	return devices_freeze_disks(vm->devices, id, out, err);

@@ -86,6 +86,12 @@ void vm_destroy(struct vm *vm);
 int vm_close_devices(struct vm *vm, struct error *err);
 /* See devices_freeze_disks(). On the thread that runs it, between two calls of vm_run_until() or from a ticker. */
 int vm_freeze_disks(struct vm *vm, const char *id, struct devices_frozen *out, struct error *err);
+/*
+ * Closes the images of its disks so that another process can open them, and opens them (again). Between two runs or from a
+ * ticker; in between it may not run. Errors: see vm/devices.h.
+ */
+int vm_close_disks(struct vm *vm, struct error *err);
+int vm_open_disks(struct vm *vm, struct error *err);
 /* A line on what its devices did, for the end of a run, before they are closed; "" if there is nothing to say. */
 void vm_describe_devices(const struct vm *vm, char *buf, size_t bytes);
 /*

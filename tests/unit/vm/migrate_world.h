@@ -1,6 +1,6 @@
 /*
- * Two hosts for the state machines of migration: VMs that are arrays of pages with somebody who writes to them, files that
- * only one host can have open, and a wire between them that breaks as a test wants it.
+ * Two hosts for the state machines of migration: VMs that are arrays of pages with somebody who writes to them, files
+ * that only one host can have open, and a wire between them that breaks as a test wants it.
  */
 #ifndef GNOMON_TEST_MIGRATE_WORLD_H
 #define GNOMON_TEST_MIGRATE_WORLD_H
@@ -55,6 +55,9 @@ struct world {
 	pthread_t wire[WORLD_WIRES];
 	unsigned wires;
 	unsigned unreachable_from; /* connections from this one on fail; 0: none */
+	bool hangs_up;          /* ... by being made and hung up at once */
+	int hung_up[WORLD_WIRES];
+	unsigned hung;
 	pthread_cond_t came;
 	int queue[WORLD_QUEUE];
 	unsigned queued;
@@ -204,10 +207,20 @@ static inline int world_connect(void *ctx, bool may_cancel, struct transport **o
 	unsigned n = w->wires;
 
 	(void)may_cancel;
+	if (w->hangs_up && w->unreachable_from && n >= w->unreachable_from) {
+		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, left))
+			abort();
+		if (w->hung == WORLD_WIRES)
+			return error_set(err, -EHOSTUNREACH, "hung up too often");
+		shutdown(left[1], SHUT_WR);
+		w->hung_up[w->hung++] = left[1];
+		return transport_adopt(out, left[0], false, "there", &cfg, err);
+	}
 	if ((w->unreachable_from && n >= w->unreachable_from) || n == WORLD_WIRES)
 		return error_set(err, -EHOSTUNREACH, "there is no way to the other end");
 	cfg.stall_ms = w->stall_ms;
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, left) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, right))
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, left) ||
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, right))
 		abort();
 	w->wires++;
 	wire_start(left[1], right[0], &w->fault[n], &w->wire[n]);
@@ -389,11 +402,18 @@ static inline void *world_host(void *ctx)
 static inline void world_begin(struct world *w, unsigned writes, unsigned hot)
 {
 	const struct migrate_dest_vm vm = {
-		.ctx = w, .can_postcopy = !w->no_postcopy, .create = world_create, .write_page = world_write_page,
-		.load = world_load, .finish = world_finish, .hash = world_hash_there, .drop = world_drop, .say = world_say,
+		.ctx = w,
+		.can_postcopy = !w->no_postcopy,
+		.create = world_create,
+		.write_page = world_write_page,
+		.load = world_load,
+		.finish = world_finish,
+		.hash = world_hash_there,
+		.drop = world_drop,
+		.say = world_say,
 		.arrived = world_arrived,
 	};
-	const struct migrate_door door = {.ctx = w, .accept = world_accept, .cancel_fd = -1};
+	const struct migrate_door door = {.ctx = w, .accept = world_accept};
 	struct error err;
 
 	w->from = calloc(WORLD_PAGES, PAGE_SIZE);
@@ -420,11 +440,22 @@ static inline void world_begin(struct world *w, unsigned writes, unsigned hot)
 static inline struct migrate_source *world_source(struct world *w, const struct migrate_options *opt)
 {
 	const struct migrate_source_vm vm = {
-		.ctx = w, .pages = WORLD_PAGES, .read_page = world_read_page, .track = world_track, .collect = world_collect,
-		.untrack = world_untrack, .throttle = world_throttle, .describe = world_describe, .pause = world_pause,
-		.save = world_save, .hash = world_hash, .resume = world_resume, .now_ns = world_now,
+		.ctx = w,
+		.pages = WORLD_PAGES,
+		.read_page = world_read_page,
+		.track = world_track,
+		.collect = world_collect,
+		.untrack = world_untrack,
+		.throttle = world_throttle,
+		.describe = world_describe,
+		.pause = world_pause,
+		.save = world_save,
+		.hash = world_hash,
+		.resume = world_resume,
+		.now_ns = world_now,
 	};
-	const struct migrate_peer peer = {.ctx = w, .connect = world_connect, .nap = world_nap, .cancelled = world_cancelled};
+	const struct migrate_peer peer = {
+		.ctx = w, .connect = world_connect, .nap = world_nap, .cancelled = world_cancelled};
 	struct migrate_source *s;
 
 	if (migrate_source_create(&s, opt, &vm, &peer, NULL))
@@ -447,6 +478,8 @@ static inline void world_end(struct world *w)
 	migrate_dest_free(w->dest);
 	while (w->queued)
 		close(w->queue[--w->queued]);
+	while (w->hung)
+		close(w->hung_up[--w->hung]);
 	for (unsigned i = 0; i < w->wires; i++)
 		pthread_join(w->wire[i], NULL);
 	pthread_mutex_destroy(&w->lock);

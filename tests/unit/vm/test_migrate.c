@@ -1,6 +1,6 @@
 /*
- * The protocol of migration with VMs that are none: every way it can go, and every place at which it can break. Whatever
- * happens, never do both ends run the VM or have its files, and it ends with one that does.
+ * The protocol of migration with VMs that are none: every way it can go, and every place at which it can break.
+ * Whatever happens, never do both ends run the VM or have its files, and it ends with one that does.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -53,7 +53,8 @@ static void check_stayed(struct world *w)
 /* ---- the ways it goes ---- */
 
 /* @bytes: of each end; may be NULL */
-static void run_one(struct migrate_options o, unsigned writes, unsigned hot, struct migrate_progress *p, uint64_t bytes[2])
+static void run_one(struct migrate_options o, unsigned writes, unsigned hot, struct migrate_progress *p,
+		    uint64_t bytes[2])
 {
 	struct world w = {.stall_ms = 2000, .slow = hot == WORLD_PAGES};
 	struct migrate_source *s;
@@ -198,7 +199,8 @@ static void refused(struct world *w, struct migrate_options o, const char *says)
 static void refusals(void **state)
 {
 	(void)state;
-	refused(&(struct world){.refuse_config = true}, options(MIGRATE_PRECOPY), "there refuses: no such VM can be made here");
+	refused(&(struct world){.refuse_config = true}, options(MIGRATE_PRECOPY),
+		"there refuses: no such VM can be made here");
 	refused(&(struct world){.refuse_load = true}, options(MIGRATE_PRECOPY), "vcpu makes no sense");
 	refused(&(struct world){.small = true}, options(MIGRATE_STOP), "made a VM of 599 pages");
 	refused(&(struct world){.no_postcopy = true}, options(MIGRATE_HYBRID), "cannot take a VM by post-copy");
@@ -253,14 +255,16 @@ static unsigned outcomes[5], happened;
 /* One fault on the first connection; the next ones are good, or there are none. */
 static void break_at(enum migrate_mode mode, struct fault fault, bool reachable)
 {
-	struct world w = {.unreachable_from = reachable ? 0 : 1, .recover_ms = reachable ? 300 : 1500};
+	bool waits = fault.kind == FAULT_STALL || fault.kind == FAULT_HALF;
+	struct world w = {.unreachable_from = reachable ? 0 : 1, .recover_ms = reachable ? 300 : 2500,
+			  .stall_ms = waits ? 100 : 5000};
 	struct migrate_options o = options(mode);
 	struct migrate_source *s;
 	enum migrate_outcome outcome;
 	struct error err = {0};
 
 	w.fault[0] = fault;
-	o.recover_ms = reachable ? 3000 : 600;
+	o.recover_ms = reachable ? 30000 : 600;
 	world_begin(&w, 700, 300);
 	s = world_source(&w, &o);
 	outcome = migrate_source_run(s, &err);
@@ -268,9 +272,10 @@ static void break_at(enum migrate_mode mode, struct fault fault, bool reachable)
 	happened += w.fault[0].happened;
 	if ((!w.fault[0].happened && outcome != MIGRATE_MOVED) || (outcome != MIGRATE_MOVED && strlen(err.text) < 10) ||
 	    (reachable && outcome != MIGRATE_MOVED && outcome != MIGRATE_STAYED))
-		fail_msg("%s, fault %u after byte %llu of %u%s%s: outcome %u: '%s', and there '%s'", migrate_mode_name[mode],
-			 fault.kind, (unsigned long long)fault.at, fault.from, w.fault[0].happened ? "" : " (did not happen)",
-			 reachable ? "" : ", for long", outcome, err.text, w.said);
+		fail_msg("%s, fault %u after byte %llu of %u%s%s: outcome %u: '%s', and there '%s'",
+			 migrate_mode_name[mode], fault.kind, (unsigned long long)fault.at, fault.from,
+			 w.fault[0].happened ? "" : " (did not happen)", reachable ? "" : ", for long", outcome,
+			 err.text, w.said);
 	if (outcome == MIGRATE_IN_DOUBT) {
 		/* Nobody can know: the source stands still, with all it had, until it can ask. */
 		assert_false(w.runs_here);
@@ -347,8 +352,11 @@ static void the_window(void **state)
 	(void)state;
 	measure(MIGRATE_STOP, bytes);
 	for (unsigned from = 0; from < 2; from++)
-		for (unsigned back = 1; back < TOKEN_BYTES("mig.running") + TOKEN_BYTES("mig.ready") + 4; back += step) {
-			struct fault f = {.kind = back / step & 1 ? FAULT_CUT : FAULT_HALF, .from = from, .at = bytes[from] - back};
+		for (unsigned back = 1; back < TOKEN_BYTES("mig.running") + TOKEN_BYTES("mig.ready") + 4;
+		     back += step) {
+			struct fault f = {.kind = back / step & 1 ? FAULT_CUT : FAULT_HALF,
+					  .from = from,
+					  .at = bytes[from] - back};
 
 			break_at(MIGRATE_STOP, f, true);
 			break_at(MIGRATE_STOP, f, false);
@@ -357,8 +365,8 @@ static void the_window(void **state)
 }
 
 /*
- * In the window the destination is lost for longer than it waits. If "run" did not reach it, it says so to whoever asks;
- * if the VM ran there and is over, nobody can tell any more, and the source stands still for good.
+ * In the window the destination is lost for longer than it waits. If "run" did not reach it, it says so to whoever
+ * asks; if the VM ran there and is over, nobody can tell any more, and the source stands still for good.
  */
 static void too_late(void **state)
 {
@@ -372,7 +380,8 @@ static void too_late(void **state)
 		struct migrate_source *s;
 		struct error err = {0};
 
-		w.fault[0] = (struct fault){.kind = FAULT_CUT, .from = ran, .at = bytes[ran] - (ran ? 1 : TOKEN_BYTES("mig.done") + 1)};
+		w.fault[0] = (struct fault){
+			.kind = FAULT_CUT, .from = ran, .at = bytes[ran] - (ran ? 1 : TOKEN_BYTES("mig.done") + 1)};
 		o.recover_ms = 600;
 		world_begin(&w, 700, 300);
 		s = world_source(&w, &o);
@@ -394,21 +403,61 @@ static void too_late(void **state)
 	}
 }
 
+/* A host that takes connections and closes them is one that cannot be reached. */
+static void hangs_up(void **state)
+{
+	static const enum migrate_mode modes[] = {MIGRATE_POSTCOPY, MIGRATE_STOP};
+	uint64_t bytes[2];
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(modes); i++) {
+		struct world w = {.unreachable_from = 1, .hangs_up = true, .recover_ms = 2500, .stall_ms = 5000};
+		struct migrate_options o = options(modes[i]);
+		struct migrate_source *s;
+		struct error err = {0};
+
+		measure(modes[i], bytes);
+		w.fault[0] = (struct fault){.kind = FAULT_CUT, .from = i, .at = i ? bytes[1] - 1 : bytes[0] / 2};
+		o.recover_ms = 600;
+		world_begin(&w, 700, 300);
+		s = world_source(&w, &o);
+		assert_int_equal(migrate_source_run(s, &err), i ? MIGRATE_IN_DOUBT : MIGRATE_STRANDED);
+		assert_in_range(w.hung, 3, 20); /* every 200 ms, for 600 ms */
+		w.unreachable_from = 0;
+		assert_int_equal(migrate_source_recover(s, &err), MIGRATE_MOVED);
+		migrate_source_free(s);
+		world_close(&w);
+		check_moved(&w);
+		world_end(&w);
+	}
+}
+
 static void print_counts(void **state)
 {
 	(void)state;
-	print_message("%u faults; moved %u, stayed %u, held %u, in doubt %u, stranded %u\n", happened, outcomes[MIGRATE_MOVED],
-		      outcomes[MIGRATE_STAYED], outcomes[MIGRATE_HELD], outcomes[MIGRATE_IN_DOUBT], outcomes[MIGRATE_STRANDED]);
+	print_message("%u faults; moved %u, stayed %u, held %u, in doubt %u, stranded %u\n", happened,
+		      outcomes[MIGRATE_MOVED], outcomes[MIGRATE_STAYED], outcomes[MIGRATE_HELD],
+		      outcomes[MIGRATE_IN_DOUBT], outcomes[MIGRATE_STRANDED]);
 }
 
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(policy), cmocka_unit_test(all_modes), cmocka_unit_test(each_page_goes_once_by_postcopy),
-		cmocka_unit_test(writes_more_than_can_be_sent), cmocka_unit_test(refusals), cmocka_unit_test(other_versions),
-		cmocka_unit_test(cancelling), cmocka_unit_test(breaks_precopy), cmocka_unit_test(breaks_postcopy),
-		cmocka_unit_test(breaks_hybrid), cmocka_unit_test(breaks_for_long), cmocka_unit_test(the_window),
-		cmocka_unit_test(too_late), cmocka_unit_test(print_counts),
+		cmocka_unit_test(policy),
+		cmocka_unit_test(all_modes),
+		cmocka_unit_test(each_page_goes_once_by_postcopy),
+		cmocka_unit_test(writes_more_than_can_be_sent),
+		cmocka_unit_test(refusals),
+		cmocka_unit_test(other_versions),
+		cmocka_unit_test(cancelling),
+		cmocka_unit_test(breaks_precopy),
+		cmocka_unit_test(breaks_postcopy),
+		cmocka_unit_test(breaks_hybrid),
+		cmocka_unit_test(breaks_for_long),
+		cmocka_unit_test(the_window),
+		cmocka_unit_test(too_late),
+		cmocka_unit_test(hangs_up),
+		cmocka_unit_test(print_counts),
 	};
 
 	if (argc > 1)

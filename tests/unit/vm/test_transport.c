@@ -125,8 +125,8 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	static const char *const names[] = {"key", "other-key", "ca.crt", "other-ca.crt", "left.crt", "left.key", "right.crt",
-					    "right.key", "stranger.crt", "stranger.key"};
+	static const char *const names[] = {"key",      "other-key", "ca.crt",    "other-ca.crt", "left.crt",
+					    "left.key", "right.crt", "right.key", "stranger.crt", "stranger.key"};
 
 	(void)state;
 	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
@@ -142,9 +142,10 @@ static void addresses(void **state)
 		const char *text, *host, *port;
 	} good[] = {{"tcp:localhost:1", "localhost", "1"}, {"tcp:10.0.0.1:65535", "10.0.0.1", "65535"},
 		    {"tcp:[::1]:0", "::1", "0"}, {"tcp:[fe80::1]:4455", "fe80::1", "4455"}};
-	static const char *const bad[] = {"", "tcp:", "tcp:host", "tcp:host:", "tcp::1", "tcp:host:65536", "tcp:host:1x",
-					  "tcp:::1:5", "tcp:[::1]", "tcp:[::1:5", "tcp:[]:5", "udp:host:1", "host:1",
-					  "tcp:host:-1", "tcp:host:000001"};
+	static const char *const bad[] = {"",          "tcp:",           "tcp:host",       "tcp:host:",
+					  "tcp::1",    "tcp:host:65536", "tcp:host:1x",    "tcp:::1:5",
+					  "tcp:[::1]", "tcp:[::1:5",     "tcp:[]:5",       "udp:host:1",
+					  "host:1",    "tcp:host:-1",    "tcp:host:000001"};
 	struct transport_address a;
 	struct error err;
 
@@ -290,7 +291,8 @@ static void is_refused(struct transport_config client_cfg, struct transport_conf
 
 static void strangers(void **state)
 {
-	struct transport_config psk = secured(TRANSPORT_PSK, file("key")), wrong = secured(TRANSPORT_PSK, file("other-key"));
+	struct transport_config psk = secured(TRANSPORT_PSK, file("key")),
+				wrong = secured(TRANSPORT_PSK, file("other-key"));
 	struct transport_config left = certified("ca", "left", "right.example"), right = certified("ca", "right", NULL);
 	struct transport_config plain = secured(TRANSPORT_PLAIN, NULL);
 
@@ -310,8 +312,9 @@ static void strangers(void **state)
 /* What somebody sends who is no TLS client; and one who stops in the middle of the handshake. */
 static void no_handshake(void **state)
 {
-	static const char *const words[] = {"GNOMONST\1\0\0\0", "GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01\x02\x00\x01\x00\x01",
-					    "\x16\x03\x03\xff\xff", "\x80\x2e\x01\x00\x02", "\0\0\0\0\0\0\0\0\0\0\0\0\0"};
+	static const char *const words[] = {
+		"GNOMONST\1\0\0\0",     "GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01\x02\x00\x01\x00\x01",
+		"\x16\x03\x03\xff\xff", "\x80\x2e\x01\x00\x02",   "\0\0\0\0\0\0\0\0\0\0\0\0\0"};
 	struct transport_config cfg = secured(TRANSPORT_PSK, file("key"));
 	struct transport *t = NULL;
 	struct error err;
