@@ -10,11 +10,13 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #define ARGS_MAX 2
 #define POLL_MS  20
+#define NAME_TEXT (NAME_MAX + 5)
 
 struct checkpoint_command {
 	const char *arg[ARGS_MAX];
@@ -125,7 +127,23 @@ static int finish_take(const char *file, const json_t *taken, const json_t *job,
 	}
 	if (status && !strcmp(status, "cancelled"))
 		return error_set(err, -EINTR, "stopped: there is no checkpoint");
-	return error_set(err, -EREMOTEIO, "%s", json_string_value(json_object_get(job, "error")));
+	status = json_string_value(json_object_get(job, "error"));
+	return error_set(err, -EREMOTEIO, "%.400s", status ? status : "it failed, and the VM does not say why");
+}
+
+/* A VM that ends completes its checkpoint first; then it is gone, and can say no more. */
+static bool is_written(const char *file, const json_t *taken)
+{
+	const char *id = json_string_value(json_object_get(taken, "id"));
+	struct saved *s;
+	struct error err;
+	bool same;
+
+	if (!id || saved_open(&s, file, &err))
+		return false;
+	same = !strcmp(saved_info(s)->id, id);
+	saved_close(s);
+	return same;
 }
 
 static int take_and_follow(struct vm_client *client, const struct checkpoint_command *c, struct error *err)
@@ -139,6 +157,8 @@ static int take_and_follow(struct vm_client *client, const struct checkpoint_com
 	args = json_pack("{s:s, s:b, s:I, s:s*}", "file", path, "full", c->full, "compress", (json_int_t)c->compress,
 			 "dirty", c->dirty);
 	free(path);
+	if (!args)
+		return error_set(err, -EINVAL, "the name of FILE is not text in UTF-8");
 	ret = vm_client_call(client, "checkpoint", args, &taken, err);
 	if (ret)
 		return ret;
@@ -146,6 +166,9 @@ static int take_and_follow(struct vm_client *client, const struct checkpoint_com
 	if (!ret) {
 		ret = finish_take(c->arg[1], taken, job, err);
 		json_decref(job);
+	} else if (ret == -EPIPE && is_written(c->arg[1], taken)) {
+		printf("%s: written; the VM has ended\n", c->arg[1]);
+		ret = 0;
 	}
 	json_decref(taken);
 	return ret;
@@ -168,9 +191,41 @@ static int take(const struct checkpoint_command *c, struct error *err)
 
 /* ---- list ---- */
 
+/* Would it command a terminal instead of being shown? */
+static bool is_control(const char *c)
+{
+	unsigned char first = (unsigned char)c[0], second = (unsigned char)c[1];
+
+	return first < ' ' || first == 0x7f || (first == 0xc2 && second < 0xa0);
+}
+
+/* A name as text: what is no UTF-8 becomes '?', and for terminals what would command them. */
+static void name_as_text(const char *name, bool plain, char text[NAME_TEXT])
+{
+	size_t n = 0;
+
+	for (size_t bytes = 1; *name && n < NAME_MAX; name += bytes, n += bytes) {
+		json_t *c = NULL;
+
+		for (bytes = 0; !c && bytes < 4 && name[bytes];)
+			c = json_stringn(name, ++bytes);
+		if (!c || (plain && is_control(name))) {
+			bytes = c ? bytes : 1;
+			memset(text + n, '?', bytes);
+		} else {
+			memcpy(text + n, name, bytes);
+		}
+		json_decref(c);
+	}
+	text[n] = 0;
+}
+
 static json_t *entry_json(const struct checkpoint_entry *e)
 {
-	return json_pack("{s:s, s:s, s:s?, s:I, s:I, s:I, s:I, s:i, s:s?}", "name", e->name, "id", e->info.id, "parent",
+	char name[NAME_TEXT];
+
+	name_as_text(e->name, false, name);
+	return json_pack("{s:s, s:s, s:s?, s:I, s:I, s:I, s:I, s:i, s:s?}", "name", name, "id", e->info.id, "parent",
 			 e->parent, "seconds", (json_int_t)e->info.seconds, "instructions", (json_int_t)e->info.insns,
 			 "memory", (json_int_t)e->info.memory, "bytes", (json_int_t)e->bytes, "disks",
 			 (int)e->info.disks, "problem", e->problem);
@@ -189,11 +244,12 @@ static void print_json(const struct checkpoint_list *list)
 
 static void print_entry(const struct checkpoint_entry *e, unsigned depth)
 {
-	char bytes[32], when[32];
+	char bytes[32], when[32], name[NAME_TEXT];
 
+	name_as_text(e->name, true, name);
 	human_bytes(e->bytes, bytes);
 	human_time(e->info.seconds, when);
-	printf("%*s%-*s  %-19s  %15" PRIu64 "  %10s  %s%s\n", (int)depth * 2, "", 28 - (int)depth * 2, e->name, when,
+	printf("%*s%-*s  %-19s  %15" PRIu64 "  %10s  %s%s\n", (int)depth * 2, "", 28 - (int)depth * 2, name, when,
 	       e->info.insns, bytes, e->info.kind == SAVED_SUSPENDED ? "suspended" : e->parent ? "incremental" : "full",
 	       e->info.disks ? ", with disks" : "");
 	if (e->problem)
@@ -248,13 +304,25 @@ static int list(const struct checkpoint_command *c, struct error *err)
 
 /* ---- show ---- */
 
+/* Through the parser: strings in it may be anything, and are printed escaped. */
+static int print_json_section(const struct stream_section *s, struct error *err)
+{
+	json_t *o = json_loadb((const char *)s->data, s->bytes, 0, NULL);
+
+	if (!o)
+		return error_set(err, -EBADMSG, "section %s is no JSON", s->name);
+	printf("%s: ", s->name);
+	json_dumpf(o, stdout, JSON_COMPACT | JSON_ENSURE_ASCII);
+	putchar('\n');
+	json_decref(o);
+	return 0;
+}
+
 static int print_section(void *ctx, const struct stream_section *s, struct error *err)
 {
 	(void)ctx;
-	if (!strcmp(s->name, "saved") || !strcmp(s->name, VM_STATE_CONFIG)) {
-		printf("%s: %.*s\n", s->name, (int)s->bytes, (const char *)s->data);
-		return 0;
-	}
+	if (!strcmp(s->name, "saved") || !strcmp(s->name, VM_STATE_CONFIG))
+		return print_json_section(s, err);
 	printf("%s:\n", s->name);
 	return state_print(s->data, s->bytes, 1, stdout, err);
 }

@@ -50,6 +50,8 @@ static int suspend_it(const char *socket, const char *file, const struct suspend
 		return error_set(err, -ENOMEM, "out of memory");
 	args = json_pack("{s:s, s:b, s:I}", "file", path, "replace", c->replace, "compress", (json_int_t)c->compress);
 	free(path);
+	if (!args)
+		return error_set(err, -EINVAL, "the name of FILE is not text in UTF-8");
 	ret = vm_client_once(socket, "suspend", args, &answer, err);
 	if (ret)
 		return ret;

@@ -1,4 +1,7 @@
 /* gnomon: finds the command and runs it. */
+#include <signal.h>
+#undef REG_RIP /* glibc's, of ucontext; ours is a register slot (cpu/uop.h) */
+
 #include "cli/cli.h"
 
 const struct command *const commands[] = {
@@ -32,6 +35,7 @@ int main(int argc, char **argv)
 	const struct command *c;
 	char text[128];
 
+	signal(SIGXFSZ, SIG_IGN); /* a file that may not grow (ulimit -f) is an error like a full disk */
 	if (argc < 2) {
 		cmd_help.help(stderr);
 		return CLI_USAGE;

@@ -317,6 +317,9 @@ static int finish(const struct session *s, struct run *run)
 	say_devices(run);
 	say_tracking(run);
 	status = close_devices(s, run) ? CLI_HOST_FAILED : exit_status(&result);
+	/* Also when only the hash needed what could not be had: then the hash is of something else. */
+	if (status == CLI_OK && s->failure && *s->failure(s->make_ctx))
+		status = CLI_HOST_FAILED;
 	host = report_measure_host(status);
 	host.ready_seconds = (double)(s->ready_ns - s->began_ns) / 1e9;
 	say_end(s, run, &result, &host);

@@ -141,7 +141,7 @@ int engine_mem_read(struct engine_vm *vm, gpa_t a, void *buf, uint64_t bytes)
 		to += n;
 		bytes -= n;
 	}
-	return 0;
+	return vm->ops->lost(vm) ? -EIO : 0; /* zeros are not what the guest had */
 }
 
 void engine_written(struct engine_vm *vm, uint64_t gpa, unsigned bytes) { vm->ops->wrote(vm, gpa, bytes); }

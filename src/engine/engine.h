@@ -66,7 +66,10 @@ int engine_create_on(struct engine_machine *machine, struct engine_vm **out, con
 		     struct error *err);
 void engine_destroy(struct engine_vm *vm);
 
-/* Guest-physical memory. -EFAULT if any byte is no RAM (what lies before it may have been copied). */
+/*
+ * Guest-physical memory. -EFAULT if any byte is no RAM (what lies before it may have been copied). Reading: -EIO if
+ * there are contents that could not be had (engine_source), these or others: the guest does not run again.
+ */
 int engine_mem_read(struct engine_vm *vm, gpa_t a, void *buf, uint64_t bytes);
 int engine_mem_write(struct engine_vm *vm, gpa_t a, const void *buf, uint64_t bytes);
 

@@ -46,6 +46,8 @@ static int hv_engine_set_source(struct engine_vm *vm, const uint64_t *absent, st
 	return 0;
 }
 
+static bool hv_engine_lost(const struct engine_vm *vm) { return p2m_is_broken(vm->hv); }
+
 static void hv_engine_wrote(struct engine_vm *vm, uint64_t a, unsigned bytes) { hv_ram_written(vm->hv, a, bytes); }
 
 /* ---- registers ---- */
@@ -135,6 +137,7 @@ const struct engine_ops engine_hv_ops = {
 	.page = hv_engine_page,
 	.look = hv_engine_look,
 	.set_source = hv_engine_set_source,
+	.lost = hv_engine_lost,
 	.wrote = hv_engine_wrote,
 	.get_regs = hv_engine_get_regs,
 	.set_regs = hv_engine_set_regs,

@@ -56,6 +56,8 @@ struct engine_ops {
 	 */
 	const uint8_t *(*look)(const struct engine_vm *vm, uint64_t gfn, bool *absent);
 	int (*set_source)(struct engine_vm *vm, const uint64_t *absent, struct error *err);
+	/* Could contents that somebody asked for not be had? The guest executes nothing further then. */
+	bool (*lost)(const struct engine_vm *vm);
 	/* The page is about to be / was written from outside. */
 	void (*wrote)(struct engine_vm *vm, uint64_t gpa, unsigned bytes);
 	void (*get_regs)(struct engine_vm *vm, struct engine_regs *r);

@@ -51,6 +51,8 @@ static int native_set_source(struct engine_vm *vm, const uint64_t *absent, struc
 	return lazy_create(vm, absent, err);
 }
 
+static bool native_lost(const struct engine_vm *vm) { return __atomic_load_n(&vm->lost, __ATOMIC_ACQUIRE); }
+
 static void native_wrote(struct engine_vm *vm, uint64_t a, unsigned bytes)
 {
 	blocks_note_write(vm->cpu, a, bytes);
@@ -201,7 +203,7 @@ static bool exit_from_status(struct engine_vm *vm, struct engine_run *run, enum 
 /* What the guest did with zeros instead of its memory leads nowhere. */
 static bool fail_if_lost(const struct engine_vm *vm, struct engine_run *run)
 {
-	if (likely(!__atomic_load_n(&vm->lost, __ATOMIC_ACQUIRE)))
+	if (likely(!native_lost(vm)))
 		return false;
 	run->exit = ENGINE_EXIT_FAIL;
 	snprintf(run->fail.text, sizeof(run->fail.text), "contents of the guest's memory could not be had");
@@ -268,6 +270,7 @@ const struct engine_ops engine_native_ops = {
 	.page = native_page,
 	.look = native_look,
 	.set_source = native_set_source,
+	.lost = native_lost,
 	.wrote = native_wrote,
 	.get_regs = native_get_regs,
 	.set_regs = native_set_regs,

@@ -20,5 +20,5 @@ int engine_page_read(struct engine_vm *vm, uint64_t page, uint8_t data[PAGE_SIZE
 	if (!p)
 		return 0;
 	memcpy(data, p, PAGE_SIZE);
-	return 1;
+	return vm->ops->lost(vm) ? -EIO : 1; /* the bare machine's are brought by touching them */
 }

@@ -28,6 +28,7 @@ struct writing {
 	struct devices_frozen frozen;
 	char path[PATH_MAX];
 	struct state_file_writer *file;
+	int lock;                         /* of the directory: the parent stays until its child is there */
 	struct pages_writer pages;
 	struct kept_section *first, **last;
 	struct engine_snapshot *snapshot; /* NULL: memory has been written already */
@@ -45,6 +46,8 @@ struct checkpointer {
 	uint64_t *changed;       /* pages that were since the last checkpoint that succeeded, as far as collected */
 	uint64_t *taken;         /* ... and that the one being written holds */
 	bool tracking;
+	enum engine_dirty how;   /* the tracker, if one is armed */
+	unsigned chain;          /* files from the last one on to the one with all of memory, at most */
 	char last_path[PATH_MAX], last_id[SAVED_ID_BYTES]; /* "": there is none */
 	struct stat last_file;
 	struct writing w;
@@ -67,15 +70,25 @@ static enum engine_dirty best_tracker(enum engine_mmu mmu)
 	return engine_dirty_possible(mmu, ENGINE_DIRTY_PML) ? ENGINE_DIRTY_PML : ENGINE_DIRTY_WP;
 }
 
+static void stop_tracking(struct checkpointer *c)
+{
+	if (c->tracking)
+		engine_dirty_disarm(vm_engine(c->vm));
+	c->tracking = false;
+}
+
 /* Finds out about writes from here on. Not being able to only makes the next checkpoint a full one. */
 static void begin_tracking(struct checkpointer *c, const struct checkpoint_options *o)
 {
 	enum engine_mmu mmu = vm_get_config(c->vm)->engine.mmu;
-	enum engine_dirty how = o->choose_tracker ? o->tracker : best_tracker(mmu);
 	struct error err;
 
-	if (!c->tracking)
-		c->tracking = engine_dirty_possible(mmu, how) && !engine_dirty_arm(vm_engine(c->vm), how, &err);
+	if (c->tracking && o->choose_tracker && o->tracker != c->how)
+		stop_tracking(c); /* what it knew has been collected */
+	if (c->tracking)
+		return;
+	c->how = o->choose_tracker ? o->tracker : best_tracker(mmu);
+	c->tracking = engine_dirty_possible(mmu, c->how) && !engine_dirty_arm(vm_engine(c->vm), c->how, &err);
 }
 
 static bool same_directory(const char *a, const char *b)
@@ -105,6 +118,10 @@ static const char *why_full(const struct checkpointer *c, const char *path, cons
 									   "a tracker is in use for something else";
 	if (!same_directory(path, c->last_path))
 		return "the last checkpoint is in another directory";
+	if (c->chain == SAVED_CHAIN_MAX)
+		return "the chain is as long as one may be";
+	if (c->w.lock < 0)
+		return "a checkpoint is being deleted, or the directory cannot be locked";
 	if (!last_is_there(c))
 		return "the last checkpoint is gone";
 	return NULL;
@@ -251,6 +268,7 @@ static void forget(struct writing *w)
 	w->first = NULL;
 	state_file_abandon(w->file);
 	w->file = NULL;
+	state_file_unlock_directory(&w->lock);
 }
 
 static int write_pages(struct writing *w, struct error *err)
@@ -297,9 +315,10 @@ static void *write_thread(void *arg)
 	if (!r && stat(w->path, &w->written))
 		memset(&w->written, 0, sizeof(w->written));
 	w->result.total_ns = (uint64_t)(host_ns() - w->began_ns);
+	/* Before it is told: who hears of it may ask for the next one at once. */
+	__atomic_store_n(&w->ended, true, __ATOMIC_RELEASE);
 	if (w->o.done)
 		w->o.done(w->o.ctx, r, &w->result, &err);
-	__atomic_store_n(&w->ended, true, __ATOMIC_RELEASE);
 	return NULL;
 }
 
@@ -317,12 +336,13 @@ void checkpoint_wait(struct checkpointer *c)
 		c->last_file = c->w.written;
 		memcpy(c->last_path, c->w.path, sizeof(c->last_path));
 		memcpy(c->last_id, c->w.result.id, sizeof(c->last_id));
+		c->chain = c->w.result.incremental ? c->chain + 1 : 1;
 	}
 }
 
 const struct checkpoint_result *checkpoint_last(const struct checkpointer *c) { return &c->w.result; }
 
-/* A thread that is done is joined without waiting. */
+/* A thread that has only to say that it is done is waited for. */
 static bool is_writing(struct checkpointer *c)
 {
 	if (c->running && !__atomic_load_n(&c->w.ended, __ATOMIC_ACQUIRE))
@@ -350,7 +370,8 @@ static int take(struct checkpointer *c, const char *path, struct error *err)
 	if (r)
 		return error_set(err, r, "the guest ended before a checkpoint could be taken");
 	if (c->tracking && engine_dirty_collect(vm_engine(c->vm), c->changed))
-		c->tracking = false;
+		stop_tracking(c);
+	state_file_lock_directory(path, false, false, &w->lock);
 	full = why_full(c, path, &w->o);
 	w->result.incremental = !full;
 	w->result.full_because = full ? full : "";
@@ -367,16 +388,34 @@ static int take(struct checkpointer *c, const char *path, struct error *err)
 	return r;
 }
 
+static int check(const struct checkpointer *c, const char *path, const struct checkpoint_options *o, struct error *err)
+{
+	enum engine_mmu mmu = vm_get_config(c->vm)->engine.mmu;
+	const char *slash = strrchr(path, '/');
+
+	if (strlen(path) >= sizeof(c->w.path))
+		return error_set(err, -ENAMETOOLONG, "%.100s...: too long", path);
+	if (!saved_name_is_plain(slash ? slash + 1 : path))
+		return error_set(err, -EINVAL, "a checkpoint's name is not empty, and has no control characters");
+	if (o->choose_tracker && !engine_dirty_possible(mmu, o->tracker))
+		return error_set(err, -ENOTSUP, "tracker '%s' is not possible under %s", engine_dirty_name[o->tracker],
+				 engine_mmu_name[mmu]);
+	return 0;
+}
+
 int checkpoint_take(struct checkpointer *c, const char *path, const struct checkpoint_options *o, struct error *err)
 {
 	struct writing *w = &c->w;
+	int r;
 
 	if (is_writing(c))
 		return error_set(err, -EBUSY, "a checkpoint is being written");
-	if (strlen(path) >= sizeof(w->path))
-		return error_set(err, -ENAMETOOLONG, "%.100s...: too long", path);
+	r = check(c, path, o, err);
+	if (r)
+		return r;
 	memset(w, 0, sizeof(*w));
 	w->o = *o;
+	w->lock = -1;
 	w->last = &w->first;
 	w->began_ns = host_ns();
 	memcpy(w->path, path, strlen(path) + 1);
@@ -413,8 +452,7 @@ void checkpointer_destroy(struct checkpointer *c)
 		return;
 	checkpoint_wait(c);
 	vm_remove_ticker(c->vm, &c->ticker);
-	if (c->tracking)
-		engine_dirty_disarm(vm_engine(c->vm));
+	stop_tracking(c);
 	free(c->changed);
 	free(c->taken);
 	free(c);

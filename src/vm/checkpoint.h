@@ -41,8 +41,9 @@ struct checkpoint_options {
 /*
  * Takes a checkpoint into the file @path, which must not exist: on the VM's thread, between two runs or from a tick. When it
  * returns 0 the instant is past, and o->done() will be called. The file appears whole, or not at all.
- * -EBUSY: one is being written; -EEXIST; -ECANCELED: the guest ended before a boundary came; of vm_save_state(), of
- * freezing disks, of the host: then the VM goes on, and nothing is left.
+ * -EBUSY: one is being written; -EEXIST; -EINVAL, -ENAMETOOLONG: the name; -ENOTSUP: that tracker under this scheme;
+ * -ECANCELED: the guest ended before a boundary came; of vm_save_state(), of freezing disks, of the host: then the VM
+ * goes on, and nothing is left.
  */
 int checkpoint_take(struct checkpointer *c, const char *path, const struct checkpoint_options *o, struct error *err);
 /* What is known of the last one that was taken: all but bytes, pages and total_ns before it is written. */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #define REPORT_EVERY 4096 /* pages */
+#define COMPRESS_LEVEL 3  /* of what takes over compressed pages; which one they have is not written down */
 
 /* ---- the list ---- */
 
@@ -42,12 +43,33 @@ static void describe_file(struct checkpoint_entry *e, struct state_file *f)
 	e->bytes = state_file_bytes(f);
 	if (saved_load_info(f, &e->info, &json, &why)) {
 		e->problem = "not the state of a whole VM";
+		e->info = (struct saved_info){.kind = SAVED_SUSPENDED};
 		return;
 	}
 	e->parent = e->info.parent ? strdup(e->info.parent) : NULL;
 	e->info.parent = NULL;
 	memset(e->info.disk, 0, sizeof(e->info.disk));
 	json_decref(json);
+}
+
+/* Why a file could not be opened, as a problem of a state; NULL: it is something else, or has gone. */
+static const char *problem_of_opening(int code)
+{
+	switch (code) {
+	case -EINVAL:
+	case -EISDIR:
+	case -ENOENT:
+	case -ENXIO: /* a socket */
+		return NULL;
+	case -EBADMSG:
+	case -EFBIG:
+	case -ENODATA:
+		return "damaged or cut off";
+	case -ENOTSUP:
+		return "of a version that is not known here";
+	default:
+		return "cannot be read";
+	}
 }
 
 /* 0 also for files that are something else: they do not begin as states do. */
@@ -63,7 +85,7 @@ static int look_at(struct checkpoint_list *list, const char *directory, const ch
 		return error_set(err, -ENOMEM, "out of memory");
 	r = state_file_open(&f, path, &why);
 	free(path);
-	if (r == -EINVAL || r == -EISDIR || r == -EACCES || r == -ENOENT)
+	if (r && !problem_of_opening(r))
 		return 0;
 	e = add_entry(list, name);
 	if (!e) {
@@ -72,7 +94,7 @@ static int look_at(struct checkpoint_list *list, const char *directory, const ch
 		return error_set(err, -ENOMEM, "out of memory");
 	}
 	if (r) {
-		e->problem = "damaged or cut off";
+		e->problem = problem_of_opening(r);
 		return 0;
 	}
 	describe_file(e, f);
@@ -101,18 +123,27 @@ static const char *problem_of(const struct checkpoint_list *list, const struct c
 {
 	unsigned hops = 0;
 
-	while (!e->problem && e->parent) {
+	if (e->problem)
+		return e->problem;
+	for (; e->parent; hops++) {
 		const struct checkpoint_entry *parent = find_name(list, e->parent);
 
 		if (!parent)
 			return "its chain is broken: a parent is missing";
+		if (!*parent->info.id)
+			return "its chain is broken: a parent cannot be used";
 		if (strcmp(parent->info.id, e->info.parent_id))
 			return "its chain is broken: a parent is another state than it should be";
-		if (++hops == SAVED_CHAIN_MAX)
+		if (hops == SAVED_CHAIN_MAX - 1)
 			return "its chain is too long";
 		e = parent;
 	}
-	return e->problem;
+	return NULL;
+}
+
+static bool may_be_state(const struct dirent *e)
+{
+	return (e->d_type == DT_REG || e->d_type == DT_UNKNOWN || e->d_type == DT_LNK) && !state_file_is_part(e->d_name);
 }
 
 int checkpoint_list_read(struct checkpoint_list *list, const char *directory, struct error *err)
@@ -125,7 +156,7 @@ int checkpoint_list_read(struct checkpoint_list *list, const char *directory, st
 	if (!d)
 		return error_set(err, -errno, "%s: %s", directory, strerror(errno));
 	while (!r && (e = readdir(d)))
-		if (e->d_type == DT_REG || e->d_type == DT_UNKNOWN || e->d_type == DT_LNK)
+		if (may_be_state(e))
 			r = look_at(list, directory, e->d_name, err);
 	closedir(d);
 	if (r) {
@@ -183,13 +214,14 @@ static int merge_page(struct merge *m, uint64_t page, struct error *err)
 
 static int merge_pages(struct merge *m, struct error *err)
 {
+	int level = state_file_is_compressed(m->child) || state_file_is_compressed(m->parent) ? COMPRESS_LEVEL : 0;
 	uint64_t pages = m->info.memory >> PAGE_SHIFT;
 	int r = state_file_index(m->child, pages, err);
 
 	if (!r)
 		r = state_file_index(m->parent, pages, err);
 	if (!r)
-		r = pages_writer_init(&m->pages, state_file_stream(m->to), 0, err);
+		r = pages_writer_init(&m->pages, state_file_stream(m->to), level, err);
 	for (uint64_t page = 0; page < pages && !r; page++) {
 		r = merge_page(m, page, err);
 		if (!r && page % REPORT_EVERY == 0 && m->progress && m->progress->report &&
@@ -272,7 +304,8 @@ static int take_over_all(const char *directory, const char *path, const struct s
 	return r;
 }
 
-int checkpoint_delete(const char *path, const struct saved_progress *progress, unsigned *children, struct error *err)
+/* Nobody gets a child of it meanwhile: see state_file_lock_directory(). */
+static int delete_alone(const char *path, const struct saved_progress *progress, unsigned *children, struct error *err)
 {
 	const char *slash = strrchr(path, '/');
 	char *directory = !slash ? strdup(".") : strndup(path, slash == path ? 1 : (size_t)(slash - path));
@@ -281,7 +314,6 @@ int checkpoint_delete(const char *path, const struct saved_progress *progress, u
 	json_t *json = NULL;
 	int r = directory ? state_file_open(&f, path, err) : error_set(err, -ENOMEM, "out of memory");
 
-	*children = 0;
 	if (r) {
 		free(directory);
 		return r;
@@ -294,5 +326,17 @@ int checkpoint_delete(const char *path, const struct saved_progress *progress, u
 		r = error_set(err, -errno, "%s: %s", path, strerror(errno));
 	json_decref(json);
 	free(directory);
+	return r;
+}
+
+int checkpoint_delete(const char *path, const struct saved_progress *progress, unsigned *children, struct error *err)
+{
+	int lock, r = state_file_lock_directory(path, true, true, &lock);
+
+	*children = 0;
+	if (r)
+		return error_set(err, -ECANCELED, "stopped: nothing was deleted");
+	r = delete_alone(path, progress, children, err);
+	state_file_unlock_directory(&lock);
 	return r;
 }

@@ -29,6 +29,9 @@ void checkpoint_list_free(struct checkpoint_list *list);
 /*
  * Deletes a checkpoint. What stands on it takes over the pages it needs first, file by file, each of which is replaced
  * whole: if this is interrupted, everything can be restored still, and it can be done again.
+ * Waits until nobody writes checkpoints to the directory, or opens some.
+ * -ECANCELED: a signal came, or @progress said so; -EBADMSG: it is damaged, or a file is, in the directory, that could
+ * need it; of the host
  * @progress: of pages; may be NULL
  * @children: receives how many files took over pages
  */

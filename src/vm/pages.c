@@ -5,9 +5,14 @@
 #include <xxhash.h>
 #include <zstd.h>
 
-#define ENTRY_BYTES 16
-#define TABLE_BYTES(n) (8 + (size_t)(n) * ENTRY_BYTES)
+#define ENTRY_BYTES PAGES_ENTRY_BYTES
+#define TABLE_BYTES(n) ((size_t)PAGES_TABLE_BYTES(n))
 #define SECTION_BYTES (TABLE_BYTES(PAGES_BATCH) + PAGES_BATCH * PAGE_SIZE)
+
+static uint32_t table_sum(const uint8_t *table, unsigned count)
+{
+	return (uint32_t)XXH3_64bits(table + 8, (size_t)count * ENTRY_BYTES);
+}
 
 /* ---- writing ---- */
 
@@ -89,12 +94,12 @@ static uint8_t *write_table(struct pages_writer *w)
 	uint8_t *at = w->data - TABLE_BYTES(w->count), *e = at + 8;
 
 	put_u32(at, w->count);
-	put_u32(at + 4, 0);
 	for (unsigned i = 0; i < w->count; i++, e += ENTRY_BYTES) {
 		put_u64(e, w->entry[i].page);
 		put_u32(e + 8, w->entry[i].kind);
 		put_u32(e + 12, bytes_of(w->entry[i].kind));
 	}
+	put_u32(at + 4, table_sum(at, w->count));
 	return at;
 }
 
@@ -176,18 +181,29 @@ static size_t data_bytes(const uint8_t *table, unsigned count)
 	return n;
 }
 
+int pages_check_table(const uint8_t *table, uint64_t bytes, const char *what, struct error *err)
+{
+	uint32_t count = bytes < 8 ? 0 : get_u32(table);
+
+	if (!count || count > PAGES_BATCH || bytes < TABLE_BYTES(count) || bytes > PAGES_SECTION_MAX)
+		return bad(what, "a table of a wrong length", err);
+	if (get_u32(table + 4) != table_sum(table, count))
+		return bad(what, "the checksum of its table is wrong", err);
+	return (int)count;
+}
+
 int pages_parse(struct pages *p, const struct stream_section *section, uint64_t limit, const char *what,
 		struct error *err)
 {
 	const uint8_t *table = section->data, *data, *end;
 	unsigned count;
-	int r;
+	int r = pages_check_table(table, section->bytes, what, err);
 
 	p->count = 0;
 	p->unpacked = NULL;
-	count = section->bytes < 8 ? 0 : get_u32(table);
-	if (!count || count > PAGES_BATCH || get_u32(table + 4) || section->bytes < TABLE_BYTES(count))
-		return bad(what, "a table of a wrong length", err);
+	if (r < 0)
+		return r;
+	count = (unsigned)r;
 	data = table + TABLE_BYTES(count);
 	end = table + section->bytes;
 	if (section->name[5]) {

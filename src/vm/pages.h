@@ -2,11 +2,12 @@
  * Memory pages in a stream: sections "pages", each with up to PAGES_BATCH of them, and "pages.zstd", the same with the
  * data compressed, all of a section together. Pages of zeros have no data, nor has one that repeats another.
  *
- *	u32 count, u32 0
+ *	u32 count, u32 checksum of the table: the low half of XXH3 of all entries
  *	count times: u64 page, u8 kind, 3 x u8 0, u32 bytes of data
  *	the data, one behind the other
  *
- * Later pages of the same number replace earlier ones.
+ * The table has a checksum of its own because it is read alone, long before the data: see state_file_index(). Later
+ * pages of the same number replace earlier ones.
  */
 #ifndef GNOMON_VM_PAGES_H
 #define GNOMON_VM_PAGES_H
@@ -21,6 +22,11 @@ enum page_kind {
 	PAGE_RAW = 1,  /* 4096 bytes */
 	PAGE_SAME = 2, /* u64: the number of an earlier page of this section, which is RAW */
 };
+
+#define PAGES_ENTRY_BYTES  16
+#define PAGES_TABLE_BYTES(n) (8 + (uint64_t)(n) * PAGES_ENTRY_BYTES)
+/* No section of pages is longer; zstd makes data that it cannot compress a little longer. */
+#define PAGES_SECTION_MAX (PAGES_TABLE_BYTES(PAGES_BATCH) + (uint64_t)PAGES_BATCH * PAGE_SIZE * 65 / 64)
 
 struct pages_writer {
 	struct stream_writer *stream;
@@ -50,6 +56,12 @@ struct pages {
 	uint8_t *unpacked; /* data of a compressed section */
 };
 static inline bool pages_is_section(const char *name) { return !strncmp(name, "pages", 5) && (!name[5] || !strcmp(name + 5, ".zstd")); }
+/*
+ * The table at the beginning of a section of @bytes bytes: has it a number of entries that fits, and their checksum?
+ * @table: min(@bytes, PAGES_TABLE_BYTES(PAGES_BATCH)) of them. Returns how many entries there are, or
+ * -EBADMSG as pages_parse() does.
+ */
+int pages_check_table(const uint8_t *table, uint64_t bytes, const char *what, struct error *err);
 /*
  * @p points into the section's data, and is for pages_free() whatever is returned.
  * @limit: pages that there are. -EBADMSG with @err, whose line begins with @what; -ENOMEM.

@@ -1,4 +1,5 @@
 /* Files with a whole VM: reading them. */
+#include "vm/memmap.h"
 #include "vm/saved.h"
 #include "vm/saved_impl.h"
 #include "vm/vm_state.h"
@@ -27,17 +28,18 @@ static json_t *disk_json(const struct saved_disk *d)
 int saved_put_info(struct stream_writer *w, const struct saved_info *info, struct error *err)
 {
 	json_t *disks = json_array(), *o;
+	int r, bad = 0;
 	char *text;
-	int r;
 
 	for (unsigned i = 0; i < info->disks; i++)
-		json_array_append_new(disks, disk_json(&info->disk[i]));
+		bad |= json_array_append_new(disks, disk_json(&info->disk[i]));
 	o = json_pack("{s:s, s:s, s:s, s:s?, s:I, s:I, s:I, s:I, s:o}", "kind", saved_kind_name[info->kind], "id",
 		      info->id, "parent_id", info->parent_id, "parent", info->parent, "seconds",
 		      (json_int_t)info->seconds, "instructions", (json_int_t)info->insns, "virtual_ns",
 		      (json_int_t)info->virtual_ns, "memory", (json_int_t)info->memory, "disks", disks);
-	text = o ? json_dumps(o, JSON_COMPACT) : NULL;
-	r = text ? stream_put(w, "saved", text, strlen(text), err) : error_set(err, -ENOMEM, "out of memory");
+	text = o && !bad ? json_dumps(o, JSON_COMPACT) : NULL;
+	r = text ? stream_put(w, "saved", text, strlen(text), err) :
+		   error_set(err, -EINVAL, "the state cannot be described: a name that is not UTF-8, or out of memory");
 	free(text);
 	json_decref(o);
 	return r;
@@ -77,8 +79,21 @@ static bool read_disk(struct saved_disk *d, json_t *o)
 	return true;
 }
 
-/* A parent is named, never led to. */
-static bool name_is_plain(const char *name) { return *name && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, ".."); }
+/* A parent is named, never led to; and names are printed. */
+bool saved_name_is_plain(const char *name)
+{
+	if (!*name || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
+		return false;
+	for (; *name; name++)
+		if ((unsigned char)*name < ' ' || *name == 0x7f)
+			return false;
+	return true;
+}
+
+static bool memory_is_possible(uint64_t bytes)
+{
+	return bytes >= MEMMAP_MEMORY_MIN && bytes <= MEMMAP_MEMORY_MAX && bytes % PAGE_SIZE == 0;
+}
 
 bool saved_read_info(struct saved_info *info, json_t *o)
 {
@@ -100,7 +115,8 @@ bool saved_read_info(struct saved_info *info, json_t *o)
 	info->virtual_ns = (uint64_t)ns;
 	info->memory = (uint64_t)memory;
 	if (!copy_id(info->id, id, false) || !copy_id(info->parent_id, parent_id, true) ||
-	    !info->parent != !*info->parent_id || (info->parent && !name_is_plain(info->parent)))
+	    !info->parent != !*info->parent_id || (info->parent && !saved_name_is_plain(info->parent)) ||
+	    !memory_is_possible(info->memory))
 		return false;
 	if (!json_is_array(disks) || json_array_size(disks) > DEVICES_DISKS_MAX)
 		return false;
@@ -181,6 +197,26 @@ static int open_chain(struct saved *s, const char *path, struct error *err)
 	return r;
 }
 
+/* Sections that each of so many files may keep, so that all together stay bounded. */
+static unsigned cache_of(unsigned files)
+{
+	return (unsigned)max_u64(1, min_u64(STATE_FILE_CACHE_MAX, STATE_FILE_CACHE_MAX * 4 / files));
+}
+
+/* Nobody takes a file out of the chain between two that are opened. */
+static int open_locked(struct saved *s, const char *path, struct error *err)
+{
+	int lock, r = state_file_lock_directory(path, false, true, &lock);
+
+	if (r)
+		return error_set(err, r, "%s: stopped", path);
+	r = open_chain(s, path, err);
+	state_file_unlock_directory(&lock);
+	for (unsigned i = 0; i < s->files; i++)
+		state_file_set_cache(s->file[i], cache_of(s->files));
+	return r;
+}
+
 int saved_open(struct saved **out, const char *path, struct error *err)
 {
 	struct saved *s = calloc(1, sizeof(*s));
@@ -189,7 +225,7 @@ int saved_open(struct saved **out, const char *path, struct error *err)
 	if (!s)
 		return error_set(err, -ENOMEM, "%s: out of memory", path);
 	pthread_mutex_init(&s->lock, NULL);
-	r = open_chain(s, path, err);
+	r = open_locked(s, path, err);
 	if (r) {
 		saved_close(s);
 		return r;
@@ -260,7 +296,7 @@ void saved_pages(const struct saved *s, uint64_t *all, uint64_t *asked)
 /* Which file has which page: of those that know it, the youngest. @absent: pages with data. */
 static int find_pages(struct saved *s, uint64_t pages, uint64_t *absent, struct error *err)
 {
-	static_assert(SAVED_CHAIN_MAX <= UINT8_MAX + 1, "numbers of files, but 0, fit in a byte");
+	static_assert(SAVED_CHAIN_MAX <= UINT16_MAX, "numbers of files, plus 1, fit");
 	s->pages = pages;
 	s->from = calloc(pages, sizeof(*s->from));
 	if (!s->from)
@@ -272,7 +308,7 @@ static int find_pages(struct saved *s, uint64_t pages, uint64_t *absent, struct 
 			enum state_file_page has = state_file_has(s->file[i], p);
 
 			if (has != STATE_FILE_NOT_THERE)
-				s->from[p] = has == STATE_FILE_DATA ? (uint8_t)(i + 1) : 0;
+				s->from[p] = has == STATE_FILE_DATA ? (uint16_t)(i + 1) : 0;
 		}
 		if (r)
 			return r;

@@ -18,7 +18,7 @@ struct saved {
 	struct vm_config_strings strings;
 	char *disk_text[DEVICES_DISKS_MAX];       /* of saved_branch_disks() */
 	uint64_t pages;
-	uint8_t *from;                            /* for each page: the file that has it, plus 1 */
+	uint16_t *from;                           /* for each page: the file that has it, plus 1; 0: zeros */
 	uint64_t data_pages, asked;
 	pthread_mutex_t lock;
 	char failure[sizeof(((struct error *)0)->text)];
@@ -29,6 +29,8 @@ static inline int64_t saved_time_of(const struct stat *st)
 	return st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
 }
 
+/* Can a file of that name be named as a parent? */
+bool saved_name_is_plain(const char *name);
 /* From a JSON object, which may hold anything; strings point into it. False: it makes no sense. */
 bool saved_read_info(struct saved_info *info, json_t *o);
 /* The section "saved" of a file; strings of @info point into *@json, which is the caller's. */

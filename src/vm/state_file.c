@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -81,21 +83,46 @@ static void writer_free(struct state_file_writer *w)
 	free(w);
 }
 
-static int open_temporary(struct state_file_writer *w, const char *path, struct error *err)
+static int cannot_create(const struct state_file_writer *w, struct error *err)
 {
+	return error_set(err, -errno, "%s: cannot create: %s", w->path, strerror(errno));
+}
+
+/* What would come to light only when all is written. */
+static int check_path(const struct state_file_writer *w, struct error *err)
+{
+	struct stat st;
+
+	if (fstatat(AT_FDCWD, w->path, &st, AT_SYMLINK_NOFOLLOW))
+		return errno == ENOENT ? 0 : cannot_create(w, err);
+	if (!w->replace)
+		return error_set(err, -EEXIST, "%s: exists already", w->path);
+	return S_ISREG(st.st_mode) ? 0 : error_set(err, -EEXIST, "%s: exists and is no file", w->path);
+}
+
+/* A file without a name, of which nothing stays if we are killed; one that has a name where there are no others. */
+static int open_temporary(struct state_file_writer *w, struct error *err)
+{
+	w->fd = open(w->directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (w->fd >= 0)
+		return 0;
+	if ((errno == EOPNOTSUPP || errno == EISDIR) &&
+	    asprintf(&w->temporary, "%s/" STATE_FILE_PART_HEAD "XXXXXX" STATE_FILE_PART_TAIL, w->directory) >= 0)
+		w->fd = mkostemps(w->temporary, strlen(STATE_FILE_PART_TAIL), O_CLOEXEC);
+	return w->fd < 0 ? cannot_create(w, err) : 0;
+}
+
+static int begin_file(struct state_file_writer *w, const char *path, struct error *err)
+{
+	int r;
+
 	w->path = strdup(path);
 	w->directory = directory_of(path);
 	w->buffer = malloc(WRITE_BUFFER);
-	if (!w->path || !w->directory || !w->buffer || asprintf(&w->temporary, "%s.XXXXXX", path) < 0) {
-		w->temporary = NULL;
+	if (!w->path || !w->directory || !w->buffer)
 		return error_set(err, -ENOMEM, "%s: out of memory", path);
-	}
-	if (!w->replace && access(path, F_OK) == 0)
-		return error_set(err, -EEXIST, "%s: exists already", path);
-	w->fd = mkostemp(w->temporary, O_CLOEXEC);
-	if (w->fd < 0)
-		return error_set(err, -errno, "%s: cannot create: %s", path, strerror(errno));
-	return 0;
+	r = check_path(w, err);
+	return r ? r : open_temporary(w, err);
 }
 
 int state_file_create(struct state_file_writer **out, const char *path, bool replace, struct error *err)
@@ -108,7 +135,7 @@ int state_file_create(struct state_file_writer **out, const char *path, bool rep
 		return error_set(err, -ENOMEM, "%s: out of memory", path);
 	w->fd = -1;
 	w->replace = replace;
-	r = open_temporary(w, path, err);
+	r = begin_file(w, path, err);
 	if (!r)
 		r = stream_begin(&w->stream, &io, err);
 	if (r) {
@@ -132,14 +159,58 @@ static int sync_directory(const struct state_file_writer *w)
 	return r;
 }
 
+/* The nameless file gets the name @to, which must be new. */
+static int link_file(const struct state_file_writer *w, const char *to)
+{
+	char self[64];
+
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", w->fd);
+	return linkat(AT_FDCWD, self, AT_FDCWD, to, AT_SYMLINK_FOLLOW);
+}
+
+/* The nameless file gets a name for the moment. */
+static int make_temporary(struct state_file_writer *w)
+{
+	uint32_t n;
+
+	do {
+		free(w->temporary);
+		w->temporary = NULL;
+		if (getrandom(&n, sizeof(n), 0) != sizeof(n) ||
+		    asprintf(&w->temporary, "%s/" STATE_FILE_PART_HEAD "%06x" STATE_FILE_PART_TAIL, w->directory,
+			     n & 0xffffff) < 0) {
+			w->temporary = NULL;
+			return -1;
+		}
+	} while (link_file(w, w->temporary) && errno == EEXIST);
+	return access(w->temporary, F_OK);
+}
+
+static int take_new_name(struct state_file_writer *w)
+{
+	if (!w->temporary)
+		return link_file(w, w->path);
+	if (renameat2(AT_FDCWD, w->temporary, AT_FDCWD, w->path, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL || link(w->temporary, w->path)) /* EINVAL: the file system has no such renaming */
+		return -1;
+	unlink(w->temporary);
+	return 0;
+}
+
+static int take_used_name(struct state_file_writer *w)
+{
+	if (!w->temporary && make_temporary(w))
+		return -1;
+	return rename(w->temporary, w->path);
+}
+
 static int give_name(struct state_file_writer *w, struct error *err)
 {
 	if (fsync(w->fd))
 		return error_set(err, -errno, "%s: cannot write: %s", w->path, strerror(errno));
-	if (w->replace ? rename(w->temporary, w->path) : link(w->temporary, w->path))
-		return error_set(err, -errno, "%s: cannot create: %s", w->path, strerror(errno));
-	if (!w->replace)
-		unlink(w->temporary);
+	if (w->replace ? take_used_name(w) : take_new_name(w))
+		return cannot_create(w, err);
 	free(w->temporary);
 	w->temporary = NULL;
 	sync_directory(w); /* what cannot be synced has its name all the same */
@@ -167,10 +238,45 @@ void state_file_abandon(struct state_file_writer *w)
 	writer_free(w);
 }
 
+bool state_file_is_part(const char *name)
+{
+	const size_t head = strlen(STATE_FILE_PART_HEAD), tail = strlen(STATE_FILE_PART_TAIL), n = strlen(name);
+
+	return n == head + 6 + tail && !strncmp(name, STATE_FILE_PART_HEAD, head) &&
+	       !strcmp(name + n - tail, STATE_FILE_PART_TAIL);
+}
+
+/* ---- the directory ---- */
+
+int state_file_lock_directory(const char *path, bool alone, bool wait, int *lock)
+{
+	char *directory = directory_of(path);
+
+	*lock = directory ? open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	free(directory);
+	if (*lock < 0 || flock(*lock, (alone ? LOCK_EX : LOCK_SH) | (wait ? 0 : LOCK_NB)) == 0)
+		return 0;
+	if (errno == EWOULDBLOCK || errno == EINTR) {
+		const int code = -errno;
+
+		close(*lock);
+		*lock = -1;
+		return code;
+	}
+	return 0; /* a file system without locks */
+}
+
+void state_file_unlock_directory(int *lock)
+{
+	if (*lock >= 0)
+		close(*lock);
+	*lock = -1;
+}
+
 /* ---- reading ---- */
 
 /* Sections of pages that were read last, ready to be taken from. */
-#define CACHED 8
+#define CACHED STATE_FILE_CACHE_MAX
 
 struct section_at {
 	uint64_t at, bytes; /* of the head in the file; of the payload */
@@ -195,6 +301,7 @@ struct state_file {
 	uint32_t *where;              /* for each page: number of its section plus 1, 0: none; PAGE_IS_ZERO */
 	pthread_mutex_t lock;         /* of all below, and of the reader once pages are being asked for */
 	struct cached cached[CACHED];
+	unsigned cache;               /* so many of them are used */
 	uint64_t uses;
 };
 #define PAGE_IS_ZERO 0x80000000u
@@ -244,8 +351,11 @@ static int look_through(struct state_file *f, struct error *err)
 {
 	const struct stream_io io = {.read = file_read, .ctx = f};
 	struct stream_section end;
-	int r = stream_open(&f->reader, &io, f->path, err);
+	int r;
 
+	if (f->bytes < STREAM_HEADER_BYTES)
+		return error_set(err, -EINVAL, "%s: this is not the state of a VM", f->path);
+	r = stream_open(&f->reader, &io, f->path, err);
 	while (!r) {
 		struct stream_head head;
 		uint64_t at = f->at;
@@ -271,7 +381,7 @@ static int open_and_look(struct state_file *f, const char *path, struct error *e
 	f->path = strdup(path);
 	if (!f->path)
 		return error_set(err, -ENOMEM, "%s: out of memory", path);
-	f->fd = open(path, O_RDONLY | O_CLOEXEC);
+	f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); /* not to wait for the other end of a pipe */
 	if (f->fd < 0 || fstat(f->fd, &st))
 		return error_set(err, -errno, "%s: %s", path, strerror(errno));
 	if (!S_ISREG(st.st_mode))
@@ -288,6 +398,7 @@ int state_file_open(struct state_file **out, const char *path, struct error *err
 	if (!f)
 		return error_set(err, -ENOMEM, "%s: out of memory", path);
 	f->fd = -1;
+	f->cache = CACHED;
 	pthread_mutex_init(&f->lock, NULL);
 	r = open_and_look(f, path, err);
 	if (r) {
@@ -318,6 +429,15 @@ void state_file_close(struct state_file *f)
 
 const char *state_file_path(const struct state_file *f) { return f->path; }
 uint64_t state_file_bytes(const struct state_file *f) { return f->bytes; }
+void state_file_set_cache(struct state_file *f, unsigned sections) { f->cache = sections; }
+
+bool state_file_is_compressed(const struct state_file *f)
+{
+	for (uint32_t i = 0; i < f->sections; i++)
+		if (!strcmp(f->section[i].name, "pages.zstd"))
+			return true;
+	return false;
+}
 
 static int read_section(struct state_file *f, uint32_t n, struct stream_section *section, struct error *err)
 {
@@ -364,7 +484,7 @@ static struct cached *find_cached(struct state_file *f, uint32_t n)
 {
 	struct cached *oldest = &f->cached[0];
 
-	for (unsigned i = 0; i < CACHED; i++) {
+	for (unsigned i = 0; i < f->cache; i++) {
 		if (f->cached[i].section == n + 1)
 			return &f->cached[i];
 		if (f->cached[i].used < oldest->used)
@@ -375,6 +495,11 @@ static struct cached *find_cached(struct state_file *f, uint32_t n)
 	oldest->data = NULL;
 	oldest->section = 0;
 	return oldest;
+}
+
+static int changed(const struct state_file *f, struct error *err)
+{
+	return error_set(err, -EBADMSG, "%s: changed while it was in use", f->path);
 }
 
 /* The pages of section @n, read if they are not at hand. The reader's buffer becomes the cache's. */
@@ -391,6 +516,8 @@ static int load_pages(struct state_file *f, uint32_t n, struct cached **out, str
 	r = read_section(f, n, &section, err);
 	if (r < 0)
 		return r;
+	if (strcmp(section.name, f->section[n].name))
+		return changed(f, err);
 	c->data = f->reader.data;
 	f->reader.data = NULL;
 	f->reader.room = 0;
@@ -404,27 +531,35 @@ static int load_pages(struct state_file *f, uint32_t n, struct cached **out, str
 /* Reads the beginning of a section: its table of pages, not the data. */
 static int index_table(struct state_file *f, uint32_t n, struct error *err)
 {
-	uint8_t table[8 + PAGES_BATCH * 16];
-	uint32_t count;
-	int r = 0;
+	uint8_t table[PAGES_TABLE_BYTES(PAGES_BATCH)];
+	int count, r;
 
-	if (f->section[n].bytes < 8)
-		return error_set(err, -EBADMSG, "%s: damaged section of memory pages", f->path);
 	f->at = f->section[n].at + 1 + strlen(f->section[n].name) + 8;
 	r = file_read(f, table, min_u64(sizeof(table), f->section[n].bytes), err);
 	if (r)
 		return r;
-	count = get_u32(table);
-	if (count > PAGES_BATCH || f->section[n].bytes < 8 + (uint64_t)count * 16)
-		return error_set(err, -EBADMSG, "%s: damaged section of memory pages", f->path);
-	for (uint32_t i = 0; i < count; i++) {
-		uint64_t page = get_u64(table + 8 + 16 * i);
+	count = pages_check_table(table, f->section[n].bytes, f->path, err);
+	for (int i = 0; i < count; i++) {
+		const uint8_t *e = table + PAGES_TABLE_BYTES(i);
+		uint64_t page = get_u64(e);
 
 		if (page >= f->pages)
 			return error_set(err, -EBADMSG, "%s: a page beyond the end of memory", f->path);
-		f->where[page] = (n + 1) | (get_u32(table + 16 + 16 * i) == PAGE_ZERO ? PAGE_IS_ZERO : 0);
+		f->where[page] = (n + 1) | (get_u32(e + 8) == PAGE_ZERO ? PAGE_IS_ZERO : 0);
 	}
-	return 0;
+	return count < 0 ? count : 0;
+}
+
+/* A section that is damaged could have been one of pages: all others are read, they are small. */
+static int index_section(struct state_file *f, uint32_t n, struct error *err)
+{
+	struct stream_section section;
+	int r;
+
+	if (pages_is_section(f->section[n].name))
+		return index_table(f, n, err);
+	r = read_section(f, n, &section, err);
+	return r < 0 ? r : 0;
 }
 
 int state_file_index(struct state_file *f, uint64_t pages, struct error *err)
@@ -434,7 +569,7 @@ int state_file_index(struct state_file *f, uint64_t pages, struct error *err)
 	if (!f->where || f->sections >= PAGE_IS_ZERO - 1)
 		return error_set(err, -ENOMEM, "%s: out of memory", f->path);
 	for (uint32_t i = 0; i < f->sections; i++) {
-		int r = pages_is_section(f->section[i].name) ? index_table(f, i, err) : 0;
+		int r = index_section(f, i, err);
 
 		if (r)
 			return r;
@@ -465,7 +600,7 @@ static int copy_page(struct state_file *f, uint64_t page, uint8_t data[PAGE_SIZE
 			memset(data, 0, PAGE_SIZE);
 		return 0;
 	}
-	return error_set(err, -EBADMSG, "%s: changed while it was in use", f->path);
+	return changed(f, err);
 }
 
 int state_file_page(struct state_file *f, uint64_t page, uint8_t data[PAGE_SIZE], struct error *err)
@@ -482,15 +617,24 @@ int state_file_page(struct state_file *f, uint64_t page, uint8_t data[PAGE_SIZE]
 	return r;
 }
 
-int state_file_verify(struct state_file *f, struct error *err)
+static int verify_section(struct state_file *f, uint32_t n, struct error *err)
 {
 	struct stream_section section;
+	struct pages pages;
+	int r = read_section(f, n, &section, err);
 
-	for (uint32_t i = 0; i < f->sections; i++) {
-		int r = read_section(f, i, &section, err);
+	if (r < 0 || !pages_is_section(section.name))
+		return r < 0 ? r : 0;
+	r = pages_parse(&pages, &section, f->where ? f->pages : UINT64_MAX, f->path, err);
+	pages_free(&pages);
+	return r;
+}
 
-		if (r < 0)
-			return r;
-	}
-	return 0;
+int state_file_verify(struct state_file *f, struct error *err)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < f->sections && !r; i++)
+		r = verify_section(f, i, err);
+	return r;
 }

@@ -124,15 +124,15 @@ int stream_get_head(struct stream_reader *r, struct stream_head *head, struct er
 	if (ret)
 		return ret;
 	if (!n || n > STREAM_NAME_MAX)
-		return error_set(err, -EINVAL, "%s: no section begins at byte %llu", r->what, (unsigned long long)at);
+		return error_set(err, -EBADMSG, "%s: no section begins at byte %llu", r->what, (unsigned long long)at);
 	ret = get(r, raw + 1, n + 8, err);
 	if (ret)
 		return ret;
+	memset(head->name, 0, sizeof(head->name));
 	memcpy(head->name, raw + 1, n);
-	head->name[n] = 0;
 	head->bytes = get_u64(raw + 1 + n);
 	if (!name_is_good(head->name, n))
-		return error_set(err, -EINVAL, "%s: no section begins at byte %llu", r->what, (unsigned long long)at);
+		return error_set(err, -EBADMSG, "%s: no section begins at byte %llu", r->what, (unsigned long long)at);
 	if (head->bytes > STREAM_SECTION_MAX)
 		return error_set(err, -EFBIG, "%s: section %s at byte %llu claims %llu bytes", r->what, head->name,
 				 (unsigned long long)at, (unsigned long long)head->bytes);

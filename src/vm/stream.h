@@ -67,7 +67,7 @@ struct stream_reader {
  */
 int stream_open(struct stream_reader *r, const struct stream_io *io, const char *what, struct error *err);
 /*
- * Reads the next section. 1; 0 after the last one, whose count was right; -EBADMSG: damaged; -EFBIG, -EINVAL: lies;
+ * Reads the next section. 1; 0 after the last one, whose count was right; -EBADMSG: damaged; -EFBIG: lies;
  * -ENODATA: ends in the middle; -ENOMEM.
  */
 int stream_get(struct stream_reader *r, struct stream_section *section, struct error *err);

@@ -11,6 +11,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <xxhash.h>
+
 #include "vm/state_file.h"
 
 #define LIMIT 5000u
@@ -194,7 +199,7 @@ static void lies_do_not_cost_memory(void **state)
 	put_lie(&m, "big", UINT64_MAX);
 	assert_int_equal(read_stream(&m, &err, false), -EFBIG);
 	put_lie(&m, "bad\nname", 3);
-	assert_int_equal(read_stream(&m, &err, false), -EINVAL);
+	assert_int_equal(read_stream(&m, &err, false), -EBADMSG);
 	m.data[8] = 9;
 	assert_int_equal(read_stream(&m, &err, false), -ENOTSUP);
 	m.data[0] = 'g';
@@ -217,6 +222,7 @@ static int parse_lie(uint32_t count, uint64_t page, uint32_t kind, uint32_t byte
 	put_u64(raw + 8, page);
 	put_u32(raw + 16, kind);
 	put_u32(raw + 20, bytes);
+	put_u32(raw + 4, (uint32_t)XXH3_64bits(raw + 8, count <= PAGES_BATCH ? count * 16 : 0));
 	r = pages_parse(&p, &s, LIMIT, "test", &err);
 	pages_free(&p);
 	return r;
@@ -288,6 +294,209 @@ static void files_are_read_out_of_order(void **state)
 	assert_int_equal(rmdir(dir), 0); /* nothing else was left */
 }
 
+static void write_file(const char *path)
+{
+	struct state_file_writer *w;
+	struct error err;
+
+	assert_int_equal(state_file_create(&w, path, true, &err), 0);
+	put_pages(state_file_stream(w), 0, 0, 300);
+	assert_int_equal(stream_put(state_file_stream(w), "late", "xyz", 3, &err), 0);
+	assert_int_equal(state_file_commit(w, &err), 0);
+}
+
+static void flip(int fd, off_t at, uint8_t bits)
+{
+	uint8_t b;
+
+	assert_int_equal(pread(fd, &b, 1, at), 1);
+	b ^= bits;
+	assert_int_equal(pwrite(fd, &b, 1, at), 1);
+}
+
+/* Before any page is asked for: a page that is not found would be taken for zeros. */
+static void a_damaged_table_is_noticed_at_once(void **state)
+{
+	char dir[] = "/tmp/gnomon-test-XXXXXX", path[64];
+	const off_t head = STREAM_HEADER_BYTES + 1 + 5 + 8;
+	struct state_file *f;
+	struct error err;
+	int fd;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/state", dir);
+	write_file(path);
+	fd = open(path, O_RDWR);
+	for (off_t at = STREAM_HEADER_BYTES; at < head + (off_t)PAGES_TABLE_BYTES(PAGES_BATCH); at += at < head + 64 ? 1 : 7) {
+		int r;
+
+		flip(fd, at, (uint8_t)(1u << at % 8));
+		r = state_file_open(&f, path, &err);
+		if (!r) {
+			r = state_file_index(f, LIMIT, &err);
+			state_file_close(f);
+		}
+		if (!r)
+			fail_msg("a flipped bit of byte %lld was not noticed", (long long)at);
+		flip(fd, at, (uint8_t)(1u << at % 8));
+	}
+	assert_int_equal(state_file_open(&f, path, &err), 0);
+	assert_int_equal(state_file_index(f, LIMIT, &err), 0);
+	state_file_close(f);
+	close(fd);
+	unlink(path);
+	rmdir(dir);
+}
+
+static void a_file_that_changes_is_noticed(void **state)
+{
+	char dir[] = "/tmp/gnomon-test-XXXXXX", path[64];
+	uint8_t data[PAGE_SIZE];
+	struct state_file *f;
+	struct error err;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/state", dir);
+	write_file(path);
+	assert_int_equal(state_file_open(&f, path, &err), 0);
+	assert_int_equal(state_file_index(f, LIMIT, &err), 0);
+	assert_int_equal(state_file_page(f, 1, data, &err), 0);
+	assert_int_equal(truncate(path, 100000), 0);
+	assert_int_equal(state_file_page(f, 299, data, &err), -ENODATA);
+	assert_int_equal(state_file_page(f, 2, data, &err), 0); /* has been read */
+	state_file_close(f);
+	unlink(path);
+	rmdir(dir);
+}
+
+static void other_files_are_no_states(void **state)
+{
+	char dir[] = "/tmp/gnomon-test-XXXXXX", path[64];
+	struct state_file *f;
+	struct error err;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(state_file_open(&f, dir, &err), -EINVAL);
+	snprintf(path, sizeof(path), "%s/pipe", dir);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	assert_int_equal(state_file_open(&f, path, &err), -EINVAL);
+	unlink(path);
+	for (unsigned bytes = 0; bytes < 40; bytes++) {
+		int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+		assert_int_equal(write(fd, "a text of some forty bytes, and no state of any VM", bytes), bytes);
+		close(fd);
+		assert_int_equal(state_file_open(&f, path, &err), -EINVAL);
+	}
+	unlink(path);
+	rmdir(dir);
+}
+
+static void set_limit(rlim_t bytes)
+{
+	struct rlimit l;
+
+	getrlimit(RLIMIT_FSIZE, &l);
+	l.rlim_cur = bytes;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &l), 0);
+}
+
+static int try_to_write(const char *path, bool replace, struct error *err)
+{
+	struct state_file_writer *w;
+	int r = state_file_create(&w, path, replace, err);
+
+	if (r)
+		return r;
+	for (unsigned i = 0; !r && i < 5; i++) {
+		static uint8_t data[400000];
+
+		r = stream_put(state_file_stream(w), "some", data, sizeof(data), err);
+	}
+	if (!r)
+		return state_file_commit(w, err);
+	state_file_abandon(w);
+	return r;
+}
+
+/* Wherever a disk gets full: one line, nothing is left, and what was to be replaced is as it was. */
+static void a_full_disk_leaves_nothing(void **state)
+{
+	char dir[] = "/tmp/gnomon-test-XXXXXX", path[64];
+	struct state_file *f;
+	struct error err;
+
+	(void)state;
+	signal(SIGXFSZ, SIG_IGN);
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/state", dir);
+	for (int replace = 0; replace < 2; replace++) {
+		if (replace)
+			write_file(path);
+		for (rlim_t bytes = 0; bytes < 2000000; bytes += 97001) {
+			set_limit(bytes);
+			err.text[0] = 0;
+			assert_int_equal(try_to_write(path, replace, &err), -EFBIG);
+			assert_string_not_equal(err.text, "");
+			set_limit(RLIM_INFINITY);
+			if (!replace)
+				assert_int_equal(access(path, F_OK), -1);
+		}
+	}
+	assert_int_equal(state_file_open(&f, path, &err), 0);
+	assert_int_equal(state_file_verify(f, &err), 0);
+	state_file_close(f);
+	unlink(path);
+	assert_int_equal(rmdir(dir), 0);
+}
+
+static void names_that_cannot_be_given(void **state)
+{
+	char dir[] = "/tmp/gnomon-test-XXXXXX", path[600], name[300];
+	struct state_file_writer *w;
+	struct error err;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(state_file_create(&w, dir, true, &err), -EEXIST);
+	memset(name, 'x', sizeof(name));
+	name[256] = 0;
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	assert_int_equal(state_file_create(&w, path, false, &err), -ENAMETOOLONG);
+	name[255] = 0; /* the longest there is can be written and replaced */
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	write_file(path);
+	write_file(path);
+	unlink(path);
+	assert_true(state_file_is_part(STATE_FILE_PART_HEAD "12aXYZ" STATE_FILE_PART_TAIL));
+	assert_false(state_file_is_part(STATE_FILE_PART_HEAD STATE_FILE_PART_TAIL));
+	assert_false(state_file_is_part("12aXYZ" STATE_FILE_PART_TAIL));
+	assert_int_equal(rmdir(dir), 0);
+}
+
+static void the_directory_has_a_lock(void **state)
+{
+	char dir[] = "/tmp/gnomon-test-XXXXXX", path[64];
+	int a, b, c;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/state", dir);
+	assert_int_equal(state_file_lock_directory(path, false, false, &a), 0);
+	assert_int_equal(state_file_lock_directory(path, false, false, &b), 0);
+	assert_int_equal(state_file_lock_directory(path, true, false, &c), -EWOULDBLOCK);
+	assert_int_equal(c, -1);
+	state_file_unlock_directory(&a);
+	state_file_unlock_directory(&b);
+	assert_int_equal(state_file_lock_directory(path, true, true, &c), 0);
+	assert_int_equal(state_file_lock_directory(path, false, false, &a), -EWOULDBLOCK);
+	state_file_unlock_directory(&c);
+	rmdir(dir);
+}
+
 static void an_abandoned_file_leaves_nothing(void **state)
 {
 	char dir[] = "/tmp/gnomon-test-XXXXXX", path[64];
@@ -313,6 +522,12 @@ int main(void)
 		cmocka_unit_test(lies_do_not_cost_memory),
 		cmocka_unit_test(pages_that_lie),
 		cmocka_unit_test(files_are_read_out_of_order),
+		cmocka_unit_test(a_damaged_table_is_noticed_at_once),
+		cmocka_unit_test(a_file_that_changes_is_noticed),
+		cmocka_unit_test(other_files_are_no_states),
+		cmocka_unit_test(a_full_disk_leaves_nothing),
+		cmocka_unit_test(names_that_cannot_be_given),
+		cmocka_unit_test(the_directory_has_a_lock),
 		cmocka_unit_test(an_abandoned_file_leaves_nothing),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
