@@ -6,6 +6,13 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+struct raw {
+	struct disk disk;
+	uint64_t data_at, data_end; /* no hole when it was last looked for */
+};
+
+static struct raw *raw_of(struct disk *d) { return (struct raw *)(void *)d; }
+
 static int raw_read(struct disk *d, uint64_t at, void *buf, uint64_t bytes, struct error *err)
 {
 	return file_read(&d->file, at, buf, bytes, err);
@@ -54,13 +61,22 @@ static int raw_flush(struct disk *d, struct error *err)
 	return file_sync(&d->file, err);
 }
 
-/* Holes, where the host's file system knows them. */
+/*
+ * Holes, where the host's file system knows them. Where there is data the host may search long for its end (in memory it
+ * looks at each page), so what was found is kept: a hole that came since is read as data, which are zeroes.
+ */
 static int raw_extent(struct disk *d, uint64_t at, uint64_t bytes, struct disk_extent *x, struct error *err)
 {
-	off_t data = lseek(d->file.fd, (off_t)at, SEEK_DATA), end;
+	struct raw *r = raw_of(d);
+	off_t data, end;
 
 	(void)err;
 	*x = (struct disk_extent){.kind = DISK_X_DATA, .bytes = bytes};
+	if (at >= r->data_at && at < r->data_end) {
+		x->bytes = min_u64(bytes, r->data_end - at);
+		return 0;
+	}
+	data = lseek(d->file.fd, (off_t)at, SEEK_DATA);
 	if (data < 0 && errno != ENXIO)
 		return 0;
 	if (data < 0 || (uint64_t)data > at) {
@@ -69,8 +85,11 @@ static int raw_extent(struct disk *d, uint64_t at, uint64_t bytes, struct disk_e
 		return 0;
 	}
 	end = lseek(d->file.fd, (off_t)at, SEEK_HOLE);
-	if (end > (off_t)at)
+	if (end > (off_t)at) {
 		x->bytes = min_u64(bytes, (uint64_t)end - at);
+		r->data_at = at;
+		r->data_end = (uint64_t)end;
+	}
 	return 0;
 }
 
@@ -87,13 +106,13 @@ static const struct disk_ops raw_ops = {
 int raw_open(struct disk **out, struct file *f, const struct disk_options *o, const struct disk *above,
 	     struct error *err)
 {
-	struct disk *d = calloc(1, sizeof(*d));
+	struct raw *r = calloc(1, sizeof(*r));
 
 	(void)o;
 	(void)above;
-	if (!d)
+	if (!r)
 		return error_set(err, -ENOMEM, "%s: out of memory", f->path);
-	*d = (struct disk){.ops = &raw_ops, .file = *f, .bytes = f->bytes};
-	*out = d;
+	r->disk = (struct disk){.ops = &raw_ops, .file = *f, .bytes = f->bytes};
+	*out = &r->disk;
 	return 0;
 }

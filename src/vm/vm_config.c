@@ -38,28 +38,22 @@ static int make_absolute(char *to, const struct vm_config *cfg, const char *path
 	return 0;
 }
 
-/* As --disk has it: a comma in the name is doubled. */
+/* As --disk has it. */
 static int put_disk(json_t *list, const struct vm_config *cfg, const char *text, struct error *err)
 {
-	char path[PATH_MAX], escaped[2 * PATH_MAX];
+	char path[PATH_MAX], absolute[sizeof(struct devices_disk) + PATH_MAX];
 	struct devices_disk disk;
-	size_t n = 0;
 	int ret = devices_parse_disk(text, &disk, err);
 
 	if (!ret)
 		ret = make_absolute(path, cfg, disk.path, err);
 	if (ret)
 		return ret;
-	for (const char *c = path; *c; c++) {
-		escaped[n++] = *c;
-		if (*c == ',')
-			escaped[n++] = ',';
-	}
-	escaped[n] = 0;
-	json_array_append_new(list, json_sprintf("%s%s%s%s%s", escaped, disk.read_only ? ",ro" : "",
-						 disk.snapshot ? ",snapshot" : "", *disk.serial ? ",serial=" : "",
-						 disk.serial));
-	return 0;
+	strcpy(disk.path, path);
+	ret = devices_print_disk(&disk, absolute, sizeof(absolute), err);
+	if (!ret)
+		json_array_append_new(list, json_string(absolute));
+	return ret;
 }
 
 static int put_net(json_t *list, const struct vm_config *cfg, const char *text, struct error *err)

@@ -1,5 +1,6 @@
-/* What the owner of a VM says of its disks, and freezing all of them or none. */
+/* What the owner of a VM says of its disks; freezing all of them or none; mirrors of them. */
 #include "disk/image.h"
+#include "disk/mirror.h"
 #include "vm/devices.h"
 
 #include <errno.h>
@@ -135,6 +136,82 @@ static void refuses_ids(void **state)
 	assert_int_equal(out.disks, 0);
 }
 
+/* A mirror of disk @i into the file @name. */
+static struct disk_mirror *mirror_to(struct scene *s, unsigned i, const char *name, struct disk **to)
+{
+	struct disk_mirror_target target;
+	struct disk_mirror *m;
+
+	create(s, in_dir(s, name), DISK_FORMAT_RAW);
+	assert_int_equal(disk_open(to, s->file, NULL, &s->err), 0);
+	target = disk_mirror_to(*to);
+	assert_int_equal(disk_mirror_create(&m, devices_disk_bytes(s->devices, i), &target, NULL, &s->err), 0);
+	return m;
+}
+
+static void mirrors_and_goes_on_with_the_copy(void **state)
+{
+	struct scene *s = *state;
+	struct disk_mirror *m, *other;
+	struct devices_frozen out;
+	struct disk *to, *other_to;
+	bool read_only;
+
+	make(s);
+	assert_int_equal(devices_disk_bytes(s->devices, 2), 1 << 20);
+	assert_int_equal(devices_disk_bytes(s->devices, 3), 0);
+	m = mirror_to(s, 2, "noext.one", &to);
+	other = mirror_to(s, 1, "raw.one.img", &other_to);
+	assert_int_equal(devices_start_mirror(s->devices, 3, m, &s->err), -ENOENT);
+	assert_int_equal(devices_pivot(s->devices, 2, m, to, &s->err), -ENOENT);
+	assert_int_equal(devices_start_mirror(s->devices, 2, m, &s->err), 0);
+	assert_int_equal(devices_start_mirror(s->devices, 2, other, &s->err), -EBUSY);
+	assert_int_equal(devices_freeze_disks(s->devices, "two", &out, &s->err), -EBUSY);
+	assert_int_equal(access(in_dir(s, "raw.two.img"), F_OK), -1);
+	assert_int_equal(devices_complete_mirror(s->devices, 2, other, &s->err), -ENOENT);
+	devices_stop_mirror(s->devices, 2, other); /* which is another one's */
+	assert_int_equal(devices_pivot(s->devices, 2, m, to, &s->err), 0);
+	assert_string_equal(devices_disk(s->devices, 2, &read_only), in_dir(s, "noext.one"));
+	disk_mirror_free(m);
+	/* What it had is free, and it can be frozen again. */
+	assert_int_equal(disk_open(&to, s->path[2], NULL, &s->err), 0);
+	assert_int_equal(disk_close(to, &s->err), 0);
+	/* One that is read only can be copied, not replaced. */
+	assert_int_equal(devices_start_mirror(s->devices, 1, other, &s->err), 0);
+	assert_int_equal(devices_pivot(s->devices, 1, other, other_to, &s->err), -EROFS);
+	assert_int_equal(devices_complete_mirror(s->devices, 1, other, &s->err), 0);
+	disk_mirror_free(other);
+	assert_int_equal(disk_close(other_to, &s->err), 0);
+}
+
+/* Devices that go take nobody along. */
+static void stops_mirrors_at_the_end(void **state)
+{
+	struct scene *s = *state;
+	struct disk_mirror_target target;
+	struct disk_mirror_progress p;
+	struct disk_mirror *m;
+	struct disk *to;
+
+	make(s);
+	m = mirror_to(s, 0, "raw.one.img", &to);
+	assert_int_equal(devices_start_mirror(s->devices, 0, m, &s->err), 0);
+	assert_int_equal(devices_close(s->devices, &s->err), 0);
+	s->devices = NULL;
+	disk_mirror_progress(m, &p);
+	assert_false(p.in_use);
+	assert_int_equal(p.err.code, -ECANCELED);
+	assert_int_equal(devices_complete_mirror(s->devices, 0, m, &s->err), -ENOENT);
+	disk_mirror_free(m);
+	/* Of another size. */
+	make(s);
+	target = disk_mirror_to(to);
+	assert_int_equal(disk_mirror_create(&m, 512, &target, NULL, &s->err), 0);
+	assert_int_equal(devices_start_mirror(s->devices, 0, m, &s->err), -EINVAL);
+	disk_mirror_free(m);
+	assert_int_equal(disk_close(to, &s->err), 0);
+}
+
 static void prints_what_it_parses(void **state)
 {
 	static const char *const texts[] = {"a", "/x/a,,b.img,ro", "a,snapshot,serial=77"};
@@ -161,6 +238,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(freezes_all_or_none, begin, end),
 		cmocka_unit_test_setup_teardown(refuses_disks_that_are_thrown_away, begin, end),
 		cmocka_unit_test_setup_teardown(refuses_ids, begin, end),
+		cmocka_unit_test_setup_teardown(mirrors_and_goes_on_with_the_copy, begin, end),
+		cmocka_unit_test_setup_teardown(stops_mirrors_at_the_end, begin, end),
 		cmocka_unit_test_setup_teardown(prints_what_it_parses, begin, end),
 	};
 
