@@ -172,6 +172,24 @@ cp one odd
 printf '\0\0\0\4' | dd of=odd bs=1 seek=4 conv=notrunc status=none
 refused "version 4" odd
 
+# QEMU's chains absorbed from the top: the same contents, and each time one image less below.
+for compat in 0.10 1.1; do
+	rm -f low mid high want
+	quiet qemu-img create -f raw low 10M
+	quiet qemu-io -f raw -c "write -P 1 0 6M" low
+	quiet qemu-img create -f qcow2 -o compat=$compat -b low -F raw mid
+	scribble mid 65536
+	quiet qemu-img create -f qcow2 -o compat=$compat -b mid -F qcow2 high
+	quiet qemu-io -c "write -P 3 5M 100k" high
+	quiet qemu-img convert -O raw high want
+	for below in low ""; do
+		quiet "$gnomon" disk absorb high
+		[ "$(qemu-img info high | sed -n 's/^backing file: //p')" = "$below" ] || fail "absorb $compat: $(qemu-img info high)"
+		quiet qemu-img compare high want -F raw
+		orderly high
+	done
+done
+
 # Both ways: what is open for writing here is refused there.
 mkfifo hold
 quiet "$gnomon" disk create busy 64M
