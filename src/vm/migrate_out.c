@@ -216,7 +216,7 @@ static int out_collect(void *ctx, uint64_t *bitmap, struct error *err)
 	struct migrate_out *m = ctx;
 	struct pollfd p = {.fd = m->cancel_fd, .events = POLLIN};
 
-	if (!vm_is_paused(m->vm) && (control_job_cancelled(m->job) || poll(&p, 1, 0) > 0))
+	if (!m->released && (control_job_cancelled(m->job) || poll(&p, 1, 0) > 0))
 		return error_set(err, -ECANCELED, "cancelled");
 	return on_vm(&(struct errand){.m = m, .err = err, .bitmap = bitmap}, do_collect);
 }
@@ -352,6 +352,13 @@ static void join(struct migrate_out *m)
 	m->joinable = false;
 }
 
+static void set_busy(struct migrate_out *m, bool busy)
+{
+	pthread_mutex_lock(&m->lock);
+	m->busy = busy;
+	pthread_mutex_unlock(&m->lock);
+}
+
 static int start_thread(struct migrate_out *m, bool recovering, struct error *err)
 {
 	eventfd_t n;
@@ -364,11 +371,11 @@ static int start_thread(struct migrate_out *m, bool recovering, struct error *er
 		return error_set(err, -errno, "eventfd: %s", strerror(errno));
 	control_job_on_cancel(m->job, m->cancel_fd);
 	m->recovering = recovering;
-	m->busy = true;
+	set_busy(m, true);
 	ret = -pthread_create(&m->thread, NULL, work, m);
 	m->joinable = ret == 0;
 	if (ret) {
-		m->busy = false;
+		set_busy(m, false);
 		error_set(err, ret, "cannot start a thread: %s", strerror(-ret));
 		control_job_end(m->job, ret, err);
 	}

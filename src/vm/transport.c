@@ -180,24 +180,18 @@ int transport_flush(struct transport *t, struct error *err)
 
 int transport_write(struct transport *t, const void *data, size_t bytes, struct error *err)
 {
-	const uint8_t *from = data;
+	int ret = 0;
 
 	if (t->broken)
 		return transport_fail(t, t->broken, err, "the connection is broken");
-	while (bytes) {
-		size_t n = (size_t)min_u64(bytes, sizeof(t->out) - t->out_bytes);
-		int ret;
-
-		memcpy(t->out + t->out_bytes, from, n);
-		t->out_bytes += n;
-		from += n;
-		bytes -= n;
-		if (t->out_bytes < sizeof(t->out))
-			break;
+	if (bytes > sizeof(t->out) - t->out_bytes)
 		ret = transport_flush(t, err);
-		if (ret)
-			return ret;
-	}
+	if (ret)
+		return ret;
+	if (bytes >= sizeof(t->out)) /* not worth a copy */
+		return push(t, data, bytes, err);
+	memcpy(t->out + t->out_bytes, data, bytes);
+	t->out_bytes += bytes;
 	return 0;
 }
 
@@ -218,32 +212,49 @@ static ssize_t receive_some(struct transport *t, void *data, size_t bytes, short
 	return transport_fail(t, -errno, err, "receiving: %s", strerror(errno));
 }
 
-/* Fills the empty input buffer with what comes. */
-static int fill(struct transport *t, struct error *err)
+/* Waits for some bytes, at most @bytes, into @data. Returns how many. */
+static ssize_t receive(struct transport *t, void *data, size_t bytes, struct error *err)
 {
 	int64_t until = stall_end(t);
 
 	for (;;) {
 		short events = 0;
-		ssize_t n = receive_some(t, t->in, sizeof(t->in), &events, err);
+		ssize_t n = receive_some(t, data, bytes, &events, err);
 		int ret;
 
 		if (n == 0)
 			return transport_fail(t, -ECONNRESET, err, "the connection was closed at the other end");
-		if (n > 0) {
-			t->in_at = 0;
-			t->in_end = (size_t)n;
+		if (n > 0)
 			t->received += (uint64_t)n;
-			return 0;
-		}
 		if (n != -EAGAIN)
-			return (int)n;
+			return n;
 		ret = t->out_bytes ? transport_flush(t, err) : 0;
 		if (ret == 0)
 			ret = transport_wait_socket(t, events, until, err);
 		if (ret)
 			return ret == -ETIMEDOUT && !t->broken ? stalled(t, "sends nothing", err) : ret;
 	}
+}
+
+/* Some bytes by way of the buffer; of many, straight to where they are to be. Returns how many. */
+static ssize_t read_some(struct transport *t, void *data, size_t bytes, struct error *err)
+{
+	size_t n = t->in_end - t->in_at;
+	ssize_t got;
+
+	if (!n && bytes >= sizeof(t->in))
+		return receive(t, data, bytes, err);
+	if (!n) {
+		got = receive(t, t->in, sizeof(t->in), err);
+		if (got < 0)
+			return got;
+		t->in_at = 0;
+		t->in_end = n = (size_t)got;
+	}
+	n = (size_t)min_u64(bytes, n);
+	memcpy(data, t->in + t->in_at, n);
+	t->in_at += n;
+	return (ssize_t)n;
 }
 
 int transport_read(struct transport *t, void *data, size_t bytes, struct error *err)
@@ -253,16 +264,12 @@ int transport_read(struct transport *t, void *data, size_t bytes, struct error *
 	if (t->broken)
 		return transport_fail(t, t->broken, err, "the connection is broken");
 	while (bytes) {
-		size_t n = (size_t)min_u64(bytes, t->in_end - t->in_at);
-		int ret;
+		ssize_t n = read_some(t, to, bytes, err);
 
-		memcpy(to, t->in + t->in_at, n);
-		t->in_at += n;
+		if (n < 0)
+			return (int)n;
 		to += n;
-		bytes -= n;
-		ret = bytes ? fill(t, err) : 0;
-		if (ret)
-			return ret;
+		bytes -= (size_t)n;
 	}
 	return 0;
 }

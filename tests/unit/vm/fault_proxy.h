@@ -20,7 +20,7 @@ struct fault {
 	enum fault_kind kind;
 	unsigned from;   /* the bytes of which end are counted: 0 the left one's, 1 the right one's */
 	uint64_t at;     /* ... after so many of them */
-	bool happened;
+	_Atomic bool happened;
 	uint64_t passed[2]; /* bytes of each end, in the end */
 };
 
