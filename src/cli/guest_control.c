@@ -30,7 +30,7 @@ static int run_query_stats(const struct control_call *call, json_t **ret, struct
 
 static const struct control_command stats_commands[] = {
 	{.name = "query-stats", .help = "the report so far; with hash, the state's hash too", .args = stats_args,
-	 .run = run_query_stats, .on_vm_thread = true},
+	 .run = run_query_stats, .on_vm_thread = true, .while_held = true},
 	{.name = NULL},
 };
 

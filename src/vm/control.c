@@ -95,7 +95,8 @@ static void execute(struct control *c, struct control_peer *cl, struct vm *vm, c
 	const struct control_call call = {.control = c, .vm = vm, .ctx = ctx, .args = rq->args};
 	struct error err = {0};
 	json_t *ret = NULL;
-	int code = cmd->run(&call, &ret, &err);
+	bool held = vm && c->held && !cmd->while_held;
+	int code = held ? error_set(&err, -EBUSY, "%s", c->held) : cmd->run(&call, &ret, &err);
 
 	if (code)
 		err.code = code;
@@ -329,6 +330,8 @@ int control_run_on_vm(struct control *c, int (*fn)(void *ctx), void *ctx)
 	control_unlock(c);
 	return errand.ret;
 }
+
+void control_hold(struct control *c, const char *why) { c->held = why; }
 
 void control_attach(struct control *c, struct vm *vm)
 {

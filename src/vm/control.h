@@ -54,6 +54,7 @@ struct control_command {
 	 */
 	int (*run)(const struct control_call *call, json_t **ret, struct error *err);
 	bool on_vm_thread; /* needs the VM; otherwise it runs on the socket's thread, and is to be quick */
+	bool while_held;   /* also while control_hold() says that the VM is not to be touched */
 	bool without_vm;   /* if there is none (yet, or any more) it runs on the socket's thread, call->vm being NULL */
 };
 
@@ -96,6 +97,11 @@ void control_emit(struct control *c, const char *event, json_t *data);
 /* Pauses the VM or lets it go on, with the event (STOP, RESUME) if that is a change. On the VM's thread. */
 void control_pause(struct control *c);
 void control_continue(struct control *c);
+/*
+ * From now on commands for the VM are refused, with @why (a literal), but for those that have while_held; NULL: no longer. On
+ * the VM's thread.
+ */
+void control_hold(struct control *c, const char *why);
 /*
  * Has the VM's thread execute @fn and waits for it: for the threads of jobs, never on the VM's own or in a command.
  * Returns what @fn returns; -ECANCELED if there is no VM (any more), @fn is not called then.

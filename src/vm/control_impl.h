@@ -68,6 +68,7 @@ struct control {
 	enum control_phase phase;
 	struct vm *vm;
 	struct vm_ticker ticker;
+	const char *held;           /* why the VM is not to be touched; NULL: it may be. The VM's thread's */
 	uint8_t queue[CONTROL_CLIENTS]; /* clients whose requests wait for the VM's thread, oldest first */
 	unsigned queued;
 	struct control_errand *errands; /* likewise, oldest first */

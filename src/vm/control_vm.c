@@ -101,11 +101,11 @@ static int run_powerdown(const struct control_call *call, json_t **ret, struct e
 
 const struct control_command control_vm_commands[] = {
 	{.name = "query-status", .help = "is it running, and how far it is", .run = run_query_status, .on_vm_thread = true,
-	 .without_vm = true},
+	 .while_held = true, .without_vm = true},
 	{.name = "stop", .help = "hold the VM; it stays held until cont", .run = run_stop, .on_vm_thread = true},
 	{.name = "cont", .help = "let it go on", .run = run_cont, .on_vm_thread = true},
 	{.name = "system_powerdown", .help = "press the power button", .run = run_powerdown, .on_vm_thread = true},
 	{.name = "quit", .help = "end the run as interrupted; its report is written", .run = run_quit,
-	 .on_vm_thread = true},
+	 .on_vm_thread = true, .while_held = true},
 	{.name = NULL},
 };

@@ -164,6 +164,7 @@ static int do_resume(void *ctx)
 	if (ret)
 		return ret;
 	forget_sections(e->m);
+	control_hold(e->m->control, NULL);
 	if (!e->m->was_paused)
 		control_continue(e->m->control);
 	return 0;
@@ -181,6 +182,7 @@ static int do_pause(void *ctx)
 		return error_set(e->err, ret, "the VM has ended");
 	m->was_paused = vm_is_paused(m->vm);
 	control_pause(m->control);
+	control_hold(m->control, "the VM is on its way to another host (query-migrate)");
 	ret = vm_save_state(m->vm, &sink, e->err);
 	if (ret == 0) {
 		m->released = true;
@@ -715,11 +717,11 @@ static const struct control_command commands[] = {
 	 .help = "reach the other end of a migration that was cut off",
 	 .args = recover_args,
 	 .run = run_recover,
-	 .on_vm_thread = true},
+	 .on_vm_thread = true, .while_held = true},
 	{.name = "migrate-resume",
 	 .help = "the VM goes on here: you know that it does not run there",
 	 .run = run_resume,
-	 .on_vm_thread = true},
+	 .on_vm_thread = true, .while_held = true},
 	{.name = NULL},
 };
 

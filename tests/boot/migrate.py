@@ -427,6 +427,9 @@ def unsettled(case, state, killed):
     check(case.said and len(state.get("error", "")) > 10, "no word on why:", state)
     check(case.here.poll() is None, "the source is gone")
     before = read(f"{case.dir}/here.txt")
+    for command in ("cont", "stop"):
+        p = subprocess.run([opt.gnomon, "control", f"{case.dir}/here.sock", command], capture_output=True, text=True)
+        check(p.returncode and "on its way" in p.stderr, command, "was not refused:", p.stderr)
     if killed == "kill-dest":
         if state["status"] == "stranded":
             check(case.migrate("--resume") == 18, "a VM that ran elsewhere may not go on here")
