@@ -367,7 +367,7 @@ static bool is_end_of_waiting(int code) { return code == -ECANCELED || code == -
 /* The connection is gone, or did its duty. */
 static void after_visit(struct migrate_dest *d, int ret, const struct error *err)
 {
-	if (ret < 0 && ret != -ETIMEDOUT)
+	if (ret < 0 && ret != -ETIMEDOUT && ret != -ECANCELED)
 		say(d, "%s", err->text);
 	migrate_link_close(&d->link);
 	if (d->state == DEST_LOADING)

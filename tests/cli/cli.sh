@@ -98,6 +98,23 @@ ends 67 run --kernel "$dir/exit" --memory 16M --disk "$dir/disk.img,serial=A" --
 ends 0 compare --kernel "$dir/exit" --memory 16M --disk "$dir/disk.img" --rng --net none --mmu native,ept
 rm -f "$dir/hvc"
 
+# Moving a VM: what is refused before anybody is listened to or asked.
+refused 'an address is tcp:HOST:PORT' serve --listen nonsense
+refused 'without TLS everybody' serve --listen tcp:0.0.0.0:0
+refused 'needs three files' serve --tls-ca "$dir/ca"
+refused 'by a key file or by certificates' serve --tls-psk "$dir/none" --tls-ca "$dir/none"
+refused "'$dir/none': cannot open" serve --tls-psk "$dir/none" --listen tcp:127.0.0.1:0
+refused 'seconds, from 0.1' serve --stall never
+ends 0 migrate --make-key "$dir/key"
+refused "'$dir/key': cannot make it: File exists" migrate --make-key "$dir/key"
+chmod 644 "$dir/key"
+refused 'others may read or write this key' serve --tls-psk "$dir/key" --listen tcp:127.0.0.1:0
+rm -f "$dir/key"
+refused 'SOCKET and ADDRESS are wanted' migrate
+refused 'an address is tcp:HOST:PORT' migrate "$dir/none" here
+refused "'$dir/none'" migrate "$dir/none" tcp:127.0.0.1:1
+refused 'at a time' migrate "$dir/none" --status --cancel
+
 refused "'/nonexistent/report'" run --kernel "$dir/exit" --report /nonexistent/report
 refused 'Is a directory' run --kernel "$dir/exit" --report "$dir"
 refused "'/nonexistent/log'" run --kernel "$dir/exit" --serial /nonexistent/log
