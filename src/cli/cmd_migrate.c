@@ -84,6 +84,7 @@ static int set_converge(void *c, const char *v, struct error *e)
 	return put_flag(c, "auto_converge");
 }
 static int set_strict(void *c, const char *v, struct error *e) { (void)v, (void)e; return put_flag(c, "strict"); }
+static int set_disks(void *c, const char *v, struct error *e) { (void)v, (void)e; return put_flag(c, "disks"); }
 static int set_verify(void *c, const char *v, struct error *e) { (void)v, (void)e; return put_flag(c, "verify"); }
 
 static int set_bandwidth(void *ctx, const char *v, struct error *err)
@@ -131,6 +132,7 @@ static const struct option_desc migrate_options[] = {
 	{"strict", NULL, "after that give up, instead of stopping the VM for longer", set_strict},
 	{"auto-converge", NULL, "hold the VM back if it writes faster than can be sent", set_converge},
 	{"dirty", "HOW", "how written pages are found: wp, present, ad, pml (default: the cheapest)", set_dirty},
+	{"with-disks", NULL, "copy the disks, too, while the VM uses them; to gnomon serve --disks", set_disks},
 	{"bandwidth", "SIZE", "bytes a second while the VM runs (default: no cap)", set_bandwidth},
 	{"compress", "N", "with zstd, level 1 to 19", set_compress},
 	{"verify", NULL,

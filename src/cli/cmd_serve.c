@@ -30,9 +30,18 @@ static int set_listen(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int set_disks(void *ctx, const char *v, struct error *err)
+{
+	(void)ctx, (void)err;
+	serve.cfg.disks = v;
+	return 0;
+}
+
 static const struct option_desc serve_options[] = {
 	{"listen", "ADDRESS", "where to wait: tcp:HOST:PORT or tcp:[IPV6]:PORT (default " LISTEN_DEFAULT ")",
 	 set_listen},
+	{"disks", "DIRECTORY", "disks come along (gnomon migrate --with-disks): their images are made in DIRECTORY",
+	 set_disks},
 	{0},
 };
 
@@ -52,7 +61,7 @@ static void help(FILE *out)
 	fputs("Usage: gnomon serve [--listen ADDRESS] [--tls-psk FILE] [--mmu SCHEME] [OPTIONS]\n\n"
 	      "Waits for a VM that gnomon migrate sends, and runs it on to its end, bit for bit, under any scheme and\n"
 	      "on any hardware. What the guest can see of its machine comes with it; disks have to be there under the\n"
-	      "same names. A sender who fails, or is refused, is told of, and the wait goes on.\n",
+	      "same names, or come along (--disks). A sender who fails, or is refused, is told of, and the wait goes on.\n",
 	      out);
 	options_help(out, groups);
 	fputs(session_exit_help, out);

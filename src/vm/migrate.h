@@ -35,7 +35,7 @@ struct migrate_options {
 	((struct migrate_options){.mode = MIGRATE_PRECOPY, .rounds = 30, .downtime_ns = 300000000, .recover_ms = 60000})
 
 enum migrate_phase {
-	MIGRATE_CONNECTING, MIGRATE_COPYING, MIGRATE_STOPPED, MIGRATE_ASKING, MIGRATE_PUSHING, MIGRATE_RECOVERING,
+	MIGRATE_CONNECTING, MIGRATE_DISKS, MIGRATE_COPYING, MIGRATE_STOPPED, MIGRATE_ASKING, MIGRATE_PUSHING, MIGRATE_RECOVERING,
 	MIGRATE_OVER, MIGRATE_PHASES,
 };
 extern const char *const migrate_phase_name[MIGRATE_PHASES];
@@ -44,6 +44,7 @@ extern const char *const migrate_phase_name[MIGRATE_PHASES];
 struct migrate_progress {
 	enum migrate_phase phase;
 	unsigned round;              /* of pre-copy, from 1 on */
+	uint64_t disk_left;          /* bytes of disks that the other end does not have */
 	uint64_t pages;              /* that the VM has */
 	uint64_t left;               /* still to be sent in this round, or at all */
 	uint64_t sent, zero, again;  /* sent; of them zeros; passed over because they were written again already */
@@ -89,6 +90,11 @@ struct migrate_source_vm {
 	void (*throttle)(void *ctx, unsigned percent);
 	/* "config", to be given to @put as one section: for the other end to make such a VM. */
 	int (*describe)(void *ctx, migrate_put_section *put, void *to, struct error *err);
+	/*
+	 * Disks that go along: gives what is to be sent of them now, as sections. @left: bytes that the other end lacks
+	 * still, but for what is given later. After pause() all there is. NULL: none go along.
+	 */
+	int (*disks)(void *ctx, migrate_put_section *put, void *to, uint64_t *left, bool *any, struct error *err);
 	/* Holds the VM still, where all its state can be told. Its files are closed: others may open them. */
 	int (*pause)(void *ctx, struct error *err);
 	/* Its state but for memory, section by section. */
@@ -137,6 +143,7 @@ struct migrate_dest_vm {
 	bool can_postcopy;
 	int (*create)(void *ctx, const void *config, size_t bytes, uint64_t *pages, struct error *err);
 	int (*write_page)(void *ctx, uint64_t page, const uint8_t *data, struct error *err); /* NULL: zeros */
+	int (*disk)(void *ctx, const void *bytes, size_t n, struct error *err); /* a section "mig.disk"; NULL: none are taken */
 	int (*load)(void *ctx, const char *name, const void *bytes, size_t n, struct error *err);
 	/* All sections have come. Opens its files. @absent: pages that will follow, NULL if none */
 	int (*finish)(void *ctx, const uint64_t *absent, const struct migrate_fetch *fetch, struct error *err);

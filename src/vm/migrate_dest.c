@@ -104,17 +104,27 @@ static uint64_t capabilities(const struct migrate_dest *d)
 	return MIGRATE_CAN_ZSTD | MIGRATE_CAN_VERIFY | (d->vm.can_postcopy ? MIGRATE_CAN_POSTCOPY : 0);
 }
 
+static bool is_disk(const struct migrate_dest *d, const struct stream_section *m)
+{
+	return d->vm.disk && strcmp(m->name, "mig.disk") == 0;
+}
+
 static int make_vm(struct migrate_dest *d, struct error *err)
 {
 	struct stream_section m;
 	uint8_t pages[8];
 	int ret = migrate_get(&d->link, &m, err);
 
+	d->made = true; /* whatever becomes of it */
+	while (ret == 0 && is_disk(d, &m)) {
+		ret = d->vm.disk(d->vm.ctx, m.data, m.bytes, err);
+		if (ret == 0)
+			ret = migrate_get(&d->link, &m, err);
+	}
 	if (ret)
 		return ret;
 	if (strcmp(m.name, "config") != 0)
 		return migrate_unexpected(&d->link, &m, "config", err);
-	d->made = true; /* whatever becomes of it */
 	ret = d->vm.create(d->vm.ctx, m.data, m.bytes, &d->pages, err);
 	if (ret == 0 && d->capabilities & MIGRATE_CAN_POSTCOPY)
 		ret = incoming_create(&d->incoming, d->pages, err);
@@ -157,6 +167,8 @@ static int take_rounds(struct migrate_dest *d, struct error *err)
 			return 0;
 		if (pages_is_section(m.name))
 			ret = take_pages(d, &m, err);
+		else if (is_disk(d, &m))
+			ret = d->vm.disk(d->vm.ctx, m.data, m.bytes, err);
 		else if (strcmp(m.name, "mig.round") == 0 && m.bytes == 4)
 			ret = migrate_send(&d->link, "mig.round", m.data, m.bytes, err);
 		else

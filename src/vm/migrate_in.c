@@ -1,6 +1,7 @@
 /* See migrate_in.h. */
 #include "vm/migrate_in.h"
 #include "vm/migrate.h"
+#include "vm/migrate_disks.h"
 #include "vm/vm_state.h"
 
 #include <errno.h>
@@ -19,6 +20,9 @@ struct migrate_in {
 	struct vm_config vm_cfg;
 	struct vm_config_strings strings;
 	bool has_strings, connected;
+	struct disks_in *disks;  /* NULL: they do not come along */
+	uint8_t first[DEVICES_DISKS_MAX][DISKS_FIRST_BYTES]; /* their first sections, until there is a configuration */
+	unsigned firsts;
 	struct vm *vm;
 	struct vm_ticker ticker;
 	bool ticking;
@@ -35,6 +39,29 @@ static int in_accept(void *ctx, struct transport **out, int64_t wait_ms, struct 
 	return transport_accept(m->listener, out, &how, wait_ms, err);
 }
 
+static int in_disk(void *ctx, const void *bytes, size_t n, struct error *err)
+{
+	struct migrate_in *m = ctx;
+
+	if (!m->cfg.disks)
+		return error_set(err, -ENOTSUP, "disks come along, and there is no place for them (gnomon serve --disks)");
+	if (m->disks)
+		return disks_in_take(m->disks, bytes, n, err);
+	if (n != DISKS_FIRST_BYTES || m->firsts == DEVICES_DISKS_MAX)
+		return error_set(err, -EPROTO, "disks come before the VM that they belong to");
+	memcpy(m->first[m->firsts++], bytes, n);
+	return 0;
+}
+
+static int make_disks(struct migrate_in *m, struct error *err)
+{
+	int ret = disks_in_create(&m->disks, &m->vm_cfg, m->cfg.disks, err);
+
+	for (unsigned i = 0; ret == 0 && i < m->firsts; i++)
+		ret = disks_in_take(m->disks, m->first[i], DISKS_FIRST_BYTES, err);
+	return ret;
+}
+
 /* Images may be the source's until it lets go of them: they are opened at the end. */
 static int in_create(void *ctx, const void *config, size_t bytes, uint64_t *pages, struct error *err)
 {
@@ -46,6 +73,8 @@ static int in_create(void *ctx, const void *config, size_t bytes, uint64_t *page
 	m->has_strings = true;
 	m->vm_cfg.devices.disks_later = true;
 	ret = m->cfg.adapt(m->cfg.ctx, &m->vm_cfg, err);
+	if (ret == 0 && m->cfg.disks)
+		ret = make_disks(m, err);
 	if (ret == 0)
 		ret = vm_create_empty(&m->vm, &m->vm_cfg, err);
 	if (ret == 0)
@@ -78,6 +107,8 @@ static int in_finish(void *ctx, const uint64_t *absent, const struct migrate_fet
 	struct migrate_in *m = ctx;
 	int ret = vm_load_finish(m->vm, err);
 
+	if (ret == 0 && m->disks)
+		ret = disks_in_finish(m->disks, err);
 	if (ret == 0)
 		ret = vm_open_disks(m->vm, err);
 	if (ret == 0 && absent) {
@@ -108,6 +139,9 @@ static void in_drop(void *ctx)
 	m->connected = false;
 	vm_destroy(m->vm);
 	m->vm = NULL;
+	disks_in_free(m->disks, false);
+	m->disks = NULL;
+	m->firsts = 0;
 	if (m->has_strings)
 		vm_config_strings_free(&m->strings);
 	m->has_strings = false;
@@ -174,7 +208,7 @@ void migrate_in_finish(struct migrate_in *m)
 static int make(struct migrate_in *m, struct error *err)
 {
 	const struct migrate_dest_vm vm = {
-		.ctx = m, .can_postcopy = true, .create = in_create, .write_page = in_write_page, .load = in_load,
+		.ctx = m, .can_postcopy = true, .create = in_create, .write_page = in_write_page, .disk = in_disk, .load = in_load,
 		.finish = in_finish, .hash = in_hash, .drop = in_drop, .say = in_say, .arrived = in_arrived,
 	};
 	const struct migrate_door door = {.ctx = m, .accept = in_accept};
@@ -213,6 +247,7 @@ void migrate_in_free(struct migrate_in *m)
 	if (!m)
 		return;
 	migrate_dest_free(m->dest);
+	disks_in_free(m->disks, true);
 	transport_listener_close(m->listener);
 	if (m->cancel_fd >= 0)
 		close(m->cancel_fd);

@@ -20,6 +20,7 @@ struct migrate_in_config {
 	void (*disconnect)(void *ctx);
 	/* Changes what the source says of the VM into what it is to be here. */
 	int (*adapt)(void *ctx, struct vm_config *cfg, struct error *err);
+	const char *disks;    /* where the images of disks that come along are made; NULL: disks are there already */
 	void (*say)(void *ctx, const char *line); /* for the user; from any thread */
 	void *ctx;
 };

@@ -4,6 +4,7 @@
  * what it knows stays, and migrate-recover goes on with it.
  */
 #include "vm/migrate_out.h"
+#include "vm/migrate_disks.h"
 #include "vm/migrate_throttle.h"
 #include "vm/migrate_wire.h"
 #include "vm/vm_config.h"
@@ -40,6 +41,8 @@ struct migrate_out {
 	struct transport_address to;
 	char *strings[5];                /* of how */
 	struct migrate_throttle *throttle;
+	bool with_disks, disks_begun;
+	struct disks_out *disks;         /* NULL: none go along */
 	struct saved_section section[SECTIONS_MAX];
 	unsigned sections;
 	bool was_paused;                 /* by the user, before it was by us */
@@ -114,8 +117,10 @@ static int do_describe(void *ctx)
 {
 	struct errand *e = ctx;
 	char *text;
-	int ret = vm_config_to_text(&text, vm_get_config(e->m->vm), e->err);
+	int ret = e->m->with_disks ? disks_out_announce(e->m->vm, e->put, e->to, e->err) : 0;
 
+	if (ret == 0)
+		ret = vm_config_to_text(&text, vm_get_config(e->m->vm), e->err);
 	if (ret)
 		return ret;
 	ret = e->put(e->to, VM_STATE_CONFIG, text, strlen(text), e->err);
@@ -183,7 +188,9 @@ static int do_pause(void *ctx)
 	m->was_paused = vm_is_paused(m->vm);
 	control_pause(m->control);
 	control_hold(m->control, "the VM is on its way to another host (query-migrate)");
-	ret = vm_save_state(m->vm, &sink, e->err);
+	ret = m->disks ? disks_out_complete(m->disks, e->err) : 0;
+	if (ret == 0)
+		ret = vm_save_state(m->vm, &sink, e->err);
 	if (ret == 0) {
 		m->released = true;
 		ret = vm_close_disks(m->vm, e->err);
@@ -191,6 +198,19 @@ static int do_pause(void *ctx)
 	if (ret)
 		do_resume(&(struct errand){.m = m});
 	return ret;
+}
+
+static int do_begin_disks(void *ctx)
+{
+	struct errand *e = ctx;
+
+	return disks_out_begin(&e->m->disks, e->m->vm, e->err);
+}
+
+static int do_end_disks(void *ctx)
+{
+	disks_out_end(((struct migrate_out *)ctx)->disks);
+	return 0;
 }
 
 static int do_leave(void *ctx)
@@ -232,6 +252,32 @@ static void out_throttle(void *ctx, unsigned percent)
 static int out_describe(void *ctx, migrate_put_section *put, void *to, struct error *err)
 {
 	return on_vm(&(struct errand){.m = ctx, .err = err, .put = put, .to = to}, do_describe);
+}
+
+/* The first time, mirrors begin. */
+static int out_disks(void *ctx, migrate_put_section *put, void *to, uint64_t *left, bool *any, struct error *err)
+{
+	struct migrate_out *m = ctx;
+	int ret = m->disks_begun ? 0 : on_vm(&(struct errand){.m = m, .err = err}, do_begin_disks);
+
+	m->disks_begun = true;
+	*left = 0;
+	*any = false;
+	if (ret || !m->disks)
+		return ret;
+	ret = disks_out_send(m->disks, put, to, left, any, err);
+	control_job_set(m->job, "disk_left", (int64_t)*left);
+	return ret;
+}
+
+/* Whatever has become of it: the guest goes on without mirrors. */
+static void end_disks(struct migrate_out *m)
+{
+	if (m->disks && control_run_on_vm(m->control, do_end_disks, m))
+		disks_out_end(m->disks); /* there is no VM any more: its devices have let go */
+	disks_out_free(m->disks);
+	m->disks = NULL;
+	m->disks_begun = false;
 }
 
 static int out_pause(void *ctx, struct error *err)
@@ -319,6 +365,7 @@ static void finish(struct migrate_out *m, enum migrate_outcome outcome, const st
 {
 	bool over = outcome == MIGRATE_MOVED || outcome == MIGRATE_STAYED;
 
+	end_disks(m);
 	if (over) {
 		migrate_source_free(m->source);
 		m->source = NULL;
@@ -449,6 +496,7 @@ static int read_mode(struct migrate_out *m, const json_t *args, struct error *er
 	m->opt.auto_converge = flag_of(args, "auto_converge");
 	m->opt.strict = flag_of(args, "strict");
 	m->opt.verify = flag_of(args, "verify");
+	m->with_disks = flag_of(args, "disks");
 	if (m->opt.verify && (m->opt.mode == MIGRATE_POSTCOPY || m->opt.mode == MIGRATE_HYBRID))
 		return error_set(err, -EINVAL,
 				 "verify: with post-copy memory is never in one place while the VM stands still");
@@ -543,7 +591,7 @@ static int make_source(struct migrate_out *m, struct error *err)
 	const struct migrate_source_vm vm = {
 		.ctx = m, .pages = engine_pages(vm_engine(m->vm)), .read_page = out_read_page, .track = out_track,
 		.collect = out_collect, .untrack = out_untrack, .throttle = out_throttle, .describe = out_describe,
-		.pause = out_pause, .save = out_save, .hash = out_hash, .resume = out_resume, .now_ns = out_now,
+		.disks = m->with_disks ? out_disks : NULL, .pause = out_pause, .save = out_save, .hash = out_hash, .resume = out_resume, .now_ns = out_now,
 	};
 	const struct migrate_peer peer = {.ctx = m, .connect = out_connect, .nap = out_nap, .cancelled = out_cancelled};
 	int ret = migrate_source_create(&m->source, &m->opt, &vm, &peer, err);
@@ -693,6 +741,7 @@ static const struct control_argument migrate_args[] = {
 	{"auto_converge", CONTROL_BOOLEAN, false},
 	{"strict", CONTROL_BOOLEAN, false},
 	{"verify", CONTROL_BOOLEAN, false},
+	{"disks", CONTROL_BOOLEAN, false},
 	{"recover_ms", CONTROL_INTEGER, false},
 	{"stall_ms", CONTROL_INTEGER, false},
 	{"psk", CONTROL_STRING, false},

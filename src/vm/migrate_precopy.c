@@ -13,13 +13,16 @@
 static int peek(struct migrate_source *s, int64_t *last_ns, struct error *err)
 {
 	int64_t now = source_now(s);
+	bool any;
+	int ret;
 
 	if (now - *last_ns < PEEK_NS)
 		return 0;
 	*last_ns = now;
 	s->progress.left = bitmap_count(s->send, s->words);
 	source_tell(s, s->progress.phase);
-	return s->vm.collect(s->vm.ctx, s->dirty, err);
+	ret = source_send_disks(s, &any, err);
+	return ret ? ret : s->vm.collect(s->vm.ctx, s->dirty, err);
 }
 
 int source_send_pages(struct migrate_source *s, bool look, struct error *err)
@@ -49,7 +52,10 @@ static int one_round(struct migrate_source *s, struct migrate_round *r, struct e
 	uint64_t bytes = transport_sent(s->link.t), sent = s->progress.sent, zero = s->progress.zero, *swap = s->send;
 	int64_t begun = source_now(s);
 	int ret = source_send_pages(s, true, err);
+	bool any;
 
+	if (ret == 0)
+		ret = source_send_disks(s, &any, err);
 	if (ret == 0)
 		ret = source_await_round(s, err);
 	if (ret == 0)

@@ -14,7 +14,8 @@
 #include <stdlib.h>
 #include <sys/random.h>
 
-#define NAP_MS 200 /* between attempts to connect again */
+#define NAP_MS      200 /* between attempts to connect again */
+#define DISK_NAP_MS 2   /* between looks for what is to be sent of disks */
 
 /* ---- small steps ---- */
 
@@ -164,6 +165,35 @@ static int begin(struct migrate_source *s, struct error *err)
 	return ret ? ret : offer(s, err);
 }
 
+/* ---- disks ---- */
+
+int source_send_disks(struct migrate_source *s, bool *any, struct error *err)
+{
+	*any = false;
+	if (!s->vm.disks)
+		return 0;
+	return s->vm.disks(s->vm.ctx, put_section, &s->link, &s->progress.disk_left, any, err);
+}
+
+/* Until the other end has all that there is; what is changed from then on follows. */
+static int copy_disks(struct migrate_source *s, struct error *err)
+{
+	bool any;
+	int ret;
+
+	do {
+		ret = source_send_disks(s, &any, err);
+		source_tell(s, MIGRATE_DISKS);
+		if (ret == 0 && any)
+			ret = migrate_flush(&s->link, err);
+		if (ret == 0 && s->peer.cancelled(s->peer.ctx))
+			ret = error_set(err, -ECANCELED, "cancelled");
+		if (ret == 0 && !any && s->progress.disk_left)
+			s->peer.nap(s->peer.ctx, DISK_NAP_MS);
+	} while (ret == 0 && (any || s->progress.disk_left));
+	return ret;
+}
+
 /* ---- the switch ---- */
 
 static void stop_tracking(struct migrate_source *s)
@@ -217,6 +247,7 @@ static int send_state(struct migrate_source *s, bool follow, struct error *err)
 /* The VM stands still; everything goes over that it needs to run there. */
 static int hand_over(struct migrate_source *s, bool follow, struct error *err)
 {
+	bool any;
 	int ret;
 
 	s->stopped_ns = source_now(s);
@@ -228,6 +259,8 @@ static int hand_over(struct migrate_source *s, bool follow, struct error *err)
 	transport_set_rate(s->link.t, 0);
 	ret = find_rest(s, err);
 	stop_tracking(s);
+	if (ret == 0)
+		ret = source_send_disks(s, &any, err);
 	if (ret == 0)
 		ret = send_rest(s, follow, err);
 	if (ret == 0)
@@ -417,6 +450,8 @@ static int copy_and_switch(struct migrate_source *s, struct error *err)
 	bool follow = s->opt.mode == MIGRATE_POSTCOPY;
 	int ret = begin(s, err);
 
+	if (ret == 0 && s->vm.disks)
+		ret = copy_disks(s, err);
 	if (ret == 0 && (s->opt.mode == MIGRATE_PRECOPY || s->opt.mode == MIGRATE_HYBRID))
 		ret = source_precopy(s, &follow, err);
 	if (ret == 0)

@@ -43,6 +43,9 @@ int source_put_page(struct migrate_source *s, uint64_t page, struct error *err);
 /* Sends what there is and waits until the other end has it. */
 int source_await_round(struct migrate_source *s, struct error *err);
 
+/* Sends what there is of disks that go along. Nothing if none do. */
+int source_send_disks(struct migrate_source *s, bool *any, struct error *err);
+
 /* migrate_precopy.c: memory goes over while the VM runs. @follow: post-copy has to do the rest. */
 int source_precopy(struct migrate_source *s, bool *follow, struct error *err);
 /* Sends all pages of s->send. Those written meanwhile are left out if @peek, and stay in s->dirty. */

@@ -7,7 +7,7 @@
 #define REFUSAL_MAX     300u
 
 const char *const migrate_mode_name[MIGRATE_MODES] = {"stop", "precopy", "postcopy", "hybrid"};
-const char *const migrate_phase_name[MIGRATE_PHASES] = {"connecting", "copying", "stopped", "asking",
+const char *const migrate_phase_name[MIGRATE_PHASES] = {"connecting", "disks", "copying", "stopped", "asking",
 							"pushing", "recovering", "over"};
 
 /* ---- the link ---- */
