@@ -11,6 +11,7 @@ struct lab_command {
 	struct lab_options o;
 	struct hw hw;
 	bool json;
+	const char *migrates; /* an option that only such a lab heeds; NULL: none was given */
 	char kit[PATH_MAX];
 };
 
@@ -58,6 +59,86 @@ static int set_jobs(void *ctx, const char *v, struct error *err)
 	return ret;
 }
 
+/* A count of @name from 1 on, for labs that migrate. */
+static int set_link(struct lab_command *c, const char *name, const char *v, uint64_t most, uint64_t *out,
+		    struct error *err)
+{
+	uint64_t n;
+	int ret = parse_count(name + 2, v, &n, err);
+
+	if (ret == 0 && (n == 0 || n > most))
+		ret = error_set(err, -EINVAL, "%s '%s': from 1 to %llu", name, v, (unsigned long long)most);
+	if (ret == 0)
+		*out = n;
+	c->migrates = name;
+	return ret;
+}
+
+static int set_bandwidth(void *ctx, const char *v, struct error *err)
+{
+	struct lab_command *c = ctx;
+	uint64_t bytes;
+	int ret = parse_size("bandwidth", v, &bytes, err);
+
+	if (ret == 0 && (bytes < 16 << 20 || bytes > 1ull << 40))
+		ret = error_set(err, -EINVAL, "--bandwidth '%s': from 16M to 1024G", v);
+	if (ret == 0)
+		c->o.link.bytes_per_second = bytes;
+	c->migrates = "--bandwidth";
+	return ret;
+}
+
+static int set_downtime(void *ctx, const char *v, struct error *err)
+{
+	struct lab_command *c = ctx;
+	uint64_t ms;
+	int ret = set_link(c, "--downtime-limit", v, 3600000, &ms, err);
+
+	if (ret == 0)
+		c->o.link.downtime_ns = ms * 1000000;
+	return ret;
+}
+
+static int set_rounds(void *ctx, const char *v, struct error *err)
+{
+	struct lab_command *c = ctx;
+	uint64_t rounds;
+	int ret = set_link(c, "--rounds", v, LAB_ROUNDS_MAX, &rounds, err);
+
+	if (ret == 0)
+		c->o.link.rounds = (unsigned)rounds;
+	return ret;
+}
+
+static int set_explain(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct lab_command *)ctx)->o.explain = true;
+	((struct lab_command *)ctx)->migrates = "--explain";
+	return 0;
+}
+
+static int set_limit(void *ctx, const char *v, struct error *err)
+{
+	struct lab_command *c = ctx;
+	uint64_t lines;
+	int ret = set_link(c, "--limit", v, 1000000, &lines, err);
+
+	if (ret == 0)
+		c->o.limit = (unsigned)lines;
+	return ret;
+}
+
+static const struct option_desc migration_options[] = {
+	{"bandwidth", "SIZE", "bytes that the link carries in a second of virtual time (default 1G)", set_bandwidth},
+	{"downtime-limit", "MS", "stop the VM when what is left takes no longer (default 4)", set_downtime},
+	{"rounds", "N", "of copying while it runs, at most (default 8)", set_rounds},
+	{"explain", NULL, "of page-modification logging: when the log was full or emptied, and what was in it",
+	 set_explain},
+	{"limit", "N", "lines of that, about (default 60)", set_limit},
+	{0},
+};
+
 static const struct option_desc lab_options[] = {
 	{"json", NULL, "print the result as JSON (docs/FORMATS.md)", set_json},
 	{"hw", "NAME|FILE", "another description of the hardware than the lab's own", set_hw},
@@ -76,7 +157,11 @@ static void print_list(FILE *out)
 
 static void help(FILE *out)
 {
-	const struct option_group groups[] = {{.title = "Options", .table = lab_options}, {0}};
+	const struct option_group groups[] = {
+		{.title = "Options", .table = lab_options},
+		{.title = "Of the lab 'migration'", .table = migration_options},
+		{0},
+	};
 
 	fputs("Usage: gnomon lab [list]\n"
 	      "       gnomon lab NAME [OPTIONS]\n\n"
@@ -147,7 +232,11 @@ static int run_lab(struct lab_command *c, const struct lab *lab)
 static int run_command(int argc, char **argv)
 {
 	static struct lab_command c;
-	const struct option_group groups[] = {{.title = "Options", .table = lab_options, .ctx = &c}, {0}};
+	const struct option_group groups[] = {
+		{.title = "Options", .table = lab_options, .ctx = &c},
+		{.title = "Of the lab 'migration'", .table = migration_options, .ctx = &c},
+		{0},
+	};
 	const char *name = argc > 1 && argv[1][0] != '-' ? argv[1] : NULL;
 	const struct lab *lab = name ? lab_find(name) : NULL;
 	struct error err = {0};
@@ -166,6 +255,10 @@ static int run_command(int argc, char **argv)
 	if (!name || strcmp(name, "list") == 0) {
 		print_list(stdout);
 		return fflush(stdout) ? CLI_HOST_FAILED : CLI_OK;
+	}
+	if (lab && c.migrates && !lab->migrates) {
+		snprintf(text, sizeof(text), "%s: only the lab 'migration' has it", c.migrates);
+		return fail(CLI_USAGE, text);
 	}
 	if (lab)
 		return run_lab(&c, lab);

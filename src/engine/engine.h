@@ -120,6 +120,25 @@ int engine_accessed_collect(struct engine_vm *vm, uint64_t *bitmap);
 /* Nothing if none is armed. */
 void engine_dirty_disarm(struct engine_vm *vm);
 
+/* Somebody who is told what was in the page-modification log, each time it is emptied and was not empty. */
+#define ENGINE_LOG_ENTRIES   512u
+#define ENGINE_LOG_COLLECTED UINT32_MAX
+struct engine_log {
+	uint32_t reason;   /* of the VM exit at which it was emptied; ENGINE_LOG_COLLECTED: by engine_dirty_collect() */
+	uint64_t cr3;      /* the guest's, at that time */
+	unsigned entries;
+	gpa_t entry[ENGINE_LOG_ENTRIES]; /* in the order in which the processor wrote them */
+};
+struct engine_log_watch {
+	void (*emptied)(void *ctx, const struct engine_log *log); /* may look at the VM, and changes nothing in it */
+	void *ctx;
+};
+/*
+ * Between two runs. Whether a log is kept is up to engine_dirty_arm(); to be watched costs the guest nothing and is not
+ * in the counters. @watch lasts until another one, or NULL, is given. The bare machine keeps no log.
+ */
+void engine_dirty_watch(struct engine_vm *vm, const struct engine_log_watch *watch);
+
 /*
  * Memory that is not there yet: the contents of some pages are elsewhere, in a file or at another host, and are brought
  * when the page is first looked at, by whomever. Pages have the numbers of engine_page_gpa().

@@ -39,3 +39,9 @@ void engine_dirty_disarm(struct engine_vm *vm)
 	if (vm->hv)
 		hv_dirty_disarm(vm->hv);
 }
+
+void engine_dirty_watch(struct engine_vm *vm, const struct engine_log_watch *watch)
+{
+	if (vm->hv)
+		vm->hv->log_watch = watch;
+}

@@ -7,19 +7,40 @@
  */
 #include "hv/dirty.h"
 
+#include <assert.h>
 #include <errno.h>
 
 #include "hv/core.h"
 
-static void empty_log(struct hv_vm *vm)
+static_assert(ENGINE_LOG_ENTRIES == PML_ENTRIES, "a log that is shown has room for all entries");
+
+/* Shows the entries from @first on to who watches. What is read for it does not count. */
+static void show_log(struct hv_vm *vm, const uint8_t *log, uint64_t first, bool exited)
+{
+	struct engine_log shown = {.reason = ENGINE_LOG_COLLECTED, .entries = (unsigned)(PML_ENTRIES - first)};
+	struct vmx_counts door = *vmx_counts(vm->cpu);
+
+	if (exited)
+		shown.reason = hv_read(vm, VMCS_EXIT_REASON) & 0xffff;
+	shown.cr3 = hv_read(vm, VMCS_GUEST_CR3);
+	*vmx_counts(vm->cpu) = door;
+	for (unsigned i = 0; i < shown.entries; i++)
+		shown.entry[i] = gpa(get_u64(log + 8 * (PML_ENTRIES - 1 - i)));
+	vm->log_watch->emptied(vm->log_watch->ctx, &shown);
+}
+
+static void empty_log(struct hv_vm *vm, bool exited)
 {
 	const uint8_t *log = machmem_ptr(vm->mem, vm->dirty.log);
-	uint64_t index = hv_read(vm, VMCS_GUEST_PML_INDEX);
+	uint64_t index = hv_read(vm, VMCS_GUEST_PML_INDEX), first;
 
 	if (index == PML_ENTRIES - 1)
 		return;
-	/* The entry that would be written next; the index is 0xffff when the last one, number 0, has been. */
-	for (uint64_t i = index < PML_ENTRIES ? index + 1 : 0; i < PML_ENTRIES; i++) {
+	/* The index is of the entry that would be written next, 0xffff when the last one, number 0, has been. */
+	first = index < PML_ENTRIES ? index + 1 : 0;
+	if (unlikely(vm->log_watch != NULL))
+		show_log(vm, log, first, exited);
+	for (uint64_t i = first; i < PML_ENTRIES; i++) {
 		uint64_t page = hv_page_of(vm, get_u64(log + 8 * i));
 
 		hv_count_reads(vm, 1);
@@ -32,9 +53,11 @@ static void empty_log(struct hv_vm *vm)
 	hv_write(vm, VMCS_GUEST_PML_INDEX, PML_ENTRIES - 1);
 }
 
+static void after_exit(struct hv_vm *vm) { empty_log(vm, true); }
+
 static void collect(struct hv_vm *vm)
 {
-	empty_log(vm);
+	empty_log(vm, false);
 	hv_dirty_begin_anew(vm);
 }
 
@@ -62,6 +85,6 @@ const struct hv_tracker hv_tracker_pml = {
 	.flags = true,
 	.arm = arm,
 	.disarm = disarm,
-	.exited = empty_log,
+	.exited = after_exit,
 	.collect = collect,
 };

@@ -130,6 +130,7 @@ struct hv_vm {
 	char fail_text[256];
 	struct obs obs;           /* exits, faults; the rest is filled in by observe */
 	struct hv_dirty dirty;
+	const struct engine_log_watch *log_watch; /* of the page-modification log; NULL: nobody */
 	uint64_t emulated_insns;  /* guest instructions completed by the hypervisor */
 	void *priv;               /* hv/hv.c's own */
 };

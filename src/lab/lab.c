@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 const struct lab *const lab_list[] = {&lab_adams_agesen, &lab_bhargava, &lab_vpid, &lab_hugepages,
-					&lab_translation, &lab_rings, NULL};
+					&lab_translation, &lab_rings, &lab_migration, NULL};
 
 const struct lab *lab_find(const char *name)
 {
@@ -58,6 +58,14 @@ void lab_row(json_t *table, const char *label, unsigned n, const double *value)
 	json_array_append_new(json_object_get(table, "rows"), row);
 }
 
+void lab_row_word(json_t *table, unsigned column, const char *word)
+{
+	const json_t *rows = json_object_get(table, "rows");
+	json_t *values = json_object_get(json_array_get(rows, json_array_size(rows) - 1), "values");
+
+	json_array_set_new(values, column, json_string(word));
+}
+
 /* How many times the paper's figure ours is; of a range, its nearer end if ours is outside. */
 static double ratio_of(const struct lab_line *l)
 {
@@ -91,6 +99,11 @@ void lab_note(json_t *result, const char *text)
 	json_array_append_new(json_object_get(result, "notes"), json_string(text));
 }
 
+void lab_trace(json_t *result, json_t *event)
+{
+	json_array_append_new(json_object_get(result, "trace"), event);
+}
+
 int lab_run(const struct lab *lab, const struct lab_options *o, json_t **result, struct error *err)
 {
 	json_t *r = json_object();
@@ -108,6 +121,7 @@ int lab_run(const struct lab *lab, const struct lab_options *o, json_t **result,
 	json_object_set_new(r, "tables", json_array());
 	json_object_set_new(r, "comparison", json_array());
 	json_object_set_new(r, "notes", json_array());
+	json_object_set_new(r, "trace", json_array());
 	if (ret == 0)
 		ret = lab->run(o, &hw, r, err);
 	if (ret) {
@@ -128,7 +142,9 @@ static void number_text(const json_t *v, char text[CELL_BYTES])
 {
 	double d = json_number_value(v), whole = floor(fabs(d) + 0.5);
 
-	if (!json_is_number(v))
+	if (json_is_string(v))
+		snprintf(text, CELL_BYTES, "%s", json_string_value(v));
+	else if (!json_is_number(v))
 		snprintf(text, CELL_BYTES, "-");
 	else if (whole >= 1000 && whole < 1e15)
 		compare_group_digits((unsigned long long)whole, d < 0 ? strcpy(text, "-") + 1 : text);
@@ -237,6 +253,14 @@ static void print_line(const json_t *l, int label, unsigned sentence, FILE *out)
 		ours, paper, ratio, sentence);
 }
 
+static void print_trace(const json_t *trace, FILE *out)
+{
+	if (json_array_size(trace))
+		fputc('\n', out);
+	for (size_t i = 0; i < json_array_size(trace); i++)
+		fprintf(out, "%s\n", text_of(json_array_get(trace, i), "text"));
+}
+
 static void print_comparison(const json_t *lines, FILE *out)
 {
 	int label = label_width(lines, "what");
@@ -268,6 +292,7 @@ void lab_print(const json_t *result, FILE *out)
 		json_is_true(json_object_get(result, "quick")) ? "; small counts (--quick)" : "");
 	for (size_t i = 0; i < json_array_size(tables); i++)
 		print_table(json_array_get(tables, i), out);
+	print_trace(json_object_get(result, "trace"), out);
 	print_comparison(json_object_get(result, "comparison"), out);
 	if (json_array_size(notes))
 		fputc('\n', out);

@@ -15,11 +15,23 @@
 
 #define LAB_SCHEMA "gnomon-lab/1"
 
+/* How a VM is migrated, in the lab that does it. */
+#define LAB_ROUNDS_MAX 64u
+struct lab_link {
+	uint64_t bytes_per_second; /* of virtual time */
+	uint64_t answer_ns;        /* of the other end */
+	uint64_t downtime_ns;      /* that is allowed */
+	unsigned rounds;           /* at most, from 1 to LAB_ROUNDS_MAX */
+};
+
 struct lab_options {
 	const struct hw *hw;   /* instead of the lab's description; NULL: the lab's */
 	const char *kit;       /* directory with vmlinux-cloud and initramfs.cpio; NULL: there is none */
 	bool quick;            /* small counts: for tests */
 	unsigned threads;      /* guests that run at a time */
+	struct lab_link link;  /* zeros: the lab's own */
+	bool explain;          /* one run step by step, */
+	unsigned limit;        /* ... in about so many lines; 0: the lab's own */
 	/* Told when a guest has been measured. May be NULL; called by one thread at a time. */
 	void (*progress)(void *ctx, const char *what, unsigned done, unsigned all);
 	void *ctx;
@@ -30,10 +42,12 @@ struct lab {
 	const char *title; /* one line */
 	const char *source; /* the publication; NULL if there is none */
 	const char *hw;    /* description it uses if none is asked for */
+	bool migrates;     /* heeds link, explain, limit */
 	/* Fills in @result, which has the head already. Errors: a guest was not made or did not do its work. */
 	int (*run)(const struct lab_options *o, const struct hw *hw, json_t *result, struct error *err);
 };
 extern const struct lab lab_adams_agesen, lab_bhargava, lab_vpid, lab_hugepages, lab_translation, lab_rings;
+extern const struct lab lab_migration;
 extern const struct lab *const lab_list[]; /* ends with NULL */
 const struct lab *lab_find(const char *name);
 
@@ -48,6 +62,8 @@ void lab_print(const json_t *result, FILE *out);
 /* A table of what was measured. @columns: their heads, separated by '|' */
 json_t *lab_table(json_t *result, const char *id, const char *title, const char *columns);
 void lab_row(json_t *table, const char *label, unsigned n, const double *value);
+/* The last row's cell in column @column is a word instead. */
+void lab_row_word(json_t *table, unsigned column, const char *word);
 /*
  * A line of the comparison that ends a lab. @paper_high: LAB_NONE unless the paper has a range (a lab has one
  * figure of each kind of program, say); @why: a sentence on where the difference comes from.
@@ -58,6 +74,8 @@ struct lab_line {
 	const char *why;
 };
 void lab_compare(json_t *result, const struct lab_line *line);
+/* A step of what happened: @event has the figures, and under "text" how they are printed. Takes @event. */
+void lab_trace(json_t *result, json_t *event);
 /* Something to know about the lab as a whole. */
 void lab_note(json_t *result, const char *text);
 

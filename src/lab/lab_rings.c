@@ -256,4 +256,4 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 }
 
 const struct lab lab_rings = {"rings", "asking a device: ports, device memory, rings; exits and cache lines",
-			      NULL, "skylake", run};
+			      NULL, "skylake", false, run};

@@ -154,7 +154,7 @@ static int run_task(struct lab_task *t)
 	int ret;
 
 	t->cfg.append = t->append;
-	ret = vm_create(&vm, &t->cfg, &t->err);
+	ret = t->make ? t->make(t, &vm, &t->err) : vm_create(&vm, &t->cfg, &t->err);
 	if (ret)
 		return ret;
 	ret = t->measure(vm, t, &t->err);

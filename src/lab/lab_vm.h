@@ -38,6 +38,8 @@ void lab_count_add(struct lab_count *a, const struct lab_count *b);
 struct lab_task {
 	struct vm_config cfg;
 	char append[LAB_APPEND];
+	/* Makes the VM; NULL: of cfg and append. */
+	int (*make)(struct lab_task *task, struct vm **out, struct error *err);
 	/* Runs the guest as far as is needed and fills in count[] and turns. */
 	int (*measure)(struct vm *vm, struct lab_task *task, struct error *err);
 	/* Told by lab_measure_parts() when LAB-0, LAB-1, LAB-2 were said: for what is counted besides. May be NULL. */

@@ -12,6 +12,9 @@
 #include "vm/migrate.h"
 
 #define MIGRATE_FEW_PAGES      50u
+/* Within a round: how often is looked which pages were written, in time and in pages that had their turn. */
+#define MIGRATE_PEEK_NS        100000000ll
+#define MIGRATE_PEEK_PAGES     1024u
 #define MIGRATE_THROTTLE_FIRST 20u /* percent */
 #define MIGRATE_THROTTLE_STEP  10u
 #define MIGRATE_THROTTLE_MOST  99u

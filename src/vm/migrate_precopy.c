@@ -6,17 +6,13 @@
 
 #include <errno.h>
 
-/* How often is looked which pages were written, in time and in pages sent. */
-#define PEEK_NS    100000000ll
-#define PEEK_PAGES 1024u
-
 static int peek(struct migrate_source *s, int64_t *last_ns, struct error *err)
 {
 	int64_t now = source_now(s);
 	bool any;
 	int ret;
 
-	if (now - *last_ns < PEEK_NS)
+	if (now - *last_ns < MIGRATE_PEEK_NS)
 		return 0;
 	*last_ns = now;
 	s->progress.left = bitmap_count(s->send, s->words);
@@ -35,7 +31,7 @@ int source_send_pages(struct migrate_source *s, bool look, struct error *err)
 		page = bitmap_next(s->send, page, s->vm.pages);
 		if (page == s->vm.pages)
 			break;
-		if (look && ++passed % PEEK_PAGES == 0)
+		if (look && ++passed % MIGRATE_PEEK_PAGES == 0)
 			ret = peek(s, &last_ns, err);
 		bitmap_clear(s->send, page);
 		if (look && bitmap_has(s->dirty, page))

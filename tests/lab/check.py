@@ -178,12 +178,58 @@ def rings(result):
         check(apart['moved'] >= 2 if name == order[2] else 0 < apart['moved'] < 2, 'lines: %s' % name)
 
 
+def migration(result):
+    trackers = ['shadow, wp', 'shadow, ad', 'ept, wp', 'ept, ad', 'ept, pml']
+    for guest, rounds, converges in [('gups', 4, 'no'), ('forkwait', 1, 'yes')]:
+        went, due = table(result, '%s.went' % guest), table(result, '%s.rounds' % guest)
+        costs, reasons = table(result, '%s.costs' % guest), table(result, '%s.reasons' % guest)
+        check(went['shadow, pml']['arrives'] == 'impossible' and set(went) == set(trackers) | {'shadow, pml'}, 'rows')
+        for name in trackers:
+            what, row, pages = '%s, %s' % (guest, name), went[name], due[name]
+            check(row['arrives'] == 'equal', '%s: arrives' % what)
+            check(row['converged'] == converges, '%s: converged' % what)
+            near(row['rounds'], rounds, '%s: rounds' % what)
+            # Whatever was to be sent was sent, said to be zeros, or passed over; first everything.
+            near(row['pages sent'] + row['zeros'] + row['passed over'], sum(pages.values()), '%s: pages' % what)
+            near(pages['round 1'], 32768, '%s: the first round' % what)
+            check(0 < pages['at last'] < 5000, '%s: the last pages' % what)
+            check(row['downtime ms'] < row['total ms'], '%s: times' % what)
+            # No two trackers see different writes; those that have EPT's dirty flags see walks, too.
+            flags = name in ('ept, ad', 'ept, pml')
+            for n in pages:
+                least = due['shadow, wp'][n]
+                check(least <= pages[n] <= 1.1 * least if flags else pages[n] == least, '%s: %s' % (what, n))
+            near(sum(reasons[name].values()), costs[name]['by tracking'], '%s: reasons' % what)
+            near(costs[name]['pages found'], sum(pages.values()) - 32768, '%s: found' % what)
+            check(costs[name]['slowdown'] > 1, '%s: slowdown' % what)
+        for rows in (due, went):
+            check(rows['ept, ad'] == rows['ept, pml'], '%s: flags and log agree' % guest)
+        for scheme, reason in [('shadow', 'page fault'), ('ept', 'EPT violation')]:
+            row, found = reasons['%s, wp' % scheme], costs['%s, wp' % scheme]['pages found']
+            check(found / 2 < row[reason] <= found, '%s, %s, wp: an exit a page' % (guest, scheme))
+            slow = [costs['%s, %s' % (scheme, how)]['slowdown'] for how in ('wp', 'ad')]
+            check(slow[0] > slow[1], '%s, %s: wp costs more' % (guest, scheme))
+        pml = costs['ept, pml']
+        near(reasons['ept, pml']['PML full'], pml['PML full'], '%s: a full log' % guest)
+        check(pml['PML full'] <= pml['logged'] / 512, '%s: a full log has 512 entries' % guest)
+        check(pml['by tracking'] <= pml['PML full'] + 2, '%s: pml has no other exits' % guest)
+        check(pml['logged'] >= pml['pages found'] * 0.99, '%s: logged' % guest)
+    check(table(result, 'gups.costs')['ept, pml']['PML full'] > 0, 'gups fills the log')
+    trace, pml = result['trace'], table(result, 'gups.costs')['ept, pml']
+    near(sum(e.get('entries', 0) for e in trace), pml['logged'], 'explained: all entries')
+    full = [e for e in trace if e['event'] == 'full']
+    check(len(full) == pml['PML full'], 'explained: every full log')
+    for e in full:
+        check(e['entries'] == e['pages'] == 512 and e['reason'] == 'Page-modification log full', 'explained: full')
+    check(sum(e['page_tables'] for e in trace if 'page_tables' in e) > 0, 'explained: tables that are walked')
+
+
 def main():
-    command = [gnomon, 'lab', lab, '--quick', '--json', '--kit', kit]
+    command = [gnomon, 'lab', lab, '--quick', '--json', '--kit', kit] + (['--explain'] if lab == 'migration' else [])
     result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     schema(result)
     {'adams-agesen': adams_agesen, 'bhargava': bhargava, 'hugepages': hugepages, 'vpid': vpid,
-     'translation': translation, 'rings': rings}[lab](result)
+     'translation': translation, 'rings': rings, 'migration': migration}[lab](result)
     for line in failures:
         print('%s: %s' % (lab, line), file=sys.stderr)
     return 1 if failures else 0
