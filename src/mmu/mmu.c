@@ -91,30 +91,40 @@ static ALWAYS_INLINE bool entry_permits(const struct mmu *m, const struct tlb_en
 	return rights_serve(m, e->rights, e->pkey, kind, mode);
 }
 
-/* Enters the 4 KiB page of @lin, whose entry @e of @a (NULL: of no TLB) has just been used, into the host-side lookup. */
-static ALWAYS_INLINE void fill_fast(struct mmu *m, bool fetch, const struct tlb_array *a, struct tlb_entry *e,
-				    uint64_t lin, enum access_mode mode)
+/* Host code looks data up by the page of the last byte: it must not find another page's slot than the first byte's. */
+static ALWAYS_INLINE bool shares_slot_with_last(uint64_t page)
+{
+	uint64_t number = page >> PAGE_SHIFT;
+
+	return unlikely(number % FAST_SLOTS == 0) && fast_slot(page) == fast_slot(page - PAGE_SIZE);
+}
+
+/*
+ * Enters the 4 KiB page of @lin, whose entry @entry of @a (NULL: of no TLB) has just been used, into the host-side
+ * lookup. @e: the same or what it was made from
+ */
+static ALWAYS_INLINE void fill_fast(struct mmu *m, bool fetch, const struct tlb_array *a, struct tlb_entry *entry,
+				    const struct tlb_entry *e, uint64_t lin, enum access_mode mode)
 {
 	uint64_t lin_page = lin & PAGE_MASK;
 	uint64_t page = e->page + (lin_page & ((1ull << e->shift) - 1));
-	struct fast_entry f = {.rtag = FAST_INVALID, .wtag = FAST_INVALID, .entry = e,
+	struct fast_entry f = {.rtag = FAST_INVALID, .wtag = FAST_INVALID, .entry = entry,
 			       .addend = (fetch ? 0 : (uint64_t)(uintptr_t)m->mem->host) + page - lin_page};
 
 	if (!m->fast_path || mode >= MODE_USER_ALIGN || (e->rights & TLB_MMIO))
 		return;
 	if (fetch) {
 		f.rtag = lin_page;
-		fast_fill(&m->l1i, a, &f, lin, mode);
+		fast_fill(&m->l1i, a, &f, e->shift, lin, mode);
 		return;
 	}
-	/* Host code looks data up by the page of the last byte: it must not find another page's than the first byte's. */
-	if (m->data_watch || m->data_cache || fast_slot(lin_page) == fast_slot(lin_page - PAGE_SIZE))
+	if (m->data_watch || m->data_cache || shares_slot_with_last(lin_page))
 		return;
 	if (entry_permits(m, e, ACCESS_READ, mode))
 		f.rtag = lin_page;
 	if (entry_permits(m, e, ACCESS_WRITE, mode) && !m->mem->code_map[page >> PAGE_SHIFT])
 		f.wtag = lin_page;
-	fast_fill(&m->l1d, a, &f, lin, mode);
+	fast_fill(&m->l1d, a, &f, e->shift, lin, mode);
 }
 
 struct lookup {
@@ -126,7 +136,7 @@ static ALWAYS_INLINE bool find_size(const struct tlb *t, uint64_t lin, struct tl
 				    struct lookup *out)
 {
 	out->array = t->of[size];
-	if (!out->array || !(out->array->holds >> size & 1))
+	if (!out->array || (size && !tlb_may_hold_large(out->array, lin, size)))
 		return false;
 	out->entry = tlb_find(out->array, lin, tlb_size_shift(size), tags);
 	return out->entry;
@@ -147,34 +157,42 @@ static struct tlb *l2_of(struct mmu *m, enum access_kind kind)
 	return kind == ACCESS_FETCH && m->hw.l2_split ? &m->l2i : &m->l2d;
 }
 
-static NOINLINE struct tlb_entry *tlb_insert_any(struct mmu *m, struct l1_tlb *l1, struct tlb_array *a,
-						 const struct tlb_entry *e, uint64_t lin, unsigned size)
-{
-	return tlb_insert(m, l1, a, e, lin, size);
-}
-
 /*
  * Enters the translation of @lin at the largest size that @t holds and the page has.
  * @l1: first-level TLB that @t is part of, or NULL. False: it holds none, nothing is entered.
  */
-static ALWAYS_INLINE bool enter(struct mmu *m, struct l1_tlb *l1, struct tlb *t, const struct tlb_entry *e,
-				uint64_t lin, struct lookup *out)
+static bool enter(struct mmu *m, struct l1_tlb *l1, struct tlb *t, const struct tlb_entry *e, uint64_t lin,
+		  struct lookup *out)
 {
 	unsigned size = tlb_size(e->shift);
 
-	out->array = t->of[0];
-	if (likely(size == 0 && out->array)) {
-		m->stats.splintered += e->guest_shift > PAGE_SHIFT;
-		out->entry = tlb_insert(m, l1, out->array, e, lin, 0);
-		return true;
-	}
 	while (!t->of[size])
 		if (size-- == 0)
 			return false;
 	m->stats.splintered += tlb_size_shift(size) < e->guest_shift;
 	out->array = t->of[size];
-	out->entry = tlb_insert_any(m, l1, out->array, e, lin, size);
+	out->entry = tlb_insert(m, l1, out->array, e, lin, size);
 	return true;
+}
+
+/* A page of 4 KiB on both sides: most are, and much follows from it. */
+static ALWAYS_INLINE bool is_small(const struct tlb_entry *e)
+{
+	return e->shift == PAGE_SHIFT && e->guest_shift == PAGE_SHIFT;
+}
+
+/* The same as a value of the compiler's. */
+static ALWAYS_INLINE struct tlb_entry small_entry(const struct tlb_entry *e)
+{
+	return (struct tlb_entry){.page = e->page, .asid = e->asid, .ep4ta = e->ep4ta, .rights = e->rights,
+				  .pkey = e->pkey, .shift = PAGE_SHIFT, .guest_shift = PAGE_SHIFT};
+}
+
+/* Enters the small @e, as enter() does. NULL: the TLB holds no such pages. */
+static ALWAYS_INLINE struct tlb_entry *enter_small(struct mmu *m, struct l1_tlb *l1, struct tlb *t,
+						   const struct tlb_entry *e, uint64_t lin)
+{
+	return likely(t->of[0]) ? tlb_insert(m, l1, t->of[0], e, lin, 0) : NULL;
 }
 
 static ALWAYS_INLINE void give(const struct tlb_entry *e, uint64_t lin, struct xlate *out, uint16_t *rights)
@@ -183,16 +201,56 @@ static ALWAYS_INLINE void give(const struct tlb_entry *e, uint64_t lin, struct x
 	*rights = e->rights;
 }
 
-/* The translation was not in the first level: enters it there and uses it. */
-static ALWAYS_INLINE void use_in_l1(struct mmu *m, bool fetch, const struct tlb_entry *e, uint64_t lin,
-				    enum access_mode mode, struct xlate *out, uint16_t *rights)
+static NOINLINE void use_any_in_l1(struct mmu *m, bool fetch, const struct tlb_entry *e, uint64_t lin,
+				   enum access_mode mode)
 {
 	struct l1_tlb *l1 = fetch ? &m->l1i : &m->l1d;
 	struct lookup f;
 
-	give(e, lin, out, rights);
 	if (enter(m, l1, &l1->tlb, e, lin, &f))
-		fill_fast(m, fetch, f.array, f.entry, lin, mode);
+		fill_fast(m, fetch, f.array, f.entry, f.entry, lin, mode);
+}
+
+static ALWAYS_INLINE void use_small_in_l1(struct mmu *m, bool fetch, const struct tlb_entry *e, uint64_t lin,
+					  enum access_mode mode)
+{
+	struct l1_tlb *l1 = fetch ? &m->l1i : &m->l1d;
+	struct tlb_entry *entry = enter_small(m, l1, &l1->tlb, e, lin);
+
+	if (likely(entry))
+		fill_fast(m, fetch, l1->tlb.of[0], entry, e, lin, mode);
+}
+
+/* The translation was not in the first level: enters it there and uses it. */
+static ALWAYS_INLINE void use_in_l1(struct mmu *m, bool fetch, const struct tlb_entry *e, uint64_t lin,
+				    enum access_mode mode, struct xlate *out, uint16_t *rights)
+{
+	give(e, lin, out, rights);
+	if (likely(is_small(e))) {
+		struct tlb_entry small = small_entry(e);
+
+		use_small_in_l1(m, fetch, &small, lin, mode);
+	} else {
+		use_any_in_l1(m, fetch, e, lin, mode);
+	}
+}
+
+/* The translation was in neither level: enters it in both and uses it. */
+static ALWAYS_INLINE void use_in_both(struct mmu *m, bool fetch, struct tlb *l2, const struct tlb_entry *e,
+				      uint64_t lin, enum access_mode mode, struct xlate *out, uint16_t *rights)
+{
+	struct lookup f;
+
+	give(e, lin, out, rights);
+	if (likely(is_small(e))) {
+		struct tlb_entry small = small_entry(e);
+
+		enter_small(m, NULL, l2, &small, lin);
+		use_small_in_l1(m, fetch, &small, lin, mode);
+	} else {
+		enter(m, NULL, l2, e, lin, &f);
+		use_any_in_l1(m, fetch, e, lin, mode);
+	}
 }
 
 /* No paging and no EPT: addresses are what they are, nothing is cached. */
@@ -206,7 +264,7 @@ static enum xlate_event identity(struct mmu *m, bool fetch, uint64_t lin, enum a
 		e->rights |= TLB_MMIO;
 	out->page = hpa(e->page);
 	*rights = e->rights;
-	fill_fast(m, fetch, NULL, e, lin, mode);
+	fill_fast(m, fetch, NULL, e, e, lin, mode);
 	return XLATE_OK;
 }
 
@@ -235,7 +293,6 @@ static ALWAYS_INLINE enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin
 						     struct xlate *out, uint16_t *rights)
 {
 	struct tlb_tags t = m->tags;
-	struct lookup f;
 	enum xlate_event ev;
 
 	*e = (struct tlb_entry){.asid = t.asid, .ep4ta = t.ep4ta};
@@ -254,8 +311,7 @@ static ALWAYS_INLINE enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin
 		e->rights |= TLB_MMIO;
 	else
 		*guess_of(m, lin) = (uint32_t)(out->page.v >> PAGE_SHIFT);
-	enter(m, NULL, l2_of(m, kind), e, lin, &f);
-	use_in_l1(m, kind == ACCESS_FETCH, e, lin, mode, out, rights);
+	use_in_both(m, kind == ACCESS_FETCH, l2_of(m, kind), e, lin, mode, out, rights);
 	return XLATE_OK;
 }
 
@@ -275,7 +331,7 @@ uint8_t *mmu_data_resident(struct mmu *m, uint64_t lin, enum access_kind kind, e
 	if (f.entry->rights & TLB_MMIO || (kind == ACCESS_WRITE && m->mem->code_map[page >> PAGE_SHIFT]))
 		return NULL;
 	tlb_touch(m, f.array, f.entry);
-	fill_fast(m, false, f.array, f.entry, lin, mode);
+	fill_fast(m, false, f.array, f.entry, f.entry, lin, mode);
 	return (uint8_t *)machmem_ptr(m->mem, hpa(page)) + (lin & ~PAGE_MASK);
 }
 
@@ -323,7 +379,7 @@ static ALWAYS_INLINE enum xlate_event translate(struct mmu *m, uint64_t lin, boo
 		if (likely(entry_permits(m, f.entry, kind, mode))) {
 			tlb_touch(m, f.array, f.entry);
 			give(f.entry, lin, out, rights);
-			fill_fast(m, fetch, f.array, f.entry, lin, mode);
+			fill_fast(m, fetch, f.array, f.entry, f.entry, lin, mode);
 			return XLATE_OK;
 		}
 		flush_translation(m, lin, t);

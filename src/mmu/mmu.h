@@ -151,6 +151,7 @@ struct tlb_entry {
 #define FAST_WORDS (FAST_SLOTS / 64)
 
 #define TLB_PIECE_SLOTS 2048
+#define TLB_LARGE_SLOTS 256u
 
 struct tlb_array {
 	struct tlb_entry *entry; /* [sets * ways] */
@@ -162,6 +163,8 @@ struct tlb_array {
 	uint32_t ways;
 	uint8_t pages;           /* page sizes it may hold (HW_4K | ...); each is indexed by its own page number */
 	uint8_t holds;           /* those that it has ever held: others need not be looked for */
+	/* How many entries of 2 MiB and 1 GiB there are, by the low bits of their tags: where none is, none is looked for. */
+	uint32_t large[HW_PAGES][TLB_LARGE_SLOTS];
 	/* Entries that are but a piece of a page of the guest (smaller EPT pages, 4 MiB pages): how many, by tlb_piece_slot(). */
 	uint32_t pieces[TLB_PIECE_SLOTS];
 	/* First level, where pages larger than 4 KiB may be: the fast slots that each entry may stand in. */

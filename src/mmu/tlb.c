@@ -64,6 +64,16 @@ void fast_drop_large(struct l1_tlb *l1, struct tlb_array *a, const struct tlb_en
 	}
 }
 
+void tlb_count_unusual(struct tlb_array *a, const struct tlb_entry *e, int by)
+{
+	if (e->tag == TLB_INVALID)
+		return;
+	if (e->shift > PAGE_SHIFT)
+		a->large[tlb_size(e->shift)][e->tag % TLB_LARGE_SLOTS] += (uint32_t)by;
+	if (e->shift < e->guest_shift)
+		a->pieces[tlb_piece_slot(e->tag << e->shift, e->guest_shift)] += (uint32_t)by;
+}
+
 bool tlb_may_hold_pieces(const struct tlb_array *a, uint64_t lin)
 {
 	/* The sizes of pages of the guest that may be more than an entry: 2 MiB, 4 MiB, 1 GiB. */
@@ -77,7 +87,7 @@ void tlb_drop(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e)
 
 	if (l1)
 		fast_drop(l1, a, e);
-	tlb_count_piece(a, e, -1);
+	tlb_count(a, e, -1);
 	tlb_line(a, set, way)->part[way % WAYS_LINE] = 0;
 	e->tag = TLB_INVALID;
 	e->stamp = 0;

@@ -39,23 +39,30 @@ static inline bool tlb_tags_match(const struct tlb_entry *e, struct tlb_tags t)
 	return e->asid == t.asid || ((e->rights & TLB_G) && e->asid >> 12 == t.asid >> 12);
 }
 
+/* The entry in the line that begins at @way of the set, or NULL. */
+static ALWAYS_INLINE struct tlb_entry *tlb_find_in_line(const struct tlb_array *a, uint32_t way, uint64_t tag,
+							unsigned shift, struct tlb_tags t)
+{
+	uint32_t set = tlb_set_of(a, tag);
+
+	for (uint32_t m = ways_match(tlb_line(a, set, way), ways_part(tag)); m; m &= m - 1) {
+		struct tlb_entry *e = &a->entry[(size_t)set * a->ways + way + (uint32_t)__builtin_ctz(m)];
+
+		if (e->tag == tag && e->shift == shift && tlb_tags_match(e, t))
+			return e;
+	}
+	return NULL;
+}
+
 /* The entry for a page of size 2^shift that holds @lin, or NULL. Does not change LRU order. */
 static ALWAYS_INLINE struct tlb_entry *tlb_find(const struct tlb_array *a, uint64_t lin, unsigned shift,
 						struct tlb_tags t)
 {
-	uint64_t tag = lin >> shift;
-	uint32_t set = tlb_set_of(a, tag);
-	const struct ways_line *l = &a->line[(size_t)set * a->lines];
+	struct tlb_entry *e = tlb_find_in_line(a, 0, lin >> shift, shift, t);
 
-	for (uint32_t n = 0; n < a->lines; n++) {
-		for (uint32_t m = ways_match(&l[n], ways_part(tag)); m; m &= m - 1) {
-			struct tlb_entry *e = &a->entry[(size_t)set * a->ways + n * WAYS_LINE + (uint32_t)__builtin_ctz(m)];
-
-			if (e->tag == tag && e->shift == shift && tlb_tags_match(e, t))
-				return e;
-		}
-	}
-	return NULL;
+	for (uint32_t way = WAYS_LINE; unlikely(!e && way < a->ways); way += WAYS_LINE)
+		e = tlb_find_in_line(a, way, lin >> shift, shift, t);
+	return e;
 }
 
 /* Makes @e, which is in @a, the most recently used of its set. */
@@ -74,11 +81,20 @@ static inline unsigned tlb_piece_slot(uint64_t lin, unsigned guest_shift)
 {
 	return (unsigned)((lin >> guest_shift) * 0x9e3779b97f4a7c15ull >> 32 ^ guest_shift << 5) % TLB_PIECE_SLOTS;
 }
-/* @by: 1 if @e is about to be in @a, -1 if it is about to leave. */
-static inline void tlb_count_piece(struct tlb_array *a, const struct tlb_entry *e, int by)
+/*
+ * What is counted of entries that are no pages of 4 KiB on both sides. @by: 1 if @e is about to be in @a, -1 if it is
+ * about to leave.
+ */
+void tlb_count_unusual(struct tlb_array *a, const struct tlb_entry *e, int by);
+static ALWAYS_INLINE void tlb_count(struct tlb_array *a, const struct tlb_entry *e, int by)
 {
-	if (e->tag != TLB_INVALID && e->shift < e->guest_shift)
-		a->pieces[tlb_piece_slot(e->tag << e->shift, e->guest_shift)] += (uint32_t)by;
+	if (unlikely((e->shift ^ PAGE_SHIFT) | (e->guest_shift ^ PAGE_SHIFT)))
+		tlb_count_unusual(a, e, by);
+}
+/* May @a hold an entry of @size, which is not 4 KiB, for @lin? */
+static ALWAYS_INLINE bool tlb_may_hold_large(const struct tlb_array *a, uint64_t lin, unsigned size)
+{
+	return a->large[size][(lin >> tlb_size_shift(size)) % TLB_LARGE_SLOTS];
 }
 /* May an entry of @a be a piece of a larger page of the guest that holds @lin? If not, all that is about @lin is in one set of each size. */
 bool tlb_may_hold_pieces(const struct tlb_array *a, uint64_t lin);
@@ -147,7 +163,7 @@ static ALWAYS_INLINE struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb
 	to = &ways[way];
 	if (l1)
 		fast_drop(l1, a, to);
-	tlb_count_piece(a, to, -1);
+	tlb_count(a, to, -1);
 	/* One by one: @e was just written so, and the host would wait for its stores if it read more at once. */
 	to->tag = tag;
 	to->page = page;
@@ -158,7 +174,7 @@ static ALWAYS_INLINE struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb
 	to->guest_shift = e->guest_shift;
 	to->pkey = e->pkey;
 	to->modes = 0;
-	tlb_count_piece(a, to, 1);
+	tlb_count(a, to, 1);
 	l[way / WAYS_LINE].part[way % WAYS_LINE] = ways_part(tag);
 	if (a->stamps)
 		to->stamp = ++mmu->clock;
@@ -169,16 +185,16 @@ static ALWAYS_INLINE struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb
 /* The way, which is in @a, holds nothing any more, and host-side lookups made from it do not match. @l1 as in tlb_insert(). */
 void tlb_drop(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e);
 
-/* Puts the page of @lin into the fast lookup; f->entry is in @a (NULL: in no TLB). */
+/* Puts the page of @lin into the fast lookup; f->entry is in @a (NULL: in no TLB) and of a page of 2^@shift bytes. */
 static ALWAYS_INLINE void fast_fill(struct l1_tlb *l1, const struct tlb_array *a, const struct fast_entry *f,
-				    uint64_t lin, enum access_mode mode)
+				    unsigned shift, uint64_t lin, enum access_mode mode)
 {
 	unsigned slot = fast_slot(lin);
 
 	l1->fast.slot[mode][slot] = *f;
 	l1->fast.used[mode][slot / 64] |= 1ull << (slot % 64);
 	f->entry->modes |= (uint8_t)(1u << mode);
-	if (f->entry->shift > PAGE_SHIFT && a && a->slots)
+	if (shift > PAGE_SHIFT && a && a->slots)
 		a->slots[f->entry - a->entry][slot / 64] |= 1ull << (slot % 64);
 }
 void fast_flush(struct l1_tlb *l1);

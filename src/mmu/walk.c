@@ -873,7 +873,7 @@ struct last_entry {
 	uint64_t at, entry;
 };
 
-static ALWAYS_INLINE bool last_entry(const struct mmu *m, const struct walk_cache *c, struct walk_tags tags,
+static ALWAYS_INLINE bool last_entry(const struct mmu *m, struct walk_cache *c, struct walk_tags tags,
 				     uint64_t addr, struct last_entry *l)
 {
 	struct walk_entry want = {.tags = tags, .shift = 21, .prefix = addr >> 21};

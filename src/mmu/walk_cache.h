@@ -37,9 +37,13 @@ struct walk_entry {
 	uint16_t ept_rights; /* split guest entry, nested TLB: EPT's rights to the page of the table */
 };
 
+#define WALK_CACHE_GUESSES 64u
+
 struct walk_cache {
 	struct assoc lru;
 	struct walk_entry *entry; /* [entries] */
+	/* For the host alone: the entry that was last found or made for such an index; looked at before the set is searched. */
+	uint32_t guess[WALK_CACHE_GUESSES];
 };
 
 /* -ENOMEM (walk_cache_destroy() is still allowed). */
@@ -57,13 +61,29 @@ static inline bool walk_cache_same(const struct walk_entry *a, const struct walk
 	return a->prefix == b->prefix && a->shift == b->shift && a->at == b->at && !memcmp(&a->tags, &b->tags, sizeof(a->tags));
 }
 
-/* The way of the set that holds @want, or ASSOC_NONE. */
-static ALWAYS_INLINE uint32_t walk_cache_way(const struct walk_cache *c, uint32_t set, const struct walk_entry *want)
+static inline uint32_t *walk_cache_guess(struct walk_cache *c, const struct walk_entry *want)
 {
-	uint32_t way = assoc_find(&c->lru, set, 0, walk_cache_key(want));
+	return &c->guess[walk_cache_index(want) % WALK_CACHE_GUESSES];
+}
 
+/* Is @want what entry @at holds? */
+static ALWAYS_INLINE bool walk_cache_holds(const struct walk_cache *c, size_t at, const struct walk_entry *want)
+{
+	return c->lru.key[at] == walk_cache_key(want) + 1 && walk_cache_same(&c->entry[at], want);
+}
+
+/* The way of the set that holds @want, or ASSOC_NONE. The cache exists. */
+static ALWAYS_INLINE uint32_t walk_cache_way(struct walk_cache *c, uint32_t set, const struct walk_entry *want)
+{
+	uint32_t *guess = walk_cache_guess(c, want), way;
+
+	if (likely(walk_cache_holds(c, *guess, want)))
+		return *guess - (uint32_t)assoc_at(&c->lru, set, 0);
+	way = assoc_find(&c->lru, set, 0, walk_cache_key(want));
 	while (way != ASSOC_NONE && !walk_cache_same(&c->entry[assoc_at(&c->lru, set, way)], want))
 		way = assoc_find(&c->lru, set, way + 1, walk_cache_key(want));
+	if (way != ASSOC_NONE)
+		*guess = (uint32_t)assoc_at(&c->lru, set, way);
 	return way;
 }
 
@@ -99,6 +119,7 @@ static ALWAYS_INLINE void walk_cache_enter(struct walk_cache *c, const struct wa
 	else
 		assoc_touch(&c->lru, set, way);
 	c->entry[assoc_at(&c->lru, set, way)] = *e;
+	*walk_cache_guess(c, e) = (uint32_t)assoc_at(&c->lru, set, way);
 }
 
 #endif

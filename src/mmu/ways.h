@@ -60,7 +60,7 @@ static inline void ways_touch(struct ways_line *l, uint32_t way)
 
 /*
  * Lines of one: the first of the set's @ways ways that is empty, or else the least recently used. It becomes the
- * most recently used.
+ * most recently used. (The first: where a global translation stands beside one of a PCID, the first way is found.)
  */
 static inline uint32_t ways_replace(struct ways_line *l, uint32_t ways)
 {
