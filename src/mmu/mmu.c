@@ -175,24 +175,22 @@ static bool enter(struct mmu *m, struct l1_tlb *l1, struct tlb *t, const struct 
 	return true;
 }
 
-/* A page of 4 KiB on both sides: most are, and much follows from it. */
-static ALWAYS_INLINE bool is_small(const struct tlb_entry *e)
-{
-	return e->shift == PAGE_SHIFT && e->guest_shift == PAGE_SHIFT;
-}
-
-/* The same as a value of the compiler's. */
+/* A translation of 4 KiB: most are, and the compiler, which is told so by a value of its own, makes much of it. */
+static ALWAYS_INLINE bool is_small(const struct tlb_entry *e) { return e->shift == PAGE_SHIFT; }
 static ALWAYS_INLINE struct tlb_entry small_entry(const struct tlb_entry *e)
 {
 	return (struct tlb_entry){.page = e->page, .asid = e->asid, .ep4ta = e->ep4ta, .rights = e->rights,
-				  .pkey = e->pkey, .shift = PAGE_SHIFT, .guest_shift = PAGE_SHIFT};
+				  .pkey = e->pkey, .shift = PAGE_SHIFT, .guest_shift = e->guest_shift};
 }
 
 /* Enters the small @e, as enter() does. NULL: the TLB holds no such pages. */
 static ALWAYS_INLINE struct tlb_entry *enter_small(struct mmu *m, struct l1_tlb *l1, struct tlb *t,
 						   const struct tlb_entry *e, uint64_t lin)
 {
-	return likely(t->of[0]) ? tlb_insert(m, l1, t->of[0], e, lin, 0) : NULL;
+	if (unlikely(!t->of[0]))
+		return NULL;
+	m->stats.splintered += e->guest_shift > PAGE_SHIFT;
+	return tlb_insert(m, l1, t->of[0], e, lin, 0);
 }
 
 static ALWAYS_INLINE void give(const struct tlb_entry *e, uint64_t lin, struct xlate *out, uint16_t *rights)
@@ -295,7 +293,8 @@ static ALWAYS_INLINE enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin
 	struct tlb_tags t = m->tags;
 	enum xlate_event ev;
 
-	*e = (struct tlb_entry){.asid = t.asid, .ep4ta = t.ep4ta};
+	e->asid = t.asid;
+	e->ep4ta = t.ep4ta;
 	ev = mmu_paging(m) ? walk_linear(m, lin, kind, mode, e, out) : walk_physical(m, lin, kind, out, e);
 	if (ev) {
 		flush_after_event(m, ev, lin, out);

@@ -957,20 +957,25 @@ static ALWAYS_INLINE bool walk_shortly(struct mmu *m, uint64_t lin, enum access_
 	return true;
 }
 
-enum xlate_event walk_linear(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
-			     struct tlb_entry *e, struct xlate *out)
+static NOINLINE enum xlate_event walk_at_length(struct mmu *m, uint64_t lin, enum access_kind kind,
+						enum access_mode mode, struct tlb_entry *e, struct xlate *out)
 {
-	struct walk w;
+	struct walk w = {.mmu = m, .lin = lin, .kind = kind, .mode = mode, .caches = true, .out = out};
 	enum xlate_event ev;
 
-	if (likely(m->shortcut && !m->log) && walk_shortly(m, lin, kind, mode, e, out))
-		return XLATE_OK;
-	w = (struct walk){.mmu = m, .lin = lin, .kind = kind, .mode = mode, .caches = true, .out = out};
 	do
 		ev = walk_tables(&w, e);
 	while (repeats(&w, ev, true));
 	count_walk(m, w.refs);
 	return ev;
+}
+
+enum xlate_event walk_linear(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
+			     struct tlb_entry *e, struct xlate *out)
+{
+	if (likely(m->shortcut && !m->log) && walk_shortly(m, lin, kind, mode, e, out))
+		return XLATE_OK;
+	return walk_at_length(m, lin, kind, mode, e, out);
 }
 
 enum xlate_event walk_physical(struct mmu *m, uint64_t gpa_v, enum access_kind kind, struct xlate *out,

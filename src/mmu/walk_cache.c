@@ -17,3 +17,14 @@ void walk_cache_destroy(struct walk_cache *c)
 	free(c->entry);
 	c->entry = NULL;
 }
+
+uint32_t walk_cache_search(struct walk_cache *c, uint32_t set, struct walk_entry want)
+{
+	uint32_t way = assoc_find(&c->lru, set, 0, walk_cache_key(&want));
+
+	while (way != ASSOC_NONE && !walk_cache_same(&c->entry[assoc_at(&c->lru, set, way)], &want))
+		way = assoc_find(&c->lru, set, way + 1, walk_cache_key(&want));
+	if (way != ASSOC_NONE)
+		*walk_cache_guess(c, &want) = (uint32_t)assoc_at(&c->lru, set, way);
+	return way;
+}

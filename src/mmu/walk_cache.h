@@ -19,7 +19,6 @@ struct walk_tags {
 	uint32_t mode;   /* formats of the tables it was made of, WALK_MODE_*: another mode never finds it */
 	uint64_t ep4ta;  /* 0: made without EPT */
 };
-static_assert(sizeof(struct walk_tags) == 16, "compared as a whole");
 #define ASID_PHYSICAL (1u << 28)
 #define WALK_MODE_GUEST 0x07u /* guest entries: levels of the format; PAE counts its registers */
 #define WALK_MODE_EPT   0x08u
@@ -58,7 +57,8 @@ static inline uint64_t walk_cache_index(const struct walk_entry *e) { return e->
 
 static inline bool walk_cache_same(const struct walk_entry *a, const struct walk_entry *b)
 {
-	return a->prefix == b->prefix && a->shift == b->shift && a->at == b->at && !memcmp(&a->tags, &b->tags, sizeof(a->tags));
+	return a->prefix == b->prefix && a->shift == b->shift && a->at == b->at && a->tags.asid == b->tags.asid &&
+	       a->tags.mode == b->tags.mode && a->tags.ep4ta == b->tags.ep4ta;
 }
 
 static inline uint32_t *walk_cache_guess(struct walk_cache *c, const struct walk_entry *want)
@@ -72,19 +72,17 @@ static ALWAYS_INLINE bool walk_cache_holds(const struct walk_cache *c, size_t at
 	return c->lru.key[at] == walk_cache_key(want) + 1 && walk_cache_same(&c->entry[at], want);
 }
 
-/* The way of the set that holds @want, or ASSOC_NONE. The cache exists. */
+/* The way of the set that holds @want, or ASSOC_NONE, by a search; it is the next guess. */
+uint32_t walk_cache_search(struct walk_cache *c, uint32_t set, struct walk_entry want);
+
+/* The same. The cache exists. */
 static ALWAYS_INLINE uint32_t walk_cache_way(struct walk_cache *c, uint32_t set, const struct walk_entry *want)
 {
-	uint32_t *guess = walk_cache_guess(c, want), way;
+	uint32_t guess = *walk_cache_guess(c, want);
 
-	if (likely(walk_cache_holds(c, *guess, want)))
-		return *guess - (uint32_t)assoc_at(&c->lru, set, 0);
-	way = assoc_find(&c->lru, set, 0, walk_cache_key(want));
-	while (way != ASSOC_NONE && !walk_cache_same(&c->entry[assoc_at(&c->lru, set, way)], want))
-		way = assoc_find(&c->lru, set, way + 1, walk_cache_key(want));
-	if (way != ASSOC_NONE)
-		*guess = (uint32_t)assoc_at(&c->lru, set, way);
-	return way;
+	if (likely(walk_cache_holds(c, guess, want)))
+		return guess - (uint32_t)assoc_at(&c->lru, set, 0);
+	return walk_cache_search(c, set, *want);
 }
 
 /*
