@@ -25,7 +25,7 @@ configure = echo "  SETUP   $(1)" && mkdir -p $(1) && \
 # A line for each file only where it takes the place of the one before.
 NINJA = ninja $$([ -t 1 ] || echo --quiet)
 
-.PHONY: all run shell debian test bench guest guest-generic rootfs sanitize debug clean distclean help FORCE
+.PHONY: all run shell debian test bench bench-moving guest guest-generic rootfs sanitize debug clean distclean help FORCE
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/build.ninja
@@ -99,6 +99,15 @@ bench:
 	@bench/counting.sh $(BUILD)/gnomon $(GUEST)
 	@bench/disk.sh $(BUILD)/gnomon
 
+# Trackers, saving and resuming 4 GiB, migration by itself and beside QEMU's: a while, and 12 GiB of room in /var/tmp.
+bench-moving:
+	@scripts/setup.sh build guest bench
+	@$(MAKE) --no-print-directory all guest
+	@bench/tracking.sh $(BUILD)/gnomon $(GUEST)
+	@bench/saved.sh $(BUILD)/gnomon $(GUEST)
+	@python3 bench/migrate.py $(BUILD)/gnomon $(GUEST)
+	@python3 bench/migrate_peer.py $(BUILD)/gnomon $(GUEST)
+
 # Keeps the downloaded kernels and configured build directories; distclean does not.
 clean:
 	@for d in $(BUILD) $(ASAN); do [ ! -e $$d/build.ninja ] || ninja -C $$d -t clean; done
@@ -115,6 +124,7 @@ help:
 	@echo "make debian     log in to a small Debian on a disk, with redis and sqlite3 (MMU=ept)"
 	@echo "make test       all tests"
 	@echo "make bench      CPU time of workloads and a boot, beside QEMU's translator by hardware model; disk images"
+	@echo "make bench-moving   trackers, saving and resuming a large VM, migration beside a plain copy and QEMU"
 	@echo "make guest      fetch the kernel and build the initramfs in build/guest"
 	@echo "make rootfs     make that Debian's disk image in build/guest"
 	@echo "make sanitize   build build-asan with AddressSanitizer and UBSan (also: make debug)"
