@@ -15,7 +15,7 @@ struct error {
  * Records a failure.
  * @err: where to; may be NULL, then only the code is returned
  * @code: negative errno
- * @fmt: printf format of the line
+ * @fmt: printf format of the line; control characters in it become question marks
  * Returns @code, so that "return error_set(...)" reads well.
  */
 int error_set(struct error *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

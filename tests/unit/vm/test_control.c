@@ -166,7 +166,7 @@ static void test_requests(void **state)
 		{"{\"execute\":\"cancel-job\",\"arguments\":{\"kind\":[]}}\n",
 		 "{\"error\":{\"class\":\"InvalidArgument\",\"desc\":\"argument 'kind': a string is wanted\"}}"},
 		{"{\"execute\":\"\\u001b[2J\"}\n",
-		 "{\"error\":{\"class\":\"CommandNotFound\",\"desc\":\"no command '\\u001b[2J' (query-commands lists them)\"}}"},
+		 "{\"error\":{\"class\":\"CommandNotFound\",\"desc\":\"no command '?[2J' (query-commands lists them)\"}}"},
 		{"{\"execute\":1}\n", "{\"error\":{\"class\":\"InvalidArgument\",\"desc\":\"'execute' is no string\"}}"},
 		{"{\"id\":4}\n", "{\"error\":{\"class\":\"InvalidArgument\",\"desc\":\"'execute' is missing\"},\"id\":4}"},
 		{"[]\n", "{\"error\":{\"class\":\"InvalidArgument\",\"desc\":\"a request is an object\"}}"},
