@@ -1,4 +1,4 @@
-/* gnomon checkpoint: takes checkpoints of a running VM, lists, shows and deletes them. Restoring is gnomon resume. */
+/* gnomon checkpoint: takes checkpoints of a running VM, lists, shows, restores and deletes them. Restoring is resuming. */
 #include <signal.h>
 #undef REG_RIP /* glibc's, of ucontext; ours is a register slot (cpu/uop.h) */
 
@@ -394,6 +394,7 @@ static void help(FILE *out)
 	fputs("Usage: gnomon checkpoint VERB ...\n\nStates of a running VM (gnomon run --control SOCKET), in files.\n\n", out);
 	for (unsigned i = 0; i < ARRAY_SIZE(verbs); i++)
 		fprintf(out, "  %s %s\n            %s\n", verbs[i].name, verbs[i].args, verbs[i].summary);
+	fputs("  restore FILE [OPTIONS]\n            run on from there: the same as gnomon resume FILE\n", out);
 	fputs("\n'gnomon checkpoint VERB --help' has the options. The first checkpoint of a run holds all of\n"
 	      "memory; each further one in the same directory only what was written since the one before,\n"
 	      "on which it stands. 'gnomon resume FILE' runs on from any of them, as often as wanted.\n",
@@ -437,6 +438,8 @@ static int checkpoint_command(int argc, char **argv)
 
 	if (v)
 		return run_verb(v, argc - 1, argv + 1);
+	if (argc > 1 && strcmp(argv[1], "restore") == 0)
+		return cmd_resume.run(argc - 1, argv + 1);
 	if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
 		help(stdout);
 		return CLI_OK;
@@ -446,5 +449,5 @@ static int checkpoint_command(int argc, char **argv)
 	return CLI_USAGE;
 }
 
-const struct command cmd_checkpoint = {"checkpoint", "states of a running VM in files: take, list, show, delete",
+const struct command cmd_checkpoint = {"checkpoint", "states of a running VM in files: take, list, show, restore, delete",
 				       checkpoint_command, help};
