@@ -7,7 +7,7 @@
 static struct {
 	struct session session;
 	struct saved *saved;
-	bool force, verify;
+	bool force, verify, made;
 	const char *disks; /* directory; NULL: none was given */
 } resume;
 
@@ -62,8 +62,11 @@ static void help(FILE *out)
 
 static int make(void *ctx, const struct vm_config *cfg, struct vm **out, struct error *err)
 {
+	int ret = saved_make_vm(resume.saved, cfg, out, err);
+
 	(void)ctx;
-	return saved_make_vm(resume.saved, cfg, out, err);
+	resume.made = !ret;
+	return ret;
 }
 
 static const char *failure(void *ctx)
@@ -115,6 +118,7 @@ static int run_it(int argc, char **argv)
 		{0},
 	};
 	struct error err = {0};
+	int status;
 	bool bad;
 
 	guest_options_of_machine(machine);
@@ -131,7 +135,10 @@ static int run_it(int argc, char **argv)
 	}
 	s->make = make;
 	s->failure = failure;
-	return session_run(s);
+	status = session_run(s);
+	if (!resume.made)
+		saved_remove_branches(resume.saved);
+	return status;
 }
 
 static bool wants_help(int argc, char **argv)

@@ -88,6 +88,8 @@ int saved_config(struct saved *s, struct vm_config *cfg, struct error *err);
  * After saved_config(), whose @cfg gets their paths. -EEXIST, of disk_branch(): what was made is removed again.
  */
 int saved_branch_disks(struct saved *s, struct vm_config *cfg, const char *directory, struct error *err);
+/* Removes what it has made: there is going to be no VM to use it. */
+void saved_remove_branches(struct saved *s);
 /* Has it frozen disks, which nobody may write? */
 bool saved_has_frozen_disks(const struct saved *s);
 /*

@@ -89,3 +89,12 @@ int saved_branch_disks(struct saved *s, struct vm_config *cfg, const char *direc
 	}
 	return 0;
 }
+
+void saved_remove_branches(struct saved *s)
+{
+	struct devices_disk disk;
+
+	for (unsigned i = 0; i < s->info.disks; i++)
+		if (s->disk_text[i] && !devices_parse_disk(s->disk_text[i], &disk, NULL))
+			unlink(disk.path);
+}
