@@ -13,7 +13,7 @@ for f in "$kit/vmlinux-cloud" "$kit/initramfs-dev.cpio"; do
 done
 
 guest=(--kernel "$kit/vmlinux-cloud" --initrd "$kit/initramfs-dev.cpio" --memory 128M --rng
-       --append "console=ttyS0 panic=-1 quiet cryptomgr.notests gnomon.work=disk:4,disk:150,fs:512:2,disk:60")
+       --append "console=ttyS0 panic=-1 quiet cryptomgr.notests gnomon.work=disk:4,disk:600,fs:512:4,disk:200")
 mkdir "$dir/there"
 for name in alone moving; do
 	truncate -s 32M "$dir/$name.img"
@@ -32,6 +32,8 @@ serve() { # options: a destination, and where it waits
 "$gnomon" run "${guest[@]}" --disk "$dir/moving.img,serial=A" --disk "$dir/moving.qcow2" --serial "$dir/serial" \
 	--control "$dir/sock" --mmu ept </dev/null 2>"$dir/run.err" &
 until grep -q 'GNOMON-WORK disk' "$dir/serial" 2>/dev/null; do sleep 0.02; done
+# It waits for the first attempt, which fails, and for the second one to begin: most of its work is still to come then.
+"$gnomon" control "$dir/sock" stop >/dev/null
 
 serve --mmu ept
 "$gnomon" migrate "$dir/sock" "$address" --with-disks >"$dir/migrate.err" 2>&1 && fail "it moved without its disks"
@@ -39,6 +41,7 @@ grep -q 'no place for them' "$dir/migrate.err" || fail "the reason"
 kill "$server"
 
 serve --mmu shadow --disks "$dir/there" --report "$dir/there.json" --serial none
+"$gnomon" control "$dir/sock" cont >/dev/null
 "$gnomon" migrate "$dir/sock" "$address" --with-disks >"$dir/migrate.err" 2>&1 || fail "it did not move"
 wait "$server" || fail "the end there"
 hash() { jq -r '.guest | "\(.instructions) \(.state_hash_no_accessed)"' "$1"; }
