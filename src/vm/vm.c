@@ -285,6 +285,8 @@ void vm_destroy(struct vm *vm)
 		engine_destroy(vm->engine);
 	if (vm->wake_fd >= 0)
 		close(vm->wake_fd);
+	for (unsigned i = 0; i < DEVICES_DISKS_MAX; i++)
+		free(vm->disk_text[i]);
 	free(vm->vcpu);
 	free(vm);
 }

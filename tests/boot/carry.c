@@ -147,14 +147,20 @@ static void compare_states(const struct state *a, const struct state *b)
 	}
 }
 
+/* Of the VMs that were loaded, one after the other: each lasts as long as its VM. */
+static struct vm_config_strings loaded[2];
+static unsigned loads;
+
 static struct vm *load(const struct plan *p, const struct state *s, enum engine_mmu mmu)
 {
-	struct vm_config_strings keep; /* as long as the VM: leaked */
+	struct vm_config_strings *keep = &loaded[loads++ % 2];
 	struct vm_config cfg;
 	struct error err = {0};
 	struct vm *vm;
 
-	if (vm_config_from_section(&cfg, &keep, s->section[0].bytes, s->section[0].n, &err))
+	if (loads > 2)
+		vm_config_strings_free(keep);
+	if (vm_config_from_section(&cfg, keep, s->section[0].bytes, s->section[0].n, &err))
 		fail("config", err.text);
 	cfg.engine.mmu = mmu;
 	cfg.limit_insns = p->cfg.limit_insns;
