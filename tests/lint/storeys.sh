@@ -6,7 +6,7 @@ set -euo pipefail
 src=$1
 declare -A height
 n=0
-for storey in base arch mem mmu cpu hv engine disk dev vm lab cli; do
+for storey in base arch trace mem mmu cpu hv engine disk dev vm lab cli; do
 	height[$storey]=$((++n))
 done
 # hv.h takes the configuration struct from engine.h: the one exception.
