@@ -82,6 +82,11 @@ enum trace_mode {
  * it is in value, and size is 1 to 8 within a page. An instruction that stores more has several such events.
  */
 #define TRACE_VALUE    0x02u
+/* With FIRST: a further iteration of the REP instruction whose iteration the group before is. */
+#define TRACE_AGAIN    0x04u
+/* With FIRST: an interrupt or exception is delivered; if it is done again, then without a fetch. */
+#define TRACE_DELIVERY 0x08u
+#define TRACE_FAULTS   0x10u /* the access raised an exception in the guest when it was recorded */
 /* flags of registers */
 #define TRACE_INITIAL  0x01u /* it has this value where the trace begins: no instruction loads it, nothing else happens */
 /* flags of MAP, ADVISE */
@@ -113,6 +118,11 @@ static inline bool trace_is_access(const struct trace_event *ev) { return ev->ki
 static inline bool trace_begins_group(const struct trace_event *ev)
 {
 	return trace_is_access(ev) && (ev->flags & TRACE_FIRST);
+}
+/* Begins an instruction: a group that is no further iteration. */
+static inline bool trace_begins_insn(const struct trace_event *ev)
+{
+	return trace_begins_group(ev) && !(ev->flags & TRACE_AGAIN);
 }
 
 /* Of an access: bytes of its instruction, or 0. */
