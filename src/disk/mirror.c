@@ -1,6 +1,7 @@
 /* See mirror.h. */
 #include "disk/mirror.h"
 #include "disk/disk_impl.h"
+#include "base/bitmap.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -97,12 +98,12 @@ static void count(struct disk_mirror *m, uint64_t *what, uint64_t bytes)
 
 /* ---- bits ---- */
 
-static bool is_dirty(const struct disk_mirror *m, uint64_t c) { return m->dirty[c / 64] >> c % 64 & 1; }
+static bool is_dirty(const struct disk_mirror *m, uint64_t c) { return bitmap_has(m->dirty, c); }
 
 static void set_dirty(struct disk_mirror *m, uint64_t c, bool to)
 {
 	m->dirties += (uint64_t)to - is_dirty(m, c);
-	m->dirty[c / 64] = (m->dirty[c / 64] & ~(1ull << c % 64)) | (uint64_t)to << c % 64;
+	(to ? bitmap_set : bitmap_clear)(m->dirty, c);
 }
 
 static uint64_t first_cluster(const struct disk_mirror *m, uint64_t at) { return at >> m->cluster_bits; }
@@ -124,14 +125,9 @@ static uint64_t run_of(const struct disk_mirror *m, uint64_t c, uint64_t end)
 
 static uint64_t next_dirty(const struct disk_mirror *m, uint64_t c)
 {
-	while (c < m->clusters) {
-		uint64_t word = m->dirty[c / 64] >> c % 64;
+	uint64_t next = bitmap_next(m->dirty, c, m->clusters);
 
-		if (word)
-			return c + (uint64_t)__builtin_ctzll(word);
-		c = (c / 64 + 1) * 64;
-	}
-	return UINT64_MAX;
+	return next < m->clusters ? next : UINT64_MAX;
 }
 
 /* The bytes of @n clusters from @c on; the last cluster of the disk may be a part. */

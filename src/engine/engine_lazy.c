@@ -7,18 +7,12 @@
  * touches neighbours.
  */
 #include "engine/engine_impl.h"
+#include "engine/host_faults.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <poll.h>
-#include <pthread.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define FETCH_PAGES 16 /* at most, by one fault */
 /* Ranges are watched in pieces of this size, those that hold an absent page. */
@@ -26,10 +20,7 @@
 
 struct lazy_memory {
 	struct engine_vm *vm;
-	int faults;        /* userfaultfd */
-	int quit;          /* eventfd */
-	pthread_t thread;
-	bool running;
+	struct host_faults faults;
 	uint64_t *absent;  /* written by the thread, and by lazy_forget() */
 	uint64_t pages;
 	uint8_t data[FETCH_PAGES * PAGE_SIZE];
@@ -78,14 +69,14 @@ static void place(struct lazy_memory *l, uint64_t page, unsigned n)
 		struct uffdio_copy copy = {.dst = (uintptr_t)host_of(l, page + i), .src = (uintptr_t)l->data + i * PAGE_SIZE,
 					   .len = (n - i) * PAGE_SIZE};
 
-		if (ioctl(l->faults, UFFDIO_COPY, &copy) == 0)
+		if (ioctl(l->faults.fd, UFFDIO_COPY, &copy) == 0)
 			break;
 		if (copy.copy > 0) {
 			i += (unsigned)((uint64_t)copy.copy >> PAGE_SHIFT);
 		} else if (errno == EEXIST) {
 			struct uffdio_range range = {copy.dst, PAGE_SIZE};
 
-			ioctl(l->faults, UFFDIO_WAKE, &range);
+			ioctl(l->faults.fd, UFFDIO_WAKE, &range);
 			i++;
 		} else if (errno != EAGAIN) {
 			give_up(l);
@@ -96,38 +87,22 @@ static void place(struct lazy_memory *l, uint64_t page, unsigned n)
 		clear(l->absent, page + i);
 }
 
-static void serve(struct lazy_memory *l, uint64_t address)
+static void serve(void *ctx, uint64_t address)
 {
+	struct lazy_memory *l = ctx;
 	gpa_t a = gpa((address & PAGE_MASK) - (uintptr_t)l->vm->mem.host);
 	uint64_t page = engine_page_of(l->vm, a);
 	struct uffdio_zeropage zero = {.range = {address & PAGE_MASK, PAGE_SIZE}};
 	unsigned n;
 
 	if (page == UINT64_MAX || !test(l->absent, page)) {
-		if (ioctl(l->faults, UFFDIO_ZEROPAGE, &zero))
-			ioctl(l->faults, UFFDIO_WAKE, &zero.range);
+		if (ioctl(l->faults.fd, UFFDIO_ZEROPAGE, &zero))
+			ioctl(l->faults.fd, UFFDIO_WAKE, &zero.range);
 		return;
 	}
 	n = run_of(l, page);
 	fetch(l, page, n);
 	place(l, page, n);
-}
-
-static void *serve_faults(void *arg)
-{
-	struct lazy_memory *l = arg;
-	struct pollfd p[2] = {{.fd = l->faults, .events = POLLIN}, {.fd = l->quit, .events = POLLIN}};
-
-	for (;;) {
-		struct uffd_msg m;
-
-		if (poll(p, 2, -1) < 0 && errno != EINTR)
-			return NULL;
-		if (p[1].revents)
-			return NULL;
-		if (read(l->faults, &m, sizeof(m)) == sizeof(m) && m.event == UFFD_EVENT_PAGEFAULT)
-			serve(l, m.arg.pagefault.address);
-	}
 }
 
 void lazy_forget(struct lazy_memory *l, uint64_t page)
@@ -138,30 +113,11 @@ void lazy_forget(struct lazy_memory *l, uint64_t page)
 
 void lazy_destroy(struct lazy_memory *l)
 {
-	const uint64_t one = 1;
-
 	if (!l)
 		return;
-	if (l->running && write(l->quit, &one, sizeof(one)) == sizeof(one))
-		pthread_join(l->thread, NULL);
-	if (l->faults >= 0)
-		close(l->faults);
-	if (l->quit >= 0)
-		close(l->quit);
+	host_faults_close(&l->faults);
 	free(l->absent);
 	free(l);
-}
-
-static int open_faults(struct lazy_memory *l, struct error *err)
-{
-	struct uffdio_api api = {.api = UFFD_API};
-
-	l->faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
-	l->quit = eventfd(0, EFD_CLOEXEC);
-	if (l->faults < 0 || l->quit < 0 || ioctl(l->faults, UFFDIO_API, &api))
-		return error_set(err, -errno, "the host cannot bring memory when it is touched (userfaultfd): %s",
-				 strerror(errno));
-	return 0;
 }
 
 static bool any(const uint64_t *map, uint64_t first, uint64_t n)
@@ -175,26 +131,22 @@ static bool any(const uint64_t *map, uint64_t first, uint64_t n)
 /* Watches the pieces of guest memory in which pages are absent. */
 static int watch(struct lazy_memory *l, struct error *err)
 {
-	for (uint64_t page = 0, n; page < l->pages; page += n) {
-		struct uffdio_register r = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+	int r = 0;
 
+	for (uint64_t page = 0, n; page < l->pages && !r; page += n) {
 		n = min_u64(PIECE_PAGES, l->pages - page);
 		while (host_of(l, page + n - 1) != host_of(l, page) + (n - 1) * PAGE_SIZE)
 			n--;
-		if (!any(l->absent, page, n))
-			continue;
-		r.range.start = (uintptr_t)host_of(l, page);
-		r.range.len = n * PAGE_SIZE;
 		/* No huge pages there: one would be filled with zeros around what is put in place. */
-		if (ioctl(l->faults, UFFDIO_REGISTER, &r))
-			return error_set(err, -errno, "userfaultfd: cannot watch guest memory: %s", strerror(errno));
+		if (any(l->absent, page, n))
+			r = host_faults_watch(&l->faults, host_of(l, page), n * PAGE_SIZE, UFFDIO_REGISTER_MODE_MISSING, err);
 	}
-	return 0;
+	return r;
 }
 
 static int start(struct lazy_memory *l, const uint64_t *absent, struct error *err)
 {
-	int r = open_faults(l, err);
+	int r = host_faults_open(&l->faults, 0, "bring memory when it is touched", err);
 
 	if (r)
 		return r;
@@ -204,13 +156,7 @@ static int start(struct lazy_memory *l, const uint64_t *absent, struct error *er
 		return error_set(err, -ENOMEM, "out of memory");
 	memcpy(l->absent, absent, (l->pages + 63) / 64 * sizeof(*absent));
 	r = watch(l, err);
-	if (r)
-		return r;
-	r = pthread_create(&l->thread, NULL, serve_faults, l);
-	if (r)
-		return error_set(err, -r, "cannot start a thread: %s", strerror(r));
-	l->running = true;
-	return 0;
+	return r ? r : host_faults_start(&l->faults, serve, l, err);
 }
 
 int lazy_create(struct engine_vm *vm, const uint64_t *absent, struct error *err)
@@ -221,7 +167,6 @@ int lazy_create(struct engine_vm *vm, const uint64_t *absent, struct error *err)
 	if (!l)
 		return error_set(err, -ENOMEM, "out of memory");
 	l->vm = vm;
-	l->faults = l->quit = -1;
 	r = start(l, absent, err);
 	if (r) {
 		lazy_destroy(l);

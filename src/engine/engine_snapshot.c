@@ -3,18 +3,14 @@
  * the first write to each, copies what is there and lets the write happen. The reader takes copies first, since they
  * occupy room, then what has not been written, a run of neighbours at a time.
  */
+#include "base/bitmap.h"
 #include "engine/engine_impl.h"
+#include "engine/host_faults.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <poll.h>
-#include <pthread.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #define RUN_PAGES 64
 /* Frames between two that are wanted, which are protected with them: a write that stops for nothing costs less than a call. */
@@ -28,9 +24,8 @@ struct copy {
 
 struct engine_snapshot {
 	struct engine_vm *vm;
-	int faults, quit;      /* userfaultfd, eventfd */
-	pthread_t thread;
-	bool running, ending;
+	struct host_faults faults;
+	bool ending;
 	pthread_mutex_t lock;  /* of all below */
 	pthread_cond_t room_again;
 	uint64_t pages;
@@ -46,10 +41,6 @@ struct engine_snapshot {
 	unsigned run_count, run_next;
 	uint8_t run[RUN_PAGES][PAGE_SIZE];
 };
-
-static bool test(const uint64_t *map, uint64_t n) { return map[n / 64] >> n % 64 & 1; }
-static void set(uint64_t *map, uint64_t n) { map[n / 64] |= 1ull << n % 64; }
-static void clear(uint64_t *map, uint64_t n) { map[n / 64] &= ~(1ull << n % 64); }
 
 static const struct machmem *memory_of(const struct engine_snapshot *s) { return &s->vm->machine->mem; }
 
@@ -67,7 +58,7 @@ static int protect(const struct engine_snapshot *s, const uint8_t *first, uint64
 	int r;
 
 	do
-		r = ioctl(s->faults, UFFDIO_WRITEPROTECT, &wp);
+		r = ioctl(s->faults.fd, UFFDIO_WRITEPROTECT, &wp);
 	while (r && errno == EAGAIN);
 	return r ? -errno : 0;
 }
@@ -79,20 +70,21 @@ static void keep(struct engine_snapshot *s, uint64_t page, const uint8_t *data)
 {
 	struct copy *c;
 
-	while (!s->ending && test(s->left, page) && (s->copied >= s->room || !(c = malloc(sizeof(*c)))))
+	while (!s->ending && bitmap_has(s->left, page) && (s->copied >= s->room || !(c = malloc(sizeof(*c)))))
 		pthread_cond_wait(&s->room_again, &s->lock);
-	if (s->ending || !test(s->left, page))
+	if (s->ending || !bitmap_has(s->left, page))
 		return;
 	c->page = page;
 	memcpy(c->data, data, PAGE_SIZE);
 	c->next = s->copies;
 	s->copies = c;
 	s->copied += PAGE_SIZE;
-	clear(s->left, page);
+	bitmap_clear(s->left, page);
 }
 
-static void serve(struct engine_snapshot *s, uint64_t address)
+static void serve(void *ctx, uint64_t address)
 {
+	struct engine_snapshot *s = ctx;
 	const struct machmem *mem = memory_of(s);
 	uint64_t frame = ((address & PAGE_MASK) - (uintptr_t)mem->host) >> PAGE_SHIFT;
 	const uint8_t *data = mem->host + (frame << PAGE_SHIFT);
@@ -104,23 +96,6 @@ static void serve(struct engine_snapshot *s, uint64_t address)
 	pthread_mutex_unlock(&s->lock);
 }
 
-static void *serve_faults(void *arg)
-{
-	struct engine_snapshot *s = arg;
-	struct pollfd p[2] = {{.fd = s->faults, .events = POLLIN}, {.fd = s->quit, .events = POLLIN}};
-
-	for (;;) {
-		struct uffd_msg m;
-
-		if (poll(p, 2, -1) < 0 && errno != EINTR)
-			return NULL;
-		if (p[1].revents)
-			return NULL;
-		if (read(s->faults, &m, sizeof(m)) == sizeof(m) && m.event == UFFD_EVENT_PAGEFAULT)
-			serve(s, m.arg.pagefault.address);
-	}
-}
-
 static void keep_present(struct engine_snapshot *s, uint64_t page)
 {
 	const uint8_t *data;
@@ -128,7 +103,7 @@ static void keep_present(struct engine_snapshot *s, uint64_t page)
 
 	pthread_mutex_lock(&s->lock);
 	data = look(s, page, &absent);
-	if (test(s->left, page) && !test(s->nothing, page) && !test(s->absent, page))
+	if (bitmap_has(s->left, page) && !bitmap_has(s->nothing, page) && !bitmap_has(s->absent, page))
 		keep(s, page, data);
 	pthread_mutex_unlock(&s->lock);
 }
@@ -170,10 +145,10 @@ static void read_run(struct engine_snapshot *s)
 	const uint8_t *first = look(s, s->at, &absent);
 
 	s->run_count = s->run_next = 0;
-	while (s->run_count < RUN_PAGES && s->at < s->pages && test(s->left, s->at) && !test(s->nothing, s->at) &&
-	       !test(s->absent, s->at) && look(s, s->at, &absent) == first + s->run_count * PAGE_SIZE) {
+	while (s->run_count < RUN_PAGES && s->at < s->pages && bitmap_has(s->left, s->at) && !bitmap_has(s->nothing, s->at) &&
+	       !bitmap_has(s->absent, s->at) && look(s, s->at, &absent) == first + s->run_count * PAGE_SIZE) {
 		memcpy(s->run[s->run_count], first + s->run_count * PAGE_SIZE, PAGE_SIZE);
-		clear(s->left, s->at);
+		bitmap_clear(s->left, s->at);
 		s->run_page[s->run_count++] = s->at++;
 	}
 	protect(s, first, s->run_count, false);
@@ -183,8 +158,7 @@ static void read_run(struct engine_snapshot *s)
 /* To the next page that is left. False: there is none. */
 static bool advance(struct engine_snapshot *s)
 {
-	while (s->at < s->pages && !test(s->left, s->at))
-		s->at = s->left[s->at / 64] >> s->at % 64 ? s->at + 1 : (s->at | 63) + 1;
+	s->at = bitmap_next(s->left, s->at, s->pages);
 	return s->at < s->pages;
 }
 
@@ -201,10 +175,10 @@ int engine_snapshot_next(struct engine_snapshot *s, uint64_t *page, uint8_t data
 		r = take_from_run(s, page, data);
 	} else if (advance(s)) {
 		*page = s->at;
-		fetch = test(s->absent, s->at);
-		if (fetch || test(s->nothing, s->at)) {
+		fetch = bitmap_has(s->absent, s->at);
+		if (fetch || bitmap_has(s->nothing, s->at)) {
 			r = fetch ? 1 : 2;
-			clear(s->left, s->at++);
+			bitmap_clear(s->left, s->at++);
 		} else {
 			read_run(s);
 			r = take_from_run(s, page, data);
@@ -222,15 +196,12 @@ int engine_snapshot_next(struct engine_snapshot *s, uint64_t *page, uint8_t data
 static int watch(struct engine_snapshot *s, struct error *err)
 {
 	const struct machmem *mem = memory_of(s);
+	int r = 0;
 
-	for (unsigned i = 0; i < mem->ranges; i++) {
-		struct uffdio_register r = {.range = {(uintptr_t)mem->host + mem->range[i].base, mem->range[i].bytes},
-					    .mode = UFFDIO_REGISTER_MODE_WP};
-
-		if (ioctl(s->faults, UFFDIO_REGISTER, &r))
-			return error_set(err, -errno, "userfaultfd: cannot watch guest memory: %s", strerror(errno));
-	}
-	return 0;
+	for (unsigned i = 0; i < mem->ranges && !r; i++)
+		r = host_faults_watch(&s->faults, mem->host + mem->range[i].base, mem->range[i].bytes,
+				      UFFDIO_REGISTER_MODE_WP, err);
+	return r;
 }
 
 /* Sorts the pages by what they have, and protects those that have a frame, as many as possible by one call. */
@@ -240,17 +211,13 @@ static int protect_all(struct engine_snapshot *s, struct error *err)
 	uint64_t n = 0;
 	int r = 0;
 
-	for (uint64_t page = 0; page < s->pages && !r; page++) {
-		const uint8_t *p;
+	for (uint64_t page = bitmap_next(s->left, 0, s->pages); page < s->pages && !r;
+	     page = bitmap_next(s->left, page + 1, s->pages)) {
 		bool absent;
+		const uint8_t *p = look(s, page, &absent);
 
-		if (!test(s->left, page)) {
-			page |= s->left[page / 64] >> page % 64 ? 0 : 63;
-			continue;
-		}
-		p = look(s, page, &absent);
 		if (!p) {
-			set(absent ? s->absent : s->nothing, page);
+			bitmap_set(absent ? s->absent : s->nothing, page);
 			continue;
 		}
 		s->page_of[(uint64_t)(p - host) >> PAGE_SHIFT] = (uint32_t)page + 1;
@@ -281,20 +248,9 @@ static int allocate(struct engine_snapshot *s, const uint64_t *pages, struct err
 	return 0;
 }
 
-static int open_faults(struct engine_snapshot *s, struct error *err)
-{
-	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP};
-
-	s->faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
-	s->quit = eventfd(0, EFD_CLOEXEC);
-	if (s->faults < 0 || s->quit < 0 || ioctl(s->faults, UFFDIO_API, &api))
-		return error_set(err, -errno, "the host cannot watch writes to memory (userfaultfd): %s", strerror(errno));
-	return 0;
-}
-
 static int start(struct engine_snapshot *s, const uint64_t *pages, struct error *err)
 {
-	int r = open_faults(s, err);
+	int r = host_faults_open(&s->faults, UFFD_FEATURE_PAGEFAULT_FLAG_WP, "watch writes to memory", err);
 
 	if (!r)
 		r = allocate(s, pages, err);
@@ -302,13 +258,7 @@ static int start(struct engine_snapshot *s, const uint64_t *pages, struct error 
 		r = watch(s, err);
 	if (!r)
 		r = protect_all(s, err);
-	if (r)
-		return r;
-	r = pthread_create(&s->thread, NULL, serve_faults, s);
-	if (r)
-		return error_set(err, -r, "cannot start a thread: %s", strerror(r));
-	s->running = true;
-	return 0;
+	return r ? r : host_faults_start(&s->faults, serve, s, err);
 }
 
 int engine_snapshot_begin(struct engine_vm *vm, const uint64_t *pages, uint64_t room, struct engine_snapshot **out,
@@ -329,7 +279,6 @@ int engine_snapshot_begin(struct engine_vm *vm, const uint64_t *pages, uint64_t 
 	s->vm = vm;
 	s->pages = engine_pages(vm);
 	s->room = room;
-	s->faults = s->quit = -1;
 	r = start(s, pages, err);
 	if (r) {
 		engine_snapshot_end(s);
@@ -343,8 +292,6 @@ int engine_snapshot_begin(struct engine_vm *vm, const uint64_t *pages, uint64_t 
 
 void engine_snapshot_end(struct engine_snapshot *s)
 {
-	const uint64_t one = 1;
-
 	if (!s)
 		return;
 	pthread_mutex_lock(&s->lock);
@@ -355,12 +302,7 @@ void engine_snapshot_end(struct engine_snapshot *s)
 	if (s->vm->snapshot == s)
 		s->vm->snapshot = NULL;
 	pthread_mutex_unlock(&s->vm->snapshot_lock);
-	if (s->running && write(s->quit, &one, sizeof(one)) == sizeof(one))
-		pthread_join(s->thread, NULL);
-	if (s->faults >= 0)
-		close(s->faults); /* which also lifts all protection, and wakes who waits */
-	if (s->quit >= 0)
-		close(s->quit);
+	host_faults_close(&s->faults);
 	for (struct copy *c = s->copies, *next; c; c = next) {
 		next = c->next;
 		free(c);

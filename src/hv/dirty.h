@@ -10,6 +10,7 @@
 #ifndef GNOMON_HV_DIRTY_H
 #define GNOMON_HV_DIRTY_H
 
+#include "base/bitmap.h"
 #include "hv/hv.h"
 
 /* What trackers are made of; one file each, listed in dirty.c. */
@@ -29,14 +30,11 @@ struct hv_tracker {
 };
 extern const struct hv_tracker hv_tracker_wp, hv_tracker_present, hv_tracker_ad, hv_tracker_pml;
 
-static inline void hv_page_set(uint64_t *map, uint64_t page) { map[page / 64] |= 1ull << page % 64; }
-static inline bool hv_page_test(const uint64_t *map, uint64_t page) { return map[page / 64] >> page % 64 & 1; }
-
 /* Is a tracker armed? */
 static inline bool hv_tracks(const struct hv_vm *vm) { return unlikely(vm->dirty.tracker != NULL); }
 
 /* Words of a bitmap. */
-static inline uint64_t hv_page_words(const struct hv_vm *vm) { return (machmem_pages(vm->ram, vm->rams) + 63) / 64; }
+static inline uint64_t hv_page_words(const struct hv_vm *vm) { return bitmap_words(machmem_pages(vm->ram, vm->rams)); }
 
 /* Number of the page of guest RAM; UINT64_MAX: none. */
 static inline uint64_t hv_page_of(const struct hv_vm *vm, uint64_t a) { return machmem_page_of(vm->ram, vm->rams, a); }
@@ -52,7 +50,7 @@ static inline void hv_note(const struct hv_vm *vm, uint64_t *map, uint64_t a)
 	uint64_t page = hv_page_of(vm, a);
 
 	if (page != UINT64_MAX)
-		hv_page_set(map, page);
+		bitmap_set(map, page);
 }
 
 static inline void hv_note_written(struct hv_vm *vm, uint64_t a)
@@ -82,9 +80,9 @@ static inline unsigned hv_dirty_rights(const struct hv_vm *vm, gfn_t g)
 	if (!hv_tracks(vm) || d->tracker->flags)
 		return HV_MAY_ALL;
 	page = hv_page_of(vm, g.v << PAGE_SHIFT);
-	if (d->tracker->hides && !hv_page_test(d->may_access, page))
+	if (d->tracker->hides && !bitmap_has(d->may_access, page))
 		may = 0;
-	if (!hv_page_test(d->may_write, page))
+	if (!bitmap_has(d->may_write, page))
 		may &= ~HV_MAY_WRITE;
 	return may;
 }
@@ -102,9 +100,9 @@ void hv_dirty_fault(struct hv_vm *vm, uint64_t a, bool write);
 static inline void hv_dirty_found(struct hv_vm *vm, uint64_t page, bool accessed, bool dirty)
 {
 	if (accessed)
-		hv_page_set(vm->dirty.accessed, page);
+		bitmap_set(vm->dirty.accessed, page);
 	if (dirty)
-		hv_page_set(vm->dirty.written, page);
+		bitmap_set(vm->dirty.written, page);
 }
 
 /* The same where only the machine frame is known, of a leaf entry (without EPT) that is about to go. */

@@ -8,12 +8,12 @@ void hv_dirty_fault(struct hv_vm *vm, uint64_t a, bool write)
 
 	if (!hv_tracks(vm) || d->tracker->flags || page == UINT64_MAX)
 		return;
-	vm->obs.tracking.faults += (d->tracker->hides && !hv_page_test(d->may_access, page)) ||
-				   (write && !hv_page_test(d->may_write, page));
+	vm->obs.tracking.faults += (d->tracker->hides && !bitmap_has(d->may_access, page)) ||
+				   (write && !bitmap_has(d->may_write, page));
 	hv_dirty_found(vm, page, true, write);
-	hv_page_set(d->may_access, page);
+	bitmap_set(d->may_access, page);
 	if (write)
-		hv_page_set(d->may_write, page);
+		bitmap_set(d->may_write, page);
 }
 
 void hv_dirty_begin_anew(struct hv_vm *vm)

@@ -47,8 +47,8 @@ static void empty_log(struct hv_vm *vm, bool exited)
 		vm->obs.tracking.logged++;
 		if (page == UINT64_MAX)
 			continue;
-		hv_page_set(vm->dirty.written, page);
-		hv_page_set(vm->dirty.may_write, page);
+		bitmap_set(vm->dirty.written, page);
+		bitmap_set(vm->dirty.may_write, page);
 	}
 	hv_write(vm, VMCS_GUEST_PML_INDEX, PML_ENTRIES - 1);
 }

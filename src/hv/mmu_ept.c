@@ -281,7 +281,7 @@ static void retrack(struct hv_vm *vm, const uint64_t *pages)
 		gfn_t g = hv_page_gfn(vm, page);
 		uint64_t *e;
 
-		if (!hv_page_test(pages, page))
+		if (!bitmap_has(pages, page))
 			continue;
 		e = entry_of(vm, g.v << PAGE_SHIFT);
 		if (!e || !(*e & EPT_RWX))
@@ -462,7 +462,7 @@ static bool leaf_is_tracked(struct hv_vm *vm, uint64_t e, unsigned level, uint64
 		what = "mapped by a large page";
 	else if (e & EPT_RWX & ~tracked_rights(vm, g))
 		what = "not granted";
-	else if (vm->dirty.tracker->exited && e & EPT_D && !hv_page_test(vm->dirty.may_write, page))
+	else if (vm->dirty.tracker->exited && e & EPT_D && !bitmap_has(vm->dirty.may_write, page))
 		what = "dirty, and was not logged";
 	if (!what)
 		return true;

@@ -4,6 +4,7 @@
  * page it maps is a frame of this VM. What the tables say beyond that is the backend's
  * own audit.
  */
+#include "base/bitmap.h"
 #include "hv/core.h"
 
 #include <stdio.h>
@@ -58,9 +59,9 @@ static bool check_table(const struct ownership *o, uint64_t table, unsigned leve
 		snprintf(o->buf, o->bytes, "the level-%u table at %llx is not the hypervisor's", level, (unsigned long long)table);
 		return false;
 	}
-	if (o->seen[frame / 64] >> (frame % 64) & 1)
+	if (bitmap_has(o->seen, frame))
 		return true;
-	o->seen[frame / 64] |= 1ull << (frame % 64);
+	bitmap_set(o->seen, frame);
 	for (uint64_t i = 0; i < entries; i++) {
 		uint64_t e = o->wide ? get_u64(t + 8 * i) : get_u32(t + 4 * i), to = e & PTE_ADDR_MASK;
 

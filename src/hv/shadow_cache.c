@@ -6,6 +6,7 @@
  * Finding needs no hash function: guest frames index an array, and the few pages
  * of one frame are a list. Page numbers, not pointers, keep the lists small.
  */
+#include "base/bitmap.h"
 #include "hv/shadow.h"
 
 #include <assert.h>
@@ -173,7 +174,7 @@ static void note_pieces(struct shadow *s, const struct shadow_page *p, uint64_t 
 
 	if (!is_pieces(p))
 		return;
-	s->pieces[slot / 64] |= 1ull << slot % 64;
+	bitmap_set(s->pieces, slot);
 }
 
 static bool in_pieces(const struct shadow *s, uint64_t lin)
@@ -183,7 +184,7 @@ static bool in_pieces(const struct shadow *s, uint64_t lin)
 	for (unsigned shift = 21; shift <= 30; shift += shift == 21 ? 1 : 8) {
 		unsigned slot = piece_slot(lin, shift);
 
-		any |= s->pieces[slot / 64] >> slot % 64 & 1;
+		any |= bitmap_has(s->pieces, slot);
 	}
 	return any;
 }

@@ -82,7 +82,7 @@ void shadow_retrack(struct hv_vm *vm, const uint64_t *pages)
 	shadow_begin(s);
 	s->flush.all = true;
 	for (uint64_t page = 0; page < count; page++) {
-		if (hv_page_test(pages, page))
+		if (bitmap_has(pages, page))
 			restrict_page(s, vm->dirty.tracker, hv_page_gfn(vm, page));
 	}
 	shadow_end(s);

@@ -6,7 +6,6 @@
 #include "arch/vmx.h"
 #include "lab/lab_migration_log.h"
 #include "lab/lab_vm.h"
-#include "vm/migrate_wire.h"
 
 #include <errno.h>
 #include <limits.h>

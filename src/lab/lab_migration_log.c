@@ -5,9 +5,9 @@
  */
 #include "lab/lab_migration_log.h"
 #include "arch/vmx.h"
+#include "base/bitmap.h"
 #include "lab/compare.h"
 #include "lab/report.h"
-#include "vm/migrate_wire.h"
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>

@@ -3,8 +3,8 @@
  * carry them. Left out: packets, other traffic, compression, what copying takes of the guest's processor.
  */
 #include "lab/lab_precopy.h"
+#include "base/bitmap.h"
 #include "vm/migrate_policy.h"
-#include "vm/migrate_wire.h"
 #include "vm/pages.h"
 #include <errno.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 #include "lab/lab_state.h"
-#include "vm/migrate_wire.h"
+#include "base/bitmap.h"
 #include "vm/pages.h"
 #include <errno.h>
 #include <stdlib.h>

@@ -1,5 +1,7 @@
+/* See track.h. */
 #include "lab/track.h"
 #include "arch/vmx.h"
+#include "base/bitmap.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -65,7 +67,7 @@ int track_begin(struct track **out, struct vm *vm, const struct track_config *cf
 {
 	struct track *t = calloc(1, sizeof(*t));
 	struct engine_vm *engine = vm_engine(vm);
-	uint64_t pages = engine_pages(engine), words = (pages + 63) / 64;
+	uint64_t pages = engine_pages(engine), words = bitmap_words(pages);
 	int r = 0;
 
 	if (!t)
@@ -117,16 +119,14 @@ static int append_count(struct series *s, uint64_t pages)
 /* Adds the interval up, and forgets its pages. */
 static int take_interval(struct track *t, struct series *s)
 {
-	uint64_t pages = 0;
+	uint64_t pages = bitmap_count(s->now, t->words);
 
 	for (uint64_t i = 0; i < t->words; i++) {
-		pages += (uint64_t)__builtin_popcountll(s->now[i]);
-		s->distinct += (uint64_t)__builtin_popcountll(s->now[i] & ~s->ever[i]);
 		s->ever[i] |= s->now[i];
 		s->now[i] = 0;
 	}
 	s->sum += pages;
-	s->most = pages > s->most ? pages : s->most;
+	s->most = max_u64(s->most, pages);
 	s->next += s->interval;
 	return append_count(s, pages);
 }
@@ -143,7 +143,7 @@ static int verify(struct track *t, struct error *err)
 
 		if (engine_mem_read(t->engine, a, now, PAGE_SIZE) || !memcmp(was, now, PAGE_SIZE))
 			continue;
-		if (!(t->dirty.now[n / 64] >> n % 64 & 1))
+		if (!bitmap_has(t->dirty.now, n))
 			return error_set(err, -EIO, "tracking by '%s' has lost the page at guest-physical %" PRIx64
 					 ": it changed before instruction %" PRIu64 " and is not in the set",
 					 engine_dirty_name[t->cfg.how], a.v, engine_insns(t->engine));

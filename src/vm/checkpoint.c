@@ -1,4 +1,5 @@
 #include "vm/checkpoint.h"
+#include "base/bitmap.h"
 #include "vm/saved_impl.h"
 #include "vm/vm_state.h"
 
@@ -130,15 +131,11 @@ static const char *why_full(const struct checkpointer *c, const char *path, cons
 /* Moves the pages that the checkpoint is to have from changed to taken. */
 static uint64_t choose_pages(struct checkpointer *c, bool all)
 {
-	uint64_t pages = engine_pages(vm_engine(c->vm)), n = 0;
-
 	memcpy(c->taken, c->changed, c->words * sizeof(*c->taken));
-	for (uint64_t page = 0; all && page < pages; page++)
-		c->taken[page / 64] |= 1ull << page % 64;
+	if (all)
+		bitmap_fill(c->taken, engine_pages(vm_engine(c->vm)));
 	memset(c->changed, 0, c->words * sizeof(*c->changed));
-	for (uint64_t i = 0; i < c->words; i++)
-		n += (unsigned)__builtin_popcountll(c->taken[i]);
-	return n;
+	return bitmap_count(c->taken, c->words);
 }
 
 static void give_back_pages(struct checkpointer *c)

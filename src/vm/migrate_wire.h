@@ -6,6 +6,7 @@
 #ifndef GNOMON_VM_MIGRATE_WIRE_H
 #define GNOMON_VM_MIGRATE_WIRE_H
 
+#include "base/bitmap.h"
 #include "vm/migrate.h"
 #include "vm/stream.h"
 
@@ -86,16 +87,5 @@ int migrate_put_bitmap(struct migrate_link *l, const char *name, const uint64_t 
 /* Adds one such section to a bitmap of @pages pages. -EPROTO: there are no such pages. */
 int migrate_add_bitmap(const struct migrate_link *l, const struct stream_section *s, uint64_t *bitmap, uint64_t pages,
 		       struct error *err);
-
-/* ---- bitmaps ---- */
-
-static inline bool bitmap_has(const uint64_t *b, uint64_t n) { return b[n / 64] >> (n % 64) & 1; }
-static inline void bitmap_set(uint64_t *b, uint64_t n) { b[n / 64] |= 1ull << (n % 64); }
-static inline void bitmap_clear(uint64_t *b, uint64_t n) { b[n / 64] &= ~(1ull << (n % 64)); }
-static inline uint64_t bitmap_words(uint64_t bits) { return bits / 64 + (bits % 64 != 0); }
-uint64_t bitmap_count(const uint64_t *b, uint64_t words);
-/* The first one set from @from on; @bits if there is none. */
-uint64_t bitmap_next(const uint64_t *b, uint64_t from, uint64_t bits);
-void bitmap_fill(uint64_t *b, uint64_t bits);
 
 #endif

@@ -1,4 +1,5 @@
 /* Files with a whole VM: reading them. */
+#include "base/bitmap.h"
 #include "vm/memmap.h"
 #include "vm/saved.h"
 #include "vm/saved_impl.h"
@@ -315,7 +316,7 @@ static int find_pages(struct saved *s, uint64_t pages, uint64_t *absent, struct 
 	}
 	for (uint64_t p = 0; p < pages; p++)
 		if (s->from[p])
-			absent[p / 64] |= 1ull << p % 64, s->data_pages++;
+			bitmap_set(absent, p), s->data_pages++;
 	return 0;
 }
 

@@ -99,15 +99,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 #ifndef FUZZ_WITH_LIBFUZZER
 
-#define TEXT_BYTES 8192
+#include "fuzz_main.h"
+#include "pick.h"
 
-static uint64_t next_random(uint64_t *s)
-{
-	*s ^= *s << 13;
-	*s ^= *s >> 7;
-	*s ^= *s << 17;
-	return *s;
-}
+#define TEXT_BYTES 8192
 
 /* Words that mean something, or nearly. */
 static const char *random_word(uint64_t *s)
@@ -187,40 +182,6 @@ static void fuzz(uint64_t rounds, uint64_t seed)
 	printf("%llu descriptions\n", (unsigned long long)rounds);
 }
 
-static int replay(const char *path)
-{
-	static uint8_t data[1 << 17];
-	FILE *f = fopen(path, "rb");
-	size_t n;
-
-	if (!f) {
-		perror(path);
-		return 1;
-	}
-	n = fread(data, 1, sizeof(data), f);
-	fclose(f);
-	LLVMFuzzerTestOneInput(data, n);
-	return 0;
-}
-
-int main(int argc, char **argv)
-{
-	uint64_t rounds = 10000, seed = 1;
-	int c, failed = 0;
-
-	while ((c = getopt(argc, argv, "n:s:")) != -1) {
-		if (c == 'n')
-			rounds = strtoull(optarg, NULL, 0);
-		else if (c == 's')
-			seed = strtoull(optarg, NULL, 0);
-		else
-			return 2;
-	}
-	if (optind == argc)
-		fuzz(rounds, seed);
-	for (int i = optind; i < argc; i++)
-		failed |= replay(argv[i]);
-	return failed;
-}
+int main(int argc, char **argv) { return fuzz_main(argc, argv, 10000, 1 << 17, fuzz); }
 
 #endif

@@ -46,13 +46,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 #ifndef FUZZ_WITH_LIBFUZZER
 
-static uint64_t next_random(uint64_t *s)
-{
-	*s ^= *s << 13;
-	*s ^= *s >> 7;
-	*s ^= *s << 17;
-	return *s;
-}
+#include "fuzz_main.h"
+#include "pick.h"
 
 /* Values that tend to break arithmetic. */
 static uint64_t nasty(uint64_t *s)
@@ -78,19 +73,6 @@ static void mutate(uint8_t *image, size_t size, uint64_t *s)
 	}
 }
 
-static void replay(const char *path)
-{
-	struct error err = {0};
-	struct blob b;
-
-	if (blob_read(&b, "input", path, (uint64_t)64 << 20, &err)) {
-		fprintf(stderr, "%s\n", err.text);
-		return;
-	}
-	LLVMFuzzerTestOneInput(b.data, b.bytes);
-	blob_free(&b);
-}
-
 static void run_rounds(uint64_t rounds, uint64_t seed)
 {
 	static unsigned (*const make[])(uint8_t[IMAGE_BYTES]) = {image_bzimage, image_pvh, image_multiboot_elf32,
@@ -110,21 +92,10 @@ static void run_rounds(uint64_t rounds, uint64_t seed)
 
 int main(int argc, char **argv)
 {
-	uint64_t rounds = 20000, seed = 1;
-	int i = 1, files = 0;
+	int status = fuzz_main(argc, argv, 20000, (size_t)64 << 20, run_rounds);
 
-	for (; i < argc; i++) {
-		if (strcmp(argv[i], "-n") == 0 && i + 1 < argc)
-			rounds = strtoull(argv[++i], NULL, 0);
-		else if (strcmp(argv[i], "-s") == 0 && i + 1 < argc)
-			seed = strtoull(argv[++i], NULL, 0) | 1;
-		else
-			replay(argv[i]), files++;
-	}
-	if (!files)
-		run_rounds(rounds, seed);
 	fake_engine_free(the_engine());
-	return 0;
+	return status;
 }
 
 #endif

@@ -330,6 +330,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 #ifndef FUZZ_WITH_LIBFUZZER
 
+#include "fuzz_main.h"
 #include "pick.h"
 
 struct text {
@@ -498,44 +499,25 @@ static void make_up(struct text *t)
 	damage(t);
 }
 
-static int replay(const char *path)
+static void run_rounds(uint64_t rounds, uint64_t seed)
 {
 	static struct text t;
-	FILE *f = fopen(path, "rb");
 
-	if (!f)
-		return 1;
-	t.bytes = fread(t.data, 1, sizeof(t.data), f);
-	fclose(f);
-	LLVMFuzzerTestOneInput(t.data, t.bytes);
-	return 0;
+	random_state = seed;
+	for (uint64_t i = 0; i < rounds; i++) {
+		make_up(&t);
+		LLVMFuzzerTestOneInput(t.data, t.bytes);
+	}
 }
 
 int main(int argc, char **argv)
 {
-	static struct text t;
-	unsigned long rounds = 2000;
-	int opt;
+	int status = fuzz_main(argc, argv, 2000, INPUT_MAX, run_rounds);
 
-	while ((opt = getopt(argc, argv, "n:s:")) != -1) {
-		if (opt == 'n')
-			rounds = strtoul(optarg, NULL, 0);
-		else if (opt == 's')
-			random_state = strtoul(optarg, NULL, 0) | 1;
-		else
-			return 2;
-	}
-	for (int i = optind; i < argc; i++)
-		if (replay(argv[i]))
-			return 1;
-	for (unsigned long i = 0; optind == argc && i < rounds; i++) {
-		make_up(&t);
-		LLVMFuzzerTestOneInput(t.data, t.bytes);
-	}
 	printf("destinations that ran: %u; sources moved %u, stayed %u, held %u, in doubt %u, stranded %u\n", ran,
 	       outcomes[MIGRATE_MOVED], outcomes[MIGRATE_STAYED], outcomes[MIGRATE_HELD], outcomes[MIGRATE_IN_DOUBT],
 	       outcomes[MIGRATE_STRANDED]);
-	return 0;
+	return status;
 }
 
 #endif

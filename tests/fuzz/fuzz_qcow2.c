@@ -132,15 +132,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 #ifndef FUZZ_WITH_LIBFUZZER
 
-static uint64_t random_state = 1;
-
-static uint64_t pick(uint64_t below)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return (random_state >> 11) % below;
-}
+#include "fuzz_main.h"
+#include "pick.h"
 
 /* A compressed cluster behind the end of the image, and an L2 entry that leads to it. */
 static size_t add_packed(uint8_t *image, size_t bytes, unsigned cluster_bits)
@@ -162,9 +155,9 @@ static size_t add_packed(uint8_t *image, size_t bytes, unsigned cluster_bits)
 static size_t make_image(uint8_t *image)
 {
 	static const unsigned bits[] = {9, 9, 10, 12, 14, 16};
-	unsigned cluster_bits = bits[pick(6)];
-	struct disk_create_options o = {.bytes = 512 * (1 + pick(400)), .cluster_bytes = 1u << cluster_bits,
-					.refcount_bits = 1u << pick(7), .version = pick(4) ? 3 : 2};
+	unsigned cluster_bits = bits[pick64(6)];
+	struct disk_create_options o = {.bytes = 512 * (1 + pick64(400)), .cluster_bytes = 1u << cluster_bits,
+					.refcount_bits = 1u << pick64(7), .version = pick64(4) ? 3 : 2};
 	struct disk_options qcow2 = {.format = DISK_FORMAT_QCOW2};
 	char path[64];
 	struct error err = {0};
@@ -178,38 +171,38 @@ static size_t make_image(uint8_t *image)
 	must(disk_create(path, &o, &err) == 0);
 	must(disk_open(&d, path, &qcow2, &err) == 0);
 	disk_write(d, 0, image, min_u64(o.bytes, 3000), &err);
-	if (pick(2))
+	if (pick64(2))
 		disk_snapshot_take(d, "1", &err);
 	disk_write(d, o.bytes / 2, image, o.bytes - o.bytes / 2, &err);
-	if (pick(2))
+	if (pick64(2))
 		disk_snapshot_take(d, "two", &err);
-	disk_write_zeroes(d, o.bytes / 4, o.bytes / 4, pick(2), &err);
+	disk_write_zeroes(d, o.bytes / 4, o.bytes / 4, pick64(2), &err);
 	must(disk_close(d, &err) == 0);
 	fd = open(path, O_RDONLY);
 	n = read(fd, image, FILE_MAX);
 	close(fd);
 	unlink(path);
 	must(n > 0);
-	if (pick(4) == 0 && o.version == 3 && cluster_bits >= 14)
+	if (pick64(4) == 0 && o.version == 3 && cluster_bits >= 14)
 		image[Q2_H_INCOMPATIBLE + 7] |= Q2_EXTENDED_L2;
-	return pick(2) ? add_packed(image, (size_t)n, cluster_bits) : (size_t)n;
+	return pick64(2) ? add_packed(image, (size_t)n, cluster_bits) : (size_t)n;
 }
 
 /* A number that means something somewhere. */
 static uint64_t odd_number(unsigned cluster_bits, size_t bytes)
 {
-	switch (pick(8)) {
+	switch (pick64(8)) {
 	case 0:
-		return pick(4);
+		return pick64(4);
 	case 1:
-		return 1ull << pick(64);
+		return 1ull << pick64(64);
 	case 2:
-		return UINT64_MAX >> pick(64);
+		return UINT64_MAX >> pick64(64);
 	case 3:
-		return pick(UINT64_MAX);
+		return pick64(UINT64_MAX);
 	default: /* a cluster, or one that is nearly there, with flags */
-		return pick(bytes + 70000) >> cluster_bits << cluster_bits | (pick(2) ? Q2_COPIED : 0) |
-		       (pick(8) ? 0 : Q2_COMPRESSED) | (pick(8) ? 0 : 1);
+		return pick64(bytes + 70000) >> cluster_bits << cluster_bits | (pick64(2) ? Q2_COPIED : 0) |
+		       (pick64(8) ? 0 : Q2_COMPRESSED) | (pick64(8) ? 0 : 1);
 	}
 }
 
@@ -218,42 +211,43 @@ static size_t damage(uint8_t *image, size_t bytes)
 	unsigned cluster_bits = be32_at(image + Q2_H_CLUSTER_BITS), cluster = 1u << cluster_bits;
 	size_t at;
 
-	for (uint64_t n = 1 + pick(5); n; n--) {
-		switch (pick(6)) {
+	for (uint64_t n = 1 + pick64(5); n; n--) {
+		switch (pick64(6)) {
 		case 0: /* the header */
-			at = 4 * pick(29);
-			if (pick(2))
+			at = 4 * pick64(29);
+			if (pick64(2))
 				put_be32(image + at, (uint32_t)odd_number(cluster_bits, bytes));
 			else
 				put_be64(image + at, odd_number(cluster_bits, bytes));
 			break;
 		case 1:
 		case 2: /* the beginning of some table */
-			at = pick(bytes / cluster + 1) * cluster + 8 * pick(16);
+			at = pick64(bytes / cluster + 1) * cluster + 8 * pick64(16);
 			put_be64(image + at, odd_number(cluster_bits, bytes));
 			break;
 		case 3: /* anywhere */
-			at = pick(bytes / 8) * 8;
+			at = pick64(bytes / 8) * 8;
 			put_be64(image + at, odd_number(cluster_bits, bytes));
 			break;
 		case 4:
-			image[pick(bytes)] ^= (uint8_t)(1u << pick(8));
+			image[pick64(bytes)] ^= (uint8_t)(1u << pick64(8));
 			break;
 		case 5:
-			if (pick(8) == 0)
-				bytes = max_u64(512, pick(bytes));
+			if (pick64(8) == 0)
+				bytes = max_u64(512, pick64(bytes));
 			break;
 		}
 	}
 	return bytes;
 }
 
-static void fuzz(uint64_t rounds)
+static void fuzz(uint64_t rounds, uint64_t seed)
 {
 	uint8_t *image = malloc(FILE_MAX + 8192), *copy = malloc(FILE_MAX + 8192);
 	size_t bytes = 0, n;
 
 	must(image && copy);
+	random_state = seed;
 	for (uint64_t i = 0; i < rounds; i++) {
 		if (i % 16 == 0) {
 			memset(image, (int)i, FILE_MAX);
@@ -268,40 +262,6 @@ static void fuzz(uint64_t rounds)
 	free(copy);
 }
 
-static int replay(const char *path)
-{
-	static uint8_t data[FILE_MAX];
-	FILE *f = fopen(path, "rb");
-	size_t n;
-
-	if (!f) {
-		perror(path);
-		return 1;
-	}
-	n = fread(data, 1, sizeof(data), f);
-	fclose(f);
-	LLVMFuzzerTestOneInput(data, n);
-	return 0;
-}
-
-int main(int argc, char **argv)
-{
-	uint64_t rounds = 2000;
-	int c, failed = 0;
-
-	while ((c = getopt(argc, argv, "n:s:")) != -1) {
-		if (c == 'n')
-			rounds = strtoull(optarg, NULL, 0);
-		else if (c == 's')
-			random_state = strtoull(optarg, NULL, 0) * 0x9e3779b97f4a7c15 | 1;
-		else
-			return 2;
-	}
-	if (optind == argc)
-		fuzz(rounds);
-	for (int i = optind; i < argc; i++)
-		failed |= replay(argv[i]);
-	return failed;
-}
+int main(int argc, char **argv) { return fuzz_main(argc, argv, 2000, FILE_MAX, fuzz); }
 
 #endif

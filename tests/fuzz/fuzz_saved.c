@@ -8,6 +8,7 @@
  * The first byte of an input says under which scheme.
  */
 #include "base/state.h"
+#include "fuzz_main.h"
 #include "pick.h"
 #include "vm/checkpoint.h"
 #include "vm/checkpoint_store.h"
@@ -362,13 +363,14 @@ static size_t damage_raw(uint8_t *data, size_t bytes)
 	return pick(3) ? bytes : pick((unsigned)bytes);
 }
 
-static void fuzz(uint64_t rounds)
+static void fuzz(uint64_t rounds, uint64_t seed)
 {
 	uint8_t *input = malloc(2 * FILE_MAX);
 	struct base base[4];
 	unsigned bases = 0;
 
 	must(input);
+	random_state = seed;
 	suspend_one(&base[bases++], 0);
 	suspend_one(&base[bases++], 3);
 	take_two(&base[bases], &base[bases + 1]);
@@ -388,22 +390,6 @@ static void fuzz(uint64_t rounds)
 	free(input);
 }
 
-static int replay(const char *path)
-{
-	static uint8_t data[FILE_MAX];
-	FILE *f = fopen(path, "rb");
-	size_t n;
-
-	if (!f) {
-		perror(path);
-		return 1;
-	}
-	n = fread(data, 1, sizeof(data), f);
-	fclose(f);
-	LLVMFuzzerTestOneInput(data, n);
-	return 0;
-}
-
 static void clean_up(void)
 {
 	char path[96];
@@ -415,29 +401,15 @@ static void clean_up(void)
 
 int main(int argc, char **argv)
 {
-	const struct rlimit room = {ROOM, ROOM};
-	uint64_t rounds = 500;
-	int c, failed = 0;
-
-	while ((c = getopt(argc, argv, "n:s:")) != -1) {
-		if (c == 'n')
-			rounds = strtoull(optarg, NULL, 0);
-		else if (c == 's')
-			random_state = strtoull(optarg, NULL, 0) * 0x9e3779b97f4a7c15 | 1;
-		else
-			return 2;
-	}
+	int status;
 #ifndef __SANITIZE_ADDRESS__ /* which needs all addresses for itself */
+	const struct rlimit room = {ROOM, ROOM};
+
 	must(setrlimit(RLIMIT_AS, &room) == 0);
-#else
-	(void)room;
 #endif
-	if (optind == argc)
-		fuzz(rounds);
-	for (int i = optind; i < argc; i++)
-		failed |= replay(argv[i]);
+	status = fuzz_main(argc, argv, 500, FILE_MAX, fuzz);
 	clean_up();
-	return failed;
+	return status;
 }
 
 #endif

@@ -61,6 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 #ifndef FUZZ_WITH_LIBFUZZER
 
+#include "fuzz_main.h"
 #include "pick.h"
 
 #define TEXT_BYTES 2048
@@ -90,10 +91,11 @@ static void make_up(char *text)
 	}
 }
 
-static void run_rounds(uint64_t rounds)
+static void run_rounds(uint64_t rounds, uint64_t seed)
 {
 	char text[TEXT_BYTES];
 
+	random_state = seed;
 	for (uint64_t i = 0; i < rounds; i++) {
 		size_t size;
 
@@ -106,35 +108,6 @@ static void run_rounds(uint64_t rounds)
 	printf("%llu descriptions, no failure\n", (unsigned long long)rounds);
 }
 
-static void replay(const char *path)
-{
-	struct error err = {0};
-	struct blob b;
-
-	if (blob_read(&b, "input", path, (uint64_t)1 << 20, &err)) {
-		fprintf(stderr, "%s\n", err.text);
-		return;
-	}
-	LLVMFuzzerTestOneInput(b.data, b.bytes);
-	blob_free(&b);
-}
-
-int main(int argc, char **argv)
-{
-	uint64_t rounds = 20000;
-	int files = 0;
-
-	for (int i = 1; i < argc; i++) {
-		if (strcmp(argv[i], "-n") == 0 && i + 1 < argc)
-			rounds = strtoull(argv[++i], NULL, 0);
-		else if (strcmp(argv[i], "-s") == 0 && i + 1 < argc)
-			random_state = strtoull(argv[++i], NULL, 0) | 1;
-		else
-			replay(argv[i]), files++;
-	}
-	if (!files)
-		run_rounds(rounds);
-	return 0;
-}
+int main(int argc, char **argv) { return fuzz_main(argc, argv, 20000, (size_t)1 << 20, run_rounds); }
 
 #endif

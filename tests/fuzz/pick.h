@@ -6,12 +6,16 @@
 
 static uint64_t random_state = 1;
 
-static unsigned pick(unsigned below)
+/* The next of the sequence that @state, which is not 0, is at. */
+static inline uint64_t next_random(uint64_t *state)
 {
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return (unsigned)(random_state >> 33) % below;
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
 }
+
+static inline unsigned pick(unsigned below) { return (unsigned)(next_random(&random_state) >> 33) % below; }
+static inline uint64_t pick64(uint64_t below) { return (next_random(&random_state) >> 11) % below; }
 
 #endif
