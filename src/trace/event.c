@@ -108,7 +108,7 @@ static const char *wrong(const struct trace_event *ev)
 	case TRACE_FETCH:
 		return wrong_access(ev);
 	case TRACE_INSNS:
-		return ev->value ? NULL : "its number is 0";
+		return !ev->value || ev->value > UINT32_MAX ? "a number from 1 to 4294967295" : NULL;
 	case TRACE_PAGE:
 		return (ev->addr & ~PAGE_MASK) || ev->addr >= TRACE_GPA_END ? "no address of a page below 1 TiB" :
 		       !ev->value ? "its bytes are missing" : NULL;

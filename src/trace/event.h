@@ -28,7 +28,7 @@
 	X(READ, 1, "read")                                                                                             \
 	X(WRITE, 2, "write")                                                                                           \
 	X(FETCH, 3, "fetch")                                                                                           \
-	/* value: instructions completed since the last such event (or the beginning), at least 1 */                   \
+	/* value: instructions completed since the last such event (or the beginning), 1 to 2^32 - 1 */               \
 	X(INSNS, 4, "insns")                                                                                           \
 	/* addr: guest-physical, of a page whose contents matter from here on; these are trace_event_page() */         \
 	X(PAGE, 5, "page")                                                                                             \
