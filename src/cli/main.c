@@ -16,6 +16,7 @@ const struct command *const commands[] = {
 	&cmd_walk,
 	&cmd_lab,
 	&cmd_disk,
+	&cmd_trace,
 	&cmd_control,
 	&cmd_help,
 	&cmd_version,

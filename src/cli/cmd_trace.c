@@ -1,0 +1,432 @@
+/* gnomon trace: says what is in a trace, cuts pieces out of it, and turns other formats into traces and back. */
+#include <signal.h>
+#undef REG_RIP /* glibc's, of ucontext; ours is a register slot (cpu/uop.h) */
+
+#include "cli/cli.h"
+#include "trace/text.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define ARGS_MAX 2
+
+struct trace_command {
+	const char *arg[ARGS_MAX]; /* what is no option, from behind the verb on */
+	int args;
+	bool json;
+	uint64_t count, at;
+	const struct trace_format *format;
+	struct trace_options options;
+};
+
+/* ---- options ---- */
+
+static int set_json(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct trace_command *)ctx)->json = true;
+	return 0;
+}
+
+static int set_count(void *ctx, const char *v, struct error *err)
+{
+	return parse_count("count", v, &((struct trace_command *)ctx)->count, err);
+}
+
+static int set_at(void *ctx, const char *v, struct error *err)
+{
+	return parse_count("at", v, &((struct trace_command *)ctx)->at, err);
+}
+
+static int set_format(void *ctx, const char *v, struct error *err)
+{
+	struct trace_command *c = ctx;
+
+	for (unsigned i = 0; trace_formats[i]; i++) {
+		c->format = trace_formats[i];
+		if (strcmp(v, c->format->name) == 0)
+			return 0;
+	}
+	return error_set(err, -EINVAL, "--format '%.60s': no such format (see gnomon trace --help)", v);
+}
+
+static int add_option(void *ctx, const char *v, struct error *err)
+{
+	struct trace_options *o = &((struct trace_command *)ctx)->options;
+
+	if (!strchr(v, '='))
+		return error_set(err, -EINVAL, "--option '%.60s': NAME=VALUE", v);
+	if (o->count == TRACE_OPTIONS_MAX)
+		return error_set(err, -EINVAL, "--option: more than %u of them", TRACE_OPTIONS_MAX);
+	o->option[o->count++] = v;
+	return 0;
+}
+
+static const struct option_desc json_options[] = {{"json", NULL, "print JSON", set_json}, {0}};
+static const struct option_desc head_options[] = {
+	{"count", "N", "so many events (default 20)", set_count},
+	{"at", "K", "from event number K on (the first is 0)", set_at},
+	{0},
+};
+static const struct option_desc import_options[] = {
+	{"format", "NAME", "of the file (default: found out from its beginning)", set_format},
+	{"option", "NAME=VALUE", "for the format; may be given several times", add_option},
+	{0},
+};
+static const struct option_desc export_options[] = {
+	{"format", "NAME", "of what is written (default text)", set_format},
+	{"option", "NAME=VALUE", "for the format; may be given several times", add_option},
+	{0},
+};
+
+/* ---- outcomes ---- */
+
+static int fail(const struct error *err)
+{
+	cli_error("trace", err->text);
+	switch (err->code) {
+	case -EBADMSG:
+		return CLI_DAMAGED;
+	case -ENOMEM:
+	case -EIO:
+	case -ENOSPC:
+	case -EDQUOT:
+	case -EPIPE:
+		return CLI_HOST_FAILED;
+	}
+	return CLI_USAGE;
+}
+
+static void print_json(json_t *o)
+{
+	json_dumpf(o, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+	putchar('\n');
+	json_decref(o);
+}
+
+static void put(json_t *o, const char *key, uint64_t v) { json_object_set_new(o, key, json_integer((json_int_t)v)); }
+
+/* Texts in traces are bytes; JSON's strings are UTF-8. */
+static void put_string(json_t *o, const char *key, const char *v)
+{
+	json_t *s = json_string(v);
+
+	json_object_set_new(o, key, s ? s : json_string("?"));
+}
+
+/* @ret: of the last thing done with @r. */
+static int finish(struct trace_reader *r, int ret, const struct error *err)
+{
+	trace_reader_close(r);
+	return ret ? fail(err) : CLI_OK;
+}
+
+/* A trace is no text. */
+static int check_output(const char *path, struct error *err)
+{
+	return strcmp(path, "-") == 0 && isatty(STDOUT_FILENO) ?
+	       error_set(err, -EINVAL, "standard output is a terminal, which a trace does not suit") : 0;
+}
+
+/* ---- info ---- */
+
+static json_t *info_json(const struct trace_reader *r)
+{
+	const struct trace_info *i = trace_reader_info(r);
+	struct trace_totals t;
+	json_t *o = json_object();
+	bool known = trace_reader_totals(r, &t);
+
+	put_string(o, "file", trace_reader_path(r));
+	put_string(o, "creator", i->creator);
+	put_string(o, "source", i->source);
+	put_string(o, "cpu_features", i->cpu_features);
+	json_object_set_new(o, "tables", json_boolean(i->tables));
+	put(o, "memory_bytes", i->memory);
+	put(o, "maxphyaddr", i->maxphyaddr);
+	json_object_set_new(o, "events", known ? json_integer((json_int_t)t.events) : json_null());
+	json_object_set_new(o, "instructions", known ? json_integer((json_int_t)t.insns) : json_null());
+	json_object_set_new(o, "file_bytes", known ? json_integer((json_int_t)t.bytes) : json_null());
+	return o;
+}
+
+static void print_info(const struct trace_reader *r)
+{
+	const struct trace_info *i = trace_reader_info(r);
+	struct trace_totals t;
+	char size[32];
+
+	printf("trace          %s\nmade by        %s\nof             %s\nkind           %s\n", trace_reader_path(r),
+	       *i->creator ? i->creator : "?", *i->source ? i->source : "?",
+	       i->tables ? "machine trace, with page tables" : "plain trace, without page tables");
+	if (i->memory) {
+		human_bytes(i->memory, size);
+		printf("memory         %s\n", size);
+	}
+	if (i->maxphyaddr)
+		printf("addresses      %u bits, physical\n", i->maxphyaddr);
+	if (*i->cpu_features)
+		printf("features       %s\n", i->cpu_features);
+	if (!trace_reader_totals(r, &t)) {
+		puts("events         not known: a pipe, or cut off (gnomon trace stat counts them)");
+		return;
+	}
+	human_bytes(t.bytes, size);
+	printf("events         %" PRIu64 "\ninstructions   %" PRIu64 "\nfile           %s, %.2f bytes an event\n", t.events,
+	       t.insns, size, t.events ? (double)t.bytes / (double)t.events : 0.0);
+}
+
+static int info(struct trace_command *c)
+{
+	struct trace_reader *r;
+	struct error err = {0};
+
+	if (trace_reader_open(&r, c->arg[0], &err))
+		return fail(&err);
+	if (c->json)
+		print_json(info_json(r));
+	else
+		print_info(r);
+	return finish(r, 0, &err);
+}
+
+/* ---- head ---- */
+
+static int head(struct trace_command *c)
+{
+	const struct trace_event *ev;
+	struct error err = {0};
+	struct trace_reader *r;
+	uint64_t left = c->count;
+	unsigned n;
+	int ret;
+
+	if (trace_reader_open(&r, c->arg[0], &err))
+		return fail(&err);
+	ret = trace_seek_event(r, c->at, &err);
+	while (!ret && left && (ret = trace_next(r, &ev, &n, &err)) > 0) {
+		for (unsigned i = 0; i < n && left; i++, left--) {
+			printf("%" PRIu64 "\t", trace_reader_event(r) + i);
+			trace_text_print(&ev[i], stdout);
+		}
+		ret = 0;
+	}
+	return finish(r, ret, &err);
+}
+
+/* ---- import ---- */
+
+struct import {
+	const struct trace_format *format;
+	const char *to;
+	struct trace_writer *writer;
+};
+
+static int import_begin(void *ctx, const struct trace_info *given, struct error *err)
+{
+	struct import *m = ctx;
+	struct trace_info i = *given;
+
+	if (!*i.creator)
+		snprintf(i.creator, sizeof(i.creator), "gnomon " GNOMON_VERSION " trace import, %s", m->format->name);
+	return trace_writer_open(&m->writer, m->to, &i, err);
+}
+
+static int import_put(void *ctx, const struct trace_event *ev, unsigned n, struct error *err)
+{
+	return trace_put(((struct import *)ctx)->writer, ev, n, err);
+}
+
+/* By the beginning of a file. */
+static int find_format(const char *path, const struct trace_format **f, struct error *err)
+{
+	uint8_t head_bytes[TRACE_DETECT_BYTES];
+	ssize_t n;
+	int fd;
+
+	if (strcmp(path, "-") == 0)
+		return error_set(err, -EINVAL, "the format of standard input must be given (--format)");
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, head_bytes, sizeof(head_bytes));
+	if (n < 0)
+		error_set(err, -errno, "%s: cannot be read: %m", path);
+	if (fd >= 0)
+		close(fd);
+	if (n < 0)
+		return err->code;
+	for (unsigned i = 0; trace_formats[i]; i++) {
+		*f = trace_formats[i];
+		if ((*f)->import && (*f)->detect && (*f)->detect(head_bytes, (size_t)n))
+			return 0;
+	}
+	return error_set(err, -EINVAL, "%s: of no format that is known by its beginning (--format)", path);
+}
+
+/* What was read before something is wrong is kept: as a trace of its own. */
+static int finish_import(struct import *m, int ret, struct error *err)
+{
+	const uint64_t events = m->writer ? trace_writer_events(m->writer) : 0;
+	struct error closed = {0};
+
+	if (ret && (ret != -EBADMSG || !events)) {
+		trace_writer_drop(m->writer);
+		return fail(err);
+	}
+	if (trace_writer_close(m->writer, &closed))
+		return fail(&closed);
+	if (ret)
+		fprintf(stderr, "%s has the %" PRIu64 " events before that\n", m->to, events);
+	return ret ? fail(err) : CLI_OK;
+}
+
+static int import(struct trace_command *c)
+{
+	struct import m = {.format = c->format, .to = c->arg[1]};
+	const struct trace_import to = {import_begin, import_put, &m};
+	struct error err = {0};
+
+	if (check_output(m.to, &err) || (!m.format && find_format(c->arg[0], &m.format, &err)))
+		return fail(&err);
+	if (!m.format->import) {
+		error_set(&err, -EINVAL, "--format %s: can only be exported", m.format->name);
+		return fail(&err);
+	}
+	return finish_import(&m, m.format->import(c->arg[0], &c->options, &to, &err), &err);
+}
+
+/* ---- export ---- */
+
+static int export_to(const struct trace_command *c, struct trace_reader *r, const char *path, struct error *err)
+{
+	FILE *out = strcmp(path, "-") ? fopen(path, "we") : stdout;
+	int ret;
+
+	if (!out)
+		return error_set(err, -errno, "%s: cannot be opened for writing: %m", path);
+	ret = c->format->export(r, &c->options, out, err);
+	if (fflush(out) && !ret)
+		ret = error_set(err, -errno, "%s: cannot be written: %m", path);
+	if (out != stdout && fclose(out) && !ret)
+		ret = error_set(err, -errno, "%s: cannot be written: %m", path);
+	return ret;
+}
+
+static int export(struct trace_command *c)
+{
+	struct trace_reader *r;
+	struct error err = {0};
+
+	if (!c->format)
+		c->format = &trace_format_text;
+	if (!c->format->export) {
+		error_set(&err, -EINVAL, "--format %s: can only be imported", c->format->name);
+		return fail(&err);
+	}
+	if (trace_reader_open(&r, c->arg[0], &err))
+		return fail(&err);
+	return finish(r, export_to(c, r, c->args > 1 ? c->arg[1] : "-", &err), &err);
+}
+
+/* ---- verbs ---- */
+
+static const struct verb {
+	const char *name, *args, *summary;
+	int min, max; /* arguments */
+	const struct option_desc *options;
+	int (*run)(struct trace_command *c);
+} verbs[] = {
+	{"info", "TRACE", "what a trace is, and how long", 1, 1, json_options, info},
+	{"head", "TRACE", "events as text, one a line, after their numbers", 1, 1, head_options, head},
+	{"import", "FILE TRACE", "make a trace of a file of another format", 2, 2, import_options, import},
+	{"export", "TRACE [FILE]", "turn a trace into another format", 1, 2, export_options, export},
+};
+
+static void list_formats(FILE *out)
+{
+	fputs("\nFormats (import and export):\n", out);
+	for (unsigned i = 0; trace_formats[i]; i++) {
+		const struct trace_format *f = trace_formats[i];
+		const char *nl, *text = f->help;
+
+		fprintf(out, "  %-12s %-8s  ", f->name, f->import && f->export ? "both" : f->import ? "import" : "export");
+		for (; (nl = strchr(text, '\n')); text = nl + 1)
+			fprintf(out, "%.*s\n%25s", (int)(nl - text), text, "");
+		fprintf(out, "%s\n", text);
+	}
+}
+
+static void help_verb(FILE *out, const struct verb *v)
+{
+	const struct option_group groups[] = {{.title = "Options", .table = v->options}, {0}};
+
+	fprintf(out, "Usage: gnomon trace %s %s [OPTIONS]\n\n%c%s.\n", v->name, v->args, *v->summary - 'a' + 'A',
+		v->summary + 1);
+	options_help(out, groups);
+	if (v->options == import_options || v->options == export_options)
+		list_formats(out);
+}
+
+static void help(FILE *out)
+{
+	fputs("Usage: gnomon trace VERB ...\n\nTraces of what guests did, for 'gnomon replay'.\n\n", out);
+	for (unsigned i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)
+		fprintf(out, "  %s %s\n            %s\n", verbs[i].name, verbs[i].args, verbs[i].summary);
+	list_formats(out);
+	fputs("\n'gnomon trace VERB --help' has the options. TRACE can be '-', standard input or output.\n\n"
+	      "Exit status: 0; 2 if the request makes no sense; 10 if the host fails; 16 if a trace is cut off or\n"
+	      "damaged: what is before that was used nevertheless.\n", out);
+}
+
+static const struct verb *find_verb(const char *name)
+{
+	for (unsigned i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)
+		if (strcmp(verbs[i].name, name) == 0)
+			return &verbs[i];
+	return NULL;
+}
+
+static int run_verb(const struct verb *v, int argc, char **argv)
+{
+	struct trace_command c = {.count = 20};
+	const struct option_group groups[] = {{.title = "Options", .table = v->options, .ctx = &c}, {0}};
+	struct error err = {0};
+
+	c.args = (int)options_take_arguments(&argc, argv, groups, c.arg, ARGS_MAX);
+	switch (options_parse(argc, argv, groups, &err)) {
+	case OPTIONS_HELP:
+		help_verb(stdout, v);
+		return CLI_OK;
+	case OPTIONS_BAD:
+		strncat(err.text, " (see gnomon trace --help)", sizeof(err.text) - strlen(err.text) - 1);
+		return fail(&err);
+	case OPTIONS_OK:
+		break;
+	}
+	if (c.args >= v->min && c.args <= v->max)
+		return v->run(&c);
+	error_set(&err, -EINVAL, "usage: %s %s (see gnomon trace --help)", v->name, v->args);
+	return fail(&err);
+}
+
+static int trace_command(int argc, char **argv)
+{
+	const struct verb *v = argc > 1 ? find_verb(argv[1]) : NULL;
+	struct error err;
+
+	if (v)
+		return run_verb(v, argc - 1, argv + 1);
+	if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+		help(stdout);
+		return CLI_OK;
+	}
+	error_set(&err, -EINVAL,
+		  argc > 1 ? "no verb '%.64s' (see gnomon trace --help)" : "a verb is missing (see gnomon trace --help)",
+		  argc > 1 ? argv[1] : "");
+	return fail(&err);
+}
+
+const struct command cmd_trace = {"trace", "look into traces, cut, import and export them", trace_command, help};
