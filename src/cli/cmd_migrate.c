@@ -204,13 +204,19 @@ static void show(const json_t *o, bool terminal)
 /* @o: an answer of query-migrate, or the progress of the job */
 static void show_end(const json_t *o)
 {
-	char bytes[32];
+	uint64_t first_us = (uint64_t)number(o, "first_round_us");
+	char bytes[32], rate[32];
 
 	human_bytes((uint64_t)number(o, "bytes"), bytes);
 	printf("moved in %.3f s, of which the VM stood still for %.1f ms; %lld pages (%lld of zeros, %lld asked for), "
 	       "%s\n",
 	       (double)number(o, "total_us") / 1e6, (double)number(o, "downtime_us") / 1000,
 	       (long long)number(o, "sent"), (long long)number(o, "zero"), (long long)number(o, "demanded"), bytes);
+	if (!first_us)
+		return;
+	human_bytes((uint64_t)number(o, "first_round_bytes"), bytes);
+	human_bytes((uint64_t)((double)number(o, "first_round_bytes") * 1e6 / (double)first_us), rate);
+	printf("first round: %s of pages in %.3f s, %s/s\n", bytes, (double)first_us / 1e6, rate);
 }
 
 /* ---- following it ---- */

@@ -50,6 +50,8 @@ struct migrate_progress {
 	uint64_t sent, zero, again;  /* sent; of them zeros; passed over because they were written again already */
 	uint64_t demanded;           /* post-copy: that the destination asked for */
 	uint64_t bytes;              /* of the connection */
+	/* The first round of pre-copy, to the other end's answer: contents of pages that went as they are, and time. */
+	uint64_t first_bytes, first_ns;
 	uint64_t bytes_per_second;   /* in the last round, to the other end's answer */
 	uint64_t dirty_per_second;   /* pages the VM writes */
 	uint64_t expected_ns;        /* downtime, if it stopped now */

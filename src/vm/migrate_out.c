@@ -356,6 +356,8 @@ static void set_numbers(struct migrate_out *m, struct control_job *job)
 	control_job_set(job, "zero", (int64_t)p->zero);
 	control_job_set(job, "demanded", (int64_t)p->demanded);
 	control_job_set(job, "bytes", (int64_t)p->bytes);
+	control_job_set(job, "first_round_bytes", (int64_t)p->first_bytes);
+	control_job_set(job, "first_round_us", (int64_t)p->first_ns / 1000);
 	control_job_set(job, "downtime_us", (int64_t)p->downtime_ns / 1000);
 	control_job_set(job, "total_us", (int64_t)p->total_ns / 1000);
 	control_job_set(job, "recoveries", (int64_t)p->recoveries);
@@ -667,7 +669,7 @@ static int run_query(const struct control_call *call, json_t **ret, struct error
 	why = m->err;
 	outcome = m->busy ? "running" : m->has_outcome ? outcome_name[m->outcome] : "none";
 	pthread_mutex_unlock(&m->lock);
-	*ret = json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:I, s:I}",
+	*ret = json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I}",
 			 "status", outcome, "phase", migrate_phase_name[p.phase], "round", (int)p.round, "pages",
 			 (json_int_t)p.pages, "left", (json_int_t)p.left, "sent", (json_int_t)p.sent, "zero",
 			 (json_int_t)p.zero, "passed_over", (json_int_t)p.again, "demanded", (json_int_t)p.demanded,
@@ -675,7 +677,8 @@ static int run_query(const struct control_call *call, json_t **ret, struct error
 			 "dirty_pages_per_second", (json_int_t)p.dirty_per_second, "expected_downtime_us",
 			 (json_int_t)(p.expected_ns / 1000), "throttle", (int)p.throttle, "downtime_us",
 			 (json_int_t)(p.downtime_ns / 1000), "total_us", (json_int_t)(p.total_ns / 1000), "recoveries",
-			 (json_int_t)p.recoveries);
+			 (json_int_t)p.recoveries, "first_round_bytes", (json_int_t)p.first_bytes, "first_round_us",
+			 (json_int_t)(p.first_ns / 1000));
 	if (strcmp(outcome, "running") && *why.text)
 		json_object_set_new(*ret, "error", json_string(why.text));
 	return 0;

@@ -61,6 +61,10 @@ static int one_round(struct migrate_source *s, struct migrate_round *r, struct e
 	*r = (struct migrate_round){.ns = source_now(s) - begun, .bytes = transport_sent(s->link.t) - bytes,
 				    .zeros = s->progress.zero - zero, .left = bitmap_count(s->send, s->words)};
 	r->pages = s->progress.sent - sent - r->zeros;
+	if (s->progress.round == 1) {
+		s->progress.first_bytes = (s->writer.pages - s->writer.zero - s->writer.same) * PAGE_SIZE;
+		s->progress.first_ns = (uint64_t)r->ns;
+	}
 	return ret;
 }
 

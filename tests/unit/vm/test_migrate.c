@@ -73,6 +73,17 @@ static void run_one(struct migrate_options o, unsigned writes, unsigned hot, str
 		memcpy(bytes, w.fault[0].passed, sizeof(w.fault[0].passed));
 }
 
+static void check_first_round(const struct migrate_progress *p, bool had_one)
+{
+	if (!had_one) {
+		assert_int_equal(p->first_bytes | p->first_ns, 0);
+		return;
+	}
+	assert_true(p->first_ns > 0 && p->first_ns <= p->total_ns);
+	assert_true(p->first_bytes > 0 && p->first_bytes % PAGE_SIZE == 0);
+	assert_true(p->first_bytes <= (p->sent - p->zero) * PAGE_SIZE);
+}
+
 static void all_modes(void **state)
 {
 	struct migrate_progress p;
@@ -92,6 +103,7 @@ static void all_modes(void **state)
 				assert_int_equal(p.sent, WORLD_PAGES);
 			if (mode == MIGRATE_PRECOPY)
 				assert_true(p.round >= (i & 4 ? 2 : 1));
+			check_first_round(&p, mode == MIGRATE_PRECOPY || mode == MIGRATE_HYBRID);
 		}
 }
 
