@@ -55,7 +55,7 @@ int source_start_writer(struct migrate_source *s, struct error *err)
 
 int source_put_page(struct migrate_source *s, uint64_t page, struct error *err)
 {
-	uint8_t data[PAGE_SIZE] __attribute__((aligned(64)));
+	uint8_t *data = pages_room(&s->writer);
 	uint64_t zero = s->writer.zero;
 	int ret = s->vm.read_page(s->vm.ctx, page, data);
 

@@ -7,7 +7,9 @@
 
 #define ENTRY_BYTES PAGES_ENTRY_BYTES
 #define TABLE_BYTES(n) ((size_t)PAGES_TABLE_BYTES(n))
-#define SECTION_BYTES (TABLE_BYTES(PAGES_BATCH) + PAGES_BATCH * PAGE_SIZE)
+#define TABLE_ROOM ((TABLE_BYTES(PAGES_BATCH) + PAGE_SIZE - 1) & PAGE_MASK)
+/* Of pages with the same sample so many are compared: a guest can make many of them. */
+#define COMPARED_MAX 8
 
 static uint32_t table_sum(const uint8_t *table, unsigned count)
 {
@@ -19,9 +21,9 @@ static uint32_t table_sum(const uint8_t *table, unsigned count)
 int pages_writer_init(struct pages_writer *w, struct stream_writer *stream, int compress, struct error *err)
 {
 	*w = (struct pages_writer){.stream = stream, .compress = compress};
-	/* The table is made when it is known how long it is, right before the data. */
-	w->table = malloc(SECTION_BYTES);
-	w->data = w->table ? w->table + TABLE_BYTES(PAGES_BATCH) : NULL;
+	/* The table is made when it is known how long it is, right before the data, which begins on a page. */
+	w->table = aligned_alloc(PAGE_SIZE, TABLE_ROOM + PAGES_BATCH * PAGE_SIZE);
+	w->data = w->table ? w->table + TABLE_ROOM : NULL;
 	if (compress) {
 		w->packed = malloc(ZSTD_compressBound(PAGES_BATCH * PAGE_SIZE));
 		w->zstd = ZSTD_createCCtx();
@@ -51,35 +53,68 @@ bool pages_is_zero(const uint8_t *data)
 	return !any;
 }
 
-/* An entry of the batch with the same contents, or NULL. */
-static int find_same(const struct pages_writer *w, uint64_t hash, const uint8_t *data)
+/* A word of every cache line, mixed: pages that differ mostly differ in it, at a fraction of what a hash costs. */
+static uint64_t sample_of(const uint8_t *data)
 {
-	for (unsigned i = 0; i < w->count; i++)
-		if (w->entry[i].hash == hash && w->entry[i].kind == PAGE_RAW &&
-		    !memcmp(w->data + w->entry[i].data_at, data, PAGE_SIZE))
-			return (int)i;
+	const uint64_t *q = (const void *)data;
+	uint64_t s[4] = {0};
+
+	for (unsigned i = 0; i < PAGE_SIZE / 8; i += 32)
+		for (unsigned k = 0; k < 4; k++)
+			s[k] = (s[k] ^ q[i + 8 * k + (i / 32 + k) % 8]) * 0x9e3779b97f4a7c15;
+	s[0] ^= s[1] >> 32 ^ s[2] >> 16 ^ s[3] >> 48;
+	return (s[0] ^ s[1] ^ s[2] ^ s[3]) * 0x9e3779b97f4a7c15;
+}
+
+static uint16_t *chain_of(struct pages_writer *w, uint64_t sample) { return &w->first[sample >> 32 & (PAGES_CHAINS - 1)]; }
+
+/* An entry of the batch with the same contents, or -1. */
+static int find_same(struct pages_writer *w, uint64_t sample, const uint8_t *data)
+{
+	unsigned compared = 0;
+
+	for (unsigned n = *chain_of(w, sample); n && compared < COMPARED_MAX; n = w->entry[n - 1].next) {
+		if (w->entry[n - 1].sample != sample)
+			continue;
+		compared++;
+		if (!memcmp(w->data + w->entry[n - 1].data_at, data, PAGE_SIZE))
+			return (int)n - 1;
+	}
 	return -1;
+}
+
+uint8_t *pages_room(struct pages_writer *w) { return w->data + w->data_bytes; }
+
+/* The page has data: puts them, or the number of a page that has the same, at the end of the batch. */
+static void put_data(struct pages_writer *w, unsigned n, const uint8_t *data)
+{
+	uint64_t sample = sample_of(data);
+	uint8_t *room = pages_room(w);
+	int same = find_same(w, sample, data);
+
+	w->entry[n].kind = same < 0 ? PAGE_RAW : PAGE_SAME;
+	if (same >= 0) {
+		put_u64(room, w->entry[same].page);
+		w->data_bytes += 8;
+		return;
+	}
+	if (data != room)
+		memcpy(room, data, PAGE_SIZE);
+	w->data_bytes += PAGE_SIZE;
+	w->entry[n].sample = sample;
+	w->entry[n].next = *chain_of(w, sample);
+	*chain_of(w, sample) = (uint16_t)(n + 1);
 }
 
 int pages_put(struct pages_writer *w, uint64_t page, const uint8_t *data, struct error *err)
 {
 	unsigned n = w->count;
-	int same;
 
 	w->entry[n].page = page;
-	w->entry[n].hash = 0;
 	w->entry[n].kind = PAGE_ZERO;
 	w->entry[n].data_at = (uint32_t)w->data_bytes;
-	if (data && !pages_is_zero(data)) {
-		w->entry[n].hash = XXH3_64bits(data, PAGE_SIZE);
-		same = find_same(w, w->entry[n].hash, data);
-		w->entry[n].kind = same < 0 ? PAGE_RAW : PAGE_SAME;
-		if (same < 0)
-			memcpy(w->data + w->data_bytes, data, PAGE_SIZE);
-		else
-			put_u64(w->data + w->data_bytes, w->entry[same].page);
-		w->data_bytes += same < 0 ? PAGE_SIZE : 8;
-	}
+	if (data && !pages_is_zero(data))
+		put_data(w, n, data);
 	w->pages++;
 	w->zero += w->entry[n].kind == PAGE_ZERO;
 	w->same += w->entry[n].kind == PAGE_SAME;
@@ -113,6 +148,7 @@ int pages_flush(struct pages_writer *w, struct error *err)
 	table = write_table(w);
 	w->count = 0;
 	w->data_bytes = 0;
+	memset(w->first, 0, sizeof(w->first));
 	if (!w->compress || !bytes)
 		return stream_put(w->stream, "pages", table, table_bytes + bytes, err);
 	packed = ZSTD_compressCCtx(w->zstd, w->packed, ZSTD_compressBound(bytes), w->data, bytes, w->compress);

@@ -16,6 +16,7 @@
 #include "vm/stream.h"
 
 #define PAGES_BATCH 256
+#define PAGES_CHAINS 512
 
 enum page_kind {
 	PAGE_ZERO = 0,
@@ -34,7 +35,8 @@ struct pages_writer {
 	void *zstd;             /* ZSTD_CCtx */
 	unsigned count;
 	size_t data_bytes;
-	struct { uint64_t page, hash; uint32_t data_at; uint8_t kind; } entry[PAGES_BATCH];
+	struct { uint64_t page, sample; uint32_t data_at; uint16_t next; uint8_t kind; } entry[PAGES_BATCH];
+	uint16_t first[PAGES_CHAINS]; /* entries with data by their sample: number + 1, 0 ends; as .next */
 	uint8_t *table, *data, *packed;
 	uint64_t pages, zero, same; /* what went in so far */
 };
@@ -42,7 +44,11 @@ struct pages_writer {
 /* @compress: zstd level from 1 on; 0 for none. -ENOMEM. */
 int pages_writer_init(struct pages_writer *w, struct stream_writer *stream, int compress, struct error *err);
 void pages_writer_fini(struct pages_writer *w);
-/* Adds a page; a full batch is written. @data: PAGE_SIZE bytes, or NULL for zeros. */
+/*
+ * Adds a page; a full batch is written. @data: PAGE_SIZE bytes, or NULL for zeros. They need not be copied if they are
+ * in pages_room(), where there is room for one page until the next one is added.
+ */
+uint8_t *pages_room(struct pages_writer *w);
 int pages_put(struct pages_writer *w, uint64_t page, const uint8_t *data, struct error *err);
 /* Writes what has been added. */
 int pages_flush(struct pages_writer *w, struct error *err);

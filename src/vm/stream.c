@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #define XXH_STATIC_LINKING_ONLY
 #include <xxhash.h>
+#ifdef HAVE_XXH_DISPATCH
+#include <xxh_x86dispatch.h> /* by the widest vectors that the host has */
+#endif
 
 static const char magic[8] = {'G', 'N', 'O', 'M', 'O', 'N', 'S', 'T'};
 

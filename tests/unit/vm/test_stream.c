@@ -126,6 +126,55 @@ static int read_stream(struct memory *m, struct error *err, bool check)
 	return ret;
 }
 
+#define ALIKE 60u /* pages */
+
+/* Pages that differ in one word of 512, or not at all from the one before. */
+static void make_alike(uint8_t *page, uint64_t n)
+{
+	memset(page, 0x5a, PAGE_SIZE);
+	put_u64(page + 8, n / 2);
+}
+
+/* Pages that look the same are not taken for each other, and ones that are the same go once. */
+static void pages_that_look_alike(void **state)
+{
+	struct memory m = {0};
+	const struct stream_io io = {.write = mem_write, .read = mem_read, .ctx = &m};
+	_Alignas(8) uint8_t want[PAGE_SIZE];
+	struct stream_writer s;
+	struct stream_reader r;
+	struct stream_section section;
+	struct pages_writer w;
+	struct pages p;
+	struct error err;
+
+	(void)state;
+	assert_int_equal(stream_begin(&s, &io, &err), 0);
+	assert_int_equal(pages_writer_init(&w, &s, 0, &err), 0);
+	for (uint64_t n = 0; n < ALIKE; n++) {
+		uint8_t *room = pages_room(&w);
+
+		make_alike(room, n);
+		make_alike(want, n);
+		assert_int_equal(pages_put(&w, n, n & 1 ? want : room, &err), 0);
+	}
+	assert_int_equal(pages_flush(&w, &err), 0);
+	assert_int_equal(w.same, ALIKE / 2);
+	assert_int_equal(w.zero, 0);
+	pages_writer_fini(&w);
+	assert_int_equal(stream_open(&r, &io, "test", &err), 0);
+	assert_int_equal(stream_get(&r, &section, &err), 1);
+	assert_int_equal(pages_parse(&p, &section, LIMIT, "test", &err), 0);
+	assert_int_equal(p.count, ALIKE);
+	for (unsigned n = 0; n < p.count; n++) {
+		make_alike(want, n);
+		assert_memory_equal(p.entry[n].data, want, PAGE_SIZE);
+	}
+	pages_free(&p);
+	stream_close(&r);
+	free(m.data);
+}
+
 static void what_goes_in_comes_out(void **state)
 {
 	(void)state;
@@ -517,6 +566,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_goes_in_comes_out),
+		cmocka_unit_test(pages_that_look_alike),
 		cmocka_unit_test(every_flipped_bit_is_noticed),
 		cmocka_unit_test(every_cut_is_noticed),
 		cmocka_unit_test(lies_do_not_cost_memory),
