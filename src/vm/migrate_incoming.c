@@ -5,28 +5,66 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define REQUESTS_MAX 64u /* threads that wait at once; more wait their turn */
+#define CHUNK_BYTES  (2u << 20)
+#define CHUNK_PAGES  (CHUNK_BYTES / PAGE_SIZE)
+
+/* Room for pages, got and given back by so many at a time: malloc() of each would cost more than the page. */
+struct chunk {
+	struct chunk *next, **prev;  /* in the list of those with room */
+	uint8_t *pages;              /* at a multiple of CHUNK_BYTES */
+	unsigned used;
+	uint64_t taken[CHUNK_PAGES / 64];
+};
+
+/* What the receiver has of a page that is not the VM's yet. */
+enum held { HELD_NOT, HELD_ZEROS, HELD_DATA };
+
+/* Memory of the room is given back by so many pages, as much as the host may take for one huge page. */
+#define PIECE_PAGES 512u
+#define PIECE_BYTES (PIECE_PAGES * PAGE_SIZE)
 
 struct migrate_incoming {
 	pthread_mutex_t lock;
-	pthread_cond_t changed;    /* a page has come, a request has gone, or nothing will come any more */
+	pthread_cond_t changed;    /* a page that was waited for has come, a request has gone, or nothing will come */
 	uint64_t pages, left, demanded;
 	uint64_t *absent;          /* have not come */
-	uint8_t **store;           /* [pages]: have come and are not the VM's yet; ZERO_PAGE for zeros */
-	uint64_t stored;           /* ... so many */
+	uint8_t *held;             /* [pages]: enum held */
+	uint64_t stored;           /* pages that are held */
+	uint8_t *map, *room;       /* room for each page of the VM, in place; memory only for those that are held */
+	uint64_t pieces;           /* of the room */
+	uint16_t *in_piece;        /* [pieces]: pages with data */
+	uint64_t filling;          /* the piece that the last one came to: kept though it may be empty */
 	uint64_t next_arrived;     /* where incoming_next() looks on */
 	uint64_t request[REQUESTS_MAX];
 	bool asked[REQUESTS_MAX];  /* ... and whether the other end was asked */
-	unsigned requests;
+	unsigned requests, crowded; /* ... and how many wait for there to be room for theirs */
 	int wake_fd;
 	bool settled;
 	bool given_up;
 };
 
-static uint8_t zero_page[1]; /* an address, nothing else */
-#define ZERO_PAGE (&zero_page[0])
+static uint64_t map_bytes(const struct migrate_incoming *l) { return (l->pieces + 1) * PIECE_BYTES; }
+
+static int make_room(struct migrate_incoming *l)
+{
+	void *map;
+
+	l->pieces = l->pages / PIECE_PAGES + 1;
+	map = mmap(NULL, map_bytes(l), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (map == MAP_FAILED)
+		return -ENOMEM;
+	l->map = map;
+	l->room = l->map + (-(uintptr_t)map & (PIECE_BYTES - 1));
+	madvise(l->room, l->pieces * PIECE_BYTES, MADV_HUGEPAGE); /* pages come in order, by and large */
+	l->held = calloc(l->pages, sizeof(*l->held));
+	l->in_piece = calloc(l->pieces, sizeof(*l->in_piece));
+	l->absent = calloc(bitmap_words(l->pages), 8);
+	return l->held && l->in_piece && l->absent ? 0 : -ENOMEM;
+}
 
 int incoming_create(struct migrate_incoming **out, uint64_t pages, struct error *err)
 {
@@ -38,9 +76,7 @@ int incoming_create(struct migrate_incoming **out, uint64_t pages, struct error 
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_cond_init(&l->changed, NULL);
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	l->store = calloc(pages, sizeof(*l->store));
-	l->absent = calloc(bitmap_words(pages), 8);
-	if (!l->store || !l->absent || l->wake_fd < 0) {
+	if (l->wake_fd < 0 || make_room(l)) {
 		int ret = error_set(err, -ENOMEM, "out of memory or of descriptors");
 
 		incoming_free(l);
@@ -51,59 +87,77 @@ int incoming_create(struct migrate_incoming **out, uint64_t pages, struct error 
 	return 0;
 }
 
-static void release(uint8_t *data)
-{
-	if (data != ZERO_PAGE)
-		free(data);
-}
-
 void incoming_free(struct migrate_incoming *l)
 {
 	if (!l)
 		return;
-	for (uint64_t i = 0; l->store && i < l->pages; i++)
-		release(l->store[i]);
+	if (l->map)
+		munmap(l->map, map_bytes(l));
 	if (l->wake_fd >= 0)
 		close(l->wake_fd);
 	pthread_cond_destroy(&l->changed);
 	pthread_mutex_destroy(&l->lock);
-	free(l->store);
+	free(l->held);
+	free(l->in_piece);
 	free(l->absent);
 	free(l);
 }
 
 /* ---- the receiver ---- */
 
-static void take_out(struct migrate_incoming *l, uint64_t page)
+static void release_if_empty(struct migrate_incoming *l, uint64_t piece)
 {
-	if (!l->store[page])
-		return;
-	release(l->store[page]);
-	l->store[page] = NULL;
-	l->stored--;
+	if (!l->in_piece[piece] && piece != l->filling)
+		madvise(l->room + piece * PIECE_BYTES, PIECE_BYTES, MADV_DONTNEED);
 }
 
-int incoming_put(struct migrate_incoming *l, uint64_t page, const uint8_t *data)
+static void take_out(struct migrate_incoming *l, uint64_t page)
 {
-	uint8_t *copy = data ? malloc(PAGE_SIZE) : ZERO_PAGE;
+	enum held was = l->held[page];
 
-	if (!copy)
-		return -ENOMEM;
-	if (data)
-		memcpy(copy, data, PAGE_SIZE);
+	l->held[page] = HELD_NOT;
+	l->stored -= was != HELD_NOT;
+	if (was != HELD_DATA)
+		return;
+	l->in_piece[page / PIECE_PAGES]--;
+	release_if_empty(l, page / PIECE_PAGES);
+}
+
+static void hold(struct migrate_incoming *l, uint64_t page, const uint8_t *data)
+{
+	uint64_t before = l->filling;
+
+	l->held[page] = data ? HELD_DATA : HELD_ZEROS;
+	l->stored++;
+	if (!data)
+		return;
+	memcpy(l->room + page * PAGE_SIZE, data, PAGE_SIZE);
+	l->in_piece[page / PIECE_PAGES]++;
+	l->filling = page / PIECE_PAGES;
+	if (before != l->filling)
+		release_if_empty(l, before);
+}
+
+static bool is_requested(const struct migrate_incoming *l, uint64_t page)
+{
+	for (unsigned i = 0; i < l->requests; i++)
+		if (l->request[i] == page)
+			return true;
+	return false;
+}
+
+void incoming_put(struct migrate_incoming *l, uint64_t page, const uint8_t *data)
+{
 	pthread_mutex_lock(&l->lock);
 	if (!l->settled || bitmap_has(l->absent, page)) {
 		take_out(l, page);
 		l->left -= bitmap_has(l->absent, page);
 		bitmap_clear(l->absent, page);
-		l->store[page] = copy;
-		l->stored++;
-		copy = ZERO_PAGE;
-		pthread_cond_broadcast(&l->changed);
+		hold(l, page, data);
+		if (l->crowded || is_requested(l, page))
+			pthread_cond_broadcast(&l->changed);
 	}
 	pthread_mutex_unlock(&l->lock);
-	release(copy);
-	return 0;
 }
 
 void incoming_settle(struct migrate_incoming *l, const uint64_t *absent)
@@ -113,7 +167,7 @@ void incoming_settle(struct migrate_incoming *l, const uint64_t *absent)
 	memcpy(l->absent, absent, bitmap_words(l->pages) * 8);
 	l->left = bitmap_count(absent, bitmap_words(l->pages));
 	for (uint64_t i = 0; i < l->pages; i++)
-		if (bitmap_has(absent, i) || l->store[i] == ZERO_PAGE)
+		if (bitmap_has(absent, i) || l->held[i] == HELD_ZEROS)
 			take_out(l, i);
 	pthread_mutex_unlock(&l->lock);
 }
@@ -122,7 +176,7 @@ void incoming_not_zero(struct migrate_incoming *l, uint64_t *bitmap)
 {
 	pthread_mutex_lock(&l->lock);
 	for (uint64_t i = 0; i < l->pages; i++)
-		if (l->store[i] || bitmap_has(l->absent, i))
+		if (l->held[i] || bitmap_has(l->absent, i))
 			bitmap_set(bitmap, i);
 	pthread_mutex_unlock(&l->lock);
 }
@@ -203,14 +257,6 @@ void incoming_give_up(struct migrate_incoming *l)
 
 /* ---- the VM ---- */
 
-static bool is_requested(const struct migrate_incoming *l, uint64_t page)
-{
-	for (unsigned i = 0; i < l->requests; i++)
-		if (l->request[i] == page)
-			return true;
-	return false;
-}
-
 static void forget_request(struct migrate_incoming *l, uint64_t page)
 {
 	for (unsigned i = 0; i < l->requests; i++)
@@ -225,13 +271,17 @@ static void forget_request(struct migrate_incoming *l, uint64_t page)
 static void await(struct migrate_incoming *l, uint64_t page)
 {
 	while (bitmap_has(l->absent, page) && !l->given_up) {
-		if (l->requests < REQUESTS_MAX && !is_requested(l, page)) {
+		bool crowded = l->requests == REQUESTS_MAX && !is_requested(l, page);
+
+		if (!crowded && !is_requested(l, page)) {
 			l->asked[l->requests] = false;
 			l->request[l->requests++] = page;
 			l->demanded++;
 			wake(l);
 		}
+		l->crowded += crowded;
 		pthread_cond_wait(&l->changed, &l->lock);
+		l->crowded -= crowded;
 	}
 	forget_request(l, page);
 	pthread_cond_broadcast(&l->changed); /* there is room for another request */
@@ -240,17 +290,17 @@ static void await(struct migrate_incoming *l, uint64_t page)
 int incoming_fetch(void *ctx, uint64_t page, uint8_t data[PAGE_SIZE])
 {
 	struct migrate_incoming *l = ctx;
-	const uint8_t *from;
+	enum held held;
 
 	pthread_mutex_lock(&l->lock);
 	await(l, page);
-	from = l->store[page];
-	if (from == ZERO_PAGE)
+	held = l->held[page];
+	if (held == HELD_ZEROS)
 		memset(data, 0, PAGE_SIZE);
-	else if (from)
-		memcpy(data, from, PAGE_SIZE);
+	else if (held == HELD_DATA)
+		memcpy(data, l->room + page * PAGE_SIZE, PAGE_SIZE);
 	pthread_mutex_unlock(&l->lock);
-	return from ? 0 : -EIO;
+	return held != HELD_NOT ? 0 : -EIO;
 }
 
 bool incoming_next(struct migrate_incoming *l, uint64_t *page)
@@ -260,7 +310,7 @@ bool incoming_next(struct migrate_incoming *l, uint64_t *page)
 	pthread_mutex_lock(&l->lock);
 	for (uint64_t i = 0; i < l->pages && l->stored && !found; i++) {
 		*page = l->next_arrived;
-		found = l->store[*page];
+		found = l->held[*page] != HELD_NOT;
 		if (++l->next_arrived == l->pages)
 			l->next_arrived = 0;
 	}

@@ -24,8 +24,8 @@ void incoming_not_zero(struct migrate_incoming *l, uint64_t *bitmap);
 
 /* ---- the receiver ---- */
 
-/* A page has come; NULL: zeros. Once settled, one that is there already is dropped. -ENOMEM. */
-int incoming_put(struct migrate_incoming *l, uint64_t page, const uint8_t *data);
+/* A page has come; NULL: zeros. Once settled, one that is there already is dropped. */
+void incoming_put(struct migrate_incoming *l, uint64_t page, const uint8_t *data);
 /* The next page that is to be asked for. False if there is none. */
 bool incoming_next_request(struct migrate_incoming *l, uint64_t *page);
 /* Readable when there is one. */

@@ -7,7 +7,7 @@
 
 #include <errno.h>
 
-#define PUSH_PAGES 32u /* between two looks at what the other end asks for */
+#define PUSH_PAGES 64u /* between two looks at what the other end asks for */
 
 static int check_page(const struct migrate_source *s, const struct stream_section *m, uint64_t *page, struct error *err)
 {
@@ -17,25 +17,36 @@ static int check_page(const struct migrate_source *s, const struct stream_sectio
 	return 0;
 }
 
+struct push {
+	uint64_t at;   /* the page from which on they are pushed */
+	uint64_t left; /* pages to be sent */
+};
+
+static int push_page(struct migrate_source *s, struct push *p, uint64_t page, struct error *err)
+{
+	bitmap_clear(s->send, page);
+	p->left--;
+	p->at = page + 1;
+	return source_put_page(s, page, err);
+}
+
 /* A page is asked for: it goes at once, unless it has gone already. */
-static int answer(struct migrate_source *s, const struct stream_section *m, uint64_t *at, struct error *err)
+static int answer(struct migrate_source *s, const struct stream_section *m, struct push *p, struct error *err)
 {
 	uint64_t page = 0;
 	int ret = check_page(s, m, &page, err);
 
 	if (ret || !bitmap_has(s->send, page))
 		return ret;
-	bitmap_clear(s->send, page);
 	s->progress.demanded++;
-	*at = page + 1;
-	ret = source_put_page(s, page, err);
+	ret = push_page(s, p, page, err);
 	if (ret == 0)
 		ret = pages_flush(&s->writer, err);
 	return ret ? ret : migrate_flush(&s->link, err);
 }
 
 /* Takes what the other end says. 1: it has everything. */
-static int listen_to(struct migrate_source *s, uint64_t *at, struct error *err)
+static int listen_to(struct migrate_source *s, struct push *p, struct error *err)
 {
 	struct stream_section m;
 	int ret = migrate_get(&s->link, &m, err);
@@ -45,25 +56,23 @@ static int listen_to(struct migrate_source *s, uint64_t *at, struct error *err)
 	if (strcmp(m.name, "mig.complete") == 0)
 		return 1;
 	if (strcmp(m.name, "mig.need") == 0)
-		return answer(s, &m, at, err);
+		return answer(s, &m, p, err);
 	return migrate_unexpected(&s->link, &m, "mig.need", err);
 }
 
-/* Some pages from *@at on. */
-static int push_some(struct migrate_source *s, uint64_t *at, struct error *err)
+/* Some pages from where it is at. */
+static int push_some(struct migrate_source *s, struct push *p, struct error *err)
 {
 	int ret = 0;
 
 	for (unsigned i = 0; i < PUSH_PAGES && ret == 0; i++) {
-		uint64_t page = bitmap_next(s->send, *at, s->vm.pages);
+		uint64_t page = bitmap_next(s->send, p->at, s->vm.pages);
 
 		if (page == s->vm.pages)
 			page = bitmap_next(s->send, 0, s->vm.pages);
 		if (page == s->vm.pages)
 			break;
-		bitmap_clear(s->send, page);
-		*at = page + 1;
-		ret = source_put_page(s, page, err);
+		ret = push_page(s, p, page, err);
 	}
 	return ret ? ret : pages_flush(&s->writer, err);
 }
@@ -94,14 +103,14 @@ static void note_left(struct migrate_source *s, uint64_t left)
 
 int source_push(struct migrate_source *s, struct error *err)
 {
-	uint64_t at = 0, left = bitmap_count(s->send, s->words);
+	struct push p = {.left = bitmap_count(s->send, s->words)};
 	bool all = false;
 	int ret = 0;
 
 	transport_set_rate(s->link.t, s->opt.bytes_per_second);
 	transport_set_urgent(s->link.t, true);
 	while (ret == 0) {
-		if (!left && !all) {
+		if (!p.left && !all) {
 			all = true;
 			ret = migrate_send(&s->link, "mig.all", NULL, 0, err);
 			if (ret)
@@ -109,11 +118,10 @@ int source_push(struct migrate_source *s, struct error *err)
 		}
 		ret = look(s, all, err);
 		if (ret > 0)
-			ret = listen_to(s, &at, err);
+			ret = listen_to(s, &p, err);
 		else if (ret == 0)
-			ret = push_some(s, &at, err);
-		left = bitmap_count(s->send, s->words);
-		note_left(s, left);
+			ret = push_some(s, &p, err);
+		note_left(s, p.left);
 	}
 	return ret < 0 ? ret : 0;
 }
