@@ -4,13 +4,15 @@ How fast a VM moves over the loopback, beside a plain copy of as many bytes over
 migrate.py GNOMON KIT [--memory MiB] [--runs N] [--modes NAME,...]
 
 The guest fills most of its memory with numbers and goes on changing some of it. Printed for each mode and kind of
-connection: time, rate, the rate of the plain copy, their ratio (median and least of all runs), and how long the VM
-stood still. The first round of pre-copy has a line of its own, from what the migration counts: bytes of the pages that
+connection: time, rate, the rate of the plain copy, their ratio; the rate of the plain copy made once more into the same
+memory, and the ratio to it; how long the VM stood still; all medians. At the end of the line the first ratio of each
+run. The first round of pre-copy has a line of its own, from what the migration counts: bytes of the pages that
 went as they are (no zeros, no repetitions), and the time to the other end's answer that it has them.
 
 The plain copy is from memory to memory: out of one that is filled into one that was never touched, as the
-destination's is. The guest does the same during both: it runs, except for --stop, where it stands still. Every other
-run makes the plain copy first, the rest after the VM has moved.
+destination's is, of the kind that a process gets without asking for another. The guest does the same during both: it runs, except for --stop, where it stands still. Every other
+run makes the plain copy first, the rest after the VM has moved. Before each of the two the host is made to have memory
+at hand, unless --cold says otherwise.
 """
 import argparse, json, mmap, os, re, shutil, socket, statistics, subprocess, tempfile, threading, time
 
@@ -140,14 +142,15 @@ def run(mode, tls, before):
 def show(name, runs):
     s, rate, down, plain, again = (statistics.median(x) for x in zip(*runs))
     ratios = [r[1] / r[3] for r in runs]
-    print(f"{name:20}{s:8.3f}{rate / 2**20:7.0f}{plain / 2**20:11.0f}{statistics.median(ratios):7.2f}{min(ratios):7.2f}"
-          f"{again / 2**20:8.0f}{statistics.median(r[1] / r[4] for r in runs):7.2f}{down:17.1f}", flush=True)
+    print(f"{name:20}{s:8.3f}{rate / 2**20:7.0f}{plain / 2**20:11.0f}{statistics.median(ratios):7.2f}"
+          f"{again / 2**20:8.0f}{statistics.median(r[1] / r[4] for r in runs):7.2f}{down:17.1f}   "
+          + " ".join(f"{x:.2f}" for x in ratios), flush=True)
 
 
 try:
     subprocess.run([opt.gnomon, "migrate", "--make-key", f"{top}/key"], check=True)
-    print(f"{'':20}{'seconds':>8}{'MiB/s':>7}{'plain TCP':>11}{'ratio':>7}{'least':>7}{'again':>8}{'ratio':>7}"
-          f"{'stood still, ms':>17}")
+    print(f"{'':20}{'seconds':>8}{'MiB/s':>7}{'plain TCP':>11}{'ratio':>7}{'again':>8}{'ratio':>7}"
+          f"{'stood still, ms':>17}   each run")
     for mode in (["--stop"], ["--precopy"], ["--postcopy"], ["--hybrid", "1"]):
         if mode[0][2:] not in opt.modes.split(","):
             continue

@@ -26,6 +26,8 @@ enum held { HELD_NOT, HELD_ZEROS, HELD_DATA };
 /* Memory of the room is given back by so many pages, as much as the host may take for one huge page. */
 #define PIECE_PAGES 512u
 #define PIECE_BYTES (PIECE_PAGES * PAGE_SIZE)
+/* Of a VM with so many pages the room is made of the host's huge pages, as its memory is (mem/machmem.c). */
+#define HUGE_FROM (((uint64_t)64 << 20) / PAGE_SIZE)
 
 struct migrate_incoming {
 	pthread_mutex_t lock;
@@ -59,7 +61,8 @@ static int make_room(struct migrate_incoming *l)
 		return -ENOMEM;
 	l->map = map;
 	l->room = l->map + (-(uintptr_t)map & (PIECE_BYTES - 1));
-	madvise(l->room, l->pieces * PIECE_BYTES, MADV_HUGEPAGE); /* pages come in order, by and large */
+	if (l->pages >= HUGE_FROM) /* pages come in order, by and large */
+		madvise(l->room, l->pieces * PIECE_BYTES, MADV_HUGEPAGE);
 	l->held = calloc(l->pages, sizeof(*l->held));
 	l->in_piece = calloc(l->pieces, sizeof(*l->in_piece));
 	l->absent = calloc(bitmap_words(l->pages), 8);
