@@ -3,6 +3,7 @@
 #undef REG_RIP /* glibc's, of ucontext; ours is a register slot (cpu/uop.h) */
 
 #include "cli/cli.h"
+#include "trace/cut.h"
 #include "trace/text.h"
 
 #include <errno.h>
@@ -19,6 +20,7 @@ struct trace_command {
 	int args;
 	bool json;
 	uint64_t count, at;
+	struct trace_range range; /* to == 0: not given */
 	const struct trace_format *format;
 	struct trace_options options;
 };
@@ -40,6 +42,30 @@ static int set_count(void *ctx, const char *v, struct error *err)
 static int set_at(void *ctx, const char *v, struct error *err)
 {
 	return parse_count("at", v, &((struct trace_command *)ctx)->at, err);
+}
+
+/* "A..B", "A..", "..B": from A up to B. */
+static int set_range(struct trace_command *c, const char *name, const char *v, bool insns, struct error *err)
+{
+	char from[32] = "0", to[32] = "";
+	const char *dots = strstr(v, "..");
+
+	if (c->range.to)
+		return error_set(err, -EINVAL, "--events, --instructions: only one of the two, and once");
+	if (!dots || dots - v >= (int)sizeof(from) || snprintf(to, sizeof(to), "%s", dots + 2) >= (int)sizeof(to))
+		return error_set(err, -EINVAL, "--%s '%.60s': FROM..TO", name, v);
+	if (dots != v)
+		snprintf(from, sizeof(from), "%.*s", (int)(dots - v), v);
+	c->range = (struct trace_range){.insns = insns, .to = UINT64_MAX};
+	if (parse_count(name, from, &c->range.from, err) || (*to && parse_count(name, to, &c->range.to, err)))
+		return err->code;
+	return c->range.from < c->range.to ? 0 : error_set(err, -EINVAL, "--%s '%s': nothing is between them", name, v);
+}
+
+static int set_events(void *ctx, const char *v, struct error *err) { return set_range(ctx, "events", v, false, err); }
+static int set_insns(void *ctx, const char *v, struct error *err)
+{
+	return set_range(ctx, "instructions", v, true, err);
 }
 
 static int set_format(void *ctx, const char *v, struct error *err)
@@ -70,6 +96,12 @@ static const struct option_desc json_options[] = {{"json", NULL, "print JSON", s
 static const struct option_desc head_options[] = {
 	{"count", "N", "so many events (default 20)", set_count},
 	{"at", "K", "from event number K on (the first is 0)", set_at},
+	{0},
+};
+static const struct option_desc cut_options[] = {
+	{"events", "FROM..TO", "by numbers of events: from the instruction that begins at FROM or next, up to\n"
+			       "where one begins at TO or next", set_events},
+	{"instructions", "FROM..TO", "likewise by numbers of instructions completed", set_insns},
 	{0},
 };
 static const struct option_desc import_options[] = {
@@ -218,6 +250,61 @@ static int head(struct trace_command *c)
 	return finish(r, ret, &err);
 }
 
+/* ---- cut ---- */
+
+/* What the piece says of itself. */
+static struct trace_info cut_info(const struct trace_command *c, const struct trace_reader *r)
+{
+	struct trace_info i = *trace_reader_info(r);
+	char range[64] = "";
+
+	snprintf(range, sizeof(range), " [%s %" PRIu64 "..", c->range.insns ? "instructions" : "events", c->range.from);
+	if (c->range.to != UINT64_MAX)
+		snprintf(range + strlen(range), sizeof(range) - strlen(range), "%" PRIu64, c->range.to);
+	if (strlen(i.source) + strlen(range) + 1 < sizeof(i.source))
+		strcat(strcat(i.source, range), "]");
+	return i;
+}
+
+/* What is cut out before something is wrong is kept. */
+static int finish_cut(const struct trace_command *c, struct trace_writer *w, uint64_t given, int ret, struct error *err)
+{
+	int closed;
+
+	if (ret && (ret != -EBADMSG || !given)) {
+		trace_writer_drop(w);
+		return ret;
+	}
+	if (ret)
+		fprintf(stderr, "%s has the %" PRIu64 " events before that\n", c->arg[1], given);
+	closed = trace_writer_close(w, ret ? NULL : err);
+	return ret ? ret : closed;
+}
+
+static int cut(struct trace_command *c)
+{
+	struct trace_writer *w;
+	struct trace_reader *r;
+	struct trace_sink to;
+	struct trace_info i;
+	struct error err = {0};
+	uint64_t given;
+	int ret;
+
+	if (!c->range.to)
+		error_set(&err, -EINVAL, "cut: --events or --instructions is missing (see gnomon trace cut --help)");
+	if (!c->range.to || check_output(c->arg[1], &err) || trace_reader_open(&r, c->arg[0], &err))
+		return fail(&err);
+	i = cut_info(c, r);
+	ret = trace_writer_open(&w, c->arg[1], &i, &err);
+	if (!ret) {
+		to = trace_writer_sink(w);
+		ret = trace_cut(r, &c->range, &to, &given, &err);
+		ret = finish_cut(c, w, given, ret, &err);
+	}
+	return finish(r, ret, &err);
+}
+
 /* ---- import ---- */
 
 struct import {
@@ -341,6 +428,8 @@ static const struct verb {
 } verbs[] = {
 	{"info", "TRACE", "what a trace is, and how long", 1, 1, json_options, info},
 	{"head", "TRACE", "events as text, one a line, after their numbers", 1, 1, head_options, head},
+	{"cut", "TRACE NEW-TRACE", "a piece of a trace as a trace, with the registers and page tables it begins with", 2, 2,
+	 cut_options, cut},
 	{"import", "FILE TRACE", "make a trace of a file of another format", 2, 2, import_options, import},
 	{"export", "TRACE [FILE]", "turn a trace into another format", 1, 2, export_options, export},
 };
