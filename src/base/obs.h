@@ -32,6 +32,11 @@ struct obs {
 		uint64_t repeated, splintered, flushes;
 		uint64_t l1d_misses, l1i_misses, l2d_hits, l2d_misses, l2i_hits, l2i_misses;
 		uint64_t data_hits[OBS_PLACES];   /* --data-cache */
+		uint64_t agile[OBS_LEVELS];       /* agile walks by level of the guest's first entry; [0]: all in shadow tables */
+		struct {
+			uint64_t lookups, hits[3], misses, translations, fallbacks; /* hits by stage: the guest's, the hosts' */
+			uint64_t reloads, reload_refs, reload_hits[OBS_PLACES], refused;
+		} dmt;                            /* direct translation */
 	} translation;
 	struct {
 		uint64_t shadow_bytes, shadow_bytes_max, ept_bytes, p2m_bytes, guest_frames;

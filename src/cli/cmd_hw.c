@@ -119,6 +119,7 @@ static void print_costs(FILE *out, const struct hw_cost *c)
 	const struct { const char *name; uint32_t cycles; } cost[] = {
 		{"second-level TLB hit", c->l2_tlb_hit}, {"beginning a walk", c->l2_tlb_miss},
 		{"walk-cache hit", c->walk_cache_hit}, {"nested-TLB hit", c->nested_tlb_hit},
+		{"lookup of registers", c->register_lookup},
 		{"event delivery", c->page_fault}, {"VM entry", c->entry}, {"dispatch of an exit", c->dispatch},
 		{"VMREAD", c->vmread}, {"VMWRITE", c->vmwrite}, {"INVEPT", c->invept}, {"INVVPID", c->invvpid},
 		{"emulated instruction", c->emulated_insn}, {"table entry read", c->table_read},

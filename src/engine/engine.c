@@ -214,6 +214,21 @@ static void observe_walks(const struct mmu_stats *s, struct obs *obs)
 	obs->translation.nested_tlb_hits = s->nested_tlb_hits;
 	obs->translation.nested_tlb_misses = s->nested_tlb_misses;
 	obs->translation.repeated = s->repeated;
+	memcpy(obs->translation.agile, s->agile, sizeof(s->agile));
+}
+
+static void observe_dmt(const struct dmt_stats *s, struct obs *obs)
+{
+	static_assert(sizeof(obs->translation.dmt) == sizeof(*s), "the same counters");
+	obs->translation.dmt.lookups = s->lookups;
+	memcpy(obs->translation.dmt.hits, s->hits, sizeof(s->hits));
+	obs->translation.dmt.misses = s->misses;
+	obs->translation.dmt.translations = s->translations;
+	obs->translation.dmt.fallbacks = s->fallbacks;
+	obs->translation.dmt.reloads = s->reloads;
+	obs->translation.dmt.reload_refs = s->reload_refs;
+	memcpy(obs->translation.dmt.reload_hits, s->reload_hits, sizeof(s->reload_hits));
+	obs->translation.dmt.refused = s->refused;
 }
 
 void engine_observe_cpu(const struct cpu *cpu, struct obs *obs)
@@ -221,6 +236,7 @@ void engine_observe_cpu(const struct cpu *cpu, struct obs *obs)
 	const struct mmu_stats *s = &cpu->mmu.stats;
 
 	observe_walks(s, obs);
+	observe_dmt(&s->dmt, obs);
 	obs->translation.splintered = s->splintered;
 	obs->translation.flushes = s->flushes;
 	obs->translation.l1d_misses = s->l1d_misses;

@@ -29,7 +29,10 @@ static void account_translation(const struct hw *hw, const struct obs *obs, stru
 		c->references += times(obs->translation.ref_hits[p], cost_latency(hw, (enum hw_place)p));
 	c->walk_caches = times(cached, hw->cost.walk_cache_hit) +
 			 times(obs->translation.nested_tlb_hits, hw->cost.nested_tlb_hit);
-	c->translation = c->l2_tlb + c->walks + c->references + c->walk_caches;
+	c->registers = times(obs->translation.dmt.lookups, hw->cost.register_lookup);
+	for (unsigned p = 0; p < HW_PLACES; p++)
+		c->registers += times(obs->translation.dmt.reload_hits[p], cost_latency(hw, (enum hw_place)p));
+	c->translation = c->l2_tlb + c->walks + c->references + c->walk_caches + c->registers;
 }
 
 /* A hit in L1 is part of the instruction. */

@@ -19,6 +19,7 @@ struct cost {
 	double walks;        /* beginning walks */
 	double references;   /* reading paging-structure entries, by where they hit */
 	double walk_caches;  /* hits in walk caches and nested TLB */
+	double registers;    /* direct translation: lookups of registers, and reading them from memory */
 	/* what programs have natively too */
 	double data;         /* data accesses beyond L1, with the data cache modelled */
 	double events;       /* exceptions and interrupts through the IDT */

@@ -211,6 +211,35 @@ static json_t *build_nested_tlb(const struct obs *obs)
 	return o;
 }
 
+static json_t *build_dmt(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	put(o, "lookups", obs->translation.dmt.lookups);
+	put(o, "guest_hits", obs->translation.dmt.hits[0]);
+	put(o, "host_hits", obs->translation.dmt.hits[1]);
+	put(o, "second_host_hits", obs->translation.dmt.hits[2]);
+	put(o, "misses", obs->translation.dmt.misses);
+	put(o, "translations", obs->translation.dmt.translations);
+	put(o, "fallbacks", obs->translation.dmt.fallbacks);
+	put(o, "reloads", obs->translation.dmt.reloads);
+	put(o, "reload_refs", obs->translation.dmt.reload_refs);
+	json_object_set_new(o, "reload_hits", build_places(obs->translation.dmt.reload_hits));
+	put(o, "refused", obs->translation.dmt.refused);
+	return o;
+}
+
+/* Agile walks by the level at which they went on in the guest's tables. */
+static json_t *build_agile(const struct obs *obs)
+{
+	static const char *const level[OBS_LEVELS] = {"shadow", "pte", "pde", "pdpte", "pml4e", "pml5e"};
+	json_t *o = json_object();
+
+	for (unsigned i = 0; i < OBS_LEVELS; i++)
+		put(o, level[i], obs->translation.agile[i]);
+	return o;
+}
+
 static json_t *build_translation(const struct obs *obs)
 {
 	json_t *o = json_object(), *by = json_object();
@@ -231,6 +260,8 @@ static json_t *build_translation(const struct obs *obs)
 	json_object_set_new(o, "ref_hits", build_places(obs->translation.ref_hits));
 	json_object_set_new(o, "walk_caches", build_walk_caches(obs));
 	json_object_set_new(o, "nested_tlb", build_nested_tlb(obs));
+	json_object_set_new(o, "dmt", build_dmt(obs));
+	json_object_set_new(o, "agile", build_agile(obs));
 	put(o, "repeated", obs->translation.repeated);
 	put(o, "splintered", obs->translation.splintered);
 	put(o, "flushes", obs->translation.flushes);
@@ -333,7 +364,7 @@ static json_t *build_cycles(const struct cost *c)
 {
 	const struct { const char *key; double cycles; } part[] = {
 		{"instructions", c->instructions}, {"l2_tlb", c->l2_tlb}, {"walks", c->walks},
-		{"references", c->references}, {"walk_caches", c->walk_caches}, {"data", c->data},
+		{"references", c->references}, {"walk_caches", c->walk_caches}, {"registers", c->registers}, {"data", c->data},
 		{"events", c->events}, {"exits", c->exits}, {"entries", c->entries}, {"dispatch", c->dispatch},
 		{"vmcs", c->vmcs}, {"invalidations", c->invalidations}, {"emulation", c->emulation},
 		{"tables", c->tables}, {"total", c->total},

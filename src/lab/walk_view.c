@@ -47,6 +47,7 @@ void walk_view_add_up(const struct walk_log *log, struct walk_totals *t)
 		t->cycles += s->cycles;
 		t->walk_cache_hits += s->what == STEP_WALK_CACHE;
 		t->nested_tlb_hits += s->what == STEP_NESTED_TLB;
+		t->registers += s->what == STEP_REGISTER;
 		if (s->what != STEP_REF)
 			continue;
 		t->refs++;
@@ -239,6 +240,10 @@ static void step_name(const struct walk_view *v, const struct walk_step *s, char
 	*buf = 0;
 	if (s->what == STEP_NESTED_TLB)
 		add(buf, bytes, "nested TLB");
+	else if (s->what == STEP_REGISTER)
+		add(buf, bytes, "%s reg L%u", s->stage == STAGE_HOST ? "host" : "guest", s->level);
+	else if (s->stage == STAGE_GUEST && s->part == PART_SHADOW)
+		add(buf, bytes, "shadow L%u", s->level);
 	else if (s->stage == STAGE_GUEST)
 		add(buf, bytes, "%s L%u", tables_name(v, s->stage), s->level);
 	else if (s->guest_level)
@@ -275,6 +280,10 @@ static void print_step(const struct walk_view *v, unsigned n, int digits, FILE *
 	const struct walk_step *s = &v->log.step[n];
 	char name[24], flags[32], rights[4];
 
+	if (s->what == STEP_FALL_BACK) {
+		fprintf(out, "%2u the registers came to nothing: the tables\n", n + 1);
+		return;
+	}
 	step_name(v, s, name, sizeof(name));
 	rights_text(s, rights);
 	fprintf(out, "%2u %-12s ", n + 1, name);
@@ -282,6 +291,11 @@ static void print_step(const struct walk_view *v, unsigned n, int digits, FILE *
 		fprintf(out, "%*s ", digits, "");
 	else if (nested(v))
 		fprintf(out, "%0*" PRIx64 " ", digits, s->at_gpa);
+	if (s->what == STEP_REGISTER) {
+		fprintf(out, "%3u %0*" PRIx64 " %-36s %s %-4s %6u\n", entry_index(v, s), digits, s->at, "", "   ", "reg",
+			s->cycles);
+		return;
+	}
 	if (is_entry(s)) {
 		walk_view_flags(s->stage, s->level, s->entry, flags);
 		fprintf(out, "%3u %0*" PRIx64, entry_index(v, s), digits, s->at);
@@ -383,6 +397,8 @@ static void print_totals(const struct walk_view *v, FILE *out)
 			sep = ", ";
 		}
 	fprintf(out, "%s; %" PRIu64 " cycles.\n", t.refs ? ")" : "", t.cycles);
+	if (t.registers)
+		fprintf(out, "Registers that covered an address: %u.\n", t.registers);
 	if (t.walk_cache_hits || t.nested_tlb_hits)
 		fprintf(out, "Beside them: %u from walk caches, %u from the nested TLB.\n", t.walk_cache_hits, t.nested_tlb_hits);
 }
@@ -470,14 +486,17 @@ static json_t *step_json(const struct walk_view *v, const struct walk_step *s)
 {
 	static const char *const what[] = {
 		[STEP_REF] = "reference", [STEP_WALK_CACHE] = "walk-cache", [STEP_NESTED_TLB] = "nested-tlb",
+		[STEP_REGISTER] = "register", [STEP_FALL_BACK] = "fall-back",
 	};
 	bool host = s->stage == STAGE_HOST || s->what == STEP_NESTED_TLB;
 	json_t *o = json_object();
 
 	put_text(o, "what", what[s->what]);
+	if (s->what == STEP_FALL_BACK)
+		return o;
 	put_text(o, "stage", host ? "host" : "guest");
 	if (s->what != STEP_NESTED_TLB) {
-		put_text(o, "tables", tables_name(v, s->stage));
+		put_text(o, "tables", s->part == PART_SHADOW ? "shadow" : tables_name(v, s->stage));
 		put(o, "level", s->level);
 	}
 	if (host)
@@ -490,12 +509,16 @@ static json_t *step_json(const struct walk_view *v, const struct walk_step *s)
 		put_hex(o, "entry_at", s->at);
 		put_hex(o, "entry", s->entry);
 		json_object_set_new(o, "bits", host ? host_bits(s->level, s->entry) : guest_bits(s->level, s->entry));
+	} else if (s->what == STEP_REGISTER) {
+		put_hex(o, "address", s->at_gpa);
+		put_hex(o, "entry_at", s->at);
 	} else {
 		put_hex(o, "gives", s->entry);
 	}
 	if (s->what == STEP_REF)
 		put_text(o, "hit", place_name[s->place < HW_PLACES ? s->place : HW_MEMORY]);
-	json_object_set_new(o, "rights", rights_json(s->rights, !host, host));
+	if (s->what != STEP_REGISTER)
+		json_object_set_new(o, "rights", rights_json(s->rights, !host, host));
 	put(o, "cycles", s->cycles);
 	return o;
 }
@@ -580,6 +603,7 @@ static json_t *totals_json(const struct walk_log *log)
 	json_object_set_new(o, "ref_hits", hits);
 	put(o, "walk_cache_hits", t.walk_cache_hits);
 	put(o, "nested_tlb_hits", t.nested_tlb_hits);
+	put(o, "registers", t.registers);
 	put(o, "cycles", t.cycles);
 	return o;
 }

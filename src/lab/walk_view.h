@@ -36,7 +36,7 @@ void walk_view_make(struct walk_view *v, struct engine_vm *vm);
 /* What the steps add up to. */
 struct walk_totals {
 	unsigned refs, stage_refs[STAGES], places[HW_PLACES];
-	unsigned walk_cache_hits, nested_tlb_hits;
+	unsigned walk_cache_hits, nested_tlb_hits, registers;
 	uint64_t cycles; /* of the steps; what a TLB miss costs beside them is not in it */
 };
 void walk_view_add_up(const struct walk_log *log, struct walk_totals *t);

@@ -594,6 +594,7 @@ static const struct key cost_keys[] = {
 	COST_KEY("l2_tlb_miss", l2_tlb_miss),
 	COST_KEY("walk_cache_hit", walk_cache_hit),
 	COST_KEY("nested_tlb_hit", nested_tlb_hit),
+	{.name = "register_lookup", .read = read_u32, .offset = offsetof(struct hw_cost, register_lookup), .max = CYCLES_MAX},
 	{.name = "exit", .read = read_exits, .offset = offsetof(struct hw_cost, exit), .max = CYCLES_MAX,
 	 .needed = true},
 	COST_KEY("entry", entry),
@@ -645,6 +646,7 @@ static int start_from_base(struct reader *r, config_setting_t *root, struct hw *
 	int ret;
 
 	r->based = s != NULL;
+	hw->cost.register_lookup = HW_REGISTER_LOOKUP;
 	if (!s)
 		return 0;
 	ret = read_string(r, s, &(struct key){.max = sizeof(name)}, name);

@@ -65,6 +65,8 @@ enum hw_place { HW_L1, HW_L2, HW_LLC, HW_MEMORY, HW_PLACES };
 
 #define HW_EXIT_REASONS 70 /* basic VM-exit reasons, as in base/obs.h */
 
+#define HW_REGISTER_LOOKUP 1u /* assumed: as a small walk cache */
+
 /* Cycles. What each is charged for: docs/COST-MODEL.md. */
 struct hw_cost {
 	double instruction;      /* an instruction, its operands in L1 and translated by the first-level TLB */
@@ -72,6 +74,7 @@ struct hw_cost {
 	uint32_t l2_tlb_miss;    /* beginning a walk, beside its references */
 	uint32_t walk_cache_hit; /* a walk-cache lookup that hit */
 	uint32_t nested_tlb_hit;
+	uint32_t register_lookup; /* direct translation: a lookup of the registers of one stage, all at once; HW_REGISTER_LOOKUP if not said */
 	uint32_t exit[HW_EXIT_REASONS]; /* the transition out, by basic reason */
 	uint32_t entry;          /* VM entry */
 	uint32_t dispatch;       /* software of every exit: registers saved and loaded, the handler found */

@@ -21,6 +21,7 @@
 #include "base/util.h"
 #include "mem/machmem.h"
 #include "mmu/cache.h"
+#include "mmu/dmt.h"
 #include "mmu/hw.h"
 #include "mmu/walk_cache.h"
 
@@ -52,6 +53,8 @@ struct mmu_regs {
 	bool nested;       /* EPT in force */
 	uint64_t eptp;
 	uint64_t pdpte[4]; /* PAE paging: loaded by MOV CR3 / VM entry, not walked */
+	bool agile;        /* under EPT, 4- and 5-level paging: the walk begins in a shadow table (docs/agile-paging.md) */
+	uint64_t shadow_root; /* ... machine address, PTE_SWITCH, PTE_SWITCH_W */
 };
 
 enum xlate_event { XLATE_OK, XLATE_PAGE_FAULT, XLATE_EPT_VIOLATION, XLATE_EPT_MISCONFIG, XLATE_PML_FULL };
@@ -62,6 +65,7 @@ struct xlate {
 	uint32_t error_code;  /* XLATE_PAGE_FAULT */
 	uint64_t qualification; /* XLATE_EPT_VIOLATION */
 	gpa_t gpa;            /* EPT events and XLATE_PML_FULL: the guest-physical address being accessed */
+	bool shadow;          /* XLATE_PAGE_FAULT: found in the shadow part of an agile walk */
 };
 
 /*
@@ -86,13 +90,23 @@ struct mmu_stats {
 	uint64_t splintered;     /* entries made smaller than the page of the guest's tables */
 	uint64_t flushes;        /* invalidations carried out */
 	uint64_t data_hits[HW_PLACES]; /* --data-cache: where data accesses hit */
+	struct dmt_stats dmt;
+	uint64_t agile[HW_LEVELS]; /* agile walks that ended in a translation, by level of the first entry of the guest; [0]: all shadow */
+};
+
+/* Whose tables a walk of linear addresses reads. All but the first: agile paging. */
+enum walk_part {
+	PART_GUEST,    /* the guest's, by guest-physical address */
+	PART_SHADOW,   /* the hypervisor's, by machine address */
+	PART_SWITCHED, /* the guest's, by machine address: the first after the shadow ones */
 };
 
 /*
  * One step of a walk as it happened, for showing it (struct mmu.log).
  */
 struct walk_step {
-	enum { STEP_REF, STEP_WALK_CACHE, STEP_NESTED_TLB } what;
+	/* STEP_REGISTER: direct translation found a register; STEP_FALL_BACK: it came to nothing, what follows are the tables */
+	enum { STEP_REF, STEP_WALK_CACHE, STEP_NESTED_TLB, STEP_REGISTER, STEP_FALL_BACK } what;
 	enum walk_stage stage;
 	uint8_t level;           /* of the entry: 1 = PTE ... 5; nested TLB: 0 */
 	uint8_t guest_level;     /* host stage: level of the guest entry whose address is being translated; 0: the final address */
@@ -100,6 +114,7 @@ struct walk_step {
 	uint64_t at_gpa;         /* guest stage: its guest-physical address; host stage: the address being translated */
 	uint64_t entry;          /* its value; split walk cache, nested TLB: the table's or page's machine address */
 	uint8_t place;           /* STEP_REF: enum hw_place */
+	uint8_t part;            /* guest stage: enum walk_part of the table it is in */
 	uint16_t rights;         /* TLB_*: of this stage so far */
 	uint32_t cycles;
 };
@@ -238,6 +253,8 @@ struct mmu {
 	const struct walk_format *format;
 	struct rights_rule rule[ACCESS_KINDS][MODE_IMPLICIT + 1]; /* of each kind of access in each mode */
 	bool pkeys; /* protection keys are in force */
+	bool agile;    /* walks begin in the shadow table */
+	bool direct, direct_host; /* linear, guest-physical addresses go by registers */
 	bool shortcut; /* walks may be as walk_shortly() makes them */
 	unsigned maxphyaddr;
 	bool fast_path;      /* off: every access goes through the model */
@@ -246,6 +263,7 @@ struct mmu {
 	bool data_cache;     /* data accesses go through the modelled caches: no fast lookups for data */
 	struct mmu_watch watch;
 	struct mmu_pml pml;
+	struct mmu_dmt dmt;
 	struct hw hw;
 	struct walk_log *log; /* not NULL: the next walk is recorded here */
 	struct l1_tlb l1d, l1i;
@@ -312,6 +330,25 @@ static ALWAYS_INLINE void mmu_data_access(struct mmu *mmu, uint64_t at, unsigned
 	if (unlikely(mmu->data_cache))
 		mmu_count_data(mmu, at, bytes, write);
 }
+
+/* ---- direct translation ---- */
+
+/*
+ * How many stages translate: 0, 1 (outside EPT), 2 or 3 (under EPT). Registers stay loaded. No TLB is
+ * touched by any of these: registers are but another way to the entries that the tables lead to.
+ */
+void mmu_dmt_set_stages(struct mmu *mmu, unsigned stages);
+/* Loads stage 0 with @n registers, at most DMT_REGISTERS; the rest hold nothing. Those it refuses are counted. */
+void mmu_dmt_load(struct mmu *mmu, const struct dmt_entry *e, unsigned n);
+/* The register @e of stage 0 is being read from machine address @at: counts the reference. */
+void mmu_dmt_count_reload(struct mmu *mmu, uint64_t at);
+/* The same as mmu_dmt_load() of host stage 1 or 2, whose TEAs are machine addresses; nothing is counted but what is refused. */
+void mmu_dmt_load_host(struct mmu *mmu, unsigned stage, const struct dmt_entry *e, unsigned n);
+/*
+ * The gTEAs of whom stage 0 belongs to: @n of them, by identifier - 1; they stay the caller's, who calls again when
+ * they change. NULL: the machine has no such table. Stage 0 is resolved anew.
+ */
+void mmu_dmt_set_gteas(struct mmu *mmu, const struct dmt_gtea *gtea, unsigned n);
 
 /* ---- architectural invalidations (SDM "Operations that Invalidate TLBs and Paging-Structure Caches") ---- */
 

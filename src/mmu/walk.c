@@ -3,6 +3,9 @@
  * EPT is walked by the same kind of loop, and nested paging is composition: every
  * address that the guest walk forms goes through stage 2.
  *
+ * Agile paging: the walk begins in a shadow table, whose addresses are machine addresses, and an entry of it may switch to
+ * a table of the guest's; from there on it is nested.
+ *
  * Order of effects, as hardware leaves them: an entry that refers to another
  * table gets its accessed flag when it is followed; the last entry gets accessed
  * (and, for a write, dirty) only if the access is allowed.
@@ -18,48 +21,15 @@
  */
 #include "mmu/walk.h"
 
-#include "arch/vmx.h"
-#include "arch/x86.h"
 #include "mmu/flush.h"
-#include "mmu/rights.h"
+#include "mmu/dmt_impl.h"
 
-struct level {
-	uint8_t shift;     /* address bits below this are not this level's */
-	uint8_t bits;      /* index width */
-	bool may_be_leaf;  /* PS may be set (4 KiB level: always the leaf) */
-};
-
-struct walk_format {
-	const char *name;
-	uint8_t levels;
-	uint8_t entry_bytes;
-	struct level level[5]; /* [0] is the root */
-	uint8_t shift[HW_LEVELS]; /* the same shifts by the number of the level: 1 = PTE */
-};
-
-#define SHIFTS {0, 12, 21, 30, 39, 48}
 static const struct walk_format format_5level = {
-	"5-level", 5, 8, {{48, 9, false}, {39, 9, false}, {30, 9, true}, {21, 9, true}, {12, 9, true}}, SHIFTS};
+	"5-level", 5, 8, {{48, 9, false}, {39, 9, false}, {30, 9, true}, {21, 9, true}, {12, 9, true}}, WALK_SHIFTS};
 static const struct walk_format format_4level = {
-	"4-level", 4, 8, {{39, 9, false}, {30, 9, true}, {21, 9, true}, {12, 9, true}}, SHIFTS};
-static const struct walk_format format_pae = {"PAE", 2, 8, {{21, 9, true}, {12, 9, true}}, SHIFTS};
+	"4-level", 4, 8, {{39, 9, false}, {30, 9, true}, {21, 9, true}, {12, 9, true}}, WALK_SHIFTS};
+static const struct walk_format format_pae = {"PAE", 2, 8, {{21, 9, true}, {12, 9, true}}, WALK_SHIFTS};
 static const struct walk_format format_32bit = {"32-bit", 2, 4, {{22, 10, true}, {12, 10, true}}, {0, 12, 22}};
-
-struct walk {
-	struct mmu *mmu;
-	uint64_t lin;
-	enum access_kind kind;
-	enum access_mode mode;
-	bool caches;         /* the walk caches and the nested TLB may be used */
-	bool used;           /* something of them was */
-	unsigned refs;
-	uint8_t guest_level; /* of the entry whose address stage 2 translates; 0: the final address */
-	uint16_t ept_rights; /* of the last stage 2 */
-	unsigned ept_shift;  /* page size of the last stage 2 */
-	bool ept_dirty;
-	struct xlate *out;
-};
-
 
 static const struct walk_format *format_of(const struct mmu *m)
 {
@@ -68,28 +38,9 @@ static const struct walk_format *format_of(const struct mmu *m)
 	return m->regs.cr4 & CR4_PAE ? &format_pae : &format_32bit;
 }
 
-static void note_code_write(struct mmu *m, uint64_t hpa)
-{
-	if (unlikely(m->mem->code_map[hpa >> PAGE_SHIFT]))
-		m->code_written = hpa + 1;
-}
-
-/* Sets bits in a table entry in machine memory. */
-static void entry_or(struct mmu *m, uint64_t at, uint64_t set)
-{
-	uint8_t *p;
-
-	if (!machmem_is_ram(m->mem, hpa(at)))
-		return;
-	p = machmem_ptr(m->mem, hpa(at));
-	/* All the flags live in the two low bytes, of either entry size. */
-	put_u16(p, (uint16_t)(get_u16(p) | set));
-	note_code_write(m, at);
-}
-
 /* ---- recording ---- */
 
-static struct walk_step *log_step(struct walk *w, enum walk_stage stage, unsigned level, uint32_t cycles)
+struct walk_step *walk_log_step(struct walk *w, enum walk_stage stage, unsigned level, uint32_t cycles)
 {
 	struct walk_log *log = w->mmu->log;
 	struct walk_step *s;
@@ -98,15 +49,16 @@ static struct walk_step *log_step(struct walk *w, enum walk_stage stage, unsigne
 		log->steps--; /* no walk is so long; a defined end all the same */
 	s = &log->step[log->steps++];
 	*s = (struct walk_step){.stage = stage, .level = (uint8_t)level, .cycles = cycles,
-				.guest_level = stage == STAGE_HOST ? w->guest_level : 0};
+				.guest_level = stage == STAGE_HOST ? w->guest_level : 0,
+				.part = stage == STAGE_GUEST ? w->part : 0};
 	return s;
 }
 
-static NOINLINE void log_reference(struct walk *w, enum walk_stage stage, unsigned level, uint64_t at, uint64_t at_gpa,
-				   uint64_t entry, enum hw_place place)
+NOINLINE void walk_log_reference(struct walk *w, enum walk_stage stage, unsigned level, uint64_t at, uint64_t at_gpa,
+				 uint64_t entry, enum hw_place place)
 {
 	const struct hw *hw = &w->mmu->hw;
-	struct walk_step *s = log_step(w, stage, level,
+	struct walk_step *s = walk_log_step(w, stage, level,
 				       place == HW_MEMORY ? hw->memory_latency : hw->cache[place].latency);
 
 	s->what = STEP_REF;
@@ -120,45 +72,12 @@ static NOINLINE void log_cached(struct walk *w, enum walk_stage stage, unsigned 
 				uint64_t value)
 {
 	const struct hw_cost *cost = &w->mmu->hw.cost;
-	struct walk_step *s = log_step(w, stage, level, level ? cost->walk_cache_hit : cost->nested_tlb_hit);
+	struct walk_step *s = walk_log_step(w, stage, level, level ? cost->walk_cache_hit : cost->nested_tlb_hit);
 
 	s->what = level ? STEP_WALK_CACHE : STEP_NESTED_TLB;
 	s->at = at;
 	s->at_gpa = at_gpa;
 	s->entry = value;
-}
-
-/* The rights that the last step led to. */
-static ALWAYS_INLINE void log_rights(struct walk *w, uint16_t rights)
-{
-	struct walk_log *log = w->mmu->log;
-
-	if (unlikely(log))
-		log->step[log->steps - 1].rights = rights;
-}
-
-/* ---- the memory hierarchy ---- */
-
-static ALWAYS_INLINE enum hw_place count_reference(struct mmu *m, enum walk_stage stage, uint64_t at)
-{
-	enum hw_place place = mem_caches_access(&m->caches, at);
-
-	m->stats.stage_refs[stage]++;
-	m->stats.ref_hits[place]++;
-	return place;
-}
-
-static uint64_t reference(struct walk *w, enum walk_stage stage, unsigned level, uint64_t at, uint64_t at_gpa,
-			  unsigned bytes)
-{
-	struct mmu *m = w->mmu;
-	uint64_t e = bytes == 8 ? machmem_read64(m->mem, hpa(at)) : machmem_read32(m->mem, hpa(at)); /* first: it may take the host long */
-	enum hw_place place = count_reference(m, stage, at);
-
-	w->refs++;
-	if (unlikely(m->log))
-		log_reference(w, stage, level, at, at_gpa, e, place);
-	return e;
 }
 
 /* ---- the unified cache ---- */
@@ -227,33 +146,6 @@ static const struct walk_entry *split_find(struct walk *w, enum walk_stage stage
 
 /* ---- EPT ---- */
 
-static uint64_t phys_reserved(const struct mmu *m) { return PTE_ADDR_MASK & ~((1ull << m->maxphyaddr) - 1); }
-
-static bool ept_leaf_type_ok(uint64_t e)
-{
-	unsigned type = (unsigned)(e >> EPT_MT_SHIFT & 7);
-
-	return type != 2 && type != 3 && type != 7;
-}
-
-static bool ept_entry_misconfigured(const struct mmu *m, uint64_t e, unsigned shift, bool leaf)
-{
-	if ((e & (EPT_R | EPT_W)) == EPT_W)
-		return true;
-	if (e & phys_reserved(m))
-		return true;
-	if (!leaf)
-		return e & 0x78 || (shift >= 39 && (e & EPT_PS));
-	return !ept_leaf_type_ok(e) || (e & (((1ull << shift) - 1) & PTE_ADDR_MASK));
-}
-
-static uint64_t ept_access_bits(enum access_kind kind, bool table, bool ad)
-{
-	if (table)
-		return ad ? EPT_VIOL_READ | EPT_VIOL_WRITE : kind == ACCESS_WRITE ? EPT_VIOL_WRITE : EPT_VIOL_READ;
-	return kind == ACCESS_WRITE ? EPT_VIOL_WRITE : kind == ACCESS_FETCH ? EPT_VIOL_FETCH : EPT_VIOL_READ;
-}
-
 static enum xlate_event ept_violation(struct walk *w, uint64_t gpa_v, uint64_t access, uint64_t rights, bool table)
 {
 	w->out->gpa = gpa(gpa_v);
@@ -272,16 +164,6 @@ struct ept_walk {
 	bool for_table;    /* the access is to a guest paging structure (the walker's own) */
 };
 
-static const uint8_t ept_shifts[HW_LEVELS] = SHIFTS;
-
-static uint16_t tlb_ept_rights(uint64_t rights)
-{
-	return (uint16_t)((rights & EPT_R ? TLB_EPT_R : 0) | (rights & EPT_W ? TLB_EPT_W : 0) |
-			  (rights & EPT_X ? TLB_EPT_X : 0));
-}
-
-static bool ept_is_leaf(unsigned level, uint64_t e) { return level == 1 || (level <= 3 && (e & EPT_PS)); }
-
 /*
  * Sets flags in the EPT entry @e at @at. With page-modification logging a full log stops even an access that needs no
  * more than an accessed flag, and a dirty flag that was clear is logged.
@@ -299,11 +181,7 @@ static NOINLINE enum xlate_event ept_set_flags(struct walk *w, const struct ept_
 	entry_or(m, at, set);
 	if (!pml->on || !(set & ~e & EPT_D))
 		return XLATE_OK;
-	at = pml->log + 8ull * pml->index--;
-	if (machmem_is_ram(m->mem, hpa(at))) {
-		put_u64(machmem_ptr(m->mem, hpa(at)), x->gpa & PAGE_MASK);
-		note_code_write(m, at);
-	}
+	pml_append(m, x->gpa);
 	return XLATE_OK;
 }
 
@@ -511,48 +389,8 @@ static enum xlate_event page_fault(struct walk *w, uint32_t why)
 
 	w->out->error_code = why | (w->kind == ACCESS_WRITE ? PF_W : 0) | (mode_is_user(w->mode) ? PF_U : 0) |
 			     (w->kind == ACCESS_FETCH && reports_fetch ? PF_I : 0);
+	w->out->shadow = w->part == PART_SHADOW;
 	return XLATE_PAGE_FAULT;
-}
-
-/* Reserved bits of a present entry (SDM figures of each paging mode's entries). */
-static bool entry_reserved(const struct mmu *m, const struct walk_format *f, const struct level *lv, uint64_t e, bool leaf)
-{
-	bool large = leaf && lv->shift > 12;
-
-	if (f->entry_bytes == 4) {
-		/* PSE-36: bits 20:13 are address bits 39:32, as far as the processor has them. */
-		unsigned have = m->maxphyaddr < 40 ? m->maxphyaddr : 40;
-
-		return large && (e & (1u << 21 | ((0x1fe000u << (have - 32)) & 0x1fe000u)));
-	}
-	if (e & phys_reserved(m))
-		return true;
-	if ((e & PTE_NX) && !(m->regs.efer & EFER_NXE))
-		return true;
-	if (!mmu_is_long(m) && (e & 0x7ff0000000000000ull))
-		return true;
-	if ((e & PTE_PS) && lv->shift > 12) {
-		if (!lv->may_be_leaf || (lv->shift == 30 && !m->pages_1g))
-			return true;
-		return e & (((1ull << lv->shift) - 1) & ~0x1fffull);
-	}
-	return false;
-}
-
-static bool entry_is_leaf(const struct mmu *m, const struct walk_format *f, const struct level *lv, uint64_t e)
-{
-	if (lv->shift == 12)
-		return true;
-	if (!(e & PTE_PS) || !lv->may_be_leaf)
-		return false;
-	return f->entry_bytes == 8 || (m->regs.cr4 & CR4_PSE);
-}
-
-static uint64_t leaf_address(const struct walk_format *f, const struct level *lv, uint64_t e)
-{
-	if (f->entry_bytes == 4 && lv->shift == 22)
-		return (e & 0xffc00000u) | (e >> 13 & 0xff) << 32;
-	return e & PTE_ADDR_MASK & ~((1ull << lv->shift) - 1);
 }
 
 /* gpa of the root table; false: a PAE PDPTE is not present. */
@@ -568,15 +406,13 @@ static bool root_table(const struct mmu *m, const struct walk_format *f, uint64_
 	return true;
 }
 
-static uint16_t combine_rights(uint16_t rights, uint64_t e, bool nx_counts)
+/* A flag is to be set in a guest's table that the shadow entry gives for reading only. */
+static enum xlate_event switched_read_only(struct walk *w)
 {
-	if (!(e & PTE_W))
-		rights &= (uint16_t)~TLB_W;
-	if (!(e & PTE_U))
-		rights &= (uint16_t)~TLB_U;
-	if (nx_counts && (e & PTE_NX))
-		rights |= TLB_NX;
-	return rights;
+	enum xlate_event ev = page_fault(w, PF_P);
+
+	w->out->shadow = true;
+	return ev;
 }
 
 /* Sets flags in the guest's entry at guest-physical @entry_gpa (host-physical @at). */
@@ -586,6 +422,8 @@ static enum xlate_event set_entry_flags(struct walk *w, uint64_t entry_gpa, uint
 	if (w->mmu->regs.nested && !(w->ept_rights & TLB_EPT_W)) {
 		uint64_t rights = (w->ept_rights & TLB_EPT_R ? EPT_R : 0) | (w->ept_rights & TLB_EPT_X ? EPT_X : 0);
 
+		if (w->part == PART_SWITCHED)
+			return switched_read_only(w);
 		return ept_violation(w, entry_gpa, EPT_VIOL_WRITE, rights, true);
 	}
 	entry_or(w->mmu, at, set);
@@ -616,9 +454,11 @@ static enum xlate_event finish(struct walk *w, uint64_t entry_gpa, uint64_t at, 
 		if (ev)
 			return ev;
 	}
-	ev = final_address(w, target, w->kind, &page);
+	ev = w->part == PART_SHADOW ? no_stage2(w, target, &page) : final_address(w, target, w->kind, &page);
 	if (ev)
 		return ev;
+	if (unlikely(m->agile))
+		m->stats.agile[w->switched]++;
 	if (((e | set) & PTE_D) && w->ept_dirty)
 		rights |= TLB_D;
 	if ((e & PTE_G) && (m->regs.cr4 & CR4_PGE))
@@ -647,8 +487,6 @@ struct guest_walk {
 	uint16_t rights;   /* TLB_W, TLB_U, TLB_NX of the levels above */
 };
 
-static const struct level *level_of(const struct walk_format *f, unsigned level) { return &f->level[f->levels - level]; }
-
 /* Split caches: begins the walk at the table that the longest cached prefix names. */
 static void guest_skip(struct walk *w, struct guest_walk *g)
 {
@@ -665,6 +503,8 @@ static void guest_skip(struct walk *w, struct guest_walk *g)
 	g->known = true;
 	g->rights = e->rights;
 	w->ept_rights = e->ept_rights;
+	w->part = e->part;
+	w->switched = e->switched;
 	if (unlikely(w->mmu->log)) {
 		log_cached(w, STAGE_GUEST, level, 0, 0, e->value);
 		log_rights(w, e->rights);
@@ -676,7 +516,7 @@ static void guest_enter_split(struct walk *w, const struct guest_walk *g)
 {
 	unsigned level = g->level + 1, shift;
 	struct walk_entry n = {.tags = w->mmu->guest_tags, .value = g->machine, .table = g->table, .rights = g->rights,
-			       .ept_rights = w->ept_rights};
+			       .ept_rights = w->ept_rights, .part = w->part, .switched = w->switched};
 
 	if (level > g->format->levels)
 		return;
@@ -689,14 +529,17 @@ static void guest_enter_split(struct walk *w, const struct guest_walk *g)
 /* Machine address of the next entry. */
 static enum xlate_event guest_entry_address(struct walk *w, struct guest_walk *g, uint64_t entry_gpa, uint64_t *at)
 {
-	enum xlate_event ev;
+	enum xlate_event ev = XLATE_OK;
 
 	if (g->known) {
 		*at = g->machine | (entry_gpa & ~PAGE_MASK);
 		g->known = false;
 		return XLATE_OK;
 	}
-	ev = table_address(w, g->level, entry_gpa, at);
+	if (unlikely(w->part != PART_GUEST))
+		*at = entry_gpa;
+	else
+		ev = table_address(w, g->level, entry_gpa, at);
 	if (!ev) {
 		g->machine = *at & PAGE_MASK;
 		guest_enter_split(w, g);
@@ -740,6 +583,23 @@ static enum xlate_event guest_leaf(struct walk *w, const struct guest_walk *g, u
 		      lv->shift, g->rights, out);
 }
 
+/* Agile: from here on the guest's tables, the first of which is at machine address. @e: the shadow entry, or root, that says so */
+static void switch_tables(struct walk *w, unsigned level, uint64_t e)
+{
+	w->part = PART_SWITCHED;
+	w->switched = (uint8_t)level;
+	w->ept_rights = (uint16_t)(TLB_EPT_R | (e & PTE_SWITCH_W ? TLB_EPT_W : 0));
+}
+
+/* Agile: the entry @e of @level was followed. */
+static void cross_over(struct walk *w, unsigned level, uint64_t e)
+{
+	if (w->part == PART_SWITCHED)
+		w->part = PART_GUEST;
+	else if (w->part == PART_SHADOW && e & PTE_SWITCH)
+		switch_tables(w, level - 1, e);
+}
+
 /* An entry that refers to another table. */
 static enum xlate_event guest_follow(struct walk *w, struct guest_walk *g, uint64_t entry_gpa, uint64_t at, uint64_t e,
 				     bool cached)
@@ -755,6 +615,8 @@ static enum xlate_event guest_follow(struct walk *w, struct guest_walk *g, uint6
 	if (!cached && m->hw.unified_guest && walk_cache_exists(&m->unified))
 		unified_enter(w, STAGE_GUEST, guest_key(w, g, at), e | PTE_A);
 	g->table = e & (g->format->entry_bytes == 4 ? 0xfffff000ull : PTE_ADDR_MASK);
+	if (unlikely(m->agile))
+		cross_over(w, g->level, e);
 	return XLATE_OK;
 }
 
@@ -788,13 +650,28 @@ static enum xlate_event guest_levels(struct walk *w, struct guest_walk *g, struc
 	}
 }
 
+static uint64_t shadow_root(struct walk *w, unsigned level)
+{
+	uint64_t root = w->mmu->regs.shadow_root;
+
+	w->part = PART_SHADOW;
+	w->switched = 0;
+	w->ept_rights = TLB_EPT_RWX;
+	if (root & PTE_SWITCH)
+		switch_tables(w, level, root);
+	return root & PTE_ADDR_MASK;
+}
+
 static enum xlate_event walk_tables(struct walk *w, struct tlb_entry *out)
 {
 	struct guest_walk g = {.format = w->mmu->format, .rights = TLB_W | TLB_U};
 
 	g.level = g.format->levels;
+	w->part = PART_GUEST;
 	/* PAE's PDPTEs are registers: what they say is never cached. */
-	if (!root_table(w->mmu, g.format, w->lin, &g.table))
+	if (unlikely(w->mmu->agile))
+		g.table = shadow_root(w, g.level);
+	else if (!root_table(w->mmu, g.format, w->lin, &g.table))
 		return page_fault(w, 0);
 	guest_skip(w, &g);
 	return guest_levels(w, &g, out);
@@ -813,14 +690,16 @@ void walk_set_regs(struct mmu *m)
 
 	m->format = f;
 	m->pkeys = mmu_has_pkeys(m);
-	m->shortcut = m->hw.walk_caches == HW_WALK_SPLIT && mmu_is_long(m);
+	m->agile = r->nested && r->agile && mmu_paging(m) && mmu_is_long(m);
+	dmt_update(m);
 	for (unsigned kind = 0; kind < ACCESS_KINDS; kind++)
 		for (unsigned mode = 0; mode <= MODE_IMPLICIT; mode++)
 			m->rule[kind][mode] = rights_rule_of(m, (enum access_kind)kind, (enum access_mode)mode);
 	m->tags.asid = mmu_paging(m) ? (uint32_t)r->vpid << 12 | pcid : ASID_PHYSICAL;
 	m->tags.ep4ta = r->nested ? (r->eptp & EPT_ADDR_MASK) | EP4TA_VALID : 0;
 	m->guest_tags = (struct walk_tags){.asid = m->tags.asid, .ep4ta = m->tags.ep4ta,
-					  .mode = ept | (f->levels + (f == &format_pae))};
+					  .mode = ept | (m->agile ? WALK_MODE_AGILE : 0) |
+						  (f->levels + (f == &format_pae))};
 	m->host_tags = (struct walk_tags){.asid = ASID_PHYSICAL, .ep4ta = m->tags.ep4ta, .mode = ept};
 }
 
@@ -841,21 +720,10 @@ static bool repeats(struct walk *w, enum xlate_event ev, bool lin)
 	m->stats.repeated++;
 	w->caches = w->used = false;
 	if (unlikely(m->log)) {
-		m->log->steps = 0;
+		m->log->steps = w->first_step;
 		m->log->repeated = true;
 	}
 	return true;
-}
-
-static void count_walk(struct mmu *m, unsigned refs)
-{
-	unsigned n = refs > WALK_REFS_MAX ? WALK_REFS_MAX : refs;
-
-	m->stats.walks++;
-	m->stats.refs += refs;
-	m->stats.by_refs[n]++;
-	if (refs > m->stats.refs_max)
-		m->stats.refs_max = refs;
 }
 
 /*
@@ -927,6 +795,7 @@ static ALWAYS_INLINE bool walk_shortly(struct mmu *m, uint64_t lin, enum access_
 	uint64_t flags = PTE_P | PTE_A | (kind == ACCESS_WRITE ? PTE_D : 0), page;
 	uint16_t rights, ept = TLB_EPT_RWX | TLB_D;
 	struct last_entry l, h = {0};
+	bool host;
 
 	if (!last_entry(m, &m->guest[2], m->guest_tags, lin, &l))
 		return false;
@@ -936,15 +805,18 @@ static ALWAYS_INLINE bool walk_shortly(struct mmu *m, uint64_t lin, enum access_
 	if ((l.entry & flags) != flags || (l.entry & last_reserved(m)) ||
 	    !rights_permit(m, rights, e->pkey, kind, mode))
 		return false;
-	if (m->regs.nested) {
+	host = m->regs.nested && l.known->part != PART_SHADOW;
+	if (host) {
 		if (!last_ept_entry(m, page | (lin & ~PAGE_MASK), kind, &h, &ept))
 			return false;
 		page = h.entry & EPT_ADDR_MASK;
 	}
 	use_last_entry(m, &m->guest[2], STAGE_GUEST, &l);
-	if (m->regs.nested)
+	if (host)
 		use_last_entry(m, &m->host[2], STAGE_HOST, &h);
-	count_walk(m, m->regs.nested ? 2 : 1);
+	if (unlikely(m->agile))
+		m->stats.agile[l.known->switched]++;
+	count_walk(m, host ? 2 : 1);
 	if (!(l.entry & PTE_D))
 		ept &= (uint16_t)~TLB_D;
 	if ((l.entry & PTE_G) && (m->regs.cr4 & CR4_PGE))
@@ -957,17 +829,39 @@ static ALWAYS_INLINE bool walk_shortly(struct mmu *m, uint64_t lin, enum access_
 	return true;
 }
 
+/* Through the tables, step by step. */
+static enum xlate_event walk_on(struct walk *w, struct tlb_entry *e)
+{
+	enum xlate_event ev;
+
+	if (unlikely(w->mmu->log))
+		w->first_step = w->mmu->log->steps;
+	do
+		ev = walk_tables(w, e);
+	while (repeats(w, ev, true));
+	count_walk(w->mmu, w->refs);
+	return ev;
+}
+
 static NOINLINE enum xlate_event walk_at_length(struct mmu *m, uint64_t lin, enum access_kind kind,
 						enum access_mode mode, struct tlb_entry *e, struct xlate *out)
 {
 	struct walk w = {.mmu = m, .lin = lin, .kind = kind, .mode = mode, .caches = true, .out = out};
-	enum xlate_event ev;
 
-	do
-		ev = walk_tables(&w, e);
-	while (repeats(&w, ev, true));
-	count_walk(m, w.refs);
-	return ev;
+	return walk_on(&w, e);
+}
+
+/* By registers, and if that comes to nothing through the tables. */
+static NOINLINE enum xlate_event walk_directly(struct mmu *m, uint64_t lin, enum access_kind kind,
+					       enum access_mode mode, struct tlb_entry *e, struct xlate *out)
+{
+	struct walk w = {.mmu = m, .lin = lin, .kind = kind, .mode = mode, .caches = true, .out = out};
+
+	if (dmt_walk_linear(&w, e))
+		return XLATE_OK;
+	if (!w.refs && !m->log && walk_has_shortcut(m) && walk_shortly(m, lin, kind, mode, e, out))
+		return XLATE_OK;
+	return walk_on(&w, e);
 }
 
 enum xlate_event walk_linear(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
@@ -975,7 +869,7 @@ enum xlate_event walk_linear(struct mmu *m, uint64_t lin, enum access_kind kind,
 {
 	if (likely(m->shortcut && !m->log) && walk_shortly(m, lin, kind, mode, e, out))
 		return XLATE_OK;
-	return walk_at_length(m, lin, kind, mode, e, out);
+	return m->direct ? walk_directly(m, lin, kind, mode, e, out) : walk_at_length(m, lin, kind, mode, e, out);
 }
 
 enum xlate_event walk_physical(struct mmu *m, uint64_t gpa_v, enum access_kind kind, struct xlate *out,
@@ -985,6 +879,10 @@ enum xlate_event walk_physical(struct mmu *m, uint64_t gpa_v, enum access_kind k
 	uint64_t page;
 	enum xlate_event ev;
 
+	if (unlikely(m->direct_host) && dmt_walk_physical(&w, e))
+		return XLATE_OK;
+	if (unlikely(m->log))
+		w.first_step = m->log->steps;
 	do
 		ev = final_address(&w, gpa_v, kind, &page);
 	while (repeats(&w, ev, false));

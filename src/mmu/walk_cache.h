@@ -23,11 +23,13 @@ struct walk_tags {
 #define WALK_MODE_GUEST 0x07u /* guest entries: levels of the format; PAE counts its registers */
 #define WALK_MODE_EPT   0x08u
 #define WALK_MODE_EPT5  0x10u /* five levels */
+#define WALK_MODE_AGILE 0x40u /* linear: begins in a shadow table */
 #define WALK_MODE_AD    0x20u /* with accessed and dirty flags: what was cached with them has them set */
 
 struct walk_entry {
 	struct walk_tags tags;
 	uint8_t shift;    /* the entry maps 2^shift bytes of addresses... */
+	uint8_t part, switched; /* split, guest: enum walk_part of the next table; as in struct walk */
 	uint64_t prefix;  /* ...those whose upper part this is: linear or guest-physical */
 	uint64_t at;      /* unified: machine address of the entry; else 0 */
 	uint64_t value;   /* unified: the entry; else machine address of the next table (split) or the page (nested TLB) */

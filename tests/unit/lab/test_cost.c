@@ -16,7 +16,7 @@ static struct hw figures(void)
 			.memory_latency = 200};
 
 	hw.cost = (struct hw_cost){
-		.instruction = 0.5, .l2_tlb_hit = 9, .l2_tlb_miss = 17, .walk_cache_hit = 2, .nested_tlb_hit = 3,
+		.instruction = 0.5, .l2_tlb_hit = 9, .l2_tlb_miss = 17, .walk_cache_hit = 2, .nested_tlb_hit = 3, .register_lookup = 5,
 		.entry = 600, .dispatch = 150, .vmread = 50, .vmwrite = 40, .invept = 500, .invvpid = 250,
 		.emulated_insn = 1000, .table_read = 10, .table_write = 20, .page_fault = 700,
 	};
@@ -73,6 +73,14 @@ static void test_translation(void **state)
 	near(c.walk_caches, 38);         /* 13 * 2 + 4 * 3 */
 	near(c.translation, 1721);
 	near(c.total, 1721);
+	obs.translation.dmt.lookups = 30;
+	obs.translation.dmt.hits[0] = obs.translation.dmt.fallbacks = 1000000; /* the lookups are what is paid for */
+	obs.translation.dmt.reload_hits[HW_L1] = 7;
+	obs.translation.dmt.reload_hits[HW_MEMORY] = 2;
+	cost_account(&hw, &obs, 0, &c);
+	near(c.registers, 578);          /* 30 * 5 + 7 * 4 + 2 * 200 */
+	near(c.translation, 1721 + 578);
+	near(c.total, 1721 + 578);
 }
 
 static void test_data(void **state)
