@@ -4,6 +4,7 @@
 
 #include "cli/cli.h"
 #include "trace/cut.h"
+#include "trace/stat.h"
 #include "trace/text.h"
 
 #include <errno.h>
@@ -250,6 +251,117 @@ static int head(struct trace_command *c)
 	return finish(r, ret, &err);
 }
 
+/* ---- stat ---- */
+
+static const char *const mode_name[TRACE_MODES] = {"super", "super_ac", "user", "user_align", "implicit"};
+
+static double share(uint64_t part, uint64_t of) { return of ? (double)part / (double)of : 0; }
+static uint64_t accesses(const struct trace_stats *t)
+{
+	return t->kind[TRACE_READ] + t->kind[TRACE_WRITE] + t->kind[TRACE_FETCH];
+}
+
+static json_t *stat_json(const struct trace_reader *r, const struct trace_stats *t, bool whole)
+{
+	json_t *o = json_object(), *kinds = json_object(), *modes = json_object();
+
+	put_string(o, "file", trace_reader_path(r));
+	json_object_set_new(o, "whole", json_boolean(whole));
+	put(o, "events", t->events);
+	put(o, "instructions", t->insns);
+	for (unsigned i = 1; i < TRACE_KIND_END; i++)
+		if (t->kind[i])
+			put(kinds, trace_kind_name(i), t->kind[i]);
+	json_object_set_new(o, "by_kind", kinds);
+	for (unsigned i = 0; i < TRACE_MODES; i++)
+		put(modes, mode_name[i], t->mode[i]);
+	json_object_set_new(o, "by_mode", modes);
+	put(o, "read_bytes", t->read_bytes);
+	put(o, "written_bytes", t->written_bytes);
+	put(o, "table_stores", t->values);
+	put(o, "faults", t->faults);
+	put(o, "spaces", t->spaces);
+	put(o, "tables", t->tables);
+	put(o, "pages_4k", t->pages_4k);
+	put(o, "pages_2m", t->pages_2m);
+	put(o, "pages_1g", t->pages_1g);
+	put(o, "written_4k", t->written_4k);
+	json_object_set_new(o, "at_least", json_boolean(t->at_least));
+	put(o, "same_page", t->same_page);
+	put(o, "window_accesses", TRACE_STAT_WINDOW);
+	put(o, "windows", t->windows);
+	json_object_set_new(o, "window_pages_mean", json_real(share(t->window_pages, t->windows)));
+	put(o, "window_pages_max", t->window_pages_max);
+	put(o, "file_bytes", trace_reader_bytes(r));
+	return o;
+}
+
+static void print_counts(const struct trace_stats *t)
+{
+	uint64_t data = t->kind[TRACE_READ] + t->kind[TRACE_WRITE];
+
+	printf("events         %" PRIu64 "\n", t->events);
+	for (unsigned i = 1; i < TRACE_KIND_END; i++)
+		if (t->kind[i])
+			printf("  %-12s %12" PRIu64 "  %5.1f %%\n", trace_kind_name(i), t->kind[i],
+			       100 * share(t->kind[i], t->events));
+	printf("instructions   %" PRIu64 "\naccesses       %" PRIu64 ", %.2f an instruction; in user mode %.1f %%\n",
+	       t->insns, accesses(t), share(accesses(t), t->insns),
+	       100 * share(t->mode[TRACE_USER] + t->mode[TRACE_USER_ALIGN], accesses(t)));
+	printf("data           %" PRIu64 " bytes read, %" PRIu64 " written; %.1f %% of accesses to the page of the one before\n",
+	       t->read_bytes, t->written_bytes, 100 * share(t->same_page, data));
+	printf("spaces         %" PRIu64 "\ntables         %" PRIu64 " pages, %" PRIu64 " stores to them\n", t->spaces, t->tables,
+	       t->values);
+}
+
+static void print_stat(const struct trace_reader *r, const struct trace_stats *t)
+{
+	const char *least = t->at_least ? "at least " : "";
+	char size[32];
+
+	print_counts(t);
+	human_bytes(t->pages_4k << 12, size);
+	printf("footprint      %s%s: %" PRIu64 " pages of 4 KiB (%" PRIu64 " written), in %" PRIu64 " of 2 MiB, %" PRIu64
+	       " of 1 GiB\n", least, size, t->pages_4k, t->written_4k, t->pages_2m, t->pages_1g);
+	printf("reuse          %.1f accesses a page\n", share(accesses(t), t->pages_4k));
+	if (t->windows) {
+		human_bytes((uint64_t)(share(t->window_pages, t->windows) * 4096), size);
+		printf("working set    %s on average: %.0f pages in %u accesses; at most %" PRIu64 "\n", size,
+		       share(t->window_pages, t->windows), TRACE_STAT_WINDOW, t->window_pages_max);
+	}
+	human_bytes(trace_reader_bytes(r), size);
+	printf("file           %s, %.2f bytes an event\n", size, share(trace_reader_bytes(r), t->events));
+}
+
+/* Of a damaged trace what is before the damage. */
+static int stat_of(struct trace_command *c)
+{
+	const struct trace_event *ev;
+	struct error err = {0};
+	struct trace_reader *r;
+	struct trace_stat *s;
+	struct trace_stats t;
+	unsigned n;
+	int ret;
+
+	if (trace_reader_open(&r, c->arg[0], &err))
+		return fail(&err);
+	ret = trace_stat_create(&s, &err);
+	if (ret)
+		return finish(r, ret, &err);
+	while ((ret = trace_next(r, &ev, &n, &err)) > 0 && !trace_stat_put(s, ev, n, &err))
+		;
+	trace_stat_get(s, &t);
+	trace_stat_destroy(s);
+	if (err.code && err.code != -EBADMSG)
+		return finish(r, err.code, &err);
+	if (c->json)
+		print_json(stat_json(r, &t, !ret));
+	else
+		print_stat(r, &t);
+	return finish(r, ret, &err);
+}
+
 /* ---- cut ---- */
 
 /* What the piece says of itself. */
@@ -428,6 +540,8 @@ static const struct verb {
 } verbs[] = {
 	{"info", "TRACE", "what a trace is, and how long", 1, 1, json_options, info},
 	{"head", "TRACE", "events as text, one a line, after their numbers", 1, 1, head_options, head},
+	{"stat", "TRACE", "counts, footprint and working set of a trace, which it reads to the end", 1, 1, json_options,
+	 stat_of},
 	{"cut", "TRACE NEW-TRACE", "a piece of a trace as a trace, with the registers and page tables it begins with", 2, 2,
 	 cut_options, cut},
 	{"import", "FILE TRACE", "make a trace of a file of another format", 2, 2, import_options, import},
