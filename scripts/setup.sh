@@ -6,7 +6,7 @@ set -euo pipefail
 
 packages() {
 	case $1 in
-	build) echo gcc libc6-dev meson ninja-build pkg-config libzydis-dev libjansson-dev libxxhash-dev libconfig-dev libslirp-dev libgnutls28-dev zlib1g-dev libzstd-dev python3 ;;
+	build) echo gcc libc6-dev meson ninja-build pkg-config libzydis-dev libjansson-dev libxxhash-dev libconfig-dev libslirp-dev libgnutls28-dev zlib1g-dev libzstd-dev liblzma-dev python3 ;;
 	guest) echo gcc libc6-dev busybox-static cpio lz4 xz-utils ;;
 	rootfs) echo mmdebstrap e2fsprogs fakeroot fakechroot ;;
 	test) echo libcmocka-dev qemu-system-x86 qemu-utils e2fsprogs ;;

@@ -24,6 +24,8 @@ struct trace_command {
 	struct trace_range range; /* to == 0: not given */
 	const struct trace_format *format;
 	struct trace_options options;
+	char *owned[TRACE_OPTIONS_MAX]; /* those of the options that were put together here */
+	unsigned owned_count;
 };
 
 /* ---- options ---- */
@@ -93,6 +95,29 @@ static int add_option(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+/* An option of its own that the format is given as NAME=VALUE. */
+static int add_named(void *ctx, const char *name, const char *value, struct error *err)
+{
+	struct trace_command *c = ctx;
+	char *text;
+	int ret;
+
+	if (asprintf(&text, "%s=%s", name, value) < 0)
+		return error_set(err, -ENOMEM, "--%s: out of memory", name);
+	ret = add_option(c, text, err);
+	if (ret)
+		free(text);
+	else
+		c->owned[c->owned_count++] = text;
+	return ret;
+}
+
+static int set_fetches(void *ctx, const char *v, struct error *err) { return add_named(ctx, "fetches", v, err); }
+static int set_addresses(void *ctx, const char *v, struct error *err) { return add_named(ctx, "addresses", v, err); }
+static int set_pt_dump(void *ctx, const char *v, struct error *err) { return add_named(ctx, "pt-dump", v, err); }
+static int set_host_dump(void *ctx, const char *v, struct error *err) { return add_named(ctx, "pt-dump-host", v, err); }
+static int set_compat(void *ctx, const char *v, struct error *err) { return add_named(ctx, "compat", v, err); }
+
 static const struct option_desc json_options[] = {{"json", NULL, "print JSON", set_json}, {0}};
 static const struct option_desc head_options[] = {
 	{"count", "N", "so many events (default 20)", set_count},
@@ -107,6 +132,17 @@ static const struct option_desc cut_options[] = {
 };
 static const struct option_desc import_options[] = {
 	{"format", "NAME", "of the file (default: found out from its beginning)", set_format},
+	{"fetches", "WHICH",
+	 "accesses for the fetch of instructions: page (default): of those on another page\n"
+	 "than the one before; all; none", set_fetches},
+	{"addresses", "HOW",
+	 "those beyond 2^47, where programs have no memory: refuse (default): the import\n"
+	 "ends; fold: their low 47 bits are taken", set_addresses},
+	{"pt-dump", "FILE", "the program's page tables, as the DMT artifact dumps them:\nmakes a machine trace", set_pt_dump},
+	{"pt-dump-host", "FILE", "the dump of the virtual machine's host: where the tables of\n--pt-dump lie must be in it", set_host_dump},
+	{"compat", "dmt-artifact",
+	 "the dumps' numbers are byte addresses, as the artifact's simulators take them,\n"
+	 "not frame numbers", set_compat},
 	{"option", "NAME=VALUE", "for the format; may be given several times", add_option},
 	{0},
 };
@@ -592,13 +628,12 @@ static const struct verb *find_verb(const char *name)
 	return NULL;
 }
 
-static int run_verb(const struct verb *v, int argc, char **argv)
+static int parse_and_run(const struct verb *v, struct trace_command *c, int argc, char **argv)
 {
-	struct trace_command c = {.count = 20};
-	const struct option_group groups[] = {{.title = "Options", .table = v->options, .ctx = &c}, {0}};
+	const struct option_group groups[] = {{.title = "Options", .table = v->options, .ctx = c}, {0}};
 	struct error err = {0};
 
-	c.args = (int)options_take_arguments(&argc, argv, groups, c.arg, ARGS_MAX);
+	c->args = (int)options_take_arguments(&argc, argv, groups, c->arg, ARGS_MAX);
 	switch (options_parse(argc, argv, groups, &err)) {
 	case OPTIONS_HELP:
 		help_verb(stdout, v);
@@ -609,10 +644,20 @@ static int run_verb(const struct verb *v, int argc, char **argv)
 	case OPTIONS_OK:
 		break;
 	}
-	if (c.args >= v->min && c.args <= v->max)
-		return v->run(&c);
+	if (c->args >= v->min && c->args <= v->max)
+		return v->run(c);
 	error_set(&err, -EINVAL, "usage: %s %s (see gnomon trace --help)", v->name, v->args);
 	return fail(&err);
+}
+
+static int run_verb(const struct verb *v, int argc, char **argv)
+{
+	struct trace_command c = {.count = 20};
+	int status = parse_and_run(v, &c, argc, argv);
+
+	while (c.owned_count)
+		free(c.owned[--c.owned_count]);
+	return status;
 }
 
 static int trace_command(int argc, char **argv)
