@@ -58,6 +58,13 @@ struct obs {
 		uint64_t logged;               /* entries of the page-modification log */
 		uint64_t splits;               /* large pages that were mapped in 4 KiB pieces for its sake */
 	} tracking;
+	/* What the guest asked its host for (arch/dmt.h). */
+	struct {
+		uint64_t requests, refused;    /* those that the guest had no right to */
+		uint64_t huge_regions, huge_failed; /* 2 MiB regions that got a page of the machine, or could not */
+		uint64_t runs, runs_failed;    /* ranges made contiguous, or not: no such run of frames was left */
+		uint64_t moved;                /* pages whose contents moved for it */
+	} pv;
 	/* Devices with queues: what their drivers and they said to each other, and bytes of guest memory they touched. */
 	struct { uint64_t doorbells, chains, interrupts, bytes_read, bytes_written; } devices;
 	struct { uint64_t blocks_decoded, insns_decoded, blocks_invalidated, interrupts, exceptions; } cpu;

@@ -6,12 +6,18 @@
 
 int parse_mmu(const char *text, size_t length, enum engine_mmu *mmu, struct error *err)
 {
+	char all[160] = "";
+
 	for (unsigned i = 0; i < ENGINE_MMU_COUNT; i++)
 		if (strlen(engine_mmu_name[i]) == length && memcmp(engine_mmu_name[i], text, length) == 0) {
 			*mmu = (enum engine_mmu)i;
 			return 0;
 		}
-	return error_set(err, -EINVAL, "--mmu '%.*s': one of native, brute, shadow, ept", (int)length, text);
+	for (unsigned i = 0; i < ENGINE_MMU_COUNT; i++) {
+		strncat(all, i ? ", " : "", sizeof(all) - strlen(all) - 1);
+		strncat(all, engine_mmu_name[i], sizeof(all) - strlen(all) - 1);
+	}
+	return error_set(err, -EINVAL, "--mmu '%.*s': one of %s", (int)length, text, all);
 }
 
 /* Index of @text in @names; -EINVAL. */

@@ -156,6 +156,7 @@ static void add_scheme(const struct stats_vm *v, char *buf, size_t bytes)
 		add(buf, bytes, "%s fills/s", short_number(rate(v, was->shadow.fills, now->shadow.fills), number));
 		break;
 	case ENGINE_EPT:
+	case ENGINE_HUGEGPT:
 		add(buf, bytes, "%s EPT violations/s",
 		    short_number(rate(v, was->faults.ept_violations, now->faults.ept_violations), number));
 		break;

@@ -16,6 +16,7 @@ const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {
 	[ENGINE_BRUTE] = "brute",
 	[ENGINE_SHADOW] = "shadow",
 	[ENGINE_EPT] = "ept",
+	[ENGINE_HUGEGPT] = "hugegpt",
 };
 
 #define HOLE_START (3 * SIZE_1G)

@@ -42,7 +42,7 @@ static void processor_seen(void *ctx, uint64_t offset, unsigned bytes, bool writ
 	w->seen(w->ctx, false, offset, bytes, write);
 }
 
-/* The page keeps the frame that it has or gets here; the processor is told of it by its machine address. */
+/* The processor is told of the page by its machine address; again, when the frame is another one (engine_hv.c). */
 int engine_watch_page(struct engine_vm *vm, const struct engine_watch *watch)
 {
 	struct mmu *mmu = &vm->cpu->mmu;

@@ -2,10 +2,27 @@
 #include "engine/engine_impl.h"
 
 
+/* Contents go to another frame: what is to be kept is copied before, and who watches the page is to go on watching it. */
+static void page_moves(void *ctx, gfn_t g, bool done)
+{
+	struct engine_vm *vm = ctx;
+
+	if (!done)
+		snapshot_keep(vm, engine_page_of(vm, gpa(g.v << PAGE_SHIFT)));
+	else if (vm->watch && vm->watch->page.v == g.v << PAGE_SHIFT)
+		engine_watch_page(vm, vm->watch);
+}
+
 static int hv_engine_create(struct engine_vm *vm, struct error *err)
 {
+	const struct p2m_watch watch = {.moves = page_moves, .ctx = vm};
+	int r;
+
 	vm->cpu = vm->machine->cpu;
-	return hv_create(&vm->hv, &vm->machine->hv, &vm->cfg, vm->ram, vm->rams, err);
+	r = hv_create(&vm->hv, &vm->machine->hv, &vm->cfg, vm->ram, vm->rams, err);
+	if (!r)
+		p2m_set_watch(vm->hv, &watch);
+	return r;
 }
 
 static void hv_engine_destroy(struct engine_vm *vm) { hv_destroy(vm->hv); }

@@ -54,7 +54,7 @@ static bool make_maps(struct hv_vm *vm, const struct hv_tracker *t)
 {
 	struct hv_dirty *d = &vm->dirty;
 	uint64_t words = hv_page_words(vm);
-	bool by_frame = t->flags && vm->cfg.mmu != ENGINE_EPT;
+	bool by_frame = t->flags && !engine_mmu_nests(vm->cfg.mmu);
 
 	d->written = calloc(words, sizeof(*d->written));
 	d->accessed = calloc(words, sizeof(*d->accessed));

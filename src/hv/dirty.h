@@ -15,7 +15,7 @@
 
 /* What trackers are made of; one file each, listed in dirty.c. */
 struct hv_tracker {
-	unsigned schemes; /* that have it: 1 << ENGINE_EPT ... */
+	unsigned schemes; /* that have it: 1 << ENGINE_SHADOW ... */
 	bool hides;       /* pages that are not granted for access are not present in the tables */
 	bool protects;    /* pages that are not granted for writing are not writable */
 	bool flags;       /* leaf entries are made with accessed and dirty flags clear */

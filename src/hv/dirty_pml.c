@@ -81,7 +81,7 @@ static void disarm(struct hv_vm *vm)
 }
 
 const struct hv_tracker hv_tracker_pml = {
-	.schemes = 1u << ENGINE_EPT,
+	.schemes = ENGINE_NESTS,
 	.flags = true,
 	.arm = arm,
 	.disarm = disarm,

@@ -6,7 +6,7 @@
 #include "hv/dirty.h"
 
 const struct hv_tracker hv_tracker_present = {
-	.schemes = 1u << ENGINE_BRUTE | 1u << ENGINE_SHADOW | 1u << ENGINE_EPT,
+	.schemes = 1u << ENGINE_BRUTE | 1u << ENGINE_SHADOW | ENGINE_NESTS,
 	.hides = true,
 	.protects = true,
 	.accesses = true,

@@ -23,6 +23,7 @@ const struct hv_mmu_ops *const hv_mmu_backends[ENGINE_MMU_COUNT] = {
 	[ENGINE_BRUTE] = &hv_mmu_brute,
 	[ENGINE_SHADOW] = &hv_mmu_shadow,
 	[ENGINE_EPT] = &hv_mmu_ept,
+	[ENGINE_HUGEGPT] = &hv_mmu_hugegpt,
 };
 
 enum hv_verdict hv_fail(struct hv_vm *vm, const char *fmt, ...)

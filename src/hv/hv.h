@@ -10,6 +10,7 @@
 #ifndef GNOMON_HV_HV_H
 #define GNOMON_HV_HV_H
 
+#include "arch/dmt.h"
 #include "base/obs.h"
 #include "cpu/vmx.h"
 #include "engine/engine.h"
@@ -56,6 +57,8 @@ struct hv_mmu_ops {
 	void (*emulated_access)(struct hv_vm *vm, uint64_t gpa, unsigned bytes, bool write);
 	/* gfn got, lost or changed its frame. */
 	void (*p2m_changed)(struct hv_vm *vm, gfn_t first, uint64_t frames);
+	/* A request of the guest was served: what it asks of the host is to be done as far as it can be. NULL: nothing. */
+	void (*pv_done)(struct hv_vm *vm, const struct pv_request *r);
 	/*
 	 * Tracking (hv/dirty.h). track(): a tracker was armed or disarmed, and all entries are made to follow it.
 	 * retrack(): the same for pages whose rights or flags it takes away; @pages: a bitmap. scan(): looks for accessed
@@ -69,7 +72,7 @@ struct hv_mmu_ops {
 	bool (*audit)(struct hv_vm *vm, char *buf, size_t bytes);
 	void (*observe)(const struct hv_vm *vm, struct obs *obs);
 };
-extern const struct hv_mmu_ops hv_mmu_brute, hv_mmu_shadow, hv_mmu_ept;
+extern const struct hv_mmu_ops hv_mmu_brute, hv_mmu_shadow, hv_mmu_ept, hv_mmu_hugegpt;
 extern const struct hv_mmu_ops *const hv_mmu_backends[ENGINE_MMU_COUNT]; /* NULL for native */
 
 /* Paging-related guest state as the guest believes it to be. */
@@ -145,7 +148,7 @@ void hv_machine_fini(struct hv_machine *m);
 /* Makes a VM with one vCPU in its RESET state. @ram, @rams: guest RAM. -ENOMEM, -EINVAL. */
 int hv_create(struct hv_vm **out, struct hv_machine *machine, const struct engine_config *cfg,
 	      const struct machmem_range *ram, unsigned rams, struct error *err);
-/* The VM's frames go back to the machine; the hypervisor's tables for it go with the machine. */
+/* The VM's frames go back to the machine, and those of the tables made for it; its VMCS goes with the machine. */
 void hv_destroy(struct hv_vm *vm);
 /*
  * The world switch: gives the processor to @vm, if another has it. The VMCS pointer is loaded, and what VMX does not
@@ -204,6 +207,19 @@ struct p2m_source {
 	void *ctx;
 };
 void p2m_set_source(struct hv_vm *vm, const struct p2m_source *source);
+/* Who has to know of frames whose contents move: told before each page moves (@done not set), and after. */
+struct p2m_watch {
+	void (*moves)(void *ctx, gfn_t g, bool done);
+	void *ctx;
+};
+void p2m_set_watch(struct hv_vm *vm, const struct p2m_watch *watch);
+/*
+ * Gives guest frames from @first on one run of machine frames, *m and those after it; what they hold moves there, and who
+ * has made something of the old frames is told: the backend, trackers, the processor's cache of code, the watch.
+ * @order: 0, or 9: the run is one of 2 MiB pages, and the range one that such a page can map
+ * -EFAULT: not all RAM; -ENOMEM: the machine has no such run left; -EIO: as p2m_get(). Nothing has changed then.
+ */
+int p2m_make_run(struct hv_vm *vm, gfn_t first, uint64_t frames, unsigned order, mfn_t *m);
 bool p2m_is_broken(const struct hv_vm *vm);
 /* What is in a page of guest RAM, fetched if it is absent; NULL: zeros, and no frame, or no RAM there. */
 const void *p2m_contents(struct hv_vm *vm, gfn_t g);

@@ -7,7 +7,7 @@
  * passed), and everything a guest can see is switched. What VMs share and can feel
  * in their speed, never in their results, are the TLBs and caches.
  *
- * Left out: giving back the frames of a destroyed VM's tables before the machine goes.
+ * Left out: giving back the frames of a destroyed VM's VMCS and bitmaps before the machine goes.
  */
 #include "hv/core.h"
 

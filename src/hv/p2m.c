@@ -8,8 +8,11 @@
  * A frame may be absent: its contents are elsewhere (in a file, at another host) and are fetched when it is first
  * looked at, by whomever. To all others it is a frame like any.
  *
- * Left out: sharing, ballooning and paging out. A frame, once given, stays.
+ * A frame that was given stays, unless the guest asked for a range to be contiguous (p2m_make_run()): then its contents move.
+ *
+ * Left out: sharing, ballooning and paging out.
  */
+#include "hv/core.h"
 #include "hv/dirty.h"
 
 #include <assert.h>
@@ -27,6 +30,8 @@ struct p2m {
 	uint32_t *word[2];     /* for each range of guest RAM: [ram[i].bytes >> PAGE_SHIFT] */
 	uint64_t frames;       /* allocated */
 	struct p2m_source source;
+	struct p2m_watch watch;
+	uint32_t *old;         /* room for the words of a range that moves */
 	bool broken;           /* contents could not be had: the guest must not run on */
 };
 
@@ -58,6 +63,7 @@ void p2m_destroy(struct hv_vm *vm)
 	machmem_free_owner(vm->mem, vm->owner);
 	for (unsigned i = 0; i < vm->rams; i++)
 		free(p->word[i]);
+	free(p->old);
 	free(p);
 	vm->p2m = NULL;
 }
@@ -82,19 +88,28 @@ static void read_word(uint32_t w, mfn_t *m, unsigned *order)
 		*order = order_of[w >> P2M_ORDER_SHIFT & 3];
 }
 
+/* The words of @frames frames from @first on; NULL: they are not all RAM. */
+static uint32_t *words_of(const struct hv_vm *vm, uint64_t first, uint64_t frames)
+{
+	uint32_t *w = word_of(vm, first), *last = word_of(vm, first + frames - 1);
+
+	if (frames > machmem_pages(vm->ram, vm->rams))
+		return NULL;
+	return w && last && (uint64_t)(last - w) == frames - 1 ? w : NULL;
+}
+
 /* Is the aligned run of 2^order frames around @g all guest RAM without frames yet? */
 static bool run_is_empty(const struct hv_vm *vm, uint64_t g, unsigned order)
 {
-	uint64_t first = g >> order << order;
-	uint32_t *w = word_of(vm, first), *last = word_of(vm, first + (1ull << order) - 1);
+	const uint32_t *w = words_of(vm, g >> order << order, 1ull << order);
 
-	if (!w || !last || last - w != (1ll << order) - 1)
-		return false;
-	while (w <= last)
-		if (*w++ & P2M_VALID)
+	for (uint64_t i = 0; w && i < 1ull << order; i++)
+		if (w[i] & P2M_VALID)
 			return false;
-	return true;
+	return w;
 }
+
+void p2m_set_watch(struct hv_vm *vm, const struct p2m_watch *watch) { vm->p2m->watch = *watch; }
 
 void p2m_set_source(struct hv_vm *vm, const struct p2m_source *source) { vm->p2m->source = *source; }
 
@@ -185,6 +200,117 @@ int p2m_peek(const struct hv_vm *vm, gfn_t g, mfn_t *m, unsigned *order)
 		return -ENOENT;
 	read_word(*w, m, order);
 	return 0;
+}
+
+/* ---- moving ---- */
+
+/* Is the range in one piece already, and of 2 MiB pages if such are wanted? */
+static bool is_run(const uint32_t *w, uint64_t frames, unsigned order)
+{
+	for (uint64_t i = 0; i < frames; i++)
+		if (!(w[i] & P2M_VALID) || (w[i] & P2M_MFN) != (w[0] & P2M_MFN) + i ||
+		    order_of[w[i] >> P2M_ORDER_SHIFT & 3] < order)
+			return false;
+	return true;
+}
+
+/* The larger run that @g is in loses a part: its frames stand each for itself from now on. Widens [*first, *end) to it. */
+static void break_run(struct hv_vm *vm, uint64_t g, uint64_t *first, uint64_t *end)
+{
+	const uint32_t *at = word_of(vm, g);
+	unsigned order = *at & P2M_VALID ? order_of[*at >> P2M_ORDER_SHIFT & 3] : 0;
+	uint64_t from = g >> order << order;
+	uint32_t *w = word_of(vm, from);
+
+	for (uint64_t i = 0; order && i < 1ull << order; i++)
+		__atomic_store_n(&w[i], w[i] & ~(3u << P2M_ORDER_SHIFT), __ATOMIC_RELEASE);
+	*first = min_u64(*first, from);
+	*end = max_u64(*end, from + (1ull << order));
+}
+
+/* What is in the frames goes to the new ones from @to on. */
+static int copy_run(struct hv_vm *vm, const uint32_t *w, uint64_t g, uint64_t frames, mfn_t to)
+{
+	const struct p2m_watch *watch = &vm->p2m->watch;
+
+	for (uint64_t i = 0; i < frames; i++) {
+		if (!(w[i] & P2M_VALID))
+			continue;
+		if (watch->moves)
+			watch->moves(watch->ctx, gfn(g + i), false);
+		hv_snoop(vm, (g + i) << PAGE_SHIFT, PAGE_SIZE); /* code decoded from the old frame is not found any more */
+		memcpy(machmem_ptr(vm->mem, mfn_to_hpa(mfn(to.v + i))),
+		       machmem_ptr(vm->mem, mfn_to_hpa(mfn(w[i] & P2M_MFN))), PAGE_SIZE);
+	}
+	return fetch_run(vm, w, g, frames, to);
+}
+
+/*
+ * Nobody has any use for the frame any more that guest frame @g had. Who looked at it from another thread may have
+ * seen it as it went: for a tracker the page was written.
+ */
+static void leave_frame(struct hv_vm *vm, uint64_t g, mfn_t old)
+{
+	const struct p2m_watch *watch = &vm->p2m->watch;
+
+	hv_note_written(vm, g << PAGE_SHIFT);
+	machmem_free(vm->mem, old, 1);
+	if (watch->moves)
+		watch->moves(watch->ctx, gfn(g), true);
+	vm->obs.pv.moved++;
+}
+
+/* The frames [g, g + frames) become those from @to on; the backend learns of all whose word changes. */
+static void replace_run(struct hv_vm *vm, uint32_t *w, uint64_t g, uint64_t frames, mfn_t to, unsigned order)
+{
+	uint32_t mark = P2M_VALID | (order ? 1u << P2M_ORDER_SHIFT : 0);
+	uint64_t first = g, end = g + frames, had = 0;
+
+	for (uint64_t i = 0; i < frames; i++)
+		break_run(vm, g + i, &first, &end);
+	hv_dirty_frames_given(vm, gfn(g), to, frames);
+	for (uint64_t i = 0; i < frames; i++) {
+		uint32_t old = w[i];
+
+		__atomic_store_n(&w[i], mark | (uint32_t)(to.v + i), __ATOMIC_RELEASE);
+		vm->p2m->old[i] = old;
+		had += old & P2M_VALID ? 1 : 0;
+	}
+	vm->p2m->frames += frames - had;
+	vm->obs.tables.guest_frames = vm->p2m->frames;
+	if (vm->mmu->p2m_changed)
+		vm->mmu->p2m_changed(vm, gfn(first), end - first);
+	for (uint64_t i = 0; i < frames; i++)
+		if (vm->p2m->old[i] & P2M_VALID)
+			leave_frame(vm, g + i, mfn(vm->p2m->old[i] & P2M_MFN));
+}
+
+int p2m_make_run(struct hv_vm *vm, gfn_t first, uint64_t frames, unsigned order, mfn_t *m)
+{
+	uint32_t *w = frames ? words_of(vm, first.v, frames) : NULL;
+	uint32_t *old;
+	int r;
+
+	assert(!order || (order == 9 && frames == 512 && first.v % 512 == 0));
+	if (!w)
+		return -EFAULT;
+	if (is_run(w, frames, order)) {
+		*m = mfn(w[0] & P2M_MFN);
+		return 0;
+	}
+	old = realloc(vm->p2m->old, frames * sizeof(*old));
+	if (!old)
+		return -ENOMEM;
+	vm->p2m->old = old;
+	r = order ? machmem_alloc(vm->mem, order, vm->owner, m) : machmem_alloc_run(vm->mem, frames, vm->owner, m);
+	if (r)
+		return r;
+	r = copy_run(vm, w, first.v, frames, *m);
+	if (r)
+		machmem_free(vm->mem, *m, frames);
+	else
+		replace_run(vm, w, first.v, frames, *m, order);
+	return r;
 }
 
 const void *p2m_contents(struct hv_vm *vm, gfn_t g)

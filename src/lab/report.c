@@ -333,6 +333,20 @@ static json_t *build_tracking(const struct obs *obs)
 	return o;
 }
 
+static json_t *build_pv(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	put(o, "requests", obs->pv.requests);
+	put(o, "refused", obs->pv.refused);
+	put(o, "huge_regions", obs->pv.huge_regions);
+	put(o, "huge_failed", obs->pv.huge_failed);
+	put(o, "runs", obs->pv.runs);
+	put(o, "runs_failed", obs->pv.runs_failed);
+	put(o, "moved", obs->pv.moved);
+	return o;
+}
+
 static json_t *build_cpu(const struct obs *obs)
 {
 	json_t *o = json_object();
@@ -419,6 +433,7 @@ json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, con
 	json_object_set_new(o, "shadow", build_shadow(&r->obs));
 	json_object_set_new(o, "hypervisor", build_hypervisor(&r->obs));
 	json_object_set_new(o, "tracking", build_tracking(&r->obs));
+	json_object_set_new(o, "pv", build_pv(&r->obs));
 	json_object_set_new(o, "cpu", build_cpu(&r->obs));
 	json_object_set_new(o, "devices", build_devices(&r->obs));
 	json_object_set_new(o, "cost", build_cost(&cfg->engine.cpu.hw, &r->obs, r->insns - r->resumed_at));

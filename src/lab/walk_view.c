@@ -88,7 +88,7 @@ const char *walk_view_flags(enum walk_stage stage, unsigned level, uint64_t e, c
 /* Bytes of an entry: only tables of 32-bit guests that the processor itself walks have small ones. */
 static unsigned entry_bytes(const struct walk_view *v, enum walk_stage stage)
 {
-	bool own = v->mmu == ENGINE_NATIVE || v->mmu == ENGINE_EPT;
+	bool own = v->mmu == ENGINE_NATIVE || engine_mmu_nests(v->mmu);
 
 	return stage == STAGE_GUEST && own && v->guest.levels == 2 ? 4 : 8;
 }
@@ -104,14 +104,14 @@ static bool is_entry(const struct walk_step *s)
 	return s->what == STEP_REF || (s->what == STEP_WALK_CACHE && s->at);
 }
 
-static bool nested(const struct walk_view *v) { return v->mmu == ENGINE_EPT; }
+static bool nested(const struct walk_view *v) { return engine_mmu_nests(v->mmu); }
 
 /* Whose tables the processor walks in a stage. */
 static const char *tables_name(const struct walk_view *v, enum walk_stage stage)
 {
 	if (stage == STAGE_HOST)
 		return "EPT";
-	return v->mmu == ENGINE_NATIVE || v->mmu == ENGINE_EPT ? "guest" : v->mmu == ENGINE_SHADOW ? "shadow" : "brute";
+	return v->mmu == ENGINE_NATIVE || engine_mmu_nests(v->mmu) ? "guest" : v->mmu == ENGINE_SHADOW ? "shadow" : "brute";
 }
 
 /* ---- words ---- */
@@ -165,7 +165,7 @@ static void describe_qualification(const struct walk_view *v, char *buf, size_t 
 
 static const char *page_fault_meaning(const struct walk_view *v)
 {
-	if (v->mmu == ENGINE_NATIVE || v->mmu == ENGINE_EPT || !v->guest.permits)
+	if (v->mmu == ENGINE_NATIVE || engine_mmu_nests(v->mmu) || !v->guest.permits)
 		return "the guest's own tables do not allow it: its page-fault handler would run";
 	if (!v->ram)
 		return "hidden from the guest: a device's address, the hypervisor would emulate the access";
@@ -371,7 +371,7 @@ static void print_guest(const struct walk_view *v, FILE *out)
 		fprintf(out, "The guest sees guest-physical %" PRIx64 ", a page of %s", g->gpa.v, page_size(g->shift));
 	else
 		fprintf(out, "The guest sees no mapping%s", g->reserved ? " (reserved bits)" : "");
-	if (v->mmu == ENGINE_NATIVE || v->mmu == ENGINE_EPT) { /* its entries are in the table */
+	if (v->mmu == ENGINE_NATIVE || engine_mmu_nests(v->mmu)) { /* its entries are in the table */
 		fputs(".\n", out);
 		return;
 	}

@@ -126,6 +126,15 @@ static bool find_run(const struct machmem *mm, uint64_t from, uint64_t to, uint6
 	return false;
 }
 
+static void take_run(struct machmem *mm, uint64_t first, uint64_t frames, uint16_t owner)
+{
+	for (uint64_t f = first; f < first + frames; f++) {
+		mark_free(mm, f, false);
+		mm->owner[f] = owner;
+	}
+	mm->frames_free -= frames;
+}
+
 int machmem_alloc(struct machmem *mm, unsigned order, uint16_t owner, mfn_t *first)
 {
 	uint64_t frames = 1ull << order, f, *next;
@@ -135,11 +144,40 @@ int machmem_alloc(struct machmem *mm, unsigned order, uint16_t owner, mfn_t *fir
 	if (!find_run(mm, *next, span_frames(mm), frames, &f) && !find_run(mm, 0, *next, frames, &f))
 		return -ENOMEM;
 	*next = f + frames;
-	for (uint64_t i = 0; i < frames; i++) {
-		mark_free(mm, f + i, false);
-		mm->owner[f + i] = owner;
+	take_run(mm, f, frames, owner);
+	*first = mfn(f);
+	return 0;
+}
+
+/* The first run of free frames that is long enough; words of the map without any are passed at once. */
+static bool find_row(const struct machmem *mm, uint64_t frames, uint64_t *first)
+{
+	uint64_t row = 0;
+
+	for (uint64_t f = 0; f < span_frames(mm); f++) {
+		if (f % 64 == 0 && mm->free_map[f / 64] == 0) {
+			row = 0;
+			f |= 63;
+			continue;
+		}
+		row = mm->free_map[f / 64] >> (f % 64) & 1 ? row + 1 : 0;
+		if (row == frames) {
+			*first = f + 1 - frames;
+			return true;
+		}
 	}
-	mm->frames_free -= frames;
+	return false;
+}
+
+int machmem_alloc_run(struct machmem *mm, uint64_t frames, uint16_t owner, mfn_t *first)
+{
+	uint64_t f;
+
+	if (!frames)
+		return -EINVAL;
+	if (!find_row(mm, frames, &f))
+		return -ENOMEM;
+	take_run(mm, f, frames, owner);
 	*first = mfn(f);
 	return 0;
 }

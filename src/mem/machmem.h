@@ -110,6 +110,8 @@ static inline uint32_t machmem_read32(const struct machmem *mm, hpa_t a)
  * Returns 0 and the first frame, or -ENOMEM (nothing changed).
  */
 int machmem_alloc(struct machmem *mm, unsigned order, uint16_t owner, mfn_t *first);
+/* The same for any number of frames in a row, wherever there is room for them. -EINVAL: none are wanted. */
+int machmem_alloc_run(struct machmem *mm, uint64_t frames, uint16_t owner, mfn_t *first);
 /* Gives frames back; they must have been allocated. */
 void machmem_free(struct machmem *mm, mfn_t first, uint64_t frames);
 

@@ -223,7 +223,7 @@ static void run(const struct vm_config *cfg, enum engine_dirty how, uint64_t int
 	struct error err = {0};
 	struct vm *vm;
 
-	f->walks = cfg->engine.mmu == ENGINE_EPT && (how == ENGINE_DIRTY_AD || how == ENGINE_DIRTY_PML);
+	f->walks = engine_mmu_nests(cfg->engine.mmu) && (how == ENGINE_DIRTY_AD || how == ENGINE_DIRTY_PML);
 	if (vm_create(&vm, cfg, &err))
 		fail(err.text);
 	c.vm = vm_engine(vm);

@@ -255,7 +255,7 @@ static void test_come_and_go(void **state)
 		}
 		run(vm, 7);
 		engine_observe(vm, &after);
-		if (mmu == ENGINE_EPT) {
+		if (engine_mmu_nests(mmu)) {
 			assert_int_equal(after.tables.ept_bytes, before.tables.ept_bytes);
 			assert_true(after.tracking.splits);
 		}

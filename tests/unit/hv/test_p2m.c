@@ -20,9 +20,9 @@ struct machine {
 	struct hv_vm *vm;
 };
 
-static void make(struct machine *m, uint64_t memory, enum host_pages pages)
+static void make_under(struct machine *m, enum engine_mmu mmu, uint64_t memory, enum host_pages pages)
 {
-	struct engine_config cfg = {.mmu = ENGINE_EPT, .memory = memory, .host_pages = pages};
+	struct engine_config cfg = {.mmu = mmu, .memory = memory, .host_pages = pages};
 	struct machmem_range guest = {0, memory}, ram = {0};
 	struct error err;
 
@@ -33,6 +33,8 @@ static void make(struct machine *m, uint64_t memory, enum host_pages pages)
 	assert_int_equal(hv_machine_init(&m->hv, &m->mem, m->cpu, &err), 0);
 	assert_int_equal(hv_create(&m->vm, &m->hv, &cfg, &guest, 1, &err), 0);
 }
+
+static void make(struct machine *m, uint64_t memory, enum host_pages pages) { make_under(m, ENGINE_EPT, memory, pages); }
 
 static void unmake(struct machine *m)
 {
@@ -215,7 +217,188 @@ static void test_owners(void **state)
 
 	hv_destroy(other);
 	assert_int_equal(machmem_owner(&m.mem, f), OWNER_NONE);
-	assert_in_range(free_frames - m.mem.frames_free, 1, 4); /* the first VM's page and its tables */
+	assert_in_range(free_frames + 1 - m.mem.frames_free, 1, 4); /* the first VM's page and its tables; the other's root came back */
+	unmake(&m);
+}
+
+/* ---- frames that move ---- */
+
+static void fill(struct machine *m, uint64_t g, uint8_t with)
+{
+	m->vm->mmu->ept_violation(m->vm, g << PAGE_SHIFT, EPT_VIOL_WRITE); /* a larger page may have mapped it already */
+	memset(p2m_ptr(m->vm, g << PAGE_SHIFT), with, PAGE_SIZE);
+}
+
+static void expect(struct machine *m, uint64_t g, uint8_t with)
+{
+	const uint8_t *p = p2m_ptr(m->vm, g << PAGE_SHIFT);
+
+	for (unsigned i = 0; i < PAGE_SIZE; i += 511)
+		assert_int_equal(p[i], with);
+}
+
+static void audited(struct machine *m)
+{
+	char text[160] = "";
+	bool ok = m->vm->mmu->audit(m->vm, text, sizeof(text)) && hv_audit_owners(m->vm, text, sizeof(text));
+
+	assert_string_equal(text, "");
+	assert_true(ok);
+}
+
+struct moves {
+	unsigned before, after;
+	uint64_t last;
+};
+
+static void note_move(void *ctx, gfn_t g, bool done)
+{
+	struct moves *v = ctx;
+
+	v->last = g.v;
+	*(done ? &v->after : &v->before) += 1;
+}
+
+/* Contents go along, untouched pages get frames, the old ones come back to the machine, nothing says anything stale. */
+static void test_make_run(void **state)
+{
+	for (enum host_pages pages = HOST_PAGES_4K; pages <= HOST_PAGES_2M; pages++) {
+		struct moves moved = {0};
+		const struct p2m_watch watch = {.moves = note_move, .ctx = &moved};
+		struct machine m;
+		uint64_t free_before;
+		mfn_t first, f;
+
+		(void)state;
+		make(&m, SIZE_1G / 4, pages);
+		p2m_set_watch(m.vm, &watch);
+		for (uint64_t g = 1100; g > 1000; g -= 3)
+			fill(&m, g, (uint8_t)g);
+		free_before = m.mem.frames_free + m.vm->obs.tables.guest_frames;
+		assert_int_equal(p2m_make_run(m.vm, gfn(1010), 77, 0, &first), 0);
+		if (pages == HOST_PAGES_4K) {
+			assert_int_equal(moved.before, 26);
+			assert_int_equal(moved.after, 26);
+			assert_in_range(moved.last, 1010, 1086);
+			assert_int_equal(m.vm->obs.pv.moved, 26);
+		}
+		assert_int_equal(m.mem.frames_free + m.vm->obs.tables.guest_frames, free_before);
+		for (uint64_t g = 1010; g < 1087; g++) {
+			assert_int_equal(p2m_peek(m.vm, gfn(g), &f, NULL), 0);
+			assert_int_equal(f.v, first.v + g - 1010);
+			assert_int_equal(machmem_owner(&m.mem, f), m.vm->owner);
+			expect(&m, g, g % 3 == 1100 % 3 ? (uint8_t)g : 0);
+		}
+		for (uint64_t g = 1100; g > 1000; g -= 3)
+			expect(&m, g, (uint8_t)g);
+		audited(&m);
+		for (uint64_t g = 1010; g < 1087; g++)
+			fill(&m, g, (uint8_t)(g + 1));
+		audited(&m);
+		/* It is one already: nothing moves. */
+		moved = (struct moves){0};
+		assert_int_equal(p2m_make_run(m.vm, gfn(1020), 20, 0, &f), 0);
+		assert_int_equal(f.v, first.v + 10);
+		assert_int_equal(moved.before, 0);
+		unmake(&m);
+	}
+}
+
+static void test_make_run_refused(void **state)
+{
+	struct machine m;
+	mfn_t f, first;
+	uint64_t left;
+
+	(void)state;
+	make(&m, SIZE_2M * 4, HOST_PAGES_4K);
+	assert_int_equal(p2m_make_run(m.vm, gfn(2047), 2, 0, &f), -EFAULT);
+	assert_int_equal(p2m_make_run(m.vm, gfn(5), 0, 0, &f), -EFAULT);
+	assert_int_equal(p2m_make_run(m.vm, gfn(5), UINT64_MAX, 0, &f), -EFAULT);
+	assert_int_equal(p2m_make_run(m.vm, gfn(2048), 512, 9, &f), -EFAULT);
+	fill(&m, 7, 0x77);
+	assert_int_equal(p2m_peek(m.vm, gfn(7), &first, NULL), 0);
+	/* Of what is left every other frame is taken: no two in a row. */
+	while (machmem_alloc(&m.mem, 0, OWNER_MACHINE, &f) == 0)
+		;
+	for (uint64_t k = 0; k < m.mem.span >> PAGE_SHIFT; k += 2)
+		if (m.mem.owner[k] == OWNER_MACHINE)
+			machmem_free(&m.mem, mfn(k), 1);
+	left = m.mem.frames_free;
+	assert_int_equal(p2m_make_run(m.vm, gfn(7), 2, 0, &f), -ENOMEM);
+	assert_int_equal(p2m_make_run(m.vm, gfn(0), 512, 9, &f), -ENOMEM);
+	assert_int_equal(machmem_alloc_run(&m.mem, 2, OWNER_MACHINE, &f), -ENOMEM);
+	assert_int_equal(machmem_alloc_run(&m.mem, 0, OWNER_MACHINE, &f), -EINVAL);
+	assert_int_equal(m.mem.frames_free, left);
+	assert_int_equal(p2m_peek(m.vm, gfn(7), &f, NULL), 0);
+	assert_int_equal(f.v, first.v);
+	expect(&m, 7, 0x77);
+	audited(&m);
+	assert_int_equal(machmem_alloc_run(&m.mem, 1, OWNER_MACHINE, &f), 0);
+	assert_int_equal(m.mem.frames_free, left - 1);
+	unmake(&m);
+}
+
+/* HugeGPT: a region in use becomes one large page of the EPT. */
+static void test_huge(void **state)
+{
+	struct machine m;
+	struct pv_request ask = {.op = PV_HUGE, .gpa = SIZE_2M, .pages = 1024};
+	unsigned order;
+	mfn_t f;
+
+	(void)state;
+	make_under(&m, ENGINE_HUGEGPT, SIZE_2M * 8, HOST_PAGES_4K);
+	for (uint64_t g = 300; g < 1400; g += 7)
+		fill(&m, g, (uint8_t)(g * 3));
+	m.vm->mmu->pv_done(m.vm, &ask);
+	assert_int_equal(m.vm->obs.pv.huge_regions, 2);
+	assert_int_equal(m.vm->obs.pv.huge_failed, 0);
+	for (uint64_t g = 300; g < 1400; g += 7)
+		expect(&m, g, (uint8_t)(g * 3));
+	audited(&m);
+	fill(&m, 600, 1);
+	assert_true(*leaf_of(&m, 600 << PAGE_SHIFT) & EPT_PS);
+	assert_int_equal(p2m_peek(m.vm, gfn(1535), &f, &order), 0);
+	assert_int_equal(order, 9);
+	assert_false(*leaf_of(&m, 300 << PAGE_SHIFT) & EPT_PS);
+	audited(&m);
+	/* Asked for again: it is so. Another one, and the machine has none left. */
+	m.vm->mmu->pv_done(m.vm, &ask);
+	assert_int_equal(m.vm->obs.pv.huge_regions, 4);
+	while (machmem_alloc(&m.mem, 9, OWNER_MACHINE, &f) == 0)
+		;
+	ask = (struct pv_request){.op = PV_HUGE, .gpa = SIZE_2M * 4, .pages = 512};
+	m.vm->mmu->pv_done(m.vm, &ask);
+	assert_int_equal(m.vm->obs.pv.huge_failed, 1);
+	audited(&m);
+	unmake(&m);
+}
+
+/* A large host page that loses a part of its frames is none any more. */
+static void test_break_large(void **state)
+{
+	struct machine m;
+	unsigned order;
+	mfn_t f;
+
+	(void)state;
+	make(&m, SIZE_2M * 4, HOST_PAGES_2M);
+	for (uint64_t g = 512; g < 1024; g++)
+		memset(p2m_ptr(m.vm, g << PAGE_SHIFT), (int)(g & 0xff), PAGE_SIZE);
+	assert_int_equal(m.vm->mmu->ept_violation(m.vm, 600 << PAGE_SHIFT, EPT_VIOL_WRITE), HV_RESUME);
+	assert_true(*leaf_of(&m, 600 << PAGE_SHIFT) & EPT_PS);
+	assert_int_equal(p2m_make_run(m.vm, gfn(1000), 48, 0, &f), 0);
+	audited(&m);
+	assert_int_equal(p2m_peek(m.vm, gfn(600), &f, &order), 0);
+	assert_int_equal(order, 0);
+	assert_int_equal(p2m_peek(m.vm, gfn(1040), &f, &order), 0);
+	assert_int_equal(order, 0);
+	for (uint64_t g = 512; g < 1024; g++)
+		expect(&m, g, (uint8_t)g);
+	assert_int_equal(m.vm->mmu->ept_violation(m.vm, 600 << PAGE_SHIFT, EPT_VIOL_WRITE), HV_RESUME);
+	assert_false(*leaf_of(&m, 600 << PAGE_SHIFT) & EPT_PS);
+	audited(&m);
 	unmake(&m);
 }
 
@@ -224,7 +407,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_lazy), cmocka_unit_test(test_no_ram), cmocka_unit_test(test_runs),
 		cmocka_unit_test(test_exhausted), cmocka_unit_test(test_ept_sizes), cmocka_unit_test(test_audit),
-		cmocka_unit_test(test_owners),
+		cmocka_unit_test(test_owners), cmocka_unit_test(test_make_run), cmocka_unit_test(test_make_run_refused),
+		cmocka_unit_test(test_huge), cmocka_unit_test(test_break_large),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
