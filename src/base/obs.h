@@ -12,6 +12,15 @@
 #define OBS_PLACES       4  /* where a reference can hit: L1, L2, LLC, memory */
 #define OBS_LEVELS       6  /* index by level, 1 = PTE */
 
+/* Nested virtualization: what an inner hypervisor did, or would have done. */
+struct obs_nested {
+	uint64_t reflected;     /* exits of its guest that were its to handle: it ended each with a VMRESUME */
+	uint64_t vmreads, vmwrites, invvpids, invepts; /* that it would have executed: each exits */
+	uint64_t l1_violations; /* EPT violations by its own accesses */
+	uint64_t filled_by_l1, filled_by_l0; /* its guest's EPT violations: entries made in its EPT, and in the shadow of that */
+	uint64_t ept12_bytes;   /* its EPT */
+};
+
 struct obs {
 	struct { uint64_t total, by_reason[OBS_EXIT_REASONS]; } exits;
 	struct {
@@ -65,6 +74,7 @@ struct obs {
 		uint64_t runs, runs_failed;    /* ranges made contiguous, or not: no such run of frames was left */
 		uint64_t moved;                /* pages whose contents moved for it */
 	} pv;
+	struct obs_nested nested;
 	/* Devices with queues: what their drivers and they said to each other, and bytes of guest memory they touched. */
 	struct { uint64_t doorbells, chains, interrupts, bytes_read, bytes_written; } devices;
 	struct { uint64_t blocks_decoded, insns_decoded, blocks_invalidated, interrupts, exceptions; } cpu;

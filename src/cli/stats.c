@@ -157,6 +157,7 @@ static void add_scheme(const struct stats_vm *v, char *buf, size_t bytes)
 		break;
 	case ENGINE_EPT:
 	case ENGINE_HUGEGPT:
+	case ENGINE_NESTED:
 		add(buf, bytes, "%s EPT violations/s",
 		    short_number(rate(v, was->faults.ept_violations, now->faults.ept_violations), number));
 		break;

@@ -17,6 +17,7 @@ const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {
 	[ENGINE_SHADOW] = "shadow",
 	[ENGINE_EPT] = "ept",
 	[ENGINE_HUGEGPT] = "hugegpt",
+	[ENGINE_NESTED] = "nested",
 };
 
 #define HOLE_START (3 * SIZE_1G)

@@ -19,13 +19,28 @@
  */
 struct ept_tea {
 	uint64_t base, bytes; /* the addresses it serves; base is of a table's first entry */
-	mfn_t first;          /* of the tables */
+	uint64_t first;       /* address of the first table */
 	uint64_t frames;
 	unsigned level;       /* of the tables, 1 or 2 */
 };
 
+struct ept_tables;
+
+/*
+ * Whose memory tables lie in, if they are not the hypervisor's own in machine memory: an inner hypervisor's, whose entries
+ * hold addresses of another space.
+ */
+struct ept_space {
+	/* Zeroed frames in a row; their address in the space. -ENOMEM. */
+	int (*alloc)(struct hv_vm *vm, uint64_t frames, uint64_t *first);
+	void (*free)(struct hv_vm *vm, uint64_t first, uint64_t frames);
+	/* The machine address of a table. */
+	uint64_t (*machine)(const struct hv_vm *vm, uint64_t table);
+};
+
 struct ept_tables {
-	mfn_t root;
+	const struct ept_space *space; /* NULL: machine memory */
+	uint64_t root;        /* address */
 	unsigned levels;      /* 5 if the processor can and guest-physical addresses need it */
 	unsigned leaf_max;    /* level of the largest pages */
 	uint64_t tables;      /* frames that they take, those of areas included */
@@ -41,7 +56,7 @@ static inline bool ept_is_leaf(uint64_t e, unsigned level) { return level == 1 |
 
 /* ---- ept_tables.c ---- */
 
-/* An empty tree. -ENOMEM. */
+/* An empty tree; @t: zeros, but for space, which the caller may have set. -ENOMEM. */
 int ept_tables_init(struct hv_vm *vm, struct ept_tables *t, struct error *err);
 /* All frames go back to the machine. */
 void ept_tables_destroy(struct hv_vm *vm, struct ept_tables *t);
@@ -56,6 +71,16 @@ uint64_t ept_tables_eptp(const struct hv_vm *vm, const struct ept_tables *t);
 void ept_tables_flush(struct hv_vm *vm, const struct ept_tables *t);
 /* An EPT violation that nothing but a missing entry, or the tracker, caused. HV_EMULATE: no RAM there. */
 enum hv_verdict ept_tables_fill(struct hv_vm *vm, struct ept_tables *t, uint64_t a, uint64_t qualification);
+/* The present leaf entry for @a and its level; NULL: there is none. */
+uint64_t *ept_tables_find(struct hv_vm *vm, const struct ept_tables *t, uint64_t a, unsigned *level);
+/*
+ * Maps the page of @level at @a, whatever was there, to the address @to with all rights, its flags set. Tables that the p2m
+ * says nothing about are filled so. -ENOMEM: also if a larger page is in the way.
+ */
+int ept_tables_put(struct hv_vm *vm, struct ept_tables *t, uint64_t a, uint64_t to, unsigned level);
+/* Calls @seen for every present leaf: guest frame, level, entry; until it returns false, and then returns that. */
+typedef bool ept_leaf_seen(void *ctx, struct hv_vm *vm, uint64_t g, unsigned level, uint64_t e);
+bool ept_tables_each(struct hv_vm *vm, const struct ept_tables *t, ept_leaf_seen *seen, void *ctx);
 /* The entry of the 4 KiB page at @a; NULL: it has none. */
 uint64_t *ept_tables_entry(struct hv_vm *vm, const struct ept_tables *t, uint64_t a);
 /*

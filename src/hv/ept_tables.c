@@ -14,21 +14,23 @@
 #include <errno.h>
 #include <stdio.h>
 
-static uint64_t *slot_of(const struct hv_vm *vm, uint64_t table, uint64_t a, unsigned level)
+/* The table at address @table, of a tree. */
+static uint64_t *table_ptr(const struct hv_vm *vm, const struct ept_tables *t, uint64_t table)
 {
-	uint64_t *t = machmem_ptr(vm->mem, hpa(table));
-
-	return &t[a >> ept_shift(level) & 0x1ff];
+	return machmem_ptr(vm->mem, hpa(t->space ? t->space->machine(vm, table) : table));
 }
 
-static uint64_t root_of(const struct ept_tables *t) { return t->root.v << PAGE_SHIFT; }
+static uint64_t *slot_of(const struct hv_vm *vm, const struct ept_tables *t, uint64_t table, uint64_t a, unsigned level)
+{
+	return &table_ptr(vm, t, table)[a >> ept_shift(level) & 0x1ff];
+}
 
 /* With accessed and dirty flags a walk of the guest's tables counts as a write to them, which would be trapped. */
 uint64_t ept_tables_eptp(const struct hv_vm *vm, const struct ept_tables *t)
 {
 	bool protects = hv_tracks(vm) && vm->dirty.tracker->protects;
 
-	return root_of(t) | EPT_MT_WB | (protects || t->rights ? 0 : EPTP_AD) |
+	return t->root | EPT_MT_WB | (protects || t->rights ? 0 : EPTP_AD) |
 	       (uint64_t)(t->levels - 1) << EPTP_WALK_SHIFT;
 }
 
@@ -51,38 +53,59 @@ static const struct ept_tea *tea_of(const struct ept_tables *t, unsigned level, 
 	return NULL;
 }
 
-static mfn_t table_in_tea(const struct ept_tea *tea, uint64_t a)
+static uint64_t table_in_tea(const struct ept_tea *tea, uint64_t a)
 {
-	return mfn(tea->first.v + ((a - tea->base) >> ept_shift(tea->level + 1)));
+	return tea->first + ((a - tea->base) >> ept_shift(tea->level + 1) << PAGE_SHIFT);
 }
 
-/* A table of @level for @a, all zeros. */
-static int table_alloc(struct hv_vm *vm, struct ept_tables *t, unsigned level, uint64_t a, mfn_t *m)
+/* Zeroed frames in a row, where the tables lie. */
+static int alloc_frames(struct hv_vm *vm, struct ept_tables *t, uint64_t frames, uint64_t *first)
 {
-	const struct ept_tea *tea = tea_of(t, level, a);
+	mfn_t m;
 	int r;
 
-	if (tea) {
-		*m = table_in_tea(tea, a);
-		return 0;
+	if (t->space) {
+		r = t->space->alloc(vm, frames, first);
+	} else {
+		r = frames == 1 ? machmem_alloc(vm->mem, 0, OWNER_HYPERVISOR, &m)
+				: machmem_alloc_run(vm->mem, frames, OWNER_HYPERVISOR, &m);
+		*first = r ? 0 : m.v << PAGE_SHIFT;
 	}
-	r = machmem_alloc(vm->mem, 0, OWNER_HYPERVISOR, m);
 	if (r)
 		return r;
-	t->tables++;
-	hv_count_writes(vm, HV_TABLE_LINES);
+	t->tables += frames;
+	hv_count_writes(vm, frames * HV_TABLE_LINES);
 	return 0;
 }
 
-static void table_free(struct hv_vm *vm, struct ept_tables *t, unsigned level, uint64_t a, mfn_t table)
+static void free_frames(struct hv_vm *vm, struct ept_tables *t, uint64_t first, uint64_t frames)
 {
-	if (tea_of(t, level, a)) {
-		memset(machmem_ptr(vm->mem, mfn_to_hpa(table)), 0, PAGE_SIZE);
-		hv_count_writes(vm, HV_TABLE_LINES);
+	t->tables -= frames;
+	if (t->space)
+		t->space->free(vm, first, frames);
+	else
+		machmem_free(vm->mem, mfn(first >> PAGE_SHIFT), frames);
+}
+
+/* A table of @level for @a, all zeros. */
+static int table_alloc(struct hv_vm *vm, struct ept_tables *t, unsigned level, uint64_t a, uint64_t *table)
+{
+	const struct ept_tea *tea = tea_of(t, level, a);
+
+	if (!tea)
+		return alloc_frames(vm, t, 1, table);
+	*table = table_in_tea(tea, a);
+	return 0;
+}
+
+static void table_free(struct hv_vm *vm, struct ept_tables *t, unsigned level, uint64_t a, uint64_t table)
+{
+	if (!tea_of(t, level, a)) {
+		free_frames(vm, t, table, 1);
 		return;
 	}
-	machmem_free(vm->mem, table, 1);
-	t->tables--;
+	memset(table_ptr(vm, t, table), 0, PAGE_SIZE);
+	hv_count_writes(vm, HV_TABLE_LINES);
 }
 
 int ept_tables_init(struct hv_vm *vm, struct ept_tables *t, struct error *err)
@@ -102,45 +125,41 @@ int ept_tables_add_tea(struct hv_vm *vm, struct ept_tables *t, unsigned level, u
 
 	assert(t->teas < EPT_TEAS_MAX && !(base & (each - 1)));
 	*tea = (struct ept_tea){.base = base, .bytes = bytes, .frames = (bytes + each - 1) / each, .level = level};
-	r = machmem_alloc_run(vm->mem, tea->frames, OWNER_HYPERVISOR, &tea->first);
-	if (r)
-		return r;
-	t->tables += tea->frames;
-	t->teas++;
-	hv_count_writes(vm, tea->frames * HV_TABLE_LINES);
-	return 0;
+	r = alloc_frames(vm, t, tea->frames, &tea->first);
+	if (!r)
+		t->teas++;
+	return r;
 }
 
 /* The slot for @a at @level, with the tables on the way to it. NULL: no memory, or a larger page is in the way. */
 static uint64_t *walk_to(struct hv_vm *vm, struct ept_tables *t, uint64_t a, unsigned level)
 {
-	uint64_t table = root_of(t);
+	uint64_t table = t->root;
 
 	for (unsigned l = t->levels; l > level; l--) {
-		uint64_t *e = slot_of(vm, table, a, l);
-		mfn_t m;
+		uint64_t *e = slot_of(vm, t, table, a, l);
+		uint64_t below;
 
 		hv_count_reads(vm, 1);
 		if (!(*e & EPT_RWX)) {
-			if (table_alloc(vm, t, l - 1, a, &m))
+			if (table_alloc(vm, t, l - 1, a, &below))
 				return NULL;
 			hv_count_writes(vm, 1);
-			*e = m.v << PAGE_SHIFT | EPT_RWX;
+			*e = below | EPT_RWX;
 		} else if (ept_is_leaf(*e, l)) {
 			return NULL;
 		}
 		table = *e & EPT_ADDR_MASK;
 	}
-	return slot_of(vm, table, a, level);
+	return slot_of(vm, t, table, a, level);
 }
 
-/* The last entry for @a, and its level; NULL: there is none. */
-static uint64_t *last_entry(struct hv_vm *vm, const struct ept_tables *t, uint64_t a, unsigned *level)
+uint64_t *ept_tables_find(struct hv_vm *vm, const struct ept_tables *t, uint64_t a, unsigned *level)
 {
-	uint64_t table = root_of(t);
+	uint64_t table = t->root;
 
 	for (unsigned l = t->levels;; l--) {
-		uint64_t *e = slot_of(vm, table, a, l);
+		uint64_t *e = slot_of(vm, t, table, a, l);
 
 		hv_count_reads(vm, 1);
 		if (!(*e & EPT_RWX))
@@ -227,14 +246,14 @@ static enum hv_verdict map(struct hv_vm *vm, struct ept_tables *t, uint64_t a, m
 static int map_pieces(struct hv_vm *vm, struct ept_tables *t, uint64_t a, mfn_t m, uint64_t *e)
 {
 	uint64_t g = a >> PAGE_SHIFT & ~0x1ffull;
-	mfn_t table;
+	uint64_t table;
 
 	if (table_alloc(vm, t, 1, a, &table))
 		return -ENOMEM;
 	for (unsigned i = 0; i < 512; i++)
-		*slot_of(vm, table.v << PAGE_SHIFT, (g + i) << PAGE_SHIFT, 1) =
+		*slot_of(vm, t, table, (g + i) << PAGE_SHIFT, 1) =
 			leaf(mfn((m.v & ~0x1ffull) + i), 1, page_rights(vm, t, g + i));
-	*e = table.v << PAGE_SHIFT | EPT_RWX;
+	*e = table | EPT_RWX;
 	hv_count_writes(vm, 1 + 512);
 	vm->obs.tracking.splits++;
 	return 0;
@@ -277,10 +296,21 @@ enum hv_verdict ept_tables_fill(struct hv_vm *vm, struct ept_tables *t, uint64_t
 	return map(vm, t, a, m, level < t->leaf_max ? level : t->leaf_max, need);
 }
 
+int ept_tables_put(struct hv_vm *vm, struct ept_tables *t, uint64_t a, uint64_t to, unsigned level)
+{
+	uint64_t *e = walk_to(vm, t, a, level);
+
+	if (!e)
+		return -ENOMEM;
+	hv_count_writes(vm, 1);
+	*e = leaf(mfn(to >> PAGE_SHIFT), level, EPT_RWX) | EPT_A | EPT_D;
+	return 0;
+}
+
 bool ept_tables_restrict(struct hv_vm *vm, struct ept_tables *t, gfn_t g)
 {
 	unsigned level = 0;
-	uint64_t *e = last_entry(vm, t, g.v << PAGE_SHIFT, &level), rights = page_rights(vm, t, g.v);
+	uint64_t *e = ept_tables_find(vm, t, g.v << PAGE_SHIFT, &level), rights = page_rights(vm, t, g.v);
 
 	if (!e || !(*e & EPT_RWX & ~rights))
 		return false;
@@ -306,20 +336,20 @@ static void free_below(struct hv_vm *vm, struct ept_tables *t, uint64_t e, unsig
 	if (!(e & EPT_RWX) || ept_is_leaf(e, level))
 		return;
 	for (uint64_t i = 0; level > 2 && i < 512; i++)
-		free_below(vm, t, *slot_of(vm, table, i << ept_shift(level - 1), level - 1), level - 1,
+		free_below(vm, t, *slot_of(vm, t, table, i << ept_shift(level - 1), level - 1), level - 1,
 			   g + (i << ept_order(level - 1)));
-	table_free(vm, t, level - 1, g << PAGE_SHIFT, mfn(table >> PAGE_SHIFT));
+	table_free(vm, t, level - 1, g << PAGE_SHIFT, table);
 }
 
 void ept_tables_destroy(struct hv_vm *vm, struct ept_tables *t)
 {
-	for (uint64_t i = 0; t->root.v && i < 512; i++)
-		free_below(vm, t, *slot_of(vm, root_of(t), i << ept_shift(t->levels), t->levels), t->levels,
+	for (uint64_t i = 0; t->root && i < 512; i++)
+		free_below(vm, t, *slot_of(vm, t, t->root, i << ept_shift(t->levels), t->levels), t->levels,
 			   i << ept_order(t->levels));
-	if (t->root.v)
-		machmem_free(vm->mem, t->root, 1);
+	if (t->root)
+		free_frames(vm, t, t->root, 1);
 	for (unsigned i = 0; i < t->teas; i++)
-		machmem_free(vm->mem, t->tea[i].first, t->tea[i].frames);
+		free_frames(vm, t, t->tea[i].first, t->tea[i].frames);
 	*t = (struct ept_tables){.levels = 0};
 }
 
@@ -345,7 +375,7 @@ static uint64_t follow(struct hv_vm *vm, const struct ept_tables *t, uint64_t e,
 static void follow_all(struct hv_vm *vm, struct ept_tables *t, uint64_t table, unsigned level, uint64_t base)
 {
 	for (uint64_t i = 0; i < 512; i++) {
-		uint64_t g = base + (i << ept_order(level)), *e = slot_of(vm, table, g << PAGE_SHIFT, level);
+		uint64_t g = base + (i << ept_order(level)), *e = slot_of(vm, t, table, g << PAGE_SHIFT, level);
 
 		hv_count_reads(vm, 1);
 		if (!(*e & EPT_RWX))
@@ -365,14 +395,14 @@ static void follow_all(struct hv_vm *vm, struct ept_tables *t, uint64_t table, u
 
 void ept_tables_track(struct hv_vm *vm, struct ept_tables *t)
 {
-	follow_all(vm, t, root_of(t), t->levels, 0);
+	follow_all(vm, t, t->root, t->levels, 0);
 	ept_tables_flush(vm, t);
 }
 
 uint64_t *ept_tables_entry(struct hv_vm *vm, const struct ept_tables *t, uint64_t a)
 {
 	unsigned level = 0;
-	uint64_t *e = last_entry(vm, t, a, &level);
+	uint64_t *e = ept_tables_find(vm, t, a, &level);
 
 	return level == 1 ? e : NULL;
 }
@@ -396,16 +426,16 @@ void ept_tables_retrack(struct hv_vm *vm, struct ept_tables *t, const uint64_t *
 	ept_tables_flush(vm, t);
 }
 
-static void scan_table(struct hv_vm *vm, uint64_t table, unsigned level, uint64_t base)
+static void scan_table(struct hv_vm *vm, const struct ept_tables *t, uint64_t table, unsigned level, uint64_t base)
 {
 	for (uint64_t i = 0; i < 512; i++) {
-		uint64_t g = base + (i << ept_order(level)), *e = slot_of(vm, table, g << PAGE_SHIFT, level);
+		uint64_t g = base + (i << ept_order(level)), *e = slot_of(vm, t, table, g << PAGE_SHIFT, level);
 
 		hv_count_reads(vm, 1);
 		if (!(*e & EPT_RWX))
 			continue;
 		if (level > 1) {
-			scan_table(vm, *e & EPT_ADDR_MASK, level - 1, g);
+			scan_table(vm, t, *e & EPT_ADDR_MASK, level - 1, g);
 		} else if (*e & (EPT_A | EPT_D)) {
 			note_flags(vm, g, *e);
 			hv_count_writes(vm, 1);
@@ -416,7 +446,7 @@ static void scan_table(struct hv_vm *vm, uint64_t table, unsigned level, uint64_
 
 void ept_tables_scan(struct hv_vm *vm, struct ept_tables *t)
 {
-	scan_table(vm, root_of(t), t->levels, 0);
+	scan_table(vm, t, t->root, t->levels, 0);
 	ept_tables_flush(vm, t);
 }
 
@@ -441,7 +471,7 @@ static bool zap(struct hv_vm *vm, struct ept_tables *t, uint64_t table, unsigned
 	bool any = false;
 
 	for (uint64_t i = from; i < 512 && base + i * step < end; i++) {
-		uint64_t g = base + i * step, *e = slot_of(vm, table, g << PAGE_SHIFT, level);
+		uint64_t g = base + i * step, *e = slot_of(vm, t, table, g << PAGE_SHIFT, level);
 
 		hv_count_reads(vm, 1);
 		if (!(*e & EPT_RWX))
@@ -466,11 +496,31 @@ static bool zap(struct hv_vm *vm, struct ept_tables *t, uint64_t table, unsigned
 
 void ept_tables_p2m_changed(struct hv_vm *vm, struct ept_tables *t, gfn_t first, uint64_t frames)
 {
-	if (zap(vm, t, root_of(t), t->levels, 0, first.v, first.v + frames))
+	if (zap(vm, t, t->root, t->levels, 0, first.v, first.v + frames))
 		ept_tables_flush(vm, t);
 }
 
 /* ---- audit ---- */
+
+static bool each_leaf(struct hv_vm *vm, const struct ept_tables *t, uint64_t table, unsigned level, uint64_t base,
+		      ept_leaf_seen *seen, void *ctx)
+{
+	for (uint64_t i = 0; i < 512; i++) {
+		uint64_t g = base + (i << ept_order(level)), e = *slot_of(vm, t, table, g << PAGE_SHIFT, level);
+
+		if (!(e & EPT_RWX))
+			continue;
+		if (ept_is_leaf(e, level) ? !seen(ctx, vm, g, level, e)
+					  : !each_leaf(vm, t, e & EPT_ADDR_MASK, level - 1, g, seen, ctx))
+			return false;
+	}
+	return true;
+}
+
+bool ept_tables_each(struct hv_vm *vm, const struct ept_tables *t, ept_leaf_seen *seen, void *ctx)
+{
+	return each_leaf(vm, t, t->root, t->levels, 0, seen, ctx);
+}
 
 /* Does the leaf for frames from @g on say what the p2m says of each of them? */
 static bool leaf_is_right(struct hv_vm *vm, uint64_t e, unsigned level, uint64_t g, char *buf, size_t bytes)
@@ -529,7 +579,7 @@ static bool table_is_placed(const struct ept_tables *t, uint64_t e, unsigned lev
 {
 	const struct ept_tea *tea = tea_of(t, level - 1, g << PAGE_SHIFT);
 
-	if (!tea || table_in_tea(tea, g << PAGE_SHIFT).v == (e & EPT_ADDR_MASK) >> PAGE_SHIFT)
+	if (!tea || table_in_tea(tea, g << PAGE_SHIFT) == (e & EPT_ADDR_MASK))
 		return true;
 	snprintf(buf, bytes, "the level-%u EPT table for gfn %llx is not in its area", level - 1, (unsigned long long)g);
 	return false;
@@ -539,7 +589,7 @@ static bool audit_table(struct hv_vm *vm, const struct ept_tables *t, uint64_t t
 			char *buf, size_t bytes)
 {
 	for (uint64_t i = 0; i < 512; i++) {
-		uint64_t g = base + (i << ept_order(level)), e = *slot_of(vm, table, g << PAGE_SHIFT, level);
+		uint64_t g = base + (i << ept_order(level)), e = *slot_of(vm, t, table, g << PAGE_SHIFT, level);
 
 		if (!(e & EPT_RWX))
 			continue;
@@ -555,5 +605,5 @@ static bool audit_table(struct hv_vm *vm, const struct ept_tables *t, uint64_t t
 
 bool ept_tables_audit(struct hv_vm *vm, const struct ept_tables *t, char *buf, size_t bytes)
 {
-	return audit_table(vm, t, root_of(t), t->levels, 0, buf, bytes);
+	return audit_table(vm, t, t->root, t->levels, 0, buf, bytes);
 }

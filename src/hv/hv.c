@@ -24,6 +24,7 @@ const struct hv_mmu_ops *const hv_mmu_backends[ENGINE_MMU_COUNT] = {
 	[ENGINE_SHADOW] = &hv_mmu_shadow,
 	[ENGINE_EPT] = &hv_mmu_ept,
 	[ENGINE_HUGEGPT] = &hv_mmu_hugegpt,
+	[ENGINE_NESTED] = &hv_mmu_nested,
 };
 
 enum hv_verdict hv_fail(struct hv_vm *vm, const char *fmt, ...)
@@ -473,6 +474,7 @@ static enum hv_verdict audit(struct hv_vm *vm)
 
 static enum hv_verdict handle_exit(struct hv_vm *vm)
 {
+	const struct vmx_counts before = *vmx_counts(vm->cpu);
 	struct hv_core *core = hv_core(vm);
 	uint32_t basic;
 
@@ -482,6 +484,8 @@ static enum hv_verdict handle_exit(struct hv_vm *vm)
 	vm->obs.exits.total++;
 	if (basic < OBS_EXIT_REASONS)
 		vm->obs.exits.by_reason[basic]++;
+	if (vm->mmu->exited)
+		vm->mmu->exited(vm, basic, &before);
 	if (core->exit_reason & EXIT_REASON_ENTRY_FAILURE)
 		return hv_fail(vm, "%s (qualification %llu)", hv_exit_name(core->exit_reason),
 			       (unsigned long long)core->qualification);

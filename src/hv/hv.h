@@ -57,6 +57,11 @@ struct hv_mmu_ops {
 	void (*emulated_access)(struct hv_vm *vm, uint64_t gpa, unsigned bytes, bool write);
 	/* gfn got, lost or changed its frame. */
 	void (*p2m_changed)(struct hv_vm *vm, gfn_t first, uint64_t frames);
+	/*
+	 * An exit begins that the guest's execution caused, with its basic reason; @before: what had been done at the door
+	 * when it came. NULL: nothing.
+	 */
+	void (*exited)(struct hv_vm *vm, uint32_t reason, const struct vmx_counts *before);
 	/* A request of the guest was served: what it asks of the host is to be done as far as it can be. NULL: nothing. */
 	void (*pv_done)(struct hv_vm *vm, const struct pv_request *r);
 	/*
@@ -72,7 +77,7 @@ struct hv_mmu_ops {
 	bool (*audit)(struct hv_vm *vm, char *buf, size_t bytes);
 	void (*observe)(const struct hv_vm *vm, struct obs *obs);
 };
-extern const struct hv_mmu_ops hv_mmu_brute, hv_mmu_shadow, hv_mmu_ept, hv_mmu_hugegpt;
+extern const struct hv_mmu_ops hv_mmu_brute, hv_mmu_shadow, hv_mmu_ept, hv_mmu_hugegpt, hv_mmu_nested;
 extern const struct hv_mmu_ops *const hv_mmu_backends[ENGINE_MMU_COUNT]; /* NULL for native */
 
 /* Paging-related guest state as the guest believes it to be. */

@@ -347,6 +347,22 @@ static json_t *build_pv(const struct obs *obs)
 	return o;
 }
 
+static json_t *build_nested(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	put(o, "reflected", obs->nested.reflected);
+	put(o, "vmreads", obs->nested.vmreads);
+	put(o, "vmwrites", obs->nested.vmwrites);
+	put(o, "invvpids", obs->nested.invvpids);
+	put(o, "invepts", obs->nested.invepts);
+	put(o, "l1_violations", obs->nested.l1_violations);
+	put(o, "filled_by_l1", obs->nested.filled_by_l1);
+	put(o, "filled_by_l0", obs->nested.filled_by_l0);
+	put(o, "ept12_kib", obs->nested.ept12_bytes >> 10);
+	return o;
+}
+
 static json_t *build_cpu(const struct obs *obs)
 {
 	json_t *o = json_object();
@@ -434,6 +450,7 @@ json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, con
 	json_object_set_new(o, "hypervisor", build_hypervisor(&r->obs));
 	json_object_set_new(o, "tracking", build_tracking(&r->obs));
 	json_object_set_new(o, "pv", build_pv(&r->obs));
+	json_object_set_new(o, "nested", build_nested(&r->obs));
 	json_object_set_new(o, "cpu", build_cpu(&r->obs));
 	json_object_set_new(o, "devices", build_devices(&r->obs));
 	json_object_set_new(o, "cost", build_cost(&cfg->engine.cpu.hw, &r->obs, r->insns - r->resumed_at));

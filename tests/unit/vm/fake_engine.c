@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {"native", "brute", "shadow", "ept", "hugegpt"};
+const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {"native", "brute", "shadow", "ept", "hugegpt", "nested"};
 
 struct engine_vm {
 	uint64_t memory, backed;
