@@ -421,7 +421,8 @@ static int by_gpa(const void *a, const void *b)
 /* In the order of their addresses: the same state is the same events. */
 static void give_pages(struct trace_state *s, struct giver *g)
 {
-	qsort(s->page, s->pages, sizeof(*s->page), by_gpa);
+	if (s->pages)
+		qsort(s->page, s->pages, sizeof(*s->page), by_gpa);
 	memset(s->slot, 0, s->slots * sizeof(*s->slot));
 	for (unsigned i = 0; i < s->pages; i++) {
 		*page_slot(s, s->page[i].gpa) = i + 1;
