@@ -156,7 +156,7 @@ static bool canonical(const struct cpu *cpu, uint64_t lin)
 static int translation_failed(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin)
 {
 	if (ev == XLATE_PAGE_FAULT)
-		return raise_pf(cpu, lin, x->error_code);
+		return vmx_raise_page_fault(cpu, lin, x);
 	return vmx_exit_ept(cpu, ev, x, lin, true);
 }
 

@@ -93,6 +93,8 @@ void cpu_reset(struct cpu *cpu)
 	cpu->dr7 = DR7_FIXED;
 	memset(cpu->dr, 0, sizeof(cpu->dr));
 	memset(&cpu->msr, 0, sizeof(cpu->msr));
+	memset(&cpu->pv, 0, sizeof(cpu->pv));
+	mmu_dmt_load(&cpu->mmu, NULL, 0);
 	cpu->msr.pat = 0x0007040600070406ull;
 	cpu->msr.misc_enable = 1; /* fast strings */
 	reset_segments(cpu);

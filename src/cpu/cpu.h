@@ -104,6 +104,7 @@ struct cpu_stats {
 	uint64_t blocks_translated, code_flushes; /* host code: blocks made, times the buffer was full */
 	uint64_t interrupts, exceptions, page_faults; /* delivered through the IDT */
 	uint64_t halts;
+	uint64_t requests, requests_refused; /* of MSR_PV_REQUEST, that this processor answered */
 };
 
 struct cpu_config {
@@ -208,6 +209,14 @@ struct cpu {
 	struct translator *xlate;  /* NULL: interpret */
 	struct cpu_stats stats;
 	uint64_t rng;
+
+	/* -- direct translation and requests (cpu/dmt.h); the registers themselves are in mmu.dmt -- */
+	struct {
+		uint64_t load, request;  /* MSR_DMT_LOAD, MSR_PV_REQUEST */
+		bool loaded, answered;   /* either was written; who wants to know clears it */
+		struct pv_request last;  /* the last request, answered */
+		struct pv_state state;
+	} pv;
 
 	/* -- emulator role: see cpu_emulate_one() -- */
 	const struct cpu_emul_ops *emul_ops;
@@ -340,6 +349,8 @@ struct cpu_emul_ops {
 				      enum access_mode mode, struct xlate *out, bool *is_ram, uint64_t *gpa);
 	/* Machine address of guest-physical @gpa (PDPTE loads are not translated); false: no RAM there. */
 	bool (*physical)(void *ctx, uint64_t gpa, hpa_t *out);
+	/* Is all of [@gpa, @gpa + @bytes) RAM? */
+	bool (*holds)(void *ctx, uint64_t gpa, uint64_t bytes);
 	/* A write of @bytes at guest-physical @gpa to RAM is complete. */
 	void (*wrote)(void *ctx, uint64_t gpa, unsigned bytes);
 };

@@ -1,6 +1,7 @@
 /*
  * Processor features that can be shown or hidden. The list drives the names of
  * --cpu-features, the CPUID leaves, and every check of cpu_has().
+ * No processor has "dmt" (arch/dmt.h); its bit is one that both vendors leave reserved and no system interprets.
  * X(symbol, "name", leaf, subleaf, register (0 eax, 1 ebx, 2 ecx, 3 edx), bit)
  */
 #ifndef GNOMON_CPU_FEATURES_H
@@ -62,6 +63,7 @@
 	X(LAHF_LM, "lahf-lm", 0x80000001, 0, 2, 0)           \
 	X(LZCNT, "lzcnt", 0x80000001, 0, 2, 5)               \
 	X(PREFETCHW, "3dnowprefetch", 0x80000001, 0, 2, 8)   \
+	X(DMT, "dmt", 0x80000001, 0, 2, 31)                  \
 	X(SYSCALL, "syscall", 0x80000001, 0, 3, 11)          \
 	X(NX, "nx", 0x80000001, 0, 3, 20)                    \
 	X(PDPE1GB, "pdpe1gb", 0x80000001, 0, 3, 26)          \

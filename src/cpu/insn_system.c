@@ -302,12 +302,14 @@ static int x_rdmsr(struct cpu *cpu, const struct uop *u)
 static int x_wrmsr(struct cpu *cpu, const struct uop *u)
 {
 	uint32_t msr = (uint32_t)cpu->gpr[RCX];
+	int r;
 
 	if (require_cpl0(cpu) || vmx_intercept_wrmsr(cpu, u, msr))
 		return EXEC_STOP;
-	if (cpu_wrmsr(cpu, msr, edx_eax(cpu)))
+	r = cpu_wrmsr(cpu, msr, edx_eax(cpu));
+	if (r < 0)
 		return raise_gp0(cpu);
-	return EXEC_LEAVE;
+	return r ? EXEC_STOP : EXEC_LEAVE;
 }
 
 /* ---- VMX instructions: not there on the bare machine, exits in non-root operation ---- */

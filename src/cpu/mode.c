@@ -72,6 +72,7 @@ static bool regs_differ(const struct mmu_regs *a, const struct mmu_regs *b)
 {
 	return a->cr0 != b->cr0 || a->cr3 != b->cr3 || a->cr4 != b->cr4 || a->efer != b->efer || a->pkru != b->pkru ||
 	       a->vpid != b->vpid || a->nested != b->nested || a->eptp != b->eptp ||
+	       a->agile != b->agile || a->shadow_root != b->shadow_root ||
 	       memcmp(a->pdpte, b->pdpte, sizeof(a->pdpte)) != 0;
 }
 
@@ -87,6 +88,8 @@ static void update_mmu(struct cpu *cpu)
 		.vpid = vmx_proc2(cpu, PROC2_VPID) ? cpu->vmx.vpid : 0,
 		.nested = vmx_proc2(cpu, PROC2_EPT),
 		.eptp = vmx_proc2(cpu, PROC2_EPT) ? cpu->vmx.eptp : 0,
+		.agile = cpu->vmx.nonroot && cpu->vmx.walk.agile,
+		.shadow_root = cpu->vmx.nonroot && cpu->vmx.walk.agile ? cpu->vmx.walk.shadow_root : 0,
 	};
 
 	memcpy(r.pdpte, cpu->pdpte, sizeof(r.pdpte));

@@ -10,6 +10,7 @@
 #include "cpu/msr.h"
 
 #include "cpu/cpuid.h"
+#include "cpu/dmt.h"
 #include "cpu/segment.h"
 #include "cpu/vmx.h"
 
@@ -258,6 +259,10 @@ int cpu_rdmsr(struct cpu *cpu, uint32_t msr, uint64_t *v)
 		return give(cpu_has(cpu, CPUF_MTRR), MTRRCAP_VALUE, v);
 	case MSR_ARCH_CAPABILITIES:
 		return give(cpu_has_spec_ctrl(&cpu->cfg), cpu_arch_capabilities(&cpu->cfg), v);
+	case MSR_DMT_LOAD:
+		return give(cpu_has(cpu, CPUF_DMT), cpu->pv.load, v);
+	case MSR_PV_REQUEST:
+		return give(cpu_has(cpu, CPUF_DMT), cpu->pv.request, v);
 	case MSR_MCG_CAP:
 		return give(cpu_has(cpu, CPUF_MCA), 0, v);
 	default:
@@ -286,6 +291,10 @@ static int write_msr(struct cpu *cpu, uint32_t msr, uint64_t v)
 		return cpu_has(cpu, CPUF_LM) || cpu_has(cpu, CPUF_NX) ? write_efer(cpu, v) : -1;
 	case MSR_BIOS_SIGN_ID: /* cleared before CPUID loads it: no effect here */
 		return 0;
+	case MSR_DMT_LOAD:
+		return cpu_load_dmt(cpu, v);
+	case MSR_PV_REQUEST:
+		return cpu_serve_request(cpu, v);
 	case MSR_PRED_CMD: /* indirect-branch barrier: no predictors to flush */
 		return cpu_has_spec_ctrl(&cpu->cfg) && !(v & ~1ull) ? 0 : -1;
 	default:
@@ -295,8 +304,10 @@ static int write_msr(struct cpu *cpu, uint32_t msr, uint64_t v)
 
 int cpu_wrmsr(struct cpu *cpu, uint32_t msr, uint64_t v)
 {
-	if (write_msr(cpu, msr, v))
-		return -1;
+	int r = write_msr(cpu, msr, v);
+
+	if (r)
+		return r;
 	/* SDM "Invalidating the Translation Lookaside Buffers (TLBs)": writing an MTRR does, globals too. */
 	if (cpu_msr_is_mtrr(msr))
 		mmu_flush_vpid_all(&cpu->mmu, cpu->mmu.regs.vpid);

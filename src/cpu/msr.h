@@ -8,7 +8,7 @@
  * Read and write an MSR without privilege checks and VMX intercepts: what RDMSR and
  * WRMSR do once they are allowed to, and what a hypervisor does that emulates
  * the MSRs of its guest on a processor of its own. Return 0, or -1: #GP(0) with
- * nothing changed (*v included).
+ * nothing changed (*v included). Writing MSR_DMT_LOAD under EPT may also return EXEC_STOP.
  */
 int cpu_rdmsr(struct cpu *cpu, uint32_t msr, uint64_t *v);
 int cpu_wrmsr(struct cpu *cpu, uint32_t msr, uint64_t v);

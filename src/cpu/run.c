@@ -25,7 +25,7 @@ static uint64_t code_lin(const struct cpu *cpu)
 
 static int fetch_fault(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin)
 {
-	return ev == XLATE_PAGE_FAULT ? raise_pf(cpu, lin, x->error_code) : vmx_exit_ept(cpu, ev, x, lin, true);
+	return ev == XLATE_PAGE_FAULT ? vmx_raise_page_fault(cpu, lin, x) : vmx_exit_ept(cpu, ev, x, lin, true);
 }
 
 static bool canonical(const struct cpu *cpu, uint64_t lin)

@@ -10,6 +10,8 @@
  */
 #include "cpu/vmx_vmcs.h"
 
+#include "cpu/dmt.h"
+
 /* ---- field encodings ---- */
 
 #define FIELD_EXISTS   1u
@@ -358,6 +360,48 @@ enum vmx_result vmx_vmwrite(struct cpu *cpu, uint32_t field, uint64_t v)
 	cpu->vmx.counts.vmwrites++;
 	return VMX_SUCCEED;
 }
+
+/* ---- direct translation, agile paging ---- */
+
+void vmx_set_dmt_stages(struct cpu *cpu, unsigned stages)
+{
+	cpu->vmx.walk.stages = stages;
+	mmu_dmt_set_stages(&cpu->mmu, stages);
+}
+
+void vmx_set_dmt(struct cpu *cpu, unsigned stage, const struct dmt_entry *e, unsigned n)
+{
+	struct vmx_walk *w = &cpu->vmx.walk;
+
+	memset(w->host[stage], 0, sizeof(w->host[stage]));
+	memcpy(w->host[stage], e, n * sizeof(*e));
+	w->registers[stage] = n;
+	mmu_dmt_load_host(&cpu->mmu, stage, w->host[stage], n);
+}
+
+void vmx_set_gteas(struct cpu *cpu, const struct dmt_gtea *gtea, unsigned n)
+{
+	cpu->vmx.walk.gtea = gtea;
+	cpu->vmx.walk.gteas = n;
+	mmu_dmt_set_gteas(&cpu->mmu, gtea, n);
+}
+
+void vmx_set_agile(struct cpu *cpu, bool on, uint64_t root)
+{
+	cpu->vmx.walk.agile = on;
+	cpu->vmx.walk.shadow_root = root;
+}
+
+void vmx_set_walk(struct cpu *cpu, const struct vmx_walk *w)
+{
+	cpu->vmx.walk = *w;
+	for (unsigned stage = 1; stage < DMT_STAGES; stage++)
+		mmu_dmt_load_host(&cpu->mmu, stage, w->host[stage], w->registers[stage]);
+	mmu_dmt_set_gteas(&cpu->mmu, w->gtea, w->gteas);
+	mmu_dmt_set_stages(&cpu->mmu, w->stages);
+}
+
+void vmx_set_guest_dmt(struct cpu *cpu, uint64_t load, const struct dmt_entry *e) { cpu_set_dmt(cpu, load, e); }
 
 /* ---- invalidation ---- */
 

@@ -79,6 +79,27 @@ static inline uint64_t *vmx_dr(struct cpu *cpu, unsigned n) { return &cpu->dr[n]
 static inline uint64_t *vmx_dr6(struct cpu *cpu) { return &cpu->dr6; }
 static inline uint64_t *vmx_random(struct cpu *cpu) { return &cpu->rng; } /* where the sequence of RDRAND stands */
 
+/*
+ * Direct translation and agile paging. What is set here is in force from the next VM entry on, with EPT, and belongs to the
+ * guest: vmx_save_live() and vmx_load_live() switch it. Nothing is invalidated: that is software's business, as after any
+ * change of what an address translates to.
+ */
+/* Host stages in use: 0: none, the tables alone; 2 counting the guest's; 3: two hosts. */
+void vmx_set_dmt_stages(struct cpu *cpu, unsigned stages);
+/* The @n registers (at most DMT_REGISTERS) of host stage 1 or 2: addresses guest-physical, TEAs of EPT entries by machine address. */
+void vmx_set_dmt(struct cpu *cpu, unsigned stage, const struct dmt_entry *e, unsigned n);
+/*
+ * The table of the guest's gTEAs, by identifier - 1; it stays the caller's, who calls again after each change. NULL: none,
+ * identifiers in the guest's registers mean nothing. While a gTEA is in it EPT has to allow reading it there.
+ */
+void vmx_set_gteas(struct cpu *cpu, const struct dmt_gtea *gtea, unsigned n);
+/* Agile paging: @root is the machine address of the shadow table of the highest level; with PTE_SWITCH, of the guest's. */
+void vmx_set_agile(struct cpu *cpu, bool on, uint64_t root);
+/* The guest's own registers and MSR_DMT_LOAD, which is live: for who intercepts it. @e: as many as @load says */
+void vmx_set_guest_dmt(struct cpu *cpu, uint64_t load, const struct dmt_entry *e);
+static inline const struct dmt_entry *vmx_guest_dmt(const struct cpu *cpu) { return cpu->mmu.dmt.loaded; }
+static inline uint64_t vmx_guest_dmt_load(const struct cpu *cpu) { return cpu->pv.load; }
+
 /* Counters of the above; software may set them. */
 static inline struct vmx_counts *vmx_counts(struct cpu *cpu) { return &cpu->vmx.counts; }
 
@@ -94,6 +115,9 @@ struct vmx_live {
 	uint64_t star, lstar, cstar, fmask, kernel_gs_base, tsc_aux;
 	uint64_t random;
 	uint32_t pkru;
+	uint64_t dmt_load;
+	struct dmt_entry dmt[DMT_REGISTERS];
+	struct vmx_walk walk;
 };
 
 static inline void vmx_save_live(const struct cpu *cpu, struct vmx_live *l)
@@ -105,7 +129,13 @@ static inline void vmx_save_live(const struct cpu *cpu, struct vmx_live *l)
 	l->star = cpu->msr.star, l->lstar = cpu->msr.lstar, l->cstar = cpu->msr.cstar, l->fmask = cpu->msr.fmask;
 	l->kernel_gs_base = cpu->msr.kernel_gs_base, l->tsc_aux = cpu->msr.tsc_aux;
 	l->random = cpu->rng;
+	l->dmt_load = cpu->pv.load;
+	memcpy(l->dmt, cpu->mmu.dmt.loaded, sizeof(l->dmt));
+	l->walk = cpu->vmx.walk;
 }
+
+/* What vmx_set_dmt() and its neighbours set, all at once. */
+void vmx_set_walk(struct cpu *cpu, const struct vmx_walk *w);
 
 static inline void vmx_load_live(struct cpu *cpu, const struct vmx_live *l)
 {
@@ -116,6 +146,8 @@ static inline void vmx_load_live(struct cpu *cpu, const struct vmx_live *l)
 	cpu->msr.star = l->star, cpu->msr.lstar = l->lstar, cpu->msr.cstar = l->cstar, cpu->msr.fmask = l->fmask;
 	cpu->msr.kernel_gs_base = l->kernel_gs_base, cpu->msr.tsc_aux = l->tsc_aux;
 	cpu->rng = l->random;
+	vmx_set_walk(cpu, &l->walk);
+	vmx_set_guest_dmt(cpu, l->dmt_load, l->dmt);
 }
 
 /* The processor's performance counters, saved and loaded with the guest that they count for. */
@@ -197,6 +229,11 @@ int vmx_exit_triple_fault(struct cpu *cpu);
 /* The machine's debugging probe wants the processor (cpu_set_stop()): an external-interrupt exit at this boundary. */
 int vmx_exit_probe(struct cpu *cpu);
 int vmx_exit_task_switch(struct cpu *cpu, uint64_t qualification, unsigned insn_len);
+/*
+ * The page fault that translating @lin found. In the shadow part of an agile walk (docs/agile-paging.md) it is a VM exit,
+ * whatever the exception bitmap says: no table of the guest's is to blame yet.
+ */
+int vmx_raise_page_fault(struct cpu *cpu, uint64_t lin, const struct xlate *x);
 int vmx_exit_ept(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin, bool lin_valid);
 /*
  * Exits that come between instructions. To be called in non-root operation at every boundary where

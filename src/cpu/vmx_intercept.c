@@ -243,7 +243,7 @@ static bool msr_exits(const struct cpu *cpu, uint32_t msr, bool write)
 {
 	uint64_t at = cpu->vmx.msr_bitmap + (write ? 0x800 : 0);
 
-	if (!(cpu->vmx.proc & PROC_MSR_BITMAPS))
+	if (!(cpu->vmx.proc & PROC_MSR_BITMAPS) || msr == MSR_PV_REQUEST)
 		return true;
 	if (msr <= 0x1fff)
 		return bitmap_bit(cpu, at, msr);
@@ -390,6 +390,19 @@ int vmx_exit_task_switch(struct cpu *cpu, uint64_t qualification, unsigned insn_
 						      .qualification = qualification,
 						      .rf = cpu->vmx.vectoring ? vectoring_rf(&cpu->vmx) :
 										 VMX_RF_KEEP});
+}
+
+int vmx_raise_page_fault(struct cpu *cpu, uint64_t lin, const struct xlate *x)
+{
+	struct vmx_exit e = {.reason = EXIT_REASON_EXCEPTION_NMI, .qualification = lin, .intr_error = x->error_code};
+
+	if (likely(!x->shadow))
+		return raise_pf(cpu, lin, x->error_code);
+	e.intr_info = INTR_INFO_VALID | EVENT_HW_EXCEPTION << INTR_INFO_TYPE_SHIFT | INTR_INFO_ERROR | EXC_PF;
+	if (cpu->vmx.nmi_unblocking_iret && !cpu->vmx.vectoring)
+		e.intr_info |= INTR_INFO_NMI_UNBLOCK;
+	e.rf = cpu->vmx.vectoring ? vectoring_rf(&cpu->vmx) : VMX_RF_SET;
+	return stop_for_exit(cpu, &e);
 }
 
 int vmx_exit_ept(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin, bool lin_valid)

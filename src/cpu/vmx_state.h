@@ -2,7 +2,7 @@
 #ifndef GNOMON_CPU_VMX_STATE_H
 #define GNOMON_CPU_VMX_STATE_H
 
-#include "arch/addr.h"
+#include "mmu/dmt.h"
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -32,6 +32,20 @@ struct vmx_counts {
 /* Groups of fields written since the last entry that passed the checks on them. */
 #define VMX_DIRTY_CONTROLS 1u
 #define VMX_DIRTY_HOST     2u
+
+/*
+ * How addresses of non-root operation are translated beside what the VMCS says: fields of a VMCS, had the processor been
+ * built with them. docs/dmt.md, docs/agile-paging.md
+ */
+struct vmx_walk {
+	unsigned stages;                             /* of direct translation: 0, 2, 3 */
+	unsigned registers[DMT_STAGES];              /* of each host stage; [0] unused */
+	struct dmt_entry host[DMT_STAGES][DMT_REGISTERS];
+	const struct dmt_gtea *gtea;                 /* NULL: no table of gTEAs */
+	unsigned gteas;
+	bool agile;
+	uint64_t shadow_root;                        /* machine address, PTE_SWITCH, PTE_SWITCH_W */
+};
 
 struct vmx_state {
 	bool on;                /* VMXON executed */
@@ -66,6 +80,7 @@ struct vmx_state {
 	uint32_t vectoring_insn_len;
 	bool vectoring_detect;        /* #DB for an access to a debug register: a fault, unlike its others */
 	bool nmi_unblocking_iret;     /* the fault was caused by an IRET that unblocked NMIs */
+	struct vmx_walk walk;
 	struct vmx_exit exit;
 	struct vmx_counts counts;
 };

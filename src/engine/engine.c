@@ -254,6 +254,8 @@ void engine_observe_cpu(const struct cpu *cpu, struct obs *obs)
 	obs->cpu.interrupts = cpu->stats.interrupts;
 	obs->cpu.exceptions = cpu->stats.exceptions;
 	obs->faults.guest = cpu->stats.page_faults;
+	obs->pv.requests = cpu->stats.requests;
+	obs->pv.refused = cpu->stats.requests_refused;
 }
 
 /* Appends to the text in @buf; what does not fit is cut off. */

@@ -240,6 +240,14 @@ struct engine_between { /* what there is between two instructions beside registe
 	bool extint_given;       /* the PIC's interrupt has been acknowledged and not been delivered: */
 	uint8_t extint_vector;
 };
+/* Direct translation and requests (arch/dmt.h): the two MSRs, the registers, and what was asked for. */
+struct engine_dmt {
+	uint64_t load, request;
+	uint32_t register_words, gtea_words, huge_words; /* used of: */
+	uint64_t registers[4 * DMT_REGISTERS]; /* start, end, tea, info */
+	uint64_t gteas[2 * PV_TEAS_MAX];       /* gpa, pages; by identifier - 1; no pages: that one is free */
+	uint64_t huge[2 * PV_HUGE_MAX];        /* gpa, pages */
+};
 struct engine_vcpu {
 	uint64_t gpr[16], rip, rflags;
 	struct seg seg[SEG_COUNT], ldtr, tr;
@@ -251,6 +259,7 @@ struct engine_vcpu {
 	uint8_t fx[FX_XMM(16)];  /* of the FXSAVE image what the processor uses */
 	uint8_t ymm_hi[16][16];
 	struct engine_msr_state msr;
+	struct engine_dmt dmt;
 	uint64_t rng;            /* of RDRAND and RDSEED */
 	struct engine_between between;
 	struct lapic lapic;      /* has its own table, lapic_desc */

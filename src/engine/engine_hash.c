@@ -25,6 +25,17 @@ static void hash_seg(XXH3_state_t *h, const struct seg *s)
 	XXH3_128bits_update(h, v, sizeof(v));
 }
 
+/* What a guest that uses direct translation has of it. One that does not has nothing. */
+static void hash_dmt(struct engine_vm *vm, XXH3_state_t *h)
+{
+	struct engine_dmt d;
+
+	memset(&d, 0, sizeof(d));
+	vm->ops->get_dmt(vm, &d);
+	if (d.load | d.request)
+		XXH3_128bits_update(h, &d, sizeof(d));
+}
+
 static void hash_registers(struct engine_vm *vm, XXH3_state_t *h)
 {
 	struct engine_regs r;
@@ -47,6 +58,7 @@ static void hash_registers(struct engine_vm *vm, XXH3_state_t *h)
 	XXH3_128bits_update(h, &m, sizeof(m));
 	XXH3_128bits_update(h, fpu.fx, FX_ARCHITECTURAL);
 	XXH3_128bits_update(h, fpu.ymm_hi, sizeof(fpu.ymm_hi));
+	hash_dmt(vm, h);
 }
 
 static bool is_zero(const uint64_t *page)

@@ -98,6 +98,11 @@ static void hv_engine_get_msrs(struct engine_vm *vm, struct engine_msrs *m)
 	engine_cpu_get_msrs(hv_get_state(vm->hv), m);
 }
 
+static void hv_engine_get_dmt(struct engine_vm *vm, struct engine_dmt *d)
+{
+	engine_cpu_get_dmt(hv_get_state(vm->hv), d);
+}
+
 /* ---- the whole vCPU ---- */
 
 static bool hv_engine_at_rest(struct engine_vm *vm) { return hv_at_rest(vm->hv); }
@@ -162,6 +167,7 @@ const struct engine_ops engine_hv_ops = {
 	.set_sregs = hv_engine_set_sregs,
 	.get_fpu = hv_engine_get_fpu,
 	.get_msrs = hv_engine_get_msrs,
+	.get_dmt = hv_engine_get_dmt,
 	.at_rest = hv_engine_at_rest,
 	.get_vcpu = hv_engine_get_vcpu,
 	.set_vcpu = hv_engine_set_vcpu,

@@ -65,6 +65,7 @@ static void native_set_regs(struct engine_vm *vm, const struct engine_regs *r) {
 static void native_get_sregs(struct engine_vm *vm, struct engine_sregs *s) { engine_cpu_get_sregs(vm->cpu, s); }
 static void native_get_fpu(struct engine_vm *vm, struct fpu *fpu) { *fpu = vm->cpu->fpu; }
 static void native_get_msrs(struct engine_vm *vm, struct engine_msrs *m) { engine_cpu_get_msrs(vm->cpu, m); }
+static void native_get_dmt(struct engine_vm *vm, struct engine_dmt *d) { engine_cpu_get_dmt(vm->cpu, d); }
 
 static void native_set_sregs(struct engine_vm *vm, const struct engine_sregs *s)
 {
@@ -278,6 +279,7 @@ const struct engine_ops engine_native_ops = {
 	.set_sregs = native_set_sregs,
 	.get_fpu = native_get_fpu,
 	.get_msrs = native_get_msrs,
+	.get_dmt = native_get_dmt,
 	.at_rest = native_at_rest,
 	.get_vcpu = native_get_vcpu,
 	.set_vcpu = native_set_vcpu,

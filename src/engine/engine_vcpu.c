@@ -8,6 +8,7 @@
 
 #include "cpu/block.h"
 #include "cpu/cpuid.h"
+#include "cpu/dmt.h"
 #include "cpu/msr.h"
 #include "cpu/segment.h"
 #include "cpu/vmx_vmcs.h"
@@ -53,6 +54,13 @@ static const struct state_field between_fields[] = {
 };
 static const struct state_desc between_desc = STATE_DESC("between", 1, between_fields);
 
+static const struct state_field dmt_fields[] = {
+	STATE_U(struct engine_dmt, load), STATE_U(struct engine_dmt, request),
+	STATE_UV_USED(struct engine_dmt, registers, register_words), STATE_UV_USED(struct engine_dmt, gteas, gtea_words),
+	STATE_UV_USED(struct engine_dmt, huge, huge_words),
+};
+static const struct state_desc dmt_desc = STATE_DESC("dmt", 1, dmt_fields);
+
 #define VCPU_FIELD(m) STATE_U(struct engine_vcpu, m)
 static const struct state_field vcpu_fields[] = {
 	STATE_UV(struct engine_vcpu, gpr), VCPU_FIELD(rip), VCPU_FIELD(rflags),
@@ -61,10 +69,11 @@ static const struct state_field vcpu_fields[] = {
 	STATE_S(struct engine_vcpu, idtr, &dtable_desc), VCPU_FIELD(cr0), VCPU_FIELD(cr2), VCPU_FIELD(cr3),
 	VCPU_FIELD(cr4), VCPU_FIELD(xcr0), VCPU_FIELD(efer), VCPU_FIELD(pkru), STATE_UV(struct engine_vcpu, dr),
 	VCPU_FIELD(dr6), VCPU_FIELD(dr7), STATE_UV(struct engine_vcpu, pdpte), STATE_DATA(struct engine_vcpu, fx),
-	STATE_DATA(struct engine_vcpu, ymm_hi), STATE_S(struct engine_vcpu, msr, &msr_desc), VCPU_FIELD(rng),
+	STATE_DATA(struct engine_vcpu, ymm_hi), STATE_S(struct engine_vcpu, msr, &msr_desc),
+	STATE_S(struct engine_vcpu, dmt, &dmt_desc), VCPU_FIELD(rng),
 	STATE_S(struct engine_vcpu, between, &between_desc),
 };
-const struct state_desc engine_vcpu_desc = STATE_DESC("vcpu", 1, vcpu_fields);
+const struct state_desc engine_vcpu_desc = STATE_DESC("vcpu", 2, vcpu_fields);
 
 /* ---- from a processor that holds the guest's registers, and to one ---- */
 
@@ -87,6 +96,42 @@ static void get_msrs(const struct cpu *c, struct engine_msr_state *m)
 	memcpy(m->mtrr_fixed, c->msr.mtrr_fixed, sizeof(m->mtrr_fixed));
 	memcpy(m->mtrr_base, c->msr.mtrr_base, sizeof(m->mtrr_base));
 	memcpy(m->mtrr_mask, c->msr.mtrr_mask, sizeof(m->mtrr_mask));
+}
+
+static_assert(sizeof(struct dmt_entry) == 4 * 8 && sizeof(struct pv_range) == 2 * 8, "saved as words");
+
+/* Words of ranges up to the last that there is. */
+static uint32_t range_words(const struct pv_range *r, unsigned n)
+{
+	while (n && !r[n - 1].pages)
+		n--;
+	return 2 * n;
+}
+
+void engine_cpu_get_dmt(const struct cpu *c, struct engine_dmt *d)
+{
+	const struct pv_state *s = &c->pv.state;
+
+	d->load = c->pv.load;
+	d->request = c->pv.request;
+	d->register_words = 4 * cpu_dmt_count(c->pv.load);
+	memcpy(d->registers, c->mmu.dmt.loaded, d->register_words * sizeof(d->registers[0]));
+	d->gtea_words = range_words(s->tea, PV_TEAS_MAX);
+	memcpy(d->gteas, s->tea, d->gtea_words * sizeof(d->gteas[0]));
+	d->huge_words = range_words(s->huge, PV_HUGE_MAX);
+	memcpy(d->huge, s->huge, d->huge_words * sizeof(d->huge[0]));
+}
+
+static void set_dmt(struct cpu *c, const struct engine_dmt *d)
+{
+	struct dmt_entry e[DMT_REGISTERS] = {{0}};
+
+	memcpy(e, d->registers, d->register_words * sizeof(d->registers[0]));
+	cpu_set_dmt(c, d->load, e);
+	c->pv.request = d->request;
+	memset(&c->pv.state, 0, sizeof(c->pv.state));
+	memcpy(c->pv.state.tea, d->gteas, d->gtea_words * sizeof(d->gteas[0]));
+	memcpy(c->pv.state.huge, d->huge, d->huge_words * sizeof(d->huge[0]));
 }
 
 void engine_cpu_get_vcpu(const struct cpu *c, struct engine_vcpu *v)
@@ -115,6 +160,7 @@ void engine_cpu_get_vcpu(const struct cpu *c, struct engine_vcpu *v)
 	memcpy(v->fx, c->fpu.fx, sizeof(v->fx));
 	memcpy(v->ymm_hi, c->fpu.ymm_hi, sizeof(v->ymm_hi));
 	get_msrs(c, &v->msr);
+	engine_cpu_get_dmt(c, &v->dmt);
 	v->rng = c->rng;
 	v->between.shadow_sti = c->shadow_sti;
 	v->between.shadow_movss = c->shadow_movss;
@@ -168,6 +214,7 @@ void engine_cpu_set_vcpu(struct cpu *c, const struct engine_vcpu *v)
 	memcpy(c->fpu.fx, v->fx, sizeof(v->fx));
 	memcpy(c->fpu.ymm_hi, v->ymm_hi, sizeof(v->ymm_hi));
 	set_msrs(c, &v->msr);
+	set_dmt(c, &v->dmt);
 	c->rng = v->rng;
 	c->shadow_sti = v->between.shadow_sti;
 	c->shadow_movss = v->between.shadow_movss;
@@ -283,8 +330,39 @@ static bool msrs_ok(struct cpu *c, const struct engine_msr_state *m)
 	       !m->tsc_adjust) && mtrrs_ok(c, m);
 }
 
+/* As pv_serve() leaves them: whole, in RAM, and gTEAs apart from each other. */
+static bool ranges_ok(const struct engine_vm *vm, const uint64_t *words, uint32_t n, bool apart)
+{
+	for (uint32_t i = 0; i < n; i += 2) {
+		struct pv_range r = {words[i], words[i + 1]};
+		struct pv_request asked = {.gpa = r.gpa, .pages = r.pages};
+
+		if (!r.pages ? r.gpa != 0 : !machmem_holds(vm->ram, vm->rams, r.gpa, pv_range_bytes(&asked)))
+			return false;
+		for (uint32_t j = 0; j < i && apart; j += 2)
+			if (pv_overlap(&r, &(struct pv_range){words[j], words[j + 1]}))
+				return false;
+	}
+	return true;
+}
+
+static bool dmt_ok(const struct engine_vm *vm, const struct cpu *c, const struct engine_dmt *d)
+{
+	if (!cpu_has(c, CPUF_DMT))
+		return !(d->load | d->request | d->gtea_words | d->huge_words | d->register_words);
+	if (cpu_dmt_count(d->load) > DMT_REGISTERS || d->register_words != 4 * cpu_dmt_count(d->load) ||
+	    (d->load | d->request) >> c->cfg.maxphyaddr || d->request & (sizeof(struct pv_request) - 1))
+		return false;
+	if (d->gtea_words % 2 || d->huge_words % 2 || !ranges_ok(vm, d->gteas, d->gtea_words, true))
+		return false;
+	for (uint32_t i = 0; i < d->huge_words; i += 2) /* in a row, and of 2 MiB */
+		if (!d->huge[i + 1] || (d->huge[i] | d->huge[i + 1] << PAGE_SHIFT) & (SIZE_2M - 1))
+			return false;
+	return ranges_ok(vm, d->huge, d->huge_words, false);
+}
+
 /* @c: the processor that is to have it */
-static int check(struct cpu *c, const struct engine_vcpu *v, struct error *err)
+static int check(const struct engine_vm *vm, struct cpu *c, const struct engine_vcpu *v, struct error *err)
 {
 	if (!control_registers_ok(c, v))
 		return impossible(err, "CR0, CR3, CR4, EFER");
@@ -296,6 +374,8 @@ static int check(struct cpu *c, const struct engine_vcpu *v, struct error *err)
 		return impossible(err, "segment registers");
 	if (!other_registers_ok(c, v))
 		return impossible(err, "XCR0, MXCSR, debug registers, or the time");
+	if (!dmt_ok(vm, c, &v->dmt))
+		return impossible(err, "direct translation's registers, or requests");
 	return msrs_ok(c, &v->msr) ? 0 : impossible(err, "an MSR");
 }
 
@@ -320,7 +400,7 @@ void engine_get_vcpu(struct engine_vm *vm, struct engine_vcpu *v)
 
 int engine_set_vcpu(struct engine_vm *vm, const struct engine_vcpu *v, struct error *err)
 {
-	int ret = check(guest_cpu(vm), v, err);
+	int ret = check(vm, guest_cpu(vm), v, err);
 
 	if (!ret)
 		vm->ops->set_vcpu(vm, v);

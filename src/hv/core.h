@@ -178,6 +178,10 @@ static inline uint64_t hv_pending_debug(uint64_t dr6_bits)
 }
 
 /* ---- hv/emulate.c ---- */
+/* The emulator's processor executed WRMSR: what it did to direct translation, and what the guest asked for, is taken over. */
+void hv_settle_requests(struct hv_vm *vm);
+/* The vCPU came from elsewhere: the backend is told of all that its guest has asked for and has still. */
+void hv_repeat_requests(struct hv_vm *vm);
 int hv_emulator_create(struct hv_vm *vm, struct error *err);
 void hv_emulator_destroy(struct hv_vm *vm);
 /* The vCPU's whole state, from VMCS and live registers into vm->emul; back is hv_put_state(). */

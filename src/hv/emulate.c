@@ -11,6 +11,8 @@
 #include "hv/core.h"
 #include "hv/dirty.h"
 
+#include "cpu/dmt.h"
+
 #include <assert.h>
 #include <errno.h>
 
@@ -73,7 +75,14 @@ static bool physical(void *ctx, uint64_t a, hpa_t *out)
 	return true;
 }
 
-static const struct cpu_emul_ops ops = {.translate = translate, .physical = physical, .wrote = wrote};
+static bool holds(void *ctx, uint64_t a, uint64_t bytes)
+{
+	const struct hv_vm *vm = ctx;
+
+	return machmem_holds(vm->ram, vm->rams, a, bytes);
+}
+
+static const struct cpu_emul_ops ops = {.translate = translate, .physical = physical, .holds = holds, .wrote = wrote};
 
 int hv_emulator_create(struct hv_vm *vm, struct error *err)
 {
@@ -206,15 +215,44 @@ static void load_msrs(struct hv_vm *vm)
 	e->msr.fmask = c->msr.fmask;
 	e->msr.kernel_gs_base = c->msr.kernel_gs_base;
 	e->msr.tsc_aux = c->msr.tsc_aux;
+	if (cpu_has(e, CPUF_DMT))
+		cpu_set_dmt(e, vmx_guest_dmt_load(c), vmx_guest_dmt(c));
 	e->msr.sysenter_cs = hv_read(vm, VMCS_GUEST_SYSENTER_CS);
 	e->msr.sysenter_esp = hv_read(vm, VMCS_GUEST_SYSENTER_ESP);
 	e->msr.sysenter_eip = hv_read(vm, VMCS_GUEST_SYSENTER_EIP);
+}
+
+void hv_settle_requests(struct hv_vm *vm)
+{
+	struct cpu *e = vm->emul;
+
+	if (e->pv.loaded)
+		vmx_set_guest_dmt(vm->cpu, e->pv.load, e->mmu.dmt.loaded);
+	if (e->pv.answered && e->pv.last.status == PV_DONE && vm->mmu->pv_done)
+		vm->mmu->pv_done(vm, &e->pv.last);
+	e->pv.loaded = e->pv.answered = false;
+}
+
+void hv_repeat_requests(struct hv_vm *vm)
+{
+	const struct pv_state *s = &vm->emul->pv.state;
+
+	for (unsigned i = 0; i < PV_HUGE_MAX && vm->mmu->pv_done; i++)
+		if (s->huge[i].pages)
+			vm->mmu->pv_done(vm, &(struct pv_request){.op = PV_HUGE, .gpa = s->huge[i].gpa,
+								   .pages = s->huge[i].pages});
+	for (unsigned i = 0; i < PV_TEAS_MAX && vm->mmu->pv_done; i++)
+		if (s->tea[i].pages)
+			vm->mmu->pv_done(vm, &(struct pv_request){.op = PV_TEA_ALLOC, .gpa = s->tea[i].gpa,
+								   .pages = s->tea[i].pages, .id = i + 1});
 }
 
 static void store_msrs(struct hv_vm *vm, bool all)
 {
 	const struct cpu *e = vm->emul;
 	struct cpu *c = vm->cpu;
+
+	hv_settle_requests(vm);
 
 	c->msr.kernel_gs_base = e->msr.kernel_gs_base; /* SWAPGS; the others no emulated instruction writes */
 	if (!all)
@@ -224,6 +262,7 @@ static void store_msrs(struct hv_vm *vm, bool all)
 	c->msr.cstar = e->msr.cstar;
 	c->msr.fmask = e->msr.fmask;
 	c->msr.tsc_aux = e->msr.tsc_aux;
+	vmx_set_guest_dmt(c, e->pv.load, e->mmu.dmt.loaded);
 	hv_write(vm, VMCS_GUEST_SYSENTER_CS, e->msr.sysenter_cs);
 	hv_write(vm, VMCS_GUEST_SYSENTER_ESP, e->msr.sysenter_esp);
 	hv_write(vm, VMCS_GUEST_SYSENTER_EIP, e->msr.sysenter_eip);

@@ -43,6 +43,10 @@ static void apply_write(struct hv_vm *vm, uint32_t msr)
 	case MSR_TSC_ADJUST:
 		hv_core(vm)->guest_tsc_base = (int64_t)(cpu_tsc(vm->emul) - hv_virtual_now(vm));
 		break;
+	case MSR_DMT_LOAD:
+	case MSR_PV_REQUEST:
+		hv_settle_requests(vm);
+		break;
 	default:
 		if (cpu_msr_is_mtrr(msr))
 			vm->mmu->flush(vm, HV_FLUSH_ALL, 0);

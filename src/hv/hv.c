@@ -173,6 +173,15 @@ static const uint32_t free_msrs[] = {
 	MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, MSR_TSC_AUX,
 };
 
+static void free_msr(uint8_t *bitmap, uint32_t msr)
+{
+	/* Four bitmaps of 1 KiB: reads of low and high MSRs, then writes. */
+	unsigned n = msr & 0x1fff, at = (msr >= 0xc0000000 ? 0x400 : 0) + n / 8;
+
+	bitmap[at] &= (uint8_t)~(1u << n % 8);
+	bitmap[at + 0x800] &= (uint8_t)~(1u << n % 8);
+}
+
 static void setup_bitmaps(struct hv_vm *vm)
 {
 	struct hv_core *core = hv_core(vm);
@@ -181,13 +190,11 @@ static void setup_bitmaps(struct hv_vm *vm)
 	memset(machmem_ptr(vm->mem, core->io_bitmap_a), 0xff, PAGE_SIZE);
 	memset(machmem_ptr(vm->mem, core->io_bitmap_b), 0xff, PAGE_SIZE);
 	memset(msr, 0xff, PAGE_SIZE);
-	for (unsigned i = 0; i < ARRAY_SIZE(free_msrs); i++) {
-		/* Four bitmaps of 1 KiB: reads of low and high MSRs, then writes. */
-		unsigned n = free_msrs[i] & 0x1fff, at = (free_msrs[i] >= 0xc0000000 ? 0x400 : 0) + n / 8;
-
-		msr[at] &= (uint8_t)~(1u << n % 8);
-		msr[at + 0x800] &= (uint8_t)~(1u << n % 8);
-	}
+	for (unsigned i = 0; i < ARRAY_SIZE(free_msrs); i++)
+		free_msr(msr, free_msrs[i]);
+	/* The processor reads its registers from guest-physical memory, which it finds by EPT only. */
+	if (engine_mmu_nests(vm->cfg.mmu))
+		free_msr(msr, MSR_DMT_LOAD);
 	hv_write(vm, VMCS_IO_BITMAP_A, core->io_bitmap_a.v);
 	hv_write(vm, VMCS_IO_BITMAP_B, core->io_bitmap_b.v);
 	hv_write(vm, VMCS_MSR_BITMAP, core->msr_bitmap.v);
@@ -763,6 +770,7 @@ void hv_put_vcpu(struct hv_vm *vm, const struct engine_between *b)
 	hv_make_current(vm);
 	work = save_work(vm);
 	hv_put_registers(vm);
+	hv_repeat_requests(vm);
 	hv_choose_emulation(vm);
 	put_between(vm, b);
 	restore_work(vm, &work);
@@ -778,6 +786,8 @@ void hv_observe(const struct hv_vm *vm, struct obs *obs)
 	obs->faults.guest += vm->emul->stats.page_faults;
 	obs->cpu.exceptions += vm->emul->stats.exceptions;
 	obs->cpu.interrupts += vm->emul->stats.interrupts;
+	obs->pv.requests += vm->emul->stats.requests;
+	obs->pv.refused += vm->emul->stats.requests_refused;
 	obs->faults.true_faults = vm->obs.faults.true_faults;
 	obs->faults.hidden = vm->obs.faults.hidden;
 	obs->faults.traced_writes = vm->obs.faults.traced_writes;

@@ -50,6 +50,15 @@ static inline uint64_t machmem_page_of(const struct machmem_range *range, unsign
 	return UINT64_MAX;
 }
 
+/* Do all @bytes from @a on lie in one of the ranges? Of no bytes: no. */
+static inline bool machmem_holds(const struct machmem_range *range, unsigned ranges, uint64_t a, uint64_t bytes)
+{
+	for (unsigned i = 0; i < ranges; i++)
+		if (bytes && a - range[i].base < range[i].bytes && bytes <= range[i].bytes - (a - range[i].base))
+			return true;
+	return false;
+}
+
 /* Address of page number @page, which there is. */
 static inline uint64_t machmem_page_at(const struct machmem_range *range, uint64_t page)
 {
