@@ -20,7 +20,7 @@
 
 /*
  * Options: fetches=page|all|none; addresses=refuse|fold; pt-dump=FILE, pt-dump-host=FILE, compat=dmt-artifact (of the
- * dumps). docs/traces.md says what they do.
+ * dumps). docs/trace-import.md says what they do.
  */
 struct importer;
 

@@ -1,5 +1,5 @@
 /*
- * Importers of foreign traces, on small files made here to the layouts that docs/traces.md names: what events come out, and
+ * Importers of foreign traces, on small files made here to the layouts in docs/trace-import.md: what events come out, and
  * that files that are cut off or lie are refused with file, place and reason after everything before was given out.
  */
 #include <setjmp.h>
