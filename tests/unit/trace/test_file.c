@@ -99,6 +99,8 @@ static void test_round_trip(void **state)
 	static const unsigned counts[] = {0, 1, 2, 2047, 2048, 2049, 30000};
 
 	(void)state;
+	assert_int_equal(BLOCK_RAW_MAX, 22020108); /* as docs/FORMATS.md says */
+	assert_int_equal(BLOCK_STORED_MAX, 22192140);
 	for (unsigned i = 0; i < ARRAY_SIZE(counts); i++) {
 		write_events(path, any_event, i + 1, counts[i]);
 		assert_int_equal(file_bytes(part), -1);
