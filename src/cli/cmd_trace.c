@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define ARGS_MAX 2
@@ -476,15 +477,16 @@ static int import_put(void *ctx, const struct trace_event *ev, unsigned n, struc
 	return trace_put(((struct import *)ctx)->writer, ev, n, err);
 }
 
-/* By the beginning of a file. */
+/* By the beginning of a file. What a pipe gave out to be looked at would be lost. */
 static int find_format(const char *path, const struct trace_format **f, struct error *err)
 {
 	uint8_t head_bytes[TRACE_DETECT_BYTES];
+	struct stat st;
 	ssize_t n;
 	int fd;
 
-	if (strcmp(path, "-") == 0)
-		return error_set(err, -EINVAL, "the format of standard input must be given (--format)");
+	if (strcmp(path, "-") == 0 || (stat(path, &st) == 0 && !S_ISREG(st.st_mode)))
+		return error_set(err, -EINVAL, "%s: the format must be given where it is not a file (--format)", path);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	n = fd < 0 ? -1 : read(fd, head_bytes, sizeof(head_bytes));
 	if (n < 0)

@@ -31,6 +31,9 @@ for packed in gz xz; do
 done
 "$gnomon" trace import --format lackey - - <"$dir/log.xz" | "$gnomon" trace stat - >/dev/null || fail "pipes"
 "$gnomon" trace import - "$dir/x.trace" <"$dir/log" 2>/dev/null && fail "standard input without --format"
+"$gnomon" trace import <(cat "$dir/log") "$dir/x.trace" 2>/dev/null && fail "a pipe without --format"
+"$gnomon" trace import --format lackey <(cat "$dir/log") "$dir/p.trace" || fail "a pipe"
+has "$dir/p.trace" "$want"
 
 # Page tables make it a machine trace.
 printf '%016d\n0000000000401000,10,11,12,13,80\n0000000000402000,10,11,12,13,81\n' 2 >"$dir/pt_dump"
