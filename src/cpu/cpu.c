@@ -2,7 +2,6 @@
 #include "cpu/cpu.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 #include "cpu/block.h"
 #include "cpu/stub.h"
@@ -23,15 +22,17 @@ static int create_parts(struct cpu *cpu, struct machmem *mem, struct error *err)
 
 int cpu_create(struct cpu **out, struct machmem *mem, const struct cpu_config *cfg, struct error *err)
 {
+	struct arena arena;
 	struct cpu *cpu;
 	int r;
 
 	if (cfg->maxphyaddr < 36 || cfg->maxphyaddr > 52)
 		return error_set(err, -EINVAL, "processor: MAXPHYADDR %u is outside 36..52", cfg->maxphyaddr);
-	cpu = aligned_alloc(64, (sizeof(*cpu) + 63) & ~(size_t)63);
+	arena_init(&arena, machmem_is_large(mem));
+	cpu = arena_alloc(&arena, 1, sizeof(*cpu));
 	if (!cpu)
 		return error_set(err, -ENOMEM, "processor: out of memory");
-	memset(cpu, 0, sizeof(*cpu));
+	cpu->arena = arena;
 	cpu->cfg = *cfg;
 	cpu->probe.passed = UINT64_MAX;
 	r = create_parts(cpu, mem, err);
@@ -50,13 +51,16 @@ int cpu_create(struct cpu **out, struct machmem *mem, const struct cpu_config *c
 
 void cpu_destroy(struct cpu *cpu)
 {
+	struct arena arena;
+
 	if (!cpu)
 		return;
 	xlate_destroy(cpu);
 	stubs_destroy(cpu->stubs);
 	blocks_destroy(cpu);
 	mmu_destroy(&cpu->mmu);
-	free(cpu);
+	arena = cpu->arena; /* which the processor itself is in */
+	arena_destroy(&arena);
 }
 
 static void reset_segments(struct cpu *cpu)

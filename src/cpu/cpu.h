@@ -145,6 +145,7 @@ struct cpu {
 	struct block *xexit_block; /* what left host code with another status than EXEC_NEXT */
 	const struct uop *xexit_at;
 	struct mmu mmu;
+	struct arena arena; /* has this struct */
 
 	/* -- why the run loop was entered -- */
 	struct stop stop;

@@ -271,6 +271,28 @@ static void emit_onward(struct translator *x)
 	a_jmp_reg(a, H_S1);
 }
 
+/*
+ * Sends for the data at S1 where its page was found last (mmu_guess_of()): as long before the data is asked for as can be, before
+ * the registers are stored.
+ */
+static void emit_send_for_routine(const struct cpu *cpu, struct translator *x)
+{
+	struct a_buf *a = &x->out;
+	int32_t guess = (int32_t)((const uint8_t *)cpu->mmu.guess - (const uint8_t *)cpu) - CPU_BIAS;
+
+	x->send_for = a_here(a);
+	a_mov(a, H_S2, H_S1);
+	a_shift(a, 5, true, H_S2, PAGE_SHIFT);
+	a_alu_imm(a, A_AND, false, a_reg(H_S2), MMU_GUESSES - 1);
+	a_load32(a, H_S2, a_mem_index(H_CPU, H_S2, 2, guess));
+	a_shift(a, 4, true, H_S2, PAGE_SHIFT);
+	a_alu_imm(a, A_AND, false, a_reg(H_S1), PAGE_SIZE - 1);
+	a_alu(a, A_ADD, H_S1, a_reg(H_S2));
+	a_mov_imm(a, H_S2, (uint64_t)(uintptr_t)cpu->mmu.mem->host);
+	a_insn(a, A_OP0F(0x18), 1, a_mem_index(H_S1, H_S2, 0, 0)); /* PREFETCHT0 */
+	emit_ret_host(a);
+}
+
 static void emit_call_uop_routine(struct translator *x, bool vec)
 {
 	static const uint8_t add_sahf[] = {0x04, 0x7f, 0x9e}; /* to host flags, as in xlate_block.c */
@@ -382,6 +404,7 @@ static void emit_routines(struct cpu *cpu, struct translator *x)
 	emit_zero_upper_routine(x);
 	emit_leave_routine(x);
 	emit_gone_routine(x);
+	emit_send_for_routine(cpu, x);
 	emit_call_uop_routine(x, false);
 	emit_call_uop_routine(x, true);
 	for (unsigned m = 0; m < XMODES; m++)

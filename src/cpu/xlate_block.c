@@ -22,6 +22,13 @@ struct recipe {
 	int32_t rsp;   /* but RSP, if it is one of them, has been moved by so much since */
 };
 
+struct ea {
+	int base, index; /* guest registers, REG_RIP; -1 none */
+	unsigned scale;
+	int32_t disp;
+	unsigned seg;
+};
+
 /* Code out of line: the instruction's execute function does the whole of it. */
 struct slow {
 	const struct part *part;
@@ -32,13 +39,8 @@ struct slow {
 	const uint8_t *back;
 	int32_t ahead;        /* the clock there, as in struct tr */
 	struct recipe recipe; /* to make the flags before: they are not in memory */
-};
-
-struct ea {
-	int base, index; /* guest registers, REG_RIP; -1 none */
-	unsigned scale;
-	int32_t disp;
-	unsigned seg;
+	bool looked_up;       /* it is for an access to @at that the fast lookup does not serve */
+	struct ea at;
 };
 
 /*
@@ -373,7 +375,7 @@ static void recipe_make(struct tr *t, const struct xinsn *x, const uint8_t *from
 /* ---- out of line ---- */
 
 /* A jump just emitted goes to the slow way of instruction @i; the flags before it are as they are now. */
-static void to_slow(struct tr *t, unsigned i, uint8_t *jump)
+static struct slow *to_slow(struct tr *t, unsigned i, uint8_t *jump)
 {
 	struct slow *s = t->slow;
 
@@ -387,11 +389,13 @@ static void to_slow(struct tr *t, unsigned i, uint8_t *jump)
 		s->insns = 1;
 		s->jumps = 0;
 		s->recipe.n = 0;
+		s->looked_up = false;
 		if (!t->f_mem)
 			s->recipe = t->recipe;
 	}
 	assert(s->jumps < SLOW_JUMPS);
 	s->jump[s->jumps++] = jump;
+	return s;
 }
 
 static bool in_group(const struct tr *t, unsigned i) { return t->grouped && i >= t->group.first && i <= t->group.last; }
@@ -466,26 +470,6 @@ static void emit_resolve(struct tr *t)
 	a_jmp_reg(t->a, H_S1);
 }
 
-static void emit_slow(struct tr *t, const struct slow *s)
-{
-	enter_part(t, s->part);
-	t->mode = s->mode;
-	for (unsigned i = 0; i < s->jumps; i++)
-		a_patch_here(t->a, s->jump[i]);
-	if (s->recipe.n) {
-		emit_recipe(t->a, &s->recipe);
-		emit_save(t->a);
-	}
-	for (unsigned i = 0; i < s->insns; i++)
-		emit_call_uop(t, s->insn + i);
-	if (t->b->uop[s->insn + s->insns - 1].flags & UOP_SETS_RIP) {
-		emit_resolve(t);
-	} else {
-		emit_clock(t, s->ahead);
-		a_jmp_to(t->a, s->back);
-	}
-}
-
 /* ---- effective addresses ---- */
 
 static struct ea ea_of(const struct tr *t, const struct uop *u)
@@ -530,6 +514,31 @@ static void emit_segment(struct a_buf *a, int to, const struct ea *e)
 		a_alu(a, A_ADD, to, CPU_MEM(seg_base_eff[e->seg]));
 }
 
+static void emit_slow(struct tr *t, const struct slow *s)
+{
+	enter_part(t, s->part);
+	t->mode = s->mode;
+	for (unsigned i = 0; i < s->jumps; i++)
+		a_patch_here(t->a, s->jump[i]);
+	if (s->recipe.n) {
+		emit_recipe(t->a, &s->recipe);
+		emit_save(t->a);
+	}
+	if (s->looked_up) {
+		emit_ea(t->a, H_S1, &s->at, 0);
+		emit_segment(t->a, H_S1, &s->at);
+		a_call_to(t->a, t->x->send_for);
+	}
+	for (unsigned i = 0; i < s->insns; i++)
+		emit_call_uop(t, s->insn + i);
+	if (t->b->uop[s->insn + s->insns - 1].flags & UOP_SETS_RIP) {
+		emit_resolve(t);
+	} else {
+		emit_clock(t, s->ahead);
+		a_jmp_to(t->a, s->back);
+	}
+}
+
 /* ---- memory ---- */
 
 /* The memory operand when S1 has host minus linear address. With @flat in S1 alone. */
@@ -558,6 +567,7 @@ static void emit_find(struct tr *t, unsigned i, const struct ea *e, unsigned byt
 	struct a_buf *a = t->a;
 	int32_t slot = (int32_t)((uint8_t *)&t->cpu->mmu.l1d.fast.slot[t->mode][0] - (uint8_t *)t->cpu) - CPU_BIAS;
 	int32_t tag = slot + (int32_t)(write ? offsetof(struct fast_entry, wtag) : offsetof(struct fast_entry, rtag));
+	struct slow *s;
 
 	emit_count_access(t);
 	emit_ea(a, H_S1, e, 0);
@@ -567,7 +577,9 @@ static void emit_find(struct tr *t, unsigned i, const struct ea *e, unsigned byt
 		a_lea(a, H_S1, a_mem(H_S1, (int32_t)bytes - 1));
 	a_alu_imm(a, A_AND, true, a_reg(H_S1), (int32_t)(PAGE_MASK | (aligned ? bytes - 1 : 0)));
 	a_alu(a, A_CMP, H_S1, a_mem_index(H_CPU, H_S2, 0, tag));
-	to_slow(t, i, a_jcc(a, 5));
+	s = to_slow(t, i, a_jcc(a, 5));
+	s->looked_up = true;
+	s->at = *e;
 	a_load(a, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, entry)));
 	a_store(a, a_mem(H_S1, offsetof(struct tlb_entry, stamp)), H_CLOCK);
 	a_load(a, H_S1, a_mem_index(H_CPU, H_S2, 0, slot + (int32_t)offsetof(struct fast_entry, addend)));

@@ -117,6 +117,7 @@ struct translator {
 	const uint8_t *leave;          /* to C with EXEC_NEXT; S1: struct xlink, or 0 */
 	/* S1: offset of the uop in the block S2; returns to its caller. [1]: vector registers are loaded after. */
 	const uint8_t *call_uop[2];
+	const uint8_t *send_for;       /* S1: linear address of data that the fast lookup does not serve; changes S1, S2, flags */
 	const uint8_t *gone;           /* of a block that is no more: to C, RIP is in its slot */
 	const uint8_t *zero_upper;     /* VZEROUPPER; changes S1, no flags */
 	const uint8_t *load_vec;       /* loads the vector registers; S1 = 0: they cannot be used now */

@@ -29,6 +29,15 @@ static void want_huge_pages(void *p, uint64_t bytes)
 		madvise(p, bytes, MADV_HUGEPAGE);
 }
 
+bool machmem_is_large(const struct machmem *mm)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < mm->ranges; i++)
+		bytes += mm->range[i].bytes;
+	return bytes >= HUGE_PAGES_FROM;
+}
+
 static uint64_t span_frames(const struct machmem *mm) { return mm->span >> PAGE_SHIFT; }
 static uint64_t free_map_bytes(const struct machmem *mm) { return (span_frames(mm) / 64 + 1) * 8; }
 

@@ -100,6 +100,9 @@ static inline bool machmem_is_ram(const struct machmem *mm, hpa_t a)
 	return false;
 }
 
+/* Is it worth the host's huge pages, which take long to clear: for itself, and for tables that are looked up as often as it? */
+bool machmem_is_large(const struct machmem *mm);
+
 /* Host address of a machine address that is known to be RAM (up to the end of its frame). */
 static inline void *machmem_ptr(const struct machmem *mm, hpa_t a) { return mm->host + a.v; }
 

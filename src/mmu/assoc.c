@@ -2,40 +2,27 @@
 #include "mmu/assoc.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
-struct ways_line *ways_new(uint32_t sets, uint32_t ways, uint32_t *lines, void **memory)
+struct ways_line *ways_new(struct arena *arena, uint32_t sets, uint32_t ways, uint32_t *lines)
 {
-	size_t align = sizeof(struct ways_line);
-
 	*lines = (ways + WAYS_LINE - 1) / WAYS_LINE;
-	/* Not aligned_alloc(): empty is zero, and calloc() spends nothing on the pages of a large cache. */
-	*memory = calloc((size_t)sets * *lines + 1, align);
-	return *memory ? (struct ways_line *)(((uintptr_t)*memory + align - 1) & ~(uintptr_t)(align - 1)) : NULL;
+	return arena_alloc(arena, (size_t)sets * *lines, sizeof(struct ways_line));
 }
 
-int assoc_init(struct assoc *a, uint32_t entries, uint32_t ways)
+int assoc_init(struct assoc *a, struct arena *arena, uint32_t entries, uint32_t ways)
 {
 	*a = (struct assoc){0};
 	if (!entries)
 		return 0;
 	assert(ways && entries % ways == 0 && ((entries / ways) & (entries / ways - 1)) == 0);
-	a->line = ways_new(entries / ways, ways, &a->lines, &a->memory);
-	a->key = calloc(entries, sizeof(*a->key));
-	a->stamp = a->lines > 1 ? calloc(entries, sizeof(*a->stamp)) : NULL;
+	a->line = ways_new(arena, entries / ways, ways, &a->lines);
+	a->key = arena_alloc(arena, entries, sizeof(*a->key));
+	a->stamp = a->lines > 1 ? arena_alloc(arena, entries, sizeof(*a->stamp)) : NULL;
 	if (!a->line || !a->key || (a->lines > 1 && !a->stamp))
 		return -ENOMEM;
 	a->sets = entries / ways;
 	a->ways = ways;
 	return 0;
-}
-
-void assoc_destroy(struct assoc *a)
-{
-	free(a->memory);
-	free(a->key);
-	free(a->stamp);
-	*a = (struct assoc){0};
 }
 
 uint32_t assoc_victim_of_many(const struct assoc *a, uint32_t set)

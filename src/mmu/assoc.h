@@ -22,13 +22,11 @@ struct assoc {
 	uint32_t lines;  /* of a set */
 	uint32_t used;   /* ways that are not empty */
 	uint64_t clock;
-	void *memory;    /* of the lines */
 };
 #define ASSOC_NONE (~0u)
 
-/* @entries: 0, or @ways times a power of two. Everything is empty. -ENOMEM (assoc_destroy() is still allowed). */
-int assoc_init(struct assoc *a, uint32_t entries, uint32_t ways);
-void assoc_destroy(struct assoc *a);
+/* @entries: 0, or @ways times a power of two. Everything is empty. Its memory is of @arena. -ENOMEM. */
+int assoc_init(struct assoc *a, struct arena *arena, uint32_t entries, uint32_t ways);
 
 static inline uint32_t assoc_entries(const struct assoc *a) { return a->sets * a->ways; }
 

@@ -2,7 +2,7 @@
 
 #include <assert.h>
 
-int mem_caches_init(struct mem_caches *c, const struct hw *hw)
+int mem_caches_init(struct mem_caches *c, struct arena *arena, const struct hw *hw)
 {
 	assert((hw->line & (hw->line - 1)) == 0);
 	/* Without any cache accesses are counted by lines all the same. */
@@ -14,16 +14,10 @@ int mem_caches_init(struct mem_caches *c, const struct hw *hw)
 		if (!h->bytes)
 			continue;
 		assert(hw->line && h->bytes / hw->line <= UINT32_MAX);
-		int r = assoc_init(&c->level[i], (uint32_t)(h->bytes / hw->line), h->ways);
+		int r = assoc_init(&c->level[i], arena, (uint32_t)(h->bytes / hw->line), h->ways);
 
 		if (r)
 			return r;
 	}
 	return 0;
-}
-
-void mem_caches_destroy(struct mem_caches *c)
-{
-	for (unsigned i = 0; i < HW_MEMORY; i++)
-		assoc_destroy(&c->level[i]);
 }

@@ -17,9 +17,8 @@ struct mem_caches {
 	uint64_t last; /* line of the last access; ~0: there was none */
 };
 
-/* -ENOMEM (mem_caches_destroy() is still allowed). */
-int mem_caches_init(struct mem_caches *c, const struct hw *hw);
-void mem_caches_destroy(struct mem_caches *c);
+/* Empty; their memory is of @arena. -ENOMEM. */
+int mem_caches_init(struct mem_caches *c, struct arena *arena, const struct hw *hw);
 
 /* Does the level hold the line? It becomes the most recently used of its set. */
 static ALWAYS_INLINE bool mem_cache_hits(struct assoc *a, uint64_t line)

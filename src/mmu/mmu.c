@@ -20,25 +20,28 @@ static int init_tlbs(struct mmu *m, const struct hw *hw)
 {
 	static const struct hw_tlb none;
 
-	return tlb_init(&m->l1d.tlb, &hw->l1d, true) | tlb_init(&m->l1i.tlb, &hw->l1i, true) |
-	       tlb_init(&m->l2d, &hw->l2d, false) | tlb_init(&m->l2i, hw->l2_split ? &hw->l2i : &none, false);
+	return tlb_init(&m->l1d.tlb, &m->arena, &hw->l1d, true) | tlb_init(&m->l1i.tlb, &m->arena, &hw->l1i, true) |
+	       tlb_init(&m->l2d, &m->arena, &hw->l2d, false) |
+	       tlb_init(&m->l2i, &m->arena, hw->l2_split ? &hw->l2i : &none, false);
 }
 
 static int init_walk_caches(struct mmu *m, const struct hw *hw)
 {
-	int r = walk_cache_init(&m->nested_tlb, &hw->nested_tlb);
+	int r = walk_cache_init(&m->nested_tlb, &m->arena, &hw->nested_tlb);
 
 	if (hw->walk_caches == HW_WALK_UNIFIED)
-		r |= walk_cache_init(&m->unified, &hw->unified);
+		r |= walk_cache_init(&m->unified, &m->arena, &hw->unified);
 	for (unsigned i = 2; i < HW_LEVELS && hw->walk_caches == HW_WALK_SPLIT; i++)
-		r |= walk_cache_init(&m->guest[i], &hw->guest[i]) | walk_cache_init(&m->host[i], &hw->host[i]);
+		r |= walk_cache_init(&m->guest[i], &m->arena, &hw->guest[i]) |
+		     walk_cache_init(&m->host[i], &m->arena, &hw->host[i]);
 	return r;
 }
 
 int mmu_init(struct mmu *m, struct machmem *mem, const struct hw *hw, struct error *err)
 {
 	*m = (struct mmu){.mem = mem, .hw = *hw, .maxphyaddr = 46, .fast_path = true, .pages_1g = true};
-	if (init_tlbs(m, hw) | init_walk_caches(m, hw) | mem_caches_init(&m->caches, hw)) {
+	arena_init(&m->arena, machmem_is_large(mem));
+	if (init_tlbs(m, hw) | init_walk_caches(m, hw) | mem_caches_init(&m->caches, &m->arena, hw)) {
 		mmu_destroy(m);
 		return error_set(err, -ENOMEM, "mmu: out of memory");
 	}
@@ -51,17 +54,7 @@ int mmu_init(struct mmu *m, struct machmem *mem, const struct hw *hw, struct err
 
 void mmu_destroy(struct mmu *m)
 {
-	tlb_destroy(&m->l1d.tlb);
-	tlb_destroy(&m->l1i.tlb);
-	tlb_destroy(&m->l2d);
-	tlb_destroy(&m->l2i);
-	walk_cache_destroy(&m->nested_tlb);
-	walk_cache_destroy(&m->unified);
-	for (unsigned i = 0; i < HW_LEVELS; i++) {
-		walk_cache_destroy(&m->guest[i]);
-		walk_cache_destroy(&m->host[i]);
-	}
-	mem_caches_destroy(&m->caches);
+	arena_destroy(&m->arena);
 }
 
 void mmu_fast_flush(struct mmu *m)

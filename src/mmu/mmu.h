@@ -18,6 +18,7 @@
 #define GNOMON_MMU_MMU_H
 
 #include "arch/addr.h"
+#include "base/arena.h"
 #include "base/util.h"
 #include "mem/machmem.h"
 #include "mmu/cache.h"
@@ -171,7 +172,6 @@ struct tlb_entry {
 struct tlb_array {
 	struct tlb_entry *entry; /* [sets * ways] */
 	struct ways_line *line;  /* [sets * lines]: what sets are searched by */
-	void *memory;            /* of the lines */
 	uint32_t lines;          /* of a set */
 	bool stamps;             /* the order of use is in the entries' stamps; else in the lines */
 	uint32_t sets;           /* power of two */
@@ -246,6 +246,7 @@ struct mmu_pml {
 
 struct mmu {
 	struct machmem *mem;
+	struct arena arena;  /* of the tables of all that is modelled */
 	struct mmu_regs regs;
 	/* What follows from them: tags of lookups and of what walks of either stage cache, and the format of the tables. */
 	struct tlb_tags tags;

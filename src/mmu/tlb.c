@@ -2,17 +2,16 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 
-static int array_init(struct tlb_array *a, const struct hw_array *hw, bool fast)
+static int array_init(struct tlb_array *a, struct arena *arena, const struct hw_array *hw, bool fast)
 {
 	uint32_t sets = hw_array_sets(hw);
 
 	assert(hw->ways && sets && (sets & (sets - 1)) == 0 && sets * hw->ways == hw->entries);
 	*a = (struct tlb_array){.sets = sets, .ways = hw->ways, .pages = hw->pages};
-	a->entry = aligned_alloc(64, hw->entries * sizeof(*a->entry));
-	a->slots = fast && hw->pages != HW_4K ? calloc(hw->entries, sizeof(*a->slots)) : NULL;
-	a->line = ways_new(sets, hw->ways, &a->lines, &a->memory);
+	a->entry = arena_alloc(arena, hw->entries, sizeof(*a->entry));
+	a->slots = fast && hw->pages != HW_4K ? arena_alloc(arena, hw->entries, sizeof(*a->slots)) : NULL;
+	a->line = ways_new(arena, sets, hw->ways, &a->lines);
 	a->stamps = fast || a->lines > 1;
 	if (!a->entry || !a->line || (fast && hw->pages != HW_4K && !a->slots))
 		return -ENOMEM;
@@ -21,7 +20,7 @@ static int array_init(struct tlb_array *a, const struct hw_array *hw, bool fast)
 	return 0;
 }
 
-int tlb_init(struct tlb *t, const struct hw_tlb *hw, bool fast)
+int tlb_init(struct tlb *t, struct arena *arena, const struct hw_tlb *hw, bool fast)
 {
 	*t = (struct tlb){0};
 	assert(hw->arrays <= HW_ARRAYS_MAX);
@@ -32,7 +31,7 @@ int tlb_init(struct tlb *t, const struct hw_tlb *hw, bool fast)
 		if (!h->entries)
 			continue;
 		t->arrays++;
-		if (array_init(a, h, fast))
+		if (array_init(a, arena, h, fast))
 			return -ENOMEM;
 		for (unsigned size = 0; size < HW_PAGES; size++) {
 			if (!(h->pages >> size & 1))
@@ -42,16 +41,6 @@ int tlb_init(struct tlb *t, const struct hw_tlb *hw, bool fast)
 		}
 	}
 	return 0;
-}
-
-void tlb_destroy(struct tlb *t)
-{
-	for (unsigned i = 0; i < t->arrays; i++) {
-		free(t->array[i].entry);
-		free(t->array[i].memory);
-		free(t->array[i].slots);
-	}
-	*t = (struct tlb){0};
 }
 
 void fast_drop_large(struct l1_tlb *l1, struct tlb_array *a, const struct tlb_entry *e)

@@ -12,10 +12,9 @@
 
 /*
  * The arrays that @hw describes, empty; it must not move afterwards.
- * @fast: keep track of fast slots (first level). -ENOMEM (tlb_destroy() is still allowed).
+ * @arena: has its memory; @fast: keep track of fast slots (first level). -ENOMEM.
  */
-int tlb_init(struct tlb *t, const struct hw_tlb *hw, bool fast);
-void tlb_destroy(struct tlb *t);
+int tlb_init(struct tlb *t, struct arena *arena, const struct hw_tlb *hw, bool fast);
 
 /* Page sizes as the TLBs know them: 0, 1, 2 are 4 KiB, 2 MiB, 1 GiB. */
 static inline unsigned tlb_size_shift(unsigned size) { return PAGE_SHIFT + 9 * size; }

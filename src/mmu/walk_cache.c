@@ -1,21 +1,13 @@
 #include "mmu/walk_cache.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
-int walk_cache_init(struct walk_cache *c, const struct hw_array *hw)
+int walk_cache_init(struct walk_cache *c, struct arena *arena, const struct hw_array *hw)
 {
-	int r = assoc_init(&c->lru, hw->entries, hw->ways);
+	int r = assoc_init(&c->lru, arena, hw->entries, hw->ways);
 
-	c->entry = hw->entries ? calloc(hw->entries, sizeof(*c->entry)) : NULL;
+	c->entry = hw->entries ? arena_alloc(arena, hw->entries, sizeof(*c->entry)) : NULL;
 	return r || (hw->entries && !c->entry) ? -ENOMEM : 0;
-}
-
-void walk_cache_destroy(struct walk_cache *c)
-{
-	assoc_destroy(&c->lru);
-	free(c->entry);
-	c->entry = NULL;
 }
 
 uint32_t walk_cache_search(struct walk_cache *c, uint32_t set, struct walk_entry want)

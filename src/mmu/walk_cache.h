@@ -47,9 +47,8 @@ struct walk_cache {
 	uint32_t guess[WALK_CACHE_GUESSES];
 };
 
-/* -ENOMEM (walk_cache_destroy() is still allowed). */
-int walk_cache_init(struct walk_cache *c, const struct hw_array *hw);
-void walk_cache_destroy(struct walk_cache *c);
+/* Empty; its memory is of @arena. -ENOMEM. */
+int walk_cache_init(struct walk_cache *c, struct arena *arena, const struct hw_array *hw);
 
 static inline bool walk_cache_exists(const struct walk_cache *c) { return c->lru.sets; }
 

@@ -12,6 +12,7 @@
 #include <emmintrin.h>
 #include <stdint.h>
 
+#include "base/arena.h"
 #include "base/util.h"
 
 #define WAYS_LINE 16u
@@ -27,10 +28,10 @@ static_assert(sizeof(struct ways_line) == 64, "one line of the host's cache");
 #define WAYS_FIRST_ORDER 0xfedcba9876543210ull
 
 /*
- * Lines for @sets sets of @ways ways, all empty; nothing is spent on those that are not used.
- * @lines: receives how many a set has; @memory: what to free(). NULL: no memory.
+ * Lines for @sets sets of @ways ways, all empty, of @arena; nothing is spent on those that are not used.
+ * @lines: receives how many a set has. NULL: no memory.
  */
-struct ways_line *ways_new(uint32_t sets, uint32_t ways, uint32_t *lines, void **memory);
+struct ways_line *ways_new(struct arena *arena, uint32_t sets, uint32_t ways, uint32_t *lines);
 
 /* What stands for @key in a search: never 0. */
 static inline uint16_t ways_part(uint64_t key) { return (uint16_t)(key * 0x9e3779b97f4a7c15ull >> 49 | 0x8000); }

@@ -493,13 +493,15 @@ static void all_pieces_of_one_page(void **state)
 	const struct hw_tlb hw = {.arrays = 1, .array = {{HW_ENTRIES_MAX, 1, HW_4K}}};
 	struct tlb_entry page = {.shift = 30, .guest_shift = 30};
 	struct hw roomy = rig_hw();
+	struct arena arena;
 	struct tlb tlb;
 	struct rig r;
 
 	(void)state;
 	rig_roomy(&roomy);
 	rig_begin(&r, &roomy);
-	assert_int_equal(tlb_init(&tlb, &hw, false), 0);
+	arena_init(&arena, false);
+	assert_int_equal(tlb_init(&tlb, &arena, &hw, false), 0);
 	for (uint64_t i = 0; i < HW_ENTRIES_MAX; i++) {
 		tlb_insert(&r.mmu, NULL, &tlb.array[0], &page, 1ull << 30 | i << 12, 0);
 		assert_true(tlb_may_hold_pieces(&tlb.array[0], 1ull << 30));
@@ -508,7 +510,7 @@ static void all_pieces_of_one_page(void **state)
 	for (uint32_t i = 0; i < HW_ENTRIES_MAX; i++)
 		tlb_drop(NULL, &tlb.array[0], &tlb.array[0].entry[i]);
 	assert_false(tlb_may_hold_pieces(&tlb.array[0], 1ull << 30));
-	tlb_destroy(&tlb);
+	arena_destroy(&arena);
 	rig_end(&r);
 }
 
