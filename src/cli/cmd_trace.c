@@ -135,15 +135,21 @@ static const struct option_desc import_options[] = {
 	{"format", "NAME", "of the file (default: found out from its beginning)", set_format},
 	{"fetches", "WHICH",
 	 "accesses for the fetch of instructions: page (default): of those on another page\n"
-	 "than the one before; all; none", set_fetches},
+	 "than the one before; all; none",
+	 set_fetches},
 	{"addresses", "HOW",
 	 "those beyond 2^47, where programs have no memory: refuse (default): the import\n"
-	 "ends; fold: their low 47 bits are taken", set_addresses},
-	{"pt-dump", "FILE", "the program's page tables, as the DMT artifact dumps them:\nmakes a machine trace", set_pt_dump},
-	{"pt-dump-host", "FILE", "the dump of the virtual machine's host: where the tables of\n--pt-dump lie must be in it", set_host_dump},
+	 "ends; fold: their low 47 bits are taken",
+	 set_addresses},
+	{"pt-dump", "FILE",
+	 "the program's page tables, as the DMT artifact dumps them:\nmakes a machine trace", set_pt_dump},
+	{"pt-dump-host", "FILE",
+	 "the dump of the virtual machine's host: where the tables of\n--pt-dump lie must be in it",
+	 set_host_dump},
 	{"compat", "dmt-artifact",
 	 "the dumps' numbers are byte addresses, as the artifact's simulators take them,\n"
-	 "not frame numbers", set_compat},
+	 "not frame numbers",
+	 set_compat},
 	{"option", "NAME=VALUE", "for the format; may be given several times", add_option},
 	{0},
 };
@@ -246,8 +252,9 @@ static void print_info(const struct trace_reader *r)
 		return;
 	}
 	human_bytes(t.bytes, size);
-	printf("events         %" PRIu64 "\ninstructions   %" PRIu64 "\nfile           %s, %.2f bytes an event\n", t.events,
-	       t.insns, size, t.events ? (double)t.bytes / (double)t.events : 0.0);
+	printf("events         %" PRIu64 "\ninstructions   %" PRIu64
+	       "\nfile           %s, %.2f bytes an event\n",
+	       t.events, t.insns, size, t.events ? (double)t.bytes / (double)t.events : 0.0);
 }
 
 static int info(struct trace_command *c)
@@ -345,10 +352,11 @@ static void print_counts(const struct trace_stats *t)
 	printf("instructions   %" PRIu64 "\naccesses       %" PRIu64 ", %.2f an instruction; in user mode %.1f %%\n",
 	       t->insns, accesses(t), share(accesses(t), t->insns),
 	       100 * share(t->mode[TRACE_USER] + t->mode[TRACE_USER_ALIGN], accesses(t)));
-	printf("data           %" PRIu64 " bytes read, %" PRIu64 " written; %.1f %% of accesses to the page of the one before\n",
+	printf("data           %" PRIu64 " bytes read, %" PRIu64
+	       " written; %.1f %% of accesses to the page of the one before\n",
 	       t->read_bytes, t->written_bytes, 100 * share(t->same_page, data));
-	printf("spaces         %" PRIu64 "\ntables         %" PRIu64 " pages, %" PRIu64 " stores to them\n", t->spaces, t->tables,
-	       t->values);
+	printf("spaces         %" PRIu64 "\ntables         %" PRIu64 " pages, %" PRIu64 " stores to them\n",
+	       t->spaces, t->tables, t->values);
 }
 
 static void print_stat(const struct trace_reader *r, const struct trace_stats *t)
@@ -358,8 +366,9 @@ static void print_stat(const struct trace_reader *r, const struct trace_stats *t
 
 	print_counts(t);
 	human_bytes(t->pages_4k << 12, size);
-	printf("footprint      %s%s: %" PRIu64 " pages of 4 KiB (%" PRIu64 " written), in %" PRIu64 " of 2 MiB, %" PRIu64
-	       " of 1 GiB\n", least, size, t->pages_4k, t->written_4k, t->pages_2m, t->pages_1g);
+	printf("footprint      %s%s: %" PRIu64 " pages of 4 KiB (%" PRIu64 " written), in %" PRIu64
+	       " of 2 MiB, %" PRIu64 " of 1 GiB\n",
+	       least, size, t->pages_4k, t->written_4k, t->pages_2m, t->pages_1g);
 	printf("reuse          %.1f accesses a page\n", share(accesses(t), t->pages_4k));
 	if (t->windows) {
 		human_bytes((uint64_t)(share(t->window_pages, t->windows) * 4096), size);
@@ -578,9 +587,10 @@ static const struct verb {
 } verbs[] = {
 	{"info", "TRACE", "what a trace is, and how long", 1, 1, json_options, info},
 	{"head", "TRACE", "events as text, one a line, after their numbers", 1, 1, head_options, head},
-	{"stat", "TRACE", "counts, footprint and working set of a trace, which it reads to the end", 1, 1, json_options,
-	 stat_of},
-	{"cut", "TRACE NEW-TRACE", "a piece of a trace as a trace, with the registers and page tables it begins with", 2, 2,
+	{"stat", "TRACE", "counts, footprint and working set of a trace, which it reads to the end", 1, 1,
+	 json_options, stat_of},
+	{"cut", "TRACE NEW-TRACE",
+	 "a piece of a trace as a trace, with the registers and page tables it begins with", 2, 2,
 	 cut_options, cut},
 	{"import", "FILE TRACE", "make a trace of a file of another format", 2, 2, import_options, import},
 	{"export", "TRACE [FILE]", "turn a trace into another format", 1, 2, export_options, export},
@@ -593,7 +603,10 @@ static void list_formats(FILE *out)
 		const struct trace_format *f = trace_formats[i];
 		const char *nl, *text = f->help;
 
-		fprintf(out, "  %-12s %-8s  ", f->name, f->import && f->export ? "both" : f->import ? "import" : "export");
+		fprintf(out, "  %-12s %-8s  ", f->name,
+			f->import && f->export ? "both"
+			: f->import            ? "import"
+					       : "export");
 		for (; (nl = strchr(text, '\n')); text = nl + 1)
 			fprintf(out, "%.*s\n%25s", (int)(nl - text), text, "");
 		fprintf(out, "%s\n", text);
@@ -674,7 +687,8 @@ static int trace_command(int argc, char **argv)
 		return CLI_OK;
 	}
 	error_set(&err, -EINVAL,
-		  argc > 1 ? "no verb '%.64s' (see gnomon trace --help)" : "a verb is missing (see gnomon trace --help)",
+		  argc > 1 ? "no verb '%.64s' (see gnomon trace --help)"
+			   : "a verb is missing (see gnomon trace --help)",
 		  argc > 1 ? argv[1] : "");
 	return fail(&err);
 }

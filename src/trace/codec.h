@@ -1,8 +1,8 @@
 /*
  * The coding of events in a frame (docs/FORMATS.md, "Frames of events"). Both sides keep the same model of what comes
- * next. A *site* is what stays the same whenever an instruction makes one of its accesses: everything but the address. It
- * remembers the address and the stride of its last access, and which four sites came after it last. So most events are
- * one byte that says: the site that came last time, one stride further.
+ * next. A *site* is what stays the same whenever an instruction makes one of its accesses: everything but the
+ * address. It remembers the address and the stride of its last access, and which four sites came after it last. So
+ * most events are one byte that says: the site that came last time, one stride further.
  *
  * The model begins empty with each frame. Four streams: an op for each event, definitions and numbers of sites, what
  * else is literal, and contents of pages. Apart they are compressed better.
@@ -34,7 +34,8 @@
  * address of any site of this class (4 to 6), or from 0 (7); and so many bytes of difference, signed, in stream 2.
  */
 enum { FROM_STRIDE, FROM_SITE, FROM_LAST, FROM_ZERO };
-static const uint8_t addr_base[8] = {FROM_STRIDE, FROM_SITE, FROM_SITE, FROM_SITE, FROM_LAST, FROM_LAST, FROM_LAST, FROM_ZERO};
+static const uint8_t addr_base[8] = {FROM_STRIDE, FROM_SITE, FROM_SITE, FROM_SITE,
+				     FROM_LAST,   FROM_LAST, FROM_LAST, FROM_ZERO};
 static const uint8_t addr_bytes[8] = {0, 1, 2, 4, 1, 2, 4, 8};
 
 struct site {

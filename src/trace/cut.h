@@ -11,8 +11,8 @@ struct trace_range {
 };
 
 /*
- * Reads @r, which nothing was read of, up to the end of @range, and gives the piece to @to. *given, if not NULL: events,
- * without those that make up the state. -ERANGE: no instruction begins in it; errors of trace_next(), of
+ * Reads @r, which nothing was read of, up to the end of @range, and gives the piece to @to. *given, if not NULL:
+ * events, without those that make up the state. -ERANGE: no instruction begins in it; errors of trace_next(), of
  * trace_state_put(), of @to.
  */
 int trace_cut(struct trace_reader *r, const struct trace_range *range, const struct trace_sink *to, uint64_t *given,

@@ -21,7 +21,9 @@ const char *trace_kind_name(unsigned kind)
 #define ACCESS   (HAS_SIZE | HAS_MODE | HAS_AUX | HAS_ADDR | HAS_PC)
 #define SPACE    (HAS_ADDR | HAS_VALUE)
 #define GROUP    (TRACE_FIRST | TRACE_AGAIN | TRACE_DELIVERY | TRACE_FAULTS)
-#define MAP_KIND (TRACE_MAP_WRITE | TRACE_MAP_EXEC | TRACE_MAP_STACK | TRACE_MAP_FILE | TRACE_MAP_HUGE | TRACE_MAP_NOHUGE)
+#define MAP_KIND                                                                                             \
+	(TRACE_MAP_WRITE | TRACE_MAP_EXEC | TRACE_MAP_STACK | TRACE_MAP_FILE | TRACE_MAP_HUGE |              \
+	 TRACE_MAP_NOHUGE)
 
 const struct trace_members trace_members[TRACE_KIND_END] = {
 	[TRACE_READ] = {ACCESS, GROUP},

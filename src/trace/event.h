@@ -1,12 +1,12 @@
 /*
  * A trace says what a guest did, as a row of events: its accesses by linear address, loads of the registers that
  * translation depends on, invalidations, and contents of and stores to its page tables. A trace whose events are
- * complete in this sense is a *machine trace*; a *plain trace* has accesses and, for the model of an operating system that
- * turns it into a machine trace, what the program asked its system for (TRACE_MAP to TRACE_ADVISE).
+ * complete in this sense is a *machine trace*; a *plain trace* has accesses and, for the model of an operating system
+ * that turns it into a machine trace, what the program asked its system for (TRACE_MAP to TRACE_ADVISE).
  *
- * The events from one with TRACE_FIRST up to the next access with TRACE_FIRST are a *group*: one instruction. If an access
- * of a group leaves to a hypervisor and the guest is resumed, the processor does the whole group again, and so does who
- * replays it.
+ * The events from one with TRACE_FIRST up to the next access with TRACE_FIRST are a *group*: one instruction. If an
+ * access of a group leaves to a hypervisor and the guest is resumed, the processor does the whole group again, and so
+ * does who replays it.
  *
  * Left out: values that are read or written, but for those that decide about translations; more than one processor.
  */
@@ -78,8 +78,9 @@ enum trace_mode {
 /* flags of accesses */
 #define TRACE_FIRST    0x01u /* the first access of an instruction */
 /*
- * WRITE: what is written matters (the page is, or was, a page table, or its contents are of use to the hardware otherwise);
- * it is in value, and size is 1 to 8 within a page. An instruction that stores more has several such events.
+ * WRITE: what is written matters (the page is, or was, a page table, or its contents are of use to the hardware
+ * otherwise); it is in value, and size is 1 to 8 within a page. An instruction that stores more has several such
+ * events.
  */
 #define TRACE_VALUE    0x02u
 /* With FIRST: a further iteration of the REP instruction whose iteration the group before is. */
@@ -88,7 +89,8 @@ enum trace_mode {
 #define TRACE_DELIVERY 0x08u
 #define TRACE_FAULTS   0x10u /* the access raised an exception in the guest when it was recorded */
 /* flags of registers */
-#define TRACE_INITIAL  0x01u /* it has this value where the trace begins: no instruction loads it, nothing else happens */
+#define TRACE_INITIAL                                                                                        \
+	0x01u /* it has this value where the trace begins: no instruction loads it, nothing else happens */
 /* flags of MAP, ADVISE */
 #define TRACE_MAP_WRITE  0x01u
 #define TRACE_MAP_EXEC   0x02u
@@ -138,7 +140,8 @@ static inline uint32_t trace_value_aux(uint64_t gpa, unsigned insn_bytes)
 	return (uint32_t)(gpa >> PAGE_SHIFT) << TRACE_FRAME_SHIFT | (insn_bytes & TRACE_INSN_BYTES);
 }
 
-/* Of a PAGE: its PAGE_SIZE bytes, which belong to whoever gives the event and last as long as the call or batch does. */
+/* Of a PAGE: its PAGE_SIZE bytes, which belong to whoever gives the event and last as long as the call or
+ * batch does. */
 static inline const uint8_t *trace_event_page(const struct trace_event *ev)
 {
 	return (const uint8_t *)(uintptr_t)ev->value;
@@ -158,8 +161,8 @@ struct trace_sink {
 const char *trace_kind_name(unsigned kind);
 
 /*
- * Is this an event, by the rules above? Files hold, and readers give out, no others. 0, or -EINVAL with @err (which kind,
- * which member, why).
+ * Is this an event, by the rules above? Files hold, and readers give out, no others. 0, or -EINVAL with @err (which
+ * kind, which member, why).
  */
 int trace_event_check(const struct trace_event *ev, struct error *err);
 

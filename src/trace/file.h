@@ -25,15 +25,15 @@ struct trace_info {
 struct trace_writer;
 
 /*
- * Begins a trace. @path: a file, which appears under this name when it is closed and until then has ".part" behind it; what
- * exists and is no regular file is written to directly, and "-" is standard output.
- * -EINVAL (@info), -errno of the host, -ENOMEM.
+ * Begins a trace. @path: a file, which appears under this name when it is closed and until then has ".part" behind
+ * it; what exists and is no regular file is written to directly, and "-" is standard output. -EINVAL (@info), -errno
+ * of the host, -ENOMEM.
  */
 int trace_writer_open(struct trace_writer **w, const char *path, const struct trace_info *info, struct error *err);
 
 /*
- * Adds @n events. -EINVAL: one is none (trace_event_check()); -errno of writing, -ENOMEM. After an error nothing more can
- * be added.
+ * Adds @n events. -EINVAL: one is none (trace_event_check()); -errno of writing, -ENOMEM. After an error nothing more
+ * can be added.
  */
 int trace_put(struct trace_writer *w, const struct trace_event *ev, unsigned n, struct error *err);
 
@@ -58,8 +58,8 @@ void trace_writer_drop(struct trace_writer *w);
 struct trace_reader;
 
 /*
- * Opens a trace; "-" is standard input. -errno of the host, -ENOMEM; -EBADMSG: no trace, of an unknown version, or damaged
- * ("FILE: OFFSET: why").
+ * Opens a trace; "-" is standard input. -errno of the host, -ENOMEM; -EBADMSG: no trace, of an unknown version, or
+ * damaged ("FILE: OFFSET: why").
  */
 int trace_reader_open(struct trace_reader **r, const char *path, struct error *err);
 void trace_reader_close(struct trace_reader *r); /* NULL is nothing */
@@ -69,8 +69,8 @@ const char *trace_reader_path(const struct trace_reader *r);
 
 /*
  * The next events in their order. 1: *ev and *n (at least 1), which last until the next call for this reader; 0: the
- * trace is over, and was whole; -EBADMSG: cut off, damaged or lying, with "FILE: OFFSET: why": everything given out before
- * was right; -errno of reading, -ENOMEM. An error comes again if it is called again.
+ * trace is over, and was whole; -EBADMSG: cut off, damaged or lying, with "FILE: OFFSET: why": everything given out
+ * before was right; -errno of reading, -ENOMEM. An error comes again if it is called again.
  */
 int trace_next(struct trace_reader *r, const struct trace_event **ev, unsigned *n, struct error *err);
 
@@ -90,8 +90,8 @@ uint64_t trace_reader_bytes(const struct trace_reader *r);
 
 /*
  * The next batch begins with event number @event; or with the first event before which @insns instructions are
- * completed. Without an index (pipes, files that are cut off) only forward, and what is passed over is read. Behind the end:
- * the next call returns 0. Errors of trace_next(); -ESPIPE: backward is impossible.
+ * completed. Without an index (pipes, files that are cut off) only forward, and what is passed over is read. Behind
+ * the end: the next call returns 0. Errors of trace_next(); -ESPIPE: backward is impossible.
  */
 int trace_seek_event(struct trace_reader *r, uint64_t event, struct error *err);
 int trace_seek_insns(struct trace_reader *r, uint64_t insns, struct error *err);

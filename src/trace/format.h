@@ -36,8 +36,8 @@ struct trace_format {
 	/* Is it a file of this format, as far as its first @n bytes tell? NULL: only if it is asked for by name. */
 	bool (*detect)(const uint8_t *head, size_t n);
 	/*
-	 * Reads @path ("-": standard input) to its end. 0; -EBADMSG with "FILE: OFFSET (or line): why", after everything
-	 * before was given out; what @to returned; -errno of the host. NULL: cannot be imported.
+	 * Reads @path ("-": standard input) to its end. 0; -EBADMSG with "FILE: OFFSET (or line): why", after
+	 * everything before was given out; what @to returned; -errno of the host. NULL: cannot be imported.
 	 */
 	int (*import)(const char *path, const struct trace_options *options, const struct trace_import *to,
 		      struct error *err);

@@ -399,7 +399,10 @@ static void give_stores(struct trace_state *s, struct giver *g, uint64_t gpa, co
 
 		read_memory(s, gpa + i, &now, 8);
 		if (old != now && find_page(s, gpa + i))
-			give(g, (struct trace_event){.kind = TRACE_STORE, .size = 8, .addr = gpa + i, .value = back ? now : old});
+			give(g, (struct trace_event){.kind = TRACE_STORE,
+						     .size = 8,
+						     .addr = gpa + i,
+						     .value = back ? now : old});
 	}
 }
 

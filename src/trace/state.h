@@ -1,11 +1,12 @@
 /*
- * What a replay that begins in the middle of a trace needs: registers and the pages whose contents are known, as they are
- * there. Follows the events, and gives them out as events. For cutting traces, and for replaying several pieces of one at
- * once.
+ * What a replay that begins in the middle of a trace needs: registers and the pages whose contents are known, as they
+ * are there. Follows the events, and gives them out as events. For cutting traces, and for replaying several pieces
+ * of one at once.
  *
- * Accessed and dirty flags, which no event says, are set as a processor sets them whose TLB holds little: a page table
- * may have accessed flags that it did not have when the trace was recorded, or lack them, as it may between two processors.
- * Of a plain trace it keeps what the program asked its system for; which pages the program touched before is not kept.
+ * Accessed and dirty flags, which no event says, are set as a processor sets them whose TLB holds little: a page
+ * table may have accessed flags that it did not have when the trace was recorded, or lack them, as it may between two
+ * processors. Of a plain trace it keeps what the program asked its system for; which pages the program touched before
+ * is not kept.
  */
 #ifndef GNOMON_TRACE_STATE_H
 #define GNOMON_TRACE_STATE_H
@@ -21,8 +22,8 @@ int trace_state_create(struct trace_state **s, unsigned pages_max, struct error 
 void trace_state_destroy(struct trace_state *s); /* NULL is nothing */
 
 /*
- * Follows @n events. A sink (@state is a struct trace_state). -E2BIG: more is to be kept than there is room for; -ENOMEM.
- * Then the state is of no use.
+ * Follows @n events. A sink (@state is a struct trace_state). -E2BIG: more is to be kept than there is room for;
+ * -ENOMEM. Then the state is of no use.
  */
 int trace_state_put(void *state, const struct trace_event *ev, unsigned n, struct error *err);
 

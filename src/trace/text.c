@@ -17,9 +17,10 @@ struct word { unsigned bit; const char *name; };
 static const struct word access_words[] = {{TRACE_FIRST, "first"}, {TRACE_AGAIN, "again"}, {TRACE_DELIVERY, "delivery"},
 					   {TRACE_FAULTS, "faults"}, {0}};
 static const struct word register_words[] = {{TRACE_INITIAL, "initial"}, {0}};
-static const struct word map_words[] = {{TRACE_MAP_WRITE, "write"}, {TRACE_MAP_EXEC, "exec"}, {TRACE_MAP_STACK, "stack"},
-					{TRACE_MAP_FILE, "file"}, {TRACE_MAP_HUGE, "huge"}, {TRACE_MAP_NOHUGE, "nohuge"},
-					{TRACE_MAP_FREE, "free"}, {0}};
+static const struct word map_words[] = {{TRACE_MAP_WRITE, "write"}, {TRACE_MAP_EXEC, "exec"},
+					{TRACE_MAP_STACK, "stack"}, {TRACE_MAP_FILE, "file"},
+					{TRACE_MAP_HUGE, "huge"},   {TRACE_MAP_NOHUGE, "nohuge"},
+					{TRACE_MAP_FREE, "free"},   {0}};
 
 static const struct word *words_of(unsigned kind)
 {
@@ -93,7 +94,9 @@ static int take_number(char **rest, const char *what, uint64_t max, uint64_t *v,
 
 	if (!word)
 		return error_set(err, -EINVAL, "%s is missing", what);
-	return parse_number(word, max, v) ? 0 : error_set(err, -EINVAL, "%s '%.40s': no number, or too large", what, word);
+	return parse_number(word, max, v)
+		       ? 0
+		       : error_set(err, -EINVAL, "%s '%.40s': no number, or too large", what, word);
 }
 
 static int parse_mode(char **rest, struct trace_event *ev, struct error *err)
@@ -106,7 +109,8 @@ static int parse_mode(char **rest, struct trace_event *ev, struct error *err)
 			return 0;
 		}
 	}
-	return error_set(err, -EINVAL, "mode '%.40s': one of super, super-ac, user, user-align, implicit", word ? word : "");
+	return error_set(err, -EINVAL, "mode '%.40s': one of super, super-ac, user, user-align, implicit",
+			 word ? word : "");
 }
 
 /* A word behind the members: a flag, NAME=VALUE of an access, INDEX=VALUE of a page. */
@@ -218,7 +222,9 @@ static int write_text(struct trace_reader *from, const struct trace_options *opt
 
 	if (ret)
 		return ret;
-	fprintf(out, HEAD_LINE "\ncreator %s\nsource %s\ncpu-features %s\nmemory %" PRIu64 "\nmaxphyaddr %u\ntables %s\n\n",
+	fprintf(out,
+		HEAD_LINE "\ncreator %s\nsource %s\ncpu-features %s\nmemory %" PRIu64
+			  "\nmaxphyaddr %u\ntables %s\n\n",
 		i->creator, i->source, i->cpu_features, i->memory, i->maxphyaddr, i->tables ? "yes" : "no");
 	while ((ret = trace_next(from, &ev, &n, err)) > 0) {
 		for (unsigned k = 0; k < n; k++)
@@ -252,7 +258,10 @@ static int next_line(struct text_reader *r, struct error *err)
 		return ferror(r->in) ? error_set(err, -EIO, "%s: cannot be read: %m", r->path) : 0;
 	n = strlen(r->line);
 	if (!n || r->line[n - 1] != '\n')
-		return bad_line(r, n + 1 < sizeof(r->line) ? "cut off, or with a zero in it" : "longer than a line may be", err);
+		return bad_line(r,
+				n + 1 < sizeof(r->line) ? "cut off, or with a zero in it"
+							: "longer than a line may be",
+				err);
 	r->line[n - 1] = 0;
 	return 1;
 }

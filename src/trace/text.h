@@ -1,6 +1,6 @@
 /*
- * Events as text, one a line (docs/traces.md): for people, tests, and traces made by hand. What is printed is read again
- * to the bit.
+ * Events as text, one a line (docs/traces.md): for people, tests, and traces made by hand. What is printed is read
+ * again to the bit.
  *
  *	read 0x7ffc10 8 user pc=0x401000 insn=4 first
  *	write 0xffff888000103008 8 super value=0x67 gpa=0x103008
@@ -21,8 +21,8 @@
 void trace_text_print(const struct trace_event *ev, FILE *out);
 
 /*
- * Reads one from @line, which is changed. @page: where the contents of a page go, [PAGE_SIZE]; ev->value then leads there.
- * -EINVAL with @err: what is wrong.
+ * Reads one from @line, which is changed. @page: where the contents of a page go, [PAGE_SIZE]; ev->value then leads
+ * there. -EINVAL with @err: what is wrong.
  */
 int trace_text_parse(char *line, struct trace_event *ev, uint8_t *page, struct error *err);
 

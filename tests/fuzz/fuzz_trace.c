@@ -1,11 +1,12 @@
 /*
- * Fuzzing traces: whatever is in a file, a frame or a text, reading ends in order or with one clear line, in bounded time
- * and memory, and gives out no event that is none. What is read is written, read and followed again. With clang
+ * Fuzzing traces: whatever is in a file, a frame or a text, reading ends in order or with one clear line, in bounded
+ * time and memory, and gives out no event that is none. What is read is written, read and followed again. With clang
  * -fsanitize=fuzzer this is a libFuzzer target; without it a main() replays files, or makes traces and damages them:
  *
  *	fuzz_trace [-n ROUNDS] [-s SEED] [FILE...]
  *
- * The first byte of an input says what the rest is: 0 a file, 1 a frame (number of events in 4 bytes, then it), 2 a text.
+ * The first byte of an input says what the rest is: 0 a file, 1 a frame (number of events in 4 bytes, then it), 2 a
+ * text.
  */
 #include "fuzz_main.h"
 #include "pick.h"
@@ -37,7 +38,8 @@ static void must(bool ok, const char *what)
 /* 0, or an error with one line. */
 static bool fine(int ret, const struct error *err)
 {
-	must(ret <= 0 && (!ret || (err->code == ret && *err->text && !strchr(err->text, '\n'))), "no line for an error");
+	must(ret <= 0 && (!ret || (err->code == ret && *err->text && !strchr(err->text, '\n'))),
+	     "no line for an error");
 	return !ret;
 }
 
@@ -138,7 +140,8 @@ static void try_file(struct follower *f, const uint8_t *data, size_t size)
 
 			if (fine((i % 2 ? trace_seek_insns : trace_seek_event)(r, to, &err), &err) &&
 			    (ret = trace_next(r, &ev, &n, &err)) > 0)
-				must(i % 2 ? trace_reader_insns(r) >= to : trace_reader_event(r) == to, "sought and not found");
+				must(i % 2 ? trace_reader_insns(r) >= to : trace_reader_event(r) == to,
+				     "sought and not found");
 		}
 		trace_reader_close(r);
 	}
@@ -342,7 +345,8 @@ static void repair(uint8_t *data, size_t size)
 /* Of text, a piece of a word for another. */
 static void damage_text(uint8_t *data, size_t size)
 {
-	static const char *const pieces[] = {" ", "\n", "=", "0x", "-1", "99999999999999999999", "first", "gpa=", "page 0x1000"};
+	static const char *const pieces[] = {
+		" ", "\n", "=", "0x", "-1", "99999999999999999999", "first", "gpa=", "page 0x1000"};
 	const char *piece = pieces[pick(ARRAY_SIZE(pieces))];
 	size_t at = pick64(size);
 

@@ -20,8 +20,12 @@
 
 static char dir[64], path[128], part[140];
 
-static const struct trace_info some_info = {.creator = "test 1", .source = "a loop", .cpu_features = "pse pae", .tables = true,
-					    .memory = 1 << 28, .maxphyaddr = 46};
+static const struct trace_info some_info = {.creator = "test 1",
+					    .source = "a loop",
+					    .cpu_features = "pse pae",
+					    .tables = true,
+					    .memory = 1 << 28,
+					    .maxphyaddr = 46};
 
 typedef struct trace_event event_source(struct some_events *s);
 

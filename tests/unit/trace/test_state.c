@@ -76,7 +76,10 @@ static void page_with(struct rig *r, uint64_t gpa, unsigned index, uint64_t entr
 	follow(r, trace_page(gpa, page));
 }
 
-static uint64_t entry_at(struct rig *r, uint64_t gpa) { return get_u64(trace_state_page(r->s, gpa) + (gpa & ~PAGE_MASK)); }
+static uint64_t entry_at(struct rig *r, uint64_t gpa)
+{
+	return get_u64(trace_state_page(r->s, gpa) + (gpa & ~PAGE_MASK));
+}
 
 static void give(struct rig *r)
 {
@@ -156,7 +159,10 @@ static void test_stores(void **state)
 	follow(r, (struct trace_event){.kind = TRACE_WRITE, .size = 8, .flags = TRACE_VALUE, .addr = 0xffff8000000040f0,
 				       .aux = trace_value_aux(0x40f0, 3), .value = 0xa000 | PTE_P});
 	follow(r, (struct trace_event){.kind = TRACE_STORE, .size = 2, .addr = 0x40f4, .value = 0x1234});
-	follow(r, (struct trace_event){.kind = TRACE_STORE, .size = 8, .addr = 0x50f0, .value = 1}); /* not known: no matter */
+	follow(r, (struct trace_event){.kind = TRACE_STORE,
+				       .size = 8,
+				       .addr = 0x50f0,
+				       .value = 1}); /* not known: no matter */
 	assert_int_equal(entry_at(r, 0x40f0), 0x12340000a001);
 	assert_null(trace_state_page(r->s, 0x5000));
 }
@@ -172,7 +178,8 @@ static void test_flags(void **state)
 	access_at(r, TRACE_READ, 0x201008, 8, TRACE_FIRST);
 	assert_int_equal(entry_at(r, 0x4008), 0x9000 | PTE_P | PTE_W | PTE_A);
 	assert_int_equal(entry_at(r, 0x1000), 0x2000 | PTE_P | PTE_W | PTE_A);
-	follow(r, (struct trace_event){.kind = TRACE_STORE, .size = 8, .addr = 0x4008, .value = 0x9000 | PTE_P | PTE_W});
+	follow(r, (struct trace_event){
+			  .kind = TRACE_STORE, .size = 8, .addr = 0x4008, .value = 0x9000 | PTE_P | PTE_W});
 	access_at(r, TRACE_READ, 0x201008, 8, 0);
 	assert_int_equal(entry_at(r, 0x4008), 0x9000 | PTE_P | PTE_W); /* in the TLB */
 	follow(r, (struct trace_event){.kind = TRACE_INVLPG, .addr = 0x201000});

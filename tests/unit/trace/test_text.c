@@ -65,16 +65,32 @@ static void test_full_page(void **state)
 
 static void test_lines(void **state)
 {
-	static const struct { const char *line, *says; } bad[] = {
-		{"", "no event"}, {"jump 1", "'jump'"}, {"read", "address"}, {"read x 8 user", "'x'"},
-		{"read 0x10 256 user", "size"}, {"read 0x10 8", "mode"}, {"read 0x10 8 kernel", "'kernel'"},
-		{"read 0x10 8 user initial", "'initial'"}, {"read 0x10 8 user value=1", "'value='"},
-		{"read 0x10 8 user insn=16", "'insn='"}, {"read 0x10 8 user pc=1z", "'pc=1z'"},
-		{"write 0x10 8 user value=1", "gpa="}, {"write 0x10 8 user value=1 gpa=0x1018", "gpa="},
-		{"write 0x10 8 user gpa=0x1010", "gpa="}, {"write 0x10 1 user value=256 gpa=0x1010", "more bytes"},
-		{"page 0x1001", "address"}, {"page 0x1000 512=1", "'512='"}, {"insns 0", "1 to"}, {"cr3", "value"},
-		{"cr3 0x1000 first", "'first'"}, {"wrmsr 0xc0000080 0x500 initial more", "'more'"},
-		{"read -1 8 user", "'-1'"}, {"read 0x1ffffffffffffffff 8 user", "too large"}, {"map 0x1000 4096 free", "flags"},
+	static const struct { const char *line, *says;
+	} bad[] = {
+		{"", "no event"},
+		{"jump 1", "'jump'"},
+		{"read", "address"},
+		{"read x 8 user", "'x'"},
+		{"read 0x10 256 user", "size"},
+		{"read 0x10 8", "mode"},
+		{"read 0x10 8 kernel", "'kernel'"},
+		{"read 0x10 8 user initial", "'initial'"},
+		{"read 0x10 8 user value=1", "'value='"},
+		{"read 0x10 8 user insn=16", "'insn='"},
+		{"read 0x10 8 user pc=1z", "'pc=1z'"},
+		{"write 0x10 8 user value=1", "gpa="},
+		{"write 0x10 8 user value=1 gpa=0x1018", "gpa="},
+		{"write 0x10 8 user gpa=0x1010", "gpa="},
+		{"write 0x10 1 user value=256 gpa=0x1010", "more bytes"},
+		{"page 0x1001", "address"},
+		{"page 0x1000 512=1", "'512='"},
+		{"insns 0", "1 to"},
+		{"cr3", "value"},
+		{"cr3 0x1000 first", "'first'"},
+		{"wrmsr 0xc0000080 0x500 initial more", "'more'"},
+		{"read -1 8 user", "'-1'"},
+		{"read 0x1ffffffffffffffff 8 user", "too large"},
+		{"map 0x1000 4096 free", "flags"},
 	};
 	struct trace_event ev;
 	uint8_t page[PAGE_SIZE];
@@ -85,8 +101,10 @@ static void test_lines(void **state)
 		if (parse(bad[i].line, &ev, page, &err) != -EINVAL || !strstr(err.text, bad[i].says))
 			fail_msg("'%s': %s", bad[i].line, err.text);
 	}
-	assert_int_equal(parse("write 0xffff888000103008 8 super pc=0x401000 insn=3 first value=0x67 gpa=0x103008", &ev, page,
-			       &err), 0);
+	assert_int_equal(
+		parse("write 0xffff888000103008 8 super pc=0x401000 insn=3 first value=0x67 gpa=0x103008",
+		      &ev, page, &err),
+		0);
 	assert_int_equal(trace_value_gpa(&ev), 0x103008);
 	assert_int_equal(trace_insn_bytes(&ev), 3);
 }
@@ -154,10 +172,15 @@ static void test_whole_traces(void **state)
 
 static void test_bad_texts(void **state)
 {
-	static const struct { const char *text, *says; } bad[] = {
-		{"", "line 1"}, {"gnomon-trace-text 2\n", "line 1"}, {"gnomon-trace-text 1\nmemory 1\n", "line 3"},
-		{"gnomon-trace-text 1\nmemory x\n\n", "line 2"}, {"gnomon-trace-text 1\nfrobs 1\n\n", "line 2"},
-		{"gnomon-trace-text 1\n\n# x\ninsns 1\n\ninsns 0\n", "line 6"}, {"gnomon-trace-text 1\n\ninsns 1", "cut off"},
+	static const struct { const char *text, *says;
+	} bad[] = {
+		{"", "line 1"},
+		{"gnomon-trace-text 2\n", "line 1"},
+		{"gnomon-trace-text 1\nmemory 1\n", "line 3"},
+		{"gnomon-trace-text 1\nmemory x\n\n", "line 2"},
+		{"gnomon-trace-text 1\nfrobs 1\n\n", "line 2"},
+		{"gnomon-trace-text 1\n\n# x\ninsns 1\n\ninsns 0\n", "line 6"},
+		{"gnomon-trace-text 1\n\ninsns 1", "cut off"},
 	};
 	struct error err;
 
