@@ -1,12 +1,12 @@
 /*
- * DynamoRIO's memory traces after post-processing (drmemtrace.trace, also gzip, xz): packed records of a type (16 bits), a
- * size (16 bits) and an address (64 bits), from a header to a footer. The simulators of the DMT artifact have 64 bits
- * more in each record and have put types of their own before most others, so the numbers of these are shifted; which of
- * the three it is follows from the header, whose type differs in each.
+ * DynamoRIO's memory traces after post-processing (drmemtrace.trace, also gzip, xz): packed records of a type (16
+ * bits), a size (16 bits) and an address (64 bits), from a header to a footer. The simulators of the DMT artifact have
+ * 64 bits more in each record and have put types of their own before most others, so the numbers of these are shifted;
+ * which of the three it is follows from the header, whose type differs in each.
  *
  * Instructions, loads and stores become events. Prefetches, flushes, markers and encodings are passed over. What the
- * tracer wrote while the program ran (the files in raw/) names basic blocks, not accesses, and can be decoded only with the
- * program and its libraries at hand: that is for the DynamoRIO that recorded it.
+ * tracer wrote while the program ran (the files in raw/) names basic blocks, not accesses, and can be decoded only with
+ * the program and its libraries at hand: that is for the DynamoRIO that recorded it.
  */
 #include "trace/importer.h"
 
@@ -170,8 +170,8 @@ static int take_records(struct importer *imp, const struct layout *l, const uint
 static int bad_header(struct importer *imp, const uint8_t *p, size_t n, struct error *err)
 {
 	return import_source_bad(imp->source, 0, err, is_raw(p, n)
-		? "raw records of DynamoRIO's tracer: they name basic blocks, so decoding them needs the traced program and "
-		  "its libraries; post-process them with that DynamoRIO and import the drmemtrace.trace that it writes"
+		? "raw records of DynamoRIO's tracer: they name basic blocks, so decoding them needs the traced program "
+		  "and its libraries; post-process them with that DynamoRIO and import the drmemtrace.trace that it writes"
 		: "no header of a DynamoRIO trace");
 }
 

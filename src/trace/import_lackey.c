@@ -1,8 +1,8 @@
 /*
  * What Valgrind's tool lackey prints with --trace-mem=yes: a line for each instruction and each access that it makes,
  * "I  ADDRESS,SIZE", " L ADDRESS,SIZE" (load), " S ..." (store), " M ..." (load and store of the same place), addresses
- * hexadecimal. Valgrind's own messages ("==PID== ...", "--PID-- ...") and lines of --trace-superblocks ("SB ADDRESS") are
- * passed over. Anything else ends the import: it is not known what such a line hides.
+ * hexadecimal. Valgrind's own messages ("==PID== ...", "--PID-- ...") and lines of --trace-superblocks ("SB ADDRESS")
+ * are passed over. Anything else ends the import: it is not known what such a line hides.
  */
 #include "trace/importer.h"
 
@@ -35,7 +35,8 @@ enum line { MESSAGE, INSN, LOAD, STORE, MODIFY, STRANGE };
 static enum line kind_of(const uint8_t *p, size_t n)
 {
 	static const struct { char text[3]; enum line kind; } kinds[] = {
-		{"I ", INSN}, {" L", LOAD}, {" S", STORE}, {" M", MODIFY}, {"==", MESSAGE}, {"--", MESSAGE}, {"SB", MESSAGE},
+		{"I ", INSN}, {" L", LOAD}, {" S", STORE}, {" M", MODIFY},
+		{"==", MESSAGE}, {"--", MESSAGE}, {"SB", MESSAGE},
 	};
 
 	for (unsigned i = 0; n >= 2 && i < ARRAY_SIZE(kinds); i++)
@@ -77,7 +78,8 @@ static int take_line(struct importer *imp, const uint8_t *p, const uint8_t *end,
 		break;
 	}
 	return import_source_bad(imp->source, imp->at, err,
-				 "'%.*s' is no line of lackey's (valgrind --log-file keeps the program's own output apart)",
+				 "'%.*s' is no line of lackey's (valgrind --log-file keeps the program's own output "
+				 "apart)",
 				 (int)min_u64((uint64_t)(end - p), 40), (const char *)p);
 }
 

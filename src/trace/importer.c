@@ -44,8 +44,9 @@ static int check_address(struct importer *imp, uint64_t *addr, unsigned bytes, c
 	if (imp->fold && folded + bytes <= IMPORT_USER_END)
 		*addr = folded;
 	if (*addr >= IMPORT_USER_END || *addr + bytes > IMPORT_USER_END)
-		return import_source_bad(imp->source, imp->at, err, "%s of %u bytes at %#llx, where no program has memory%s",
-					 what, bytes, (unsigned long long)*addr,
+		return import_source_bad(imp->source, imp->at, err,
+					 "%s of %u bytes at %#llx, where no program has memory%s", what, bytes,
+					 (unsigned long long)*addr,
 					 imp->fold ? "" : " (--addresses fold keeps the low 47 bits)");
 	return 0;
 }
@@ -142,7 +143,8 @@ int importer_process(struct importer *imp, uint64_t pid, struct error *err)
 		n++;
 	if (n == imp->spaces) {
 		if (n == IMPORT_SPACES_MAX)
-			return import_source_bad(imp->source, imp->at, err, "more than %u processes", IMPORT_SPACES_MAX);
+			return import_source_bad(imp->source, imp->at, err, "more than %u processes",
+						 IMPORT_SPACES_MAX);
 		if (n && imp->pt_dump)
 			return import_source_bad(imp->source, imp->at, err,
 						 "a second process (%llu), and page tables of one only",

@@ -70,8 +70,8 @@ struct importer {
 };
 
 /*
- * An instruction begins; the one before is complete. @bytes: 0 if not known, at most IMPORT_INSN_MAX. @fetched: false if
- * the record says that it was not fetched again.
+ * An instruction begins; the one before is complete. @bytes: 0 if not known, at most IMPORT_INSN_MAX. @fetched: false
+ * if the record says that it was not fetched again.
  */
 int importer_insn(struct importer *imp, uint64_t pc, unsigned bytes, bool fetched, struct error *err);
 /* An instruction that is not counted, of unknown size, whose accesses follow: each stands for itself. */

@@ -91,7 +91,7 @@ static uint64_t entry_flags(uint64_t first)
 	return PTE_P | PTE_W | PTE_A | PTE_D | (first >> 47 ? 0 : PTE_U);
 }
 
-/* Is the "table" a large page that was split into rows? It maps every page of one aligned range, its own frame first. */
+/* Is the "table" a large page that was split into rows? It maps all of an aligned range, its own frame first. */
 static bool is_large_page(const struct table *t, unsigned level)
 {
 	uint64_t flags = entry_flags(t->first) | (level == 2 ? PTE_PS : 0);
@@ -125,7 +125,8 @@ static int give_table(struct reading *r, struct table *t, struct error *err)
 		return bad(r, err, "the table of the region at %#llx lies in frame %#llx, where there is one already",
 			   (unsigned long long)t->first, (unsigned long long)t->frame);
 	if (r->o->within && !map_has(r->o->within, t->frame))
-		return bad(r, err, "the host's dump does not have frame %#llx, where the table of the region at %#llx lies",
+		return bad(r, err,
+			   "the host's dump does not have frame %#llx, where the table of the region at %#llx lies",
 			   (unsigned long long)t->frame, (unsigned long long)t->first);
 	rc = map_add(r->tables, t->frame, err);
 	r->facts->tables++;
@@ -211,8 +212,8 @@ static int take_frame(struct reading *r, uint64_t *frame, struct error *err)
 	uint64_t a;
 
 	if (r->o->byte_addresses && *frame & ~PAGE_MASK)
-		return bad(r, err, "%#llx as a byte address is within a page: tables at such addresses overlap, which no "
-			   "memory can hold", (unsigned long long)*frame);
+		return bad(r, err, "%#llx as a byte address is within a page: tables at such addresses overlap, which "
+			   "no memory can hold", (unsigned long long)*frame);
 	if (!r->o->byte_addresses && *frame >= FRAMES)
 		return bad(r, err, "frame %#llx lies beyond 1 TiB", (unsigned long long)*frame);
 	a = r->o->byte_addresses ? *frame : *frame << PAGE_SHIFT;

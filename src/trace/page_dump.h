@@ -1,12 +1,12 @@
 /*
  * Dumps of page tables as the DMT artifact's kernel module writes them, turned back into tables. A dump is text: a line
- * with a number (the count of rows with zeros before it, or a process number with blanks before it), then a row for each
- * mapped page of 4 KiB, ascending: its address and the frame numbers of the four tables of its walk and of the page,
- * hexadecimal, with commas between them. Large pages are split into rows: of 2 MiB, the "page table" is the first frame
- * of the page; of 1 GiB, the "page directory" is, too.
+ * with a number (the count of rows with zeros before it, or a process number with blanks before it), then a row for
+ * each mapped page of 4 KiB, ascending: its address and the frame numbers of the four tables of its walk and of the
+ * page, hexadecimal, with commas between them. Large pages are split into rows: of 2 MiB, the "page table" is the first
+ * frame of the page; of 1 GiB, the "page directory" is, too.
  *
- * A dump has no rights and flags. Entries made from it are writable, executable, accessed and dirty, user entries in the
- * lower half of the address space.
+ * A dump has no rights and flags. Entries made from it are writable, executable, accessed and dirty, user entries in
+ * the lower half of the address space.
  */
 #ifndef GNOMON_TRACE_PAGE_DUMP_H
 #define GNOMON_TRACE_PAGE_DUMP_H
@@ -15,7 +15,7 @@
 #include "trace/import_source.h"
 
 /*
- * Where a machine here has devices, and no memory (engine_ram_layout()). Other machines' memory there can be moved elsewhere.
+ * Where a machine here has devices, and no memory (engine_ram_layout()). Other machines' memory there can be moved.
  */
 #define PAGE_DUMP_HOLE     (3 * SIZE_1G)
 #define PAGE_DUMP_HOLE_END (4 * SIZE_1G)
