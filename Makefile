@@ -25,7 +25,7 @@ configure = echo "  SETUP   $(1)" && mkdir -p $(1) && \
 # A line for each file only where it takes the place of the one before.
 NINJA = ninja $$([ -t 1 ] || echo --quiet)
 
-.PHONY: all run shell debian test bench bench-moving guest guest-generic rootfs sanitize debug clean distclean help FORCE
+.PHONY: all run shell debian test bench bench-moving guest guest-generic guest-kernel rootfs sanitize debug clean distclean help FORCE
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/build.ninja
@@ -51,6 +51,11 @@ guest:
 
 guest-generic: guest
 	@scripts/fetch-kernel.sh generic $(GUEST)
+
+# Debian's kernel with page tables for HugeGPT and DMT, from source (docs/guest-kernel.md): minutes, once.
+guest-kernel:
+	@scripts/setup.sh kernel
+	@scripts/make-guest-kernel.sh $(GUEST)
 
 # A small Debian root file system, for "make debian" and a test.
 rootfs:
@@ -126,7 +131,8 @@ help:
 	@echo "make bench      CPU time of workloads and a boot, beside QEMU's translator by hardware model; disk images"
 	@echo "make bench-moving   trackers, saving and resuming a large VM, migration beside a plain copy and QEMU"
 	@echo "make guest      fetch the kernel and build the initramfs in build/guest"
+	@echo "make guest-kernel   build the kernel that takes part in HugeGPT and DMT (minutes, once)"
 	@echo "make rootfs     make that Debian's disk image in build/guest"
 	@echo "make sanitize   build build-asan with AddressSanitizer and UBSan (also: make debug)"
 	@echo "make clean      remove what was built; distclean: and what was downloaded"
-	@echo "As root on Debian 12, run, debian, test and bench install the packages they need."
+	@echo "As root on Debian 12, run, guest-kernel, debian, test and bench install the packages they need."

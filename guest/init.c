@@ -116,6 +116,22 @@ static bool run_all(char *list)
 	return ok;
 }
 
+/* What a kernel that can place page tables (guest/linux) has to say of it. */
+static void show_tables(void)
+{
+	char buf[2048];
+	int fd = open("/proc/gnomon_tables", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, buf, sizeof(buf) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	if (n <= 0)
+		return;
+	buf[n] = '\0';
+	say("GNOMON-TABLES\n");
+	say(buf);
+}
+
 static void run_shell(void)
 {
 	static char *const install[] = { "/bin/busybox", "--install", "-s", "/bin", NULL };
@@ -144,6 +160,7 @@ int main(void)
 		ok = run_all(work);
 	else
 		run_shell();
+	show_tables();
 	say(ok ? "GNOMON-DONE ok\n" : "GNOMON-DONE failed\n");
 	sync();
 	reboot(RB_POWER_OFF);

@@ -282,6 +282,181 @@ static bool work_memcpy(uint64_t n, uint64_t kib, uint64_t *sum)
 	return n == 0 || !memcmp(from, to, bytes);
 }
 
+/* ---- areas: what mappings go through in a life ---- */
+
+/* Writes, or checks, one word in every page of [@base, +@bytes); @tag tells areas and times apart. */
+static bool area_pass(uint8_t *base, size_t bytes, uint64_t tag, bool writing)
+{
+	for (size_t at = 0; at < bytes; at += PAGE) {
+		uint64_t *word = (uint64_t *)(base + at);
+
+		if (writing)
+			*word = tag + at;
+		else if (*word != tag + at)
+			return false;
+	}
+	return true;
+}
+
+static bool area_write(uint8_t *base, size_t bytes, uint64_t tag) { return area_pass(base, bytes, tag, true); }
+static bool area_holds(uint8_t *base, size_t bytes, uint64_t tag) { return area_pass(base, bytes, tag, false); }
+
+static bool area_map(uint8_t *at, size_t bytes)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+
+	return mmap(at, bytes, PROT_READ | PROT_WRITE, flags, -1, 0) == at;
+}
+
+/* Grows to both sides, twice each; moves away and back. */
+static bool area_grow(uint8_t *middle, size_t bytes)
+{
+	uint8_t *base = middle, *away = middle + 16 * bytes;
+	size_t size = bytes;
+
+	if (!area_map(base, bytes) || !area_write(base, bytes, 1))
+		return false;
+	for (int i = 0; i < 2; i++) {
+		if (!area_map(base + size, bytes) || !area_write(base + size, bytes, 1 + size - (size_t)(middle - base)))
+			return false;
+		size += bytes;
+		base -= bytes;
+		size += bytes;
+		if (!area_map(base, bytes) || !area_write(base, bytes, 1 - (uint64_t)(middle - base)))
+			return false;
+		if (!area_holds(base, size, 1 - (uint64_t)(middle - base)))
+			return false;
+	}
+	if (mremap(base, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, away) != away ||
+	    !area_holds(away, size, 1 - (uint64_t)(middle - base)) ||
+	    mremap(away, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, base) != base)
+		return false;
+	return area_holds(base, size, 1 - (uint64_t)(middle - base)) && !munmap(base, size);
+}
+
+struct area { uint8_t *base; size_t bytes; };
+
+static int area_child(void *arg)
+{
+	struct area *a = arg;
+
+	return !(area_holds(a->base, a->bytes, 5) && area_write(a->base, a->bytes, 6) && area_holds(a->base, a->bytes, 6));
+}
+
+/* A child writes what it shares; then a hole comes and goes. */
+static bool area_share(uint8_t *base, size_t bytes)
+{
+	struct area a = { base, bytes };
+	size_t half = bytes / 2;
+
+	if (!area_map(base, bytes) || !area_write(base, bytes, 5) || fork_and_wait(area_child, &a))
+		return false;
+	if (!area_holds(base, bytes, 5) || munmap(base + half, half / 2) || !area_map(base + half, half / 2))
+		return false;
+	if (base[half] || !area_write(base + half, half / 2, 5 + half))
+		return false;
+	return area_holds(base, bytes, 5) && !munmap(base, bytes);
+}
+
+/* More areas than a processor has registers for. */
+static bool area_many(uint8_t *base, size_t bytes)
+{
+	enum { AREAS = 20 };
+	bool ok = true;
+
+	for (uint64_t i = 0; i < AREAS; i++)
+		if (!area_map(base + 2 * i * bytes, bytes) || !area_write(base + 2 * i * bytes, bytes, i))
+			return false;
+	for (uint64_t i = 0; i < AREAS; i++)
+		ok &= area_holds(base + 2 * i * bytes, bytes, i);
+	for (uint64_t i = 0; i < AREAS; i++)
+		ok &= !munmap(base + 2 * i * bytes, bytes);
+	return ok;
+}
+
+/* Huge pages where the kernel has them: split by a change of rights, by a fork that writes, made of small ones. */
+static bool area_huge(uint8_t *base, size_t bytes)
+{
+	struct area a = { base, bytes };
+
+	if (!area_map(base, bytes))
+		return false;
+	madvise(base, bytes, MADV_HUGEPAGE);
+	if (!area_write(base, bytes, 5) || mprotect(base + PAGE, PAGE, PROT_READ))
+		return false;
+	if (!area_holds(base, bytes, 5) || mprotect(base + PAGE, PAGE, PROT_READ | PROT_WRITE))
+		return false;
+	madvise(base, bytes, 25 /* MADV_COLLAPSE */);
+	if (!area_holds(base, bytes, 5) || fork_and_wait(area_child, &a) || !area_holds(base, bytes, 5))
+		return false;
+	if (madvise(base, bytes / 2, MADV_DONTNEED) || base[0] || !area_write(base, bytes / 2, 5))
+		return false;
+	return area_holds(base, bytes, 5) && !munmap(base, bytes);
+}
+
+/* An area in which a small page is touched every @step bytes. */
+static bool area_dot(uint8_t *base, size_t bytes, size_t step)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_NORESERVE;
+
+	if (mmap(base, bytes, PROT_READ | PROT_WRITE, flags, -1, 0) != base)
+		return false;
+	madvise(base, bytes, MADV_NOHUGEPAGE);
+	for (size_t at = 0; at < bytes; at += step)
+		base[at] = (uint8_t)(at / step + 1);
+	return true;
+}
+
+static bool area_dotted(const uint8_t *base, size_t bytes, size_t step)
+{
+	for (size_t at = 0; at < bytes; at += step)
+		if (base[at] != (uint8_t)(at / step + 1))
+			return false;
+	return true;
+}
+
+/* Far larger than any memory. */
+static bool area_sparse(uint8_t *base)
+{
+	size_t bytes = (size_t)256 * 1024 * MIB, step = bytes / 8 + 3 * PAGE;
+
+	return area_dot(base, bytes, step) && area_dotted(base, bytes, step) && !munmap(base, bytes);
+}
+
+/* Neighbours, little apart, of which the one in the middle comes last and goes first. */
+static bool area_near(uint8_t *base)
+{
+	size_t bytes = (size_t)128 * MIB, step = 3 * MIB + 5 * PAGE, apart = bytes + 2 * MIB;
+	static const unsigned order[] = { 0, 2, 1 };
+	bool ok = true;
+
+	for (unsigned i = 0; i < 3; i++)
+		ok &= area_dot(base + order[i] * apart, bytes, step);
+	for (unsigned i = 0; i < 3; i++)
+		ok &= area_dotted(base + i * apart, bytes, step);
+	ok &= !munmap(base + apart, bytes);
+	for (unsigned i = 0; i < 3; i += 2)
+		ok &= area_dotted(base + i * apart, bytes, step) && !munmap(base + i * apart, bytes);
+	return ok;
+}
+
+/* Maps, grows, moves, shares, splits and unmaps areas of @mib MiB and more, @n times, and never loses a word. */
+static bool work_areas(uint64_t n, uint64_t mib, uint64_t *sum)
+{
+	uint8_t *base = (uint8_t *)0x100000000000;
+	size_t bytes = mib * MIB;
+
+	if (!bytes)
+		return false;
+	for (uint64_t i = 0; i < n; i++) {
+		if (!area_grow(base + 4 * bytes, bytes) || !area_share(base, bytes) || !area_many(base, bytes) ||
+		    !area_huge(base, bytes) || !area_sparse(base) || !area_near(base))
+			return false;
+		*sum += i;
+	}
+	return true;
+}
+
 static const struct work works[] = {
 	{ "forkwait", work_forkwait, 40, 0, "fork, exit, wait: N processes" },
 	{ "gups", work_gups, 100000, 64, "N random updates of a table of M MiB" },
@@ -292,6 +467,7 @@ static const struct work works[] = {
 	{ "intloop", work_intloop, 1000000, 0, "N turns of an integer loop" },
 	{ "mixed", work_mixed, 10000, 0, "sort N words, follow N Collatz sequences" },
 	{ "memcpy", work_memcpy, 20, 1024, "N copies of M KiB" },
+	{ "areas", work_areas, 1, 4, "N lives of mappings of M MiB: grow, move, share, split" },
 };
 
 static int usage(void)

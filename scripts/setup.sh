@@ -8,10 +8,11 @@ packages() {
 	case $1 in
 	build) echo gcc libc6-dev meson ninja-build pkg-config libzydis-dev libjansson-dev libxxhash-dev libconfig-dev libslirp-dev libgnutls28-dev zlib1g-dev libzstd-dev liblzma-dev python3 ;;
 	guest) echo gcc libc6-dev busybox-static cpio lz4 xz-utils ;;
+	kernel) echo gcc libc6-dev make flex bison bc libelf-dev xz-utils patch binutils ;;
 	rootfs) echo mmdebstrap e2fsprogs fakeroot fakechroot ;;
 	test) echo libcmocka-dev qemu-system-x86 qemu-utils e2fsprogs ;;
 	bench) echo qemu-system-x86 qemu-utils ;;
-	*) echo "setup: unknown group '$1' (build, guest, rootfs, test, bench)" >&2; exit 2 ;;
+	*) echo "setup: unknown group '$1' (build, guest, kernel, rootfs, test, bench)" >&2; exit 2 ;;
 	esac
 }
 
@@ -19,7 +20,7 @@ installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = i
 
 check=false
 [ "${1-}" != --check ] || { check=true; shift; }
-[ $# -gt 0 ] || { echo "usage: setup.sh [--check] build|guest|rootfs|test|bench..." >&2; exit 2; }
+[ $# -gt 0 ] || { echo "usage: setup.sh [--check] build|guest|kernel|rootfs|test|bench..." >&2; exit 2; }
 wanted=
 for group in "$@"; do
 	list=$(packages "$group")
