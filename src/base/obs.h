@@ -17,6 +17,7 @@ struct obs_nested {
 	uint64_t reflected;     /* exits of its guest that were its to handle: it ended each with a VMRESUME */
 	uint64_t vmreads, vmwrites, invvpids, invepts; /* that it would have executed: each exits */
 	uint64_t l1_violations; /* EPT violations by its own accesses */
+	uint64_t l1_requests;   /* for contiguous memory, that it handed on to its host */
 	uint64_t filled_by_l1, filled_by_l0; /* its guest's EPT violations: entries made in its EPT, and in the shadow of that */
 	uint64_t ept12_bytes;   /* its EPT */
 };

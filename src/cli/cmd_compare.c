@@ -153,7 +153,7 @@ static int set_from(void *ctx, const char *v, struct error *err)
 }
 
 static const struct option_desc compare_options[] = {
-	{"mmu", "LIST", "schemes to compare, hugegpt and nested too (default native,brute,shadow,ept)", set_mmu},
+	{"mmu", "LIST", "schemes to compare, those of run (default native,brute,shadow,ept)", set_mmu},
 	{"work", "LIST", "run the guest once for each: NAME[:N],...; adds gnomon.work=NAME:N to the\n"
 			 "command line. With ';' between them, one may be a list of its own: a:1,b:2;c",
 	 set_work},

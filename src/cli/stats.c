@@ -157,7 +157,10 @@ static void add_scheme(const struct stats_vm *v, char *buf, size_t bytes)
 		break;
 	case ENGINE_EPT:
 	case ENGINE_HUGEGPT:
+	case ENGINE_DMT:
+	case ENGINE_PVDMT:
 	case ENGINE_NESTED:
+	case ENGINE_NESTED_PVDMT:
 		add(buf, bytes, "%s EPT violations/s",
 		    short_number(rate(v, was->faults.ept_violations, now->faults.ept_violations), number));
 		break;

@@ -41,7 +41,7 @@ static int set_control(void *ctx, const char *v, struct error *err)
 }
 
 const struct option_desc vm_options[] = {
-	{"mmu", "SCHEME", "native, brute, shadow, ept, hugegpt or nested (default native)", set_mmu},
+	{"mmu", "SCHEME", "native, brute, shadow, ept, hugegpt, dmt, pvdmt, nested or nested-pvdmt (default native)", set_mmu},
 	{"report", "FILE", "write what was counted as JSON", set_report},
 	{"serial", "FILE", "serial output to FILE, or 'none' (default: the terminal)", set_serial},
 	{"control", "PATH", "a socket at PATH to ask and command the run by (gnomon control)", set_control},

@@ -17,7 +17,10 @@ const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {
 	[ENGINE_SHADOW] = "shadow",
 	[ENGINE_EPT] = "ept",
 	[ENGINE_HUGEGPT] = "hugegpt",
+	[ENGINE_DMT] = "dmt",
+	[ENGINE_PVDMT] = "pvdmt",
 	[ENGINE_NESTED] = "nested",
+	[ENGINE_NESTED_PVDMT] = "nested-pvdmt",
 };
 
 #define HOLE_START (3 * SIZE_1G)

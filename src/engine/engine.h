@@ -23,10 +23,15 @@
 #include "base/util.h"
 #include "cpu/cpu.h" /* struct cpu_config: the processor the user describes */
 
-enum engine_mmu { ENGINE_NATIVE, ENGINE_BRUTE, ENGINE_SHADOW, ENGINE_EPT, ENGINE_HUGEGPT, ENGINE_NESTED, ENGINE_MMU_COUNT };
+enum engine_mmu {
+	ENGINE_NATIVE, ENGINE_BRUTE, ENGINE_SHADOW, ENGINE_EPT, ENGINE_HUGEGPT, ENGINE_DMT, ENGINE_PVDMT, ENGINE_NESTED,
+	ENGINE_NESTED_PVDMT, ENGINE_MMU_COUNT
+};
 extern const char *const engine_mmu_name[ENGINE_MMU_COUNT];
 /* Schemes under which the processor walks the guest's own tables, nested in an EPT. */
-#define ENGINE_NESTS (1u << ENGINE_EPT | 1u << ENGINE_HUGEGPT | 1u << ENGINE_NESTED)
+#define ENGINE_NESTS                                                                                               \
+	(1u << ENGINE_EPT | 1u << ENGINE_HUGEGPT | 1u << ENGINE_DMT | 1u << ENGINE_PVDMT | 1u << ENGINE_NESTED |   \
+	 1u << ENGINE_NESTED_PVDMT)
 static inline bool engine_mmu_nests(enum engine_mmu mmu) { return ENGINE_NESTS >> mmu & 1; }
 
 enum host_pages { HOST_PAGES_4K, HOST_PAGES_2M, HOST_PAGES_1G };

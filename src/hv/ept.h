@@ -65,6 +65,8 @@ void ept_tables_destroy(struct hv_vm *vm, struct ept_tables *t);
  * @base: where such a table begins. -ENOMEM: no such run of frames, nothing has changed.
  */
 int ept_tables_add_tea(struct hv_vm *vm, struct ept_tables *t, unsigned level, uint64_t base, uint64_t bytes);
+/* The registers of direct translation that lead to the entries in the areas (arch/dmt.h). How many. */
+unsigned ept_tables_registers(const struct hv_vm *vm, const struct ept_tables *t, struct dmt_entry e[EPT_TEAS_MAX]);
 /* The EPT pointer as things are now: with accessed and dirty flags unless a tracker cannot do with them. */
 uint64_t ept_tables_eptp(const struct hv_vm *vm, const struct ept_tables *t);
 /* The TLB forgets what it has of them. */
@@ -119,8 +121,10 @@ void ept_observe(const struct hv_vm *vm, struct obs *obs);
 
 /* The guest has its registers and its page tables to itself. */
 #define EPT_GUEST_OPS                                                                                              \
-	.setup_vmcs = ept_setup_vmcs, .page_fault = ept_page_fault, .mode_changed = ept_mode_changed,              \
-	.load_cr3 = ept_load_cr3, .invlpg = ept_invlpg, .flush = ept_flush, .guest_wrote = ept_guest_wrote,        \
+	.setup_vmcs = ept_setup_vmcs, EPT_REGISTER_OPS
+#define EPT_REGISTER_OPS                                                                                           \
+	.page_fault = ept_page_fault, .mode_changed = ept_mode_changed, .load_cr3 = ept_load_cr3,                  \
+	.invlpg = ept_invlpg, .flush = ept_flush, .guest_wrote = ept_guest_wrote,                                  \
 	.emulated_access = ept_emulated_access
 /* And its EPT is the tables that the state begins with. */
 #define EPT_TABLE_OPS                                                                                              \

@@ -131,6 +131,19 @@ int ept_tables_add_tea(struct hv_vm *vm, struct ept_tables *t, unsigned level, u
 	return r;
 }
 
+unsigned ept_tables_registers(const struct hv_vm *vm, const struct ept_tables *t, struct dmt_entry e[EPT_TEAS_MAX])
+{
+	for (unsigned i = 0; i < t->teas; i++) {
+		const struct ept_tea *tea = &t->tea[i];
+		uint64_t page = 1ull << ept_shift(tea->level);
+
+		e[i] = (struct dmt_entry){.start = tea->base, .end = (tea->base + tea->bytes + page - 1) & ~(page - 1),
+					  .tea = t->space ? t->space->machine(vm, tea->first) : tea->first,
+					  .info = DMT_P | (tea->level == 1 ? DMT_4K : DMT_2M) << DMT_SIZE_SHIFT};
+	}
+	return t->teas;
+}
+
 /* The slot for @a at @level, with the tables on the way to it. NULL: no memory, or a larger page is in the way. */
 static uint64_t *walk_to(struct hv_vm *vm, struct ept_tables *t, uint64_t a, unsigned level)
 {

@@ -24,7 +24,10 @@ const struct hv_mmu_ops *const hv_mmu_backends[ENGINE_MMU_COUNT] = {
 	[ENGINE_SHADOW] = &hv_mmu_shadow,
 	[ENGINE_EPT] = &hv_mmu_ept,
 	[ENGINE_HUGEGPT] = &hv_mmu_hugegpt,
+	[ENGINE_DMT] = &hv_mmu_dmt,
+	[ENGINE_PVDMT] = &hv_mmu_pvdmt,
 	[ENGINE_NESTED] = &hv_mmu_nested,
+	[ENGINE_NESTED_PVDMT] = &hv_mmu_nested_pvdmt,
 };
 
 enum hv_verdict hv_fail(struct hv_vm *vm, const char *fmt, ...)

@@ -9,12 +9,17 @@
  * where each of these exits to L0. (L0 has to copy just these fields between the VMCS that it runs L2 by and the one that
  * L1 believes in: that is the work at the door that is really done.)
  *
+ * With direct translation on both sides (nested-pvdmt, docs/dmt.md) the hardware needs no shadow: the guest's registers name
+ * gTEAs, by machine address; L1's registers lead to the last entries of EPT12 and L0's to those of EPT01, each in areas of
+ * their own, also by machine address. Three references. EPT02 is what walks fall back to.
+ *
  * Left out: VMCS shadowing, L1's own translations, that EPT01 and EPT12 are walked when L1 and L0 look at memory,
- * more than one L2 under an L1.
+ * more than one L2 under an L1. That a gTEA of L2's is in one piece in L1's memory, too: L1 hands the request on.
  */
 #include "hv/core.h"
 #include "hv/dirty.h"
 #include "hv/ept.h"
+#include "hv/gtea.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -30,6 +35,7 @@ struct nested {
 	uint32_t *l1_of;        /* [pages of RAM]: L1's frame for it, plus 1; 0: none yet */
 	uint32_t *machine_of;   /* [l1_frames]: its machine frame, plus 1 */
 	uint64_t l1_frames, l1_next;
+	struct gteas *gteas;    /* direct translation */
 	bool reflected;         /* the last exit was L1's to handle */
 	struct vmx_counts door; /* at that exit */
 	struct obs_nested count;
@@ -204,6 +210,7 @@ static void observe(const struct hv_vm *vm, struct obs *obs)
 	add_exits(obs, EXIT_REASON_INVEPT, sum.count.invepts);
 	add_exits(obs, EXIT_REASON_VMRESUME, sum.count.reflected);
 	add_exits(obs, EXIT_REASON_EPT_VIOLATION, sum.count.l1_violations);
+	add_exits(obs, EXIT_REASON_WRMSR, sum.count.l1_requests);
 }
 
 /* ---- the p2m changed ---- */
@@ -212,9 +219,10 @@ static void observe(const struct hv_vm *vm, struct obs *obs)
  * L1 gives L2 other frames: what EPT12 says of those goes, and L2 will ask again. Small pages keep L1's frames, behind which
  * L0 puts the new ones.
  */
-static void l1_unmap(struct hv_vm *vm, uint64_t first, uint64_t end)
+static bool l1_unmap(struct hv_vm *vm, uint64_t first, uint64_t end)
 {
 	struct nested *n = nested_of(vm);
+	bool any = false;
 
 	for (uint64_t g = first; g < end; g++) {
 		unsigned level, at;
@@ -227,15 +235,58 @@ static void l1_unmap(struct hv_vm *vm, uint64_t first, uint64_t end)
 			n->l1_of[hv_page_of(vm, ((g >> ept_order(level) << ept_order(level)) + i) << PAGE_SHIFT)] = 0;
 		hv_count_writes(vm, 2);
 		*e = *e01 = 0;
+		any = true;
 	}
+	return any;
 }
 
 static void p2m_changed(struct hv_vm *vm, gfn_t first, uint64_t frames)
 {
-	if (!nested_of(vm))
+	struct nested *n = nested_of(vm);
+
+	if (!n)
 		return;
-	l1_unmap(vm, first.v, first.v + frames);
-	ept_tables_p2m_changed(vm, &nested_of(vm)->ept, first, frames);
+	/* What was translated directly came of no entry of EPT02. */
+	if (l1_unmap(vm, first.v, first.v + frames))
+		ept_tables_flush(vm, &n->ept);
+	ept_tables_p2m_changed(vm, &n->ept, first, frames);
+	gteas_p2m_changed(vm, n->gteas, first, frames);
+}
+
+/* ---- direct translation ---- */
+
+/* Trackers watch EPT02: while there is one, every translation is made from there. */
+static void set_direct(struct hv_vm *vm)
+{
+	vmx_set_dmt_stages(vm->cpu, hv_tracks(vm) ? 0 : 3);
+	gteas_load(vm, nested_of(vm)->gteas);
+}
+
+static void setup_direct(struct hv_vm *vm)
+{
+	struct nested *n = nested_of(vm);
+	struct dmt_entry e[EPT_TEAS_MAX];
+	unsigned count;
+
+	ept_setup_vmcs(vm);
+	count = ept_tables_registers(vm, &n->ept12, e);
+	vmx_set_dmt(vm->cpu, 1, e, count);
+	count = ept_tables_registers(vm, &n->ept01, e);
+	vmx_set_dmt(vm->cpu, 2, e, count);
+	set_direct(vm);
+}
+
+static void track_direct(struct hv_vm *vm)
+{
+	set_direct(vm);
+	ept_track(vm);
+}
+
+/* L1 has L0 make the range contiguous: a request of its own, which exits. */
+static void pv_done(struct hv_vm *vm, const struct pv_request *r)
+{
+	nested_of(vm)->count.l1_requests += r->op == PV_TEA_ALLOC || r->op == PV_TEA_FREE;
+	gteas_request(vm, nested_of(vm)->gteas, r);
 }
 
 /* ---- audit ---- */
@@ -289,7 +340,7 @@ static bool audit(struct hv_vm *vm, char *buf, size_t bytes)
 	struct audit a = {buf, bytes};
 
 	return ept_tables_audit(vm, &n->ept, buf, bytes) && ept_tables_each(vm, &n->ept12, audit_ept12, &a) &&
-	       ept_tables_each(vm, &n->ept, audit_ept02, &a);
+	       ept_tables_each(vm, &n->ept, audit_ept02, &a) && gteas_audit(vm, n->gteas, buf, bytes);
 }
 
 /* ---- making one ---- */
@@ -303,6 +354,7 @@ static void nested_destroy(struct hv_vm *vm)
 	ept_tables_destroy(vm, &n->ept);
 	ept_tables_destroy(vm, &n->ept12);
 	ept_tables_destroy(vm, &n->ept01);
+	free(n->gteas);
 	free(n->l1_of);
 	free(n->machine_of);
 	free(n);
@@ -321,7 +373,36 @@ static int make_l1(struct hv_vm *vm, struct nested *n, struct error *err)
 	return n->l1_of && n->machine_of ? 0 : error_set(err, -ENOMEM, "nested virtualization: out of memory");
 }
 
-static int nested_init(struct hv_vm *vm, struct error *err)
+/* Areas for the last tables, and with large host pages for those above. */
+static int make_areas(struct hv_vm *vm, struct ept_tables *t, const struct machmem_range *range, unsigned ranges)
+{
+	int r = 0;
+
+	t->leaf_max = 2;
+	for (unsigned level = 1; level <= (vm->cfg.host_pages == HOST_PAGES_4K ? 1 : 2); level++)
+		for (unsigned i = 0; !r && i < ranges; i++)
+			r = ept_tables_add_tea(vm, t, level, range[i].base, range[i].bytes);
+	return r;
+}
+
+/* L0's view of L1's memory is made first: EPT12 lies in there. */
+static int make_tables(struct hv_vm *vm, struct nested *n, bool direct, struct error *err)
+{
+	const struct machmem_range l1 = {0, n->l1_frames << PAGE_SHIFT};
+	int r = ept_tables_init(vm, &n->ept01, err);
+
+	if (!r && direct)
+		r = make_areas(vm, &n->ept01, &l1, 1);
+	if (!r)
+		r = ept_tables_init(vm, &n->ept12, err);
+	if (!r && direct)
+		r = make_areas(vm, &n->ept12, vm->ram, vm->rams);
+	if (!r)
+		r = ept_tables_init(vm, &n->ept, err);
+	return r ? error_set(err, r, "nested virtualization: no machine memory for tables") : 0;
+}
+
+static int create(struct hv_vm *vm, bool direct, struct error *err)
 {
 	struct nested *n = calloc(1, sizeof(*n));
 	int r;
@@ -329,23 +410,23 @@ static int nested_init(struct hv_vm *vm, struct error *err)
 	if (!n)
 		return error_set(err, -ENOMEM, "nested virtualization: out of memory");
 	vm->mmu_state = n;
-	if ((r = make_l1(vm, n, err)) || (r = ept_tables_init(vm, &n->ept01, err)) ||
-	    (r = ept_tables_init(vm, &n->ept12, err)) || (r = ept_tables_init(vm, &n->ept, err)))
+	if ((r = make_l1(vm, n, err)) || (r = make_tables(vm, n, direct, err)) ||
+	    (direct && (r = gteas_create(&n->gteas, err))))
 		nested_destroy(vm);
 	return r;
 }
 
+static int nested_init(struct hv_vm *vm, struct error *err) { return create(vm, false, err); }
+static int direct_init(struct hv_vm *vm, struct error *err) { return create(vm, true, err); }
+
+#define NESTED_OPS                                                                                                 \
+	EPT_REGISTER_OPS, .destroy = nested_destroy, .ept_violation = violation, .exited = exited,                 \
+	.p2m_changed = p2m_changed, .retrack = ept_retrack, .scan = ept_scan, .audit = audit, .observe = observe
+
 const struct hv_mmu_ops hv_mmu_nested = {
-	.name = "nested",
-	.init = nested_init,
-	.destroy = nested_destroy,
-	EPT_GUEST_OPS,
-	.ept_violation = violation,
-	.exited = exited,
-	.p2m_changed = p2m_changed,
-	.track = ept_track,
-	.retrack = ept_retrack,
-	.scan = ept_scan,
-	.audit = audit,
-	.observe = observe,
+	.name = "nested", .init = nested_init, .setup_vmcs = ept_setup_vmcs, .track = ept_track, NESTED_OPS,
+};
+const struct hv_mmu_ops hv_mmu_nested_pvdmt = {
+	.name = "nested-pvdmt", .init = direct_init, .setup_vmcs = setup_direct, .track = track_direct, .pv_done = pv_done,
+	NESTED_OPS,
 };

@@ -357,6 +357,7 @@ static json_t *build_nested(const struct obs *obs)
 	put(o, "invvpids", obs->nested.invvpids);
 	put(o, "invepts", obs->nested.invepts);
 	put(o, "l1_violations", obs->nested.l1_violations);
+	put(o, "l1_requests", obs->nested.l1_requests);
 	put(o, "filled_by_l1", obs->nested.filled_by_l1);
 	put(o, "filled_by_l0", obs->nested.filled_by_l0);
 	put(o, "ept12_kib", obs->nested.ept12_bytes >> 10);

@@ -255,7 +255,8 @@ static void test_come_and_go(void **state)
 		}
 		run(vm, 7);
 		engine_observe(vm, &after);
-		if (engine_mmu_nests(mmu)) {
+		/* Where registers of two hosts translate, the first table of their composition is made for the tracker. */
+		if (engine_mmu_nests(mmu) && mmu != ENGINE_NESTED_PVDMT) {
 			assert_int_equal(after.tables.ept_bytes, before.tables.ept_bytes);
 			assert_true(after.tracking.splits);
 		}

@@ -3,7 +3,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {"native", "brute", "shadow", "ept", "hugegpt", "nested"};
+const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {"native", "brute", "shadow", "ept", "hugegpt", "dmt", "pvdmt",
+							 "nested", "nested-pvdmt"};
 
 struct engine_vm {
 	uint64_t memory, backed;
