@@ -4,7 +4,7 @@
  * and powers the machine off. Without a workload it offers a shell on the
  * console and powers off when that ends.
  *
- *   gnomon.work=NAME[:N[:M]][,NAME...]   run these; "none" runs nothing
+ *   gnomon.work=NAME[:N[:M[:huge]]][,NAME...]   run these; "none" runs nothing
  *
  * It leaves out everything a real init does for a system that lives longer.
  */
@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { CMDLINE_BYTES = 4096, MAX_FIELDS = 3 };
+enum { CMDLINE_BYTES = 4096, MAX_FIELDS = 4 };
 
 /* Writes straight to the console: no buffer may hold a line back when the machine goes off. */
 static void say(const char *text)
@@ -86,7 +86,7 @@ static bool run(char *const argv[])
 	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-/* Runs one "NAME[:N[:M]]" and reports it on a line of its own. */
+/* Runs one "NAME[:N[:M[:huge]]]" and reports it on a line of its own. */
 static bool run_work(char *item)
 {
 	char program[] = "/bin/gnomon-work", line[160];

@@ -1,36 +1,23 @@
 /*
- * The guest's workloads, one program: gnomon-work NAME [N [M]]. Each strains one
- * thing that MMU schemes pay differently for. They use no clock and no random
+ * The guest's workloads, one program: gnomon-work NAME [N [M [small|huge]]]. Each
+ * strains one thing that MMU schemes pay differently for, or has the accesses of a
+ * kind of program (work_lookup.c, work_pointers.c). They use no clock and no random
  * source, so that every run executes the same instructions; each checks its own
- * result and prints a sum of it.
+ * result and prints a sum of it, which no layout of memory changes.
  */
+#include "work.h"
+
 #include <errno.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, KIB = 1024, MIB = 1024 * 1024 };
-
-struct work {
-	const char *name;
-	bool (*run)(uint64_t n, uint64_t m, uint64_t *sum);
-	uint64_t n, m; /* defaults */
-	const char *help;
-};
-
-static uint64_t next_random(uint64_t *state)
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
-}
+#define HUGE_PAGE ((uint64_t)2 * MIB)
 
 /* Anonymous memory of @bytes that stays in 4 KiB pages; NULL if there is none. */
 static void *map_small_pages(size_t bytes)
@@ -41,6 +28,37 @@ static void *map_small_pages(size_t bytes)
 		return NULL;
 	madvise(p, bytes, MADV_NOHUGEPAGE); /* fails where the kernel has no huge pages: as well */
 	return p;
+}
+
+void *map_pages(uint64_t bytes)
+{
+	bool small = prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1;
+	uint64_t room = bytes + HUGE_PAGE, from, to;
+	uint8_t *p;
+
+	if (!bytes || room < bytes)
+		return NULL;
+	p = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	/* What lies before the boundary, and what is over behind the end, goes back. */
+	from = -(uint64_t)(uintptr_t)p & (HUGE_PAGE - 1);
+	to = (from + bytes + PAGE - 1) & ~(uint64_t)(PAGE - 1);
+	if ((from && munmap(p, from)) || (to < room && munmap(p + to, room - to)))
+		return NULL;
+	madvise(p + from, bytes, small ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
+	return p + from;
+}
+
+bool unmap_pages(void *p, uint64_t bytes)
+{
+	return !munmap(p, bytes);
+}
+
+void work_ready(const char *name)
+{
+	printf("GNOMON-READY %s\n", name);
+	fflush(stdout);
 }
 
 /* Forks a child that runs @body and waits for it; its exit status, or -1. */
@@ -79,12 +97,13 @@ static bool work_forkwait(uint64_t n, uint64_t m, uint64_t *sum)
 static bool work_gups(uint64_t n, uint64_t mib, uint64_t *sum)
 {
 	uint64_t words = mib * MIB / sizeof(uint64_t), random = 0x9e3779b97f4a7c15;
-	uint64_t *table = map_small_pages(mib * MIB);
+	uint64_t *table = map_pages(mib * MIB);
 
-	if (!table || !words)
+	if (!table)
 		return false;
 	for (uint64_t i = 0; i < words; i += PAGE / sizeof(uint64_t))
 		table[i] = i;
+	work_ready("gups");
 	for (uint64_t i = 0; i < n; i++) {
 		uint64_t r = next_random(&random);
 
@@ -92,7 +111,7 @@ static bool work_gups(uint64_t n, uint64_t mib, uint64_t *sum)
 	}
 	for (uint64_t i = 0; i < words; i += PAGE / sizeof(uint64_t))
 		*sum += table[i];
-	return !munmap(table, mib * MIB);
+	return unmap_pages(table, mib * MIB);
 }
 
 /* Maps, touches every page, unmaps: faults that fill tables and flushes that empty them. */
@@ -458,32 +477,38 @@ static bool work_areas(uint64_t n, uint64_t mib, uint64_t *sum)
 }
 
 static const struct work works[] = {
-	{ "forkwait", work_forkwait, 40, 0, "fork, exit, wait: N processes" },
-	{ "gups", work_gups, 100000, 64, "N random updates of a table of M MiB" },
-	{ "pftouch", work_pftouch, 50, 64, "N times: map M pages, touch, unmap" },
-	{ "cow", work_cow, 20, 64, "N times: mprotect and copy-on-write of M pages" },
-	{ "syscall", work_syscall, 20000, 0, "N system calls" },
-	{ "ctxsw", work_ctxsw, 500, 0, "N turns of two processes over pipes" },
-	{ "intloop", work_intloop, 1000000, 0, "N turns of an integer loop" },
-	{ "mixed", work_mixed, 10000, 0, "sort N words, follow N Collatz sequences" },
-	{ "memcpy", work_memcpy, 20, 1024, "N copies of M KiB" },
-	{ "areas", work_areas, 1, 4, "N lives of mappings of M MiB: grow, move, share, split" },
+	{ "forkwait", work_forkwait, 40, 0, "fork, exit, wait: N processes", false },
+	{ "gups", work_gups, 100000, 64, "N random updates of a table of M MiB", true },
+	{ "pftouch", work_pftouch, 50, 64, "N times: map M pages, touch, unmap", false },
+	{ "cow", work_cow, 20, 64, "N times: mprotect and copy-on-write of M pages", false },
+	{ "syscall", work_syscall, 20000, 0, "N system calls", false },
+	{ "ctxsw", work_ctxsw, 500, 0, "N turns of two processes over pipes", false },
+	{ "intloop", work_intloop, 1000000, 0, "N turns of an integer loop", false },
+	{ "mixed", work_mixed, 10000, 0, "sort N words, follow N Collatz sequences", false },
+	{ "memcpy", work_memcpy, 20, 1024, "N copies of M KiB", false },
+	{ "areas", work_areas, 1, 4, "N lives of mappings of M MiB: grow, move, share, split", false },
+	{ 0 },
 };
+
+static const struct work *const all_works[] = { works, works_lookup, works_pointers };
+enum { LISTS = sizeof(all_works) / sizeof(all_works[0]) };
 
 static int usage(void)
 {
-	printf("usage: gnomon-work NAME [N [M]]\n");
-	for (size_t i = 0; i < sizeof(works) / sizeof(works[0]); i++)
-		printf("  %-9s %s (default %llu, %llu)\n", works[i].name, works[i].help,
-		       (unsigned long long)works[i].n, (unsigned long long)works[i].m);
+	printf("usage: gnomon-work NAME [N [M [small|huge]]]\n");
+	for (unsigned l = 0; l < LISTS; l++)
+		for (const struct work *w = all_works[l]; w->name; w++)
+			printf("  %-9s %s (default %llu, %llu%s)\n", w->name, w->help, (unsigned long long)w->n,
+			       (unsigned long long)w->m, w->pages ? ", small" : "");
 	return 2;
 }
 
 static const struct work *find_work(const char *name)
 {
-	for (size_t i = 0; i < sizeof(works) / sizeof(works[0]); i++)
-		if (!strcmp(name, works[i].name))
-			return &works[i];
+	for (unsigned l = 0; l < LISTS; l++)
+		for (const struct work *w = all_works[l]; w->name; w++)
+			if (!strcmp(name, w->name))
+				return w;
 	return NULL;
 }
 
@@ -500,12 +525,21 @@ static bool count(const char *text, uint64_t fallback, uint64_t *out)
 	return !errno && *text && !*end;
 }
 
+/* What pages map_pages() gives, by a property of the process; false if @text names none. */
+static bool choose_pages(const char *text)
+{
+	if (text && !strcmp(text, "huge"))
+		return true;
+	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0); /* fails where the kernel has no huge pages: as well */
+	return !text || !strcmp(text, "small");
+}
+
 int main(int argc, char **argv)
 {
 	const struct work *w = argc > 1 ? find_work(argv[1]) : NULL;
 	uint64_t n, m, sum = 0;
 
-	if (!w || argc > 4)
+	if (!w || argc > 5 || (argc > 4 && !w->pages) || (w->pages && !choose_pages(argc > 4 ? argv[4] : NULL)))
 		return usage();
 	if (!count(argv[2], w->n, &n) || !count(argc > 3 ? argv[3] : NULL, w->m, &m))
 		return usage();

@@ -19,19 +19,21 @@ kernel=$(compgen -G "$out/kernel-cloud/lib/modules/*/kernel" | head -n 1 || true
 
 newest() { # true if the file is newer than everything that goes into it
 	local f
-	for f in "$top"/guest/*.c "$busybox" "$0" $(compgen -G "$out/kernel-cloud/lib/modules/*" || true); do
+	for f in "$top"/guest/*.[ch] "$busybox" "$0" $(compgen -G "$out/kernel-cloud/lib/modules/*" || true); do
 		[ "$1" -nt "$f" ] || return 1
 	done
 }
 
 cflags=(-std=gnu11 -D_GNU_SOURCE -O2 -march=x86-64 -static -s -Wall -Wextra -Wl,--build-id=none -fno-pie -no-pie)
-compile() { ${CC:-gcc} "${cflags[@]}" -o "$root/$2" "$top/guest/$1"; }
+compile() { # program source...
+	${CC:-gcc} "${cflags[@]}" -o "$root/$1" "${@:2}"
+}
 
 # What both have; $1: where the first program goes.
 common() {
 	mkdir -p "$root"/{bin,dev,proc,sys,root,tmp}
-	compile init.c "$1"
-	compile work.c "$2"
+	compile "$1" "$top/guest/init.c"
+	compile "$2" "$top"/guest/work{,_lookup,_pointers}.c
 	cp "$busybox" "$root/bin/busybox"
 	ln -s busybox "$root/bin/sh"
 }
@@ -72,8 +74,8 @@ for name in $wanted; do
 		common init bin/gnomon-work
 	else
 		common bin/gnomon-init bin/gnomon-work-cpu
-		compile init_devices.c init
-		compile work_devices.c bin/gnomon-work
+		compile init "$top/guest/init_devices.c"
+		compile bin/gnomon-work "$top/guest/work_devices.c"
 		add_modules
 	fi
 	pack "$name"
