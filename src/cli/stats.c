@@ -165,6 +165,7 @@ static void add_scheme(const struct stats_vm *v, char *buf, size_t bytes)
 		    short_number(rate(v, was->faults.ept_violations, now->faults.ept_violations), number));
 		break;
 	case ENGINE_NATIVE:
+	case ENGINE_NATIVE_DMT:
 	case ENGINE_MMU_COUNT:
 		return;
 	}
@@ -191,7 +192,7 @@ static void add_speed(const struct stats_vm *v, char *buf, size_t bytes)
 static void format(const struct stats_vm *v, const char *between, char *buf, size_t bytes)
 {
 	add_speed(v, buf, bytes);
-	if (v->mmu != ENGINE_NATIVE) {
+	if (!engine_mmu_is_bare(v->mmu)) {
 		add(buf, bytes, "%s", between);
 		add_exits(v, buf, bytes);
 	}
@@ -199,7 +200,7 @@ static void format(const struct stats_vm *v, const char *between, char *buf, siz
 	add_walks(v, buf, bytes);
 	add(buf, bytes, "%s", between);
 	add_tlb(v, buf, bytes);
-	if (v->mmu != ENGINE_NATIVE) {
+	if (!engine_mmu_is_bare(v->mmu)) {
 		add(buf, bytes, "%s", between);
 		add_scheme(v, buf, bytes);
 	}

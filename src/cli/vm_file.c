@@ -41,7 +41,8 @@ static int set_control(void *ctx, const char *v, struct error *err)
 }
 
 const struct option_desc vm_options[] = {
-	{"mmu", "SCHEME", "native, brute, shadow, ept, hugegpt, dmt, pvdmt, nested or nested-pvdmt (default native)", set_mmu},
+	{"mmu", "SCHEME", "native, brute, shadow, ept, hugegpt, dmt, pvdmt, nested, nested-pvdmt or\n"
+			  "native-dmt (default native)", set_mmu},
 	{"report", "FILE", "write what was counted as JSON", set_report},
 	{"serial", "FILE", "serial output to FILE, or 'none' (default: the terminal)", set_serial},
 	{"control", "PATH", "a socket at PATH to ask and command the run by (gnomon control)", set_control},
@@ -185,7 +186,7 @@ static int read_value(struct vm_file *f, const config_setting_t *s, const struct
 	if (ret || !given)
 		return ret;
 	ret = d->set(ctx, text, &why);
-	if (ret == 0 && ctx == &f->vm && f->vm.cfg.engine.mmu == ENGINE_NATIVE)
+	if (ret == 0 && ctx == &f->vm && engine_mmu_is_bare(f->vm.cfg.engine.mmu))
 		return refuse_at(f, s, "native has no hypervisor to share the machine: brute, shadow or ept", err);
 	if (ret == 0 && f->vm.cfg.clock != VM_CLOCK_ICOUNT)
 		return refuse_at(f, s, "VMs on one processor have the clock icount", err);

@@ -21,6 +21,7 @@ const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {
 	[ENGINE_PVDMT] = "pvdmt",
 	[ENGINE_NESTED] = "nested",
 	[ENGINE_NESTED_PVDMT] = "nested-pvdmt",
+	[ENGINE_NATIVE_DMT] = "native-dmt",
 };
 
 #define HOLE_START (3 * SIZE_1G)
@@ -57,12 +58,13 @@ static int make_vm(struct engine_vm **out, struct engine_machine *machine, const
 	pthread_mutex_init(&vm->snapshot_lock, NULL);
 	vm->machine = machine;
 	vm->rams = engine_ram_layout(cfg->memory, vm->ram);
-	vm->ops = cfg->mmu == ENGINE_NATIVE ? &engine_native_ops : &engine_hv_ops;
+	vm->ops = engine_mmu_is_bare(cfg->mmu) ? &engine_native_ops : &engine_hv_ops;
 	r = vm->ops->create(vm, err);
 	if (r) {
 		free(vm);
 		return r;
 	}
+	vm->cpu->mmu.dmt.audit |= cfg->audit;
 	/* Firmware hands a PC over in virtual-wire mode: the PIC's interrupts pass through the local APIC. */
 	lapic_virtual_wire(vm->ops->lapic(vm));
 	*out = vm;
@@ -78,7 +80,7 @@ int engine_create(struct engine_vm **out, const struct engine_config *cfg, struc
 	struct engine_machine *machine = NULL;
 	int r = engine_config_check(cfg, err);
 
-	if (!r && cfg->mmu != ENGINE_NATIVE)
+	if (!r && !engine_mmu_is_bare(cfg->mmu))
 		r = engine_machine_create(&machine, cfg, 1, err);
 	if (!r)
 		r = make_vm(out, machine, cfg, err);
@@ -180,7 +182,25 @@ void engine_set_regs(struct engine_vm *vm, const struct engine_regs *r) { vm->op
 void engine_get_sregs(struct engine_vm *vm, struct engine_sregs *s) { vm->ops->get_sregs(vm, s); }
 void engine_set_sregs(struct engine_vm *vm, const struct engine_sregs *s) { vm->ops->set_sregs(vm, s); }
 void engine_get_fpu(struct engine_vm *vm, struct fpu *fpu) { vm->ops->get_fpu(vm, fpu); }
-void engine_run(struct engine_vm *vm, struct engine_run *run) { vm->ops->run(vm, run); }
+/* What registers led to and the tables do not is somebody's broken promise, or a fault in the machine. */
+static void fail_if_misled(const struct engine_vm *vm, struct engine_run *run)
+{
+	const struct mmu_dmt *d = &vm->cpu->mmu.dmt;
+
+	if (likely(!d->wrong))
+		return;
+	run->exit = ENGINE_EXIT_FAIL;
+	snprintf(run->fail.text, sizeof(run->fail.text),
+		 "audit: registers of direct translation and tables differ about address %llx",
+		 (unsigned long long)d->wrong_at);
+}
+
+void engine_run(struct engine_vm *vm, struct engine_run *run)
+{
+	vm->ops->run(vm, run);
+	fail_if_misled(vm, run);
+}
+
 void engine_kick(struct engine_vm *vm) { vm->ops->kick(vm); }
 uint64_t engine_now(const struct engine_vm *vm) { return vm->ops->now(vm); }
 void engine_advance(struct engine_vm *vm, uint64_t to_ns) { vm->ops->advance(vm, to_ns); }

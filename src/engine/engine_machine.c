@@ -25,7 +25,7 @@ static int check(const struct engine_config *cfg, unsigned vms, struct error *er
 
 		if (r)
 			return r;
-		if (cfg[i].mmu == ENGINE_NATIVE)
+		if (engine_mmu_is_bare(cfg[i].mmu))
 			return error_set(err, -EINVAL, "engine: a native guest has the machine to itself");
 		if (!same_processor(&cfg[i].cpu, &cfg[0].cpu))
 			return error_set(err, -EINVAL, "engine: VMs on one machine have the same processor");
@@ -90,7 +90,7 @@ int engine_machine_admit(struct engine_machine *m, const struct engine_config *c
 {
 	if (m->hv.vms == m->vms_max)
 		return error_set(err, -EINVAL, "engine: the machine was made for %u VMs", m->vms_max);
-	if (cfg->mmu == ENGINE_NATIVE || !same_processor(&cfg->cpu, &m->processor))
+	if (engine_mmu_is_bare(cfg->mmu) || !same_processor(&cfg->cpu, &m->processor))
 		return error_set(err, -EINVAL, "engine: not a VM that the machine was made for");
 	return 0;
 }

@@ -1,7 +1,7 @@
 /*
  * The bare machine: the guest runs directly on the processor, guest-physical
  * addresses are machine addresses, and no hypervisor is there. What the other
- * schemes are compared with.
+ * schemes are compared with. Under native-dmt its MMU goes by the guest's registers (docs/dmt.md).
  *
  * Virtual time is the processor's instruction count plus idle time. It is kept
  * here and not read from the TSC, which the guest may write.
@@ -24,6 +24,8 @@ static int native_create(struct engine_vm *vm, struct error *err)
 	r = cpu_create(&vm->cpu, &vm->mem, &vm->cfg.cpu, err);
 	if (r)
 		machmem_destroy(&vm->mem);
+	else if (vm->cfg.mmu == ENGINE_NATIVE_DMT)
+		mmu_dmt_set_stages(&vm->cpu->mmu, 1);
 	return r;
 }
 

@@ -267,7 +267,7 @@ int engine_snapshot_begin(struct engine_vm *vm, const uint64_t *pages, uint64_t 
 	struct engine_snapshot *s;
 	int r;
 
-	if (vm->cfg.mmu == ENGINE_NATIVE)
+	if (engine_mmu_is_bare(vm->cfg.mmu))
 		return error_set(err, -ENOTSUP, "nothing stands in front of the bare machine's memory");
 	if (vm->snapshot)
 		return error_set(err, -EBUSY, "a snapshot of memory is being taken already");

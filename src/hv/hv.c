@@ -789,8 +789,9 @@ void hv_observe(const struct hv_vm *vm, struct obs *obs)
 	obs->faults.guest += vm->emul->stats.page_faults;
 	obs->cpu.exceptions += vm->emul->stats.exceptions;
 	obs->cpu.interrupts += vm->emul->stats.interrupts;
-	obs->pv.requests += vm->emul->stats.requests;
-	obs->pv.refused += vm->emul->stats.requests_refused;
+	obs->pv = vm->obs.pv;
+	obs->pv.requests = vm->emul->stats.requests;
+	obs->pv.refused = vm->emul->stats.requests_refused;
 	obs->faults.true_faults = vm->obs.faults.true_faults;
 	obs->faults.hidden = vm->obs.faults.hidden;
 	obs->faults.traced_writes = vm->obs.faults.traced_writes;

@@ -40,7 +40,7 @@ int track_check(const struct track_config *cfg, enum engine_mmu mmu, struct erro
 
 	if (!engine_dirty_possible(mmu, how))
 		return error_set(err, -EINVAL, "--%s: not possible with --mmu %s%s", cfg->dirty ? "dirty" : "wss",
-				 engine_mmu_name[mmu], mmu == ENGINE_NATIVE ? ": nobody is there to track" : "");
+				 engine_mmu_name[mmu], engine_mmu_is_bare(mmu) ? ": nobody is there to track" : "");
 	if (cfg->wss && how != ENGINE_DIRTY_AD && how != ENGINE_DIRTY_PRESENT)
 		return error_set(err, -EINVAL, "--wss: '--dirty %s' does not know of pages that are only read; "
 				 "'ad' and 'present' do", engine_dirty_name[how]);

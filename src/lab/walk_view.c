@@ -88,7 +88,7 @@ const char *walk_view_flags(enum walk_stage stage, unsigned level, uint64_t e, c
 /* Bytes of an entry: only tables of 32-bit guests that the processor itself walks have small ones. */
 static unsigned entry_bytes(const struct walk_view *v, enum walk_stage stage)
 {
-	bool own = v->mmu == ENGINE_NATIVE || engine_mmu_nests(v->mmu);
+	bool own = engine_mmu_is_bare(v->mmu) || engine_mmu_nests(v->mmu);
 
 	return stage == STAGE_GUEST && own && v->guest.levels == 2 ? 4 : 8;
 }
@@ -111,7 +111,7 @@ static const char *tables_name(const struct walk_view *v, enum walk_stage stage)
 {
 	if (stage == STAGE_HOST)
 		return "EPT";
-	return v->mmu == ENGINE_NATIVE || engine_mmu_nests(v->mmu) ? "guest" : v->mmu == ENGINE_SHADOW ? "shadow" : "brute";
+	return engine_mmu_is_bare(v->mmu) || engine_mmu_nests(v->mmu) ? "guest" : v->mmu == ENGINE_SHADOW ? "shadow" : "brute";
 }
 
 /* ---- words ---- */
@@ -165,7 +165,7 @@ static void describe_qualification(const struct walk_view *v, char *buf, size_t 
 
 static const char *page_fault_meaning(const struct walk_view *v)
 {
-	if (v->mmu == ENGINE_NATIVE || engine_mmu_nests(v->mmu) || !v->guest.permits)
+	if (engine_mmu_is_bare(v->mmu) || engine_mmu_nests(v->mmu) || !v->guest.permits)
 		return "the guest's own tables do not allow it: its page-fault handler would run";
 	if (!v->ram)
 		return "hidden from the guest: a device's address, the hypervisor would emulate the access";
@@ -371,7 +371,7 @@ static void print_guest(const struct walk_view *v, FILE *out)
 		fprintf(out, "The guest sees guest-physical %" PRIx64 ", a page of %s", g->gpa.v, page_size(g->shift));
 	else
 		fprintf(out, "The guest sees no mapping%s", g->reserved ? " (reserved bits)" : "");
-	if (v->mmu == ENGINE_NATIVE || engine_mmu_nests(v->mmu)) { /* its entries are in the table */
+	if (engine_mmu_is_bare(v->mmu) || engine_mmu_nests(v->mmu)) { /* its entries are in the table */
 		fputs(".\n", out);
 		return;
 	}

@@ -115,7 +115,7 @@ static const char *why_full(const struct checkpointer *c, const char *path, cons
 	if (o->full || !*c->last_path)
 		return "";
 	if (!c->tracking)
-		return vm_get_config(c->vm)->engine.mmu == ENGINE_NATIVE ? "nobody tracks the bare machine's memory" :
+		return engine_mmu_is_bare(vm_get_config(c->vm)->engine.mmu) ? "nobody tracks the bare machine's memory" :
 									   "a tracker is in use for something else";
 	if (!same_directory(path, c->last_path))
 		return "the last checkpoint is in another directory";
@@ -207,7 +207,7 @@ static int keep_memory(struct checkpointer *c, struct error *err)
 	r = pages_writer_init(&w->pages, state_file_stream(w->file), w->o.compress, err);
 	if (r)
 		return r;
-	if (vm_get_config(c->vm)->engine.mmu == ENGINE_NATIVE)
+	if (engine_mmu_is_bare(vm_get_config(c->vm)->engine.mmu))
 		return write_at_once(c, err);
 	return engine_snapshot_begin(vm_engine(c->vm), c->taken, room, &w->snapshot, err);
 }

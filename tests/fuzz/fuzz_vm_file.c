@@ -34,7 +34,7 @@ static void check_taken(const struct vm_file *f)
 	const struct vm_config *c = &f->vm.cfg;
 
 	if (!c->kernel || !f->vm.name || !*f->vm.name || strlen(f->vm.name) > VM_NAME_MAX || c->clock != VM_CLOCK_ICOUNT ||
-	    c->engine.mmu == ENGINE_NATIVE || c->engine.mmu >= ENGINE_MMU_COUNT || !c->engine.memory)
+	    engine_mmu_is_bare(c->engine.mmu) || c->engine.mmu >= ENGINE_MMU_COUNT || !c->engine.memory)
 		abort();
 }
 

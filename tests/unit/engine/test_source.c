@@ -133,7 +133,7 @@ static void every_scheme(void **state)
 {
 	(void)state;
 	for (unsigned m = 0; m < ENGINE_MMU_COUNT; m++)
-		sums_what_the_source_has(m, HOST_PAGES_4K, m != ENGINE_NATIVE); /* native brings neighbours along */
+		sums_what_the_source_has(m, HOST_PAGES_4K, !engine_mmu_is_bare(m)); /* native brings neighbours along */
 	sums_what_the_source_has(ENGINE_EPT, HOST_PAGES_2M, false);
 	sums_what_the_source_has(ENGINE_SHADOW, HOST_PAGES_2M, false);
 }
