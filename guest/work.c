@@ -434,11 +434,14 @@ static bool area_dotted(const uint8_t *base, size_t bytes, size_t step)
 	return true;
 }
 
-/* Far larger than any memory. */
+/* Far larger than any memory; then one of a thousand tables. */
 static bool area_sparse(uint8_t *base)
 {
 	size_t bytes = (size_t)256 * 1024 * MIB, step = bytes / 8 + 3 * PAGE;
 
+	if (!area_dot(base, bytes, step) || !area_dotted(base, bytes, step) || munmap(base, bytes))
+		return false;
+	bytes = (size_t)2048 * MIB, step = 2 * MIB + PAGE;
 	return area_dot(base, bytes, step) && area_dotted(base, bytes, step) && !munmap(base, bytes);
 }
 

@@ -7,7 +7,7 @@ set -uo pipefail
 
 gnomon=$1 kit=$2 case=$3
 kernel=$kit/vmlinux-gnomon initrd=$kit/initramfs.cpio
-schemes=native,brute,shadow,ept,hugegpt
+schemes=native,native-dmt,brute,shadow,ept,hugegpt,dmt,pvdmt,nested,nested-pvdmt
 work=forkwait:3,gups:2000:8,cow:2:16,ctxsw:20,areas:1:4
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
@@ -61,12 +61,16 @@ plain)
 hugegpt)
 	boot hugegpt --cpu-features +dmt
 	is hugegpt
-	counted pool_regions pool_pte pool_pmd pool_pud pool_pgd pool_swept
+	counted pool_pte pool_pmd pool_pud pool_pgd pool_swept
+	grep -q '^pool_regions [2-9]' "$logs/tables" || fail "the pool did not grow"
 	never pool_ordinary
 	;;
 dmt | pvdmt)
 	boot "$case" --cpu-features +dmt
 	teas "$case"
+	# Every translation by registers compared with the tables.
+	schemes=native-dmt
+	boot "$case" --cpu-features +dmt --audit
 	;;
 absent)
 	work=areas:1:2

@@ -247,14 +247,15 @@ static void run_add(struct page *first, unsigned long n)
 {
 	for (struct page *page = first; page < first + n; page++) {
 		clear_highpage(page);
+		lock_page(page);
 		__SetPageMovable(page, &run_pages);
+		unlock_page(page);
 	}
 }
 
+/* Freeing ends the pretence, too. */
 static void run_free(struct page *first, unsigned long n)
 {
-	for (struct page *page = first; page < first + n; page++)
-		__ClearPageMovable(page);
 	if (n)
 		free_contig_range(page_to_pfn(first), n);
 }
