@@ -17,6 +17,7 @@ const struct command *const commands[] = {
 	&cmd_lab,
 	&cmd_disk,
 	&cmd_trace,
+	&cmd_replay,
 	&cmd_control,
 	&cmd_help,
 	&cmd_version,

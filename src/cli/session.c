@@ -109,6 +109,49 @@ static int set_wss(void *ctx, const char *v, struct error *err)
 	return parse_interval("wss", v, &((struct session *)ctx)->track.wss_interval, err);
 }
 
+static int set_part_text(const char *option, const char **text, const char *v, struct error *err)
+{
+	if (!*v)
+		return error_set(err, -EINVAL, "--%s '': a text is wanted", option);
+	*text = v;
+	return 0;
+}
+
+static int set_trace(void *ctx, const char *v, struct error *err)
+{
+	((struct session *)ctx)->part.wanted = true;
+	return set_part_text("trace", &((struct session *)ctx)->part.trace, v, err);
+}
+
+static int set_count(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct session *)ctx)->part.wanted = true;
+	return 0;
+}
+
+static int set_count_from(void *ctx, const char *v, struct error *err)
+{
+	((struct session *)ctx)->part.wanted = true;
+	return set_part_text("count-from", &((struct session *)ctx)->part.from, v, err);
+}
+
+static int set_count_until(void *ctx, const char *v, struct error *err)
+{
+	((struct session *)ctx)->part.wanted = true;
+	return set_part_text("count-until", &((struct session *)ctx)->part.until, v, err);
+}
+
+static int set_trace_from(void *ctx, const char *v, struct error *err)
+{
+	return set_part_text("trace-from", &((struct session *)ctx)->part.from, v, err);
+}
+
+static int set_trace_until(void *ctx, const char *v, struct error *err)
+{
+	return set_part_text("trace-until", &((struct session *)ctx)->part.until, v, err);
+}
+
 const struct option_desc session_options[] = {
 	{"stats", NULL, "show on standard error once a second what is counted", set_stats},
 	{"stats-interval", "S", "every S seconds (0.05 to 3600)", set_stats_interval},
@@ -117,6 +160,14 @@ const struct option_desc session_options[] = {
 	 "(docs/tracking.md); with --audit memory is compared, too", set_dirty},
 	{"dirty-interval", "N", "... every N instructions (default 10M)", set_dirty_interval},
 	{"wss", "N", "say every N instructions how many pages were accessed", set_wss},
+	{"trace", "FILE", "native only: record the run as a trace for gnomon replay (-: standard output,\n"
+	 "and the console is standard error); docs/replay.md", set_trace},
+	{"trace-from", "TEXT", "... from where the guest has printed TEXT", set_trace_from},
+	{"trace-until", "TEXT", "... to where it has printed TEXT", set_trace_until},
+	{"count-interval", NULL, "count for itself what happens with all translations forgotten at the beginning, as a\n"
+	 "trace does (\"interval\" of the report)", set_count},
+	{"count-from", "TEXT", "... from where the guest has printed TEXT", set_count_from},
+	{"count-until", "TEXT", "... to where it has printed TEXT", set_count_until},
 	{"suspend", "FILE", "suspend the VM into FILE, where one of the next two says", set_suspend},
 	{"suspend-at", "N", "... when N instructions are complete in all (k, M, G: powers of ten)", set_suspend_at},
 	{"suspend-on", "TEXT", "... when the guest has printed TEXT", set_suspend_on},
@@ -258,6 +309,8 @@ static int write_report(const struct session *s, struct run *run, const struct v
 	if (!run->what.report)
 		return 0;
 	json = report_build(&run->what.cfg, r, host);
+	if (json && s->part.wanted && s->interval.ended)
+		json_object_set_new(json, "interval", interval_report(&s->interval));
 	if (json && run->track)
 		track_report(run->track, json_object_get(json, "tracking"));
 	ret = report_file_commit(&run->file, json, &err);
@@ -365,6 +418,18 @@ static int run_tracked(struct session *s)
 	return ret ? CLI_GUEST_FAILED : CLI_OK;
 }
 
+static int run_part(struct session *s)
+{
+	struct error err = {0};
+	int ret = interval_run(&s->interval, &s->part, s->run[0].vm, &err);
+
+	if (ret) {
+		console_end_line(&s->run[0].console);
+		cli_error(s->command, err.text);
+	}
+	return !ret ? CLI_OK : ret == -ENOENT ? CLI_GUEST_FAILED : CLI_HOST_FAILED;
+}
+
 static int run_one(struct session *s)
 {
 	struct vm *vm = s->run[0].vm;
@@ -372,6 +437,8 @@ static int run_one(struct session *s)
 
 	if (s->run[0].track)
 		return run_tracked(s);
+	if (s->part.wanted)
+		return run_part(s);
 
 	if (s->suspend && vm_run_until(vm, &s->suspend_at) != VM_STOPPED_END)
 		status = suspend(s, vm);
@@ -497,6 +564,21 @@ static int complete_tracking(struct session *s, struct error *err)
 	return track_check(t, s->guest.cfg.engine.mmu, err);
 }
 
+static int complete_part(struct session *s, struct error *err)
+{
+	if ((s->part.from || s->part.until) && !s->part.wanted)
+		return error_set(err, -EINVAL, "options '--trace-from' and '--trace-until' need --trace");
+	if (!s->part.wanted)
+		return 0;
+	if (s->files || s->suspend || s->track.dirty || s->track.wss)
+		return error_set(err, -EINVAL, "options '--trace' and '--count-...' go together with none of --vm, --suspend, "
+				 "--dirty and --wss");
+	s->part.creator = "gnomon " GNOMON_VERSION;
+	if (s->part.trace && strcmp(s->part.trace, "-") == 0 && !s->guest.serial)
+		s->guest.serial = "/dev/stderr";
+	return interval_check(&s->part, s->guest.cfg.engine.mmu, err);
+}
+
 /* Everything that can go wrong before a guest runs goes wrong here. */
 static int prepare(struct session *s, struct error *err)
 {
@@ -504,6 +586,8 @@ static int prepare(struct session *s, struct error *err)
 
 	if (ret == 0)
 		ret = complete_tracking(s, err);
+	if (ret == 0)
+		ret = complete_part(s, err);
 	if (ret == 0 && s->files)
 		ret = read_vm_files(s, err);
 	if (!s->files) {

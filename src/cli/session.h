@@ -10,6 +10,7 @@
 #include "cli/guest_control.h"
 #include "cli/stats.h"
 #include "cli/vm_file.h"
+#include "lab/interval.h"
 #include "lab/report.h"
 #include "lab/track.h"
 
@@ -50,6 +51,8 @@ struct session {
 	uint64_t stats_ns;           /* 0: the default */
 	struct stats stats;
 	struct track_config track;
+	struct interval_config part; /* a part of the run that is counted by itself, or recorded */
+	struct interval interval;
 	struct engine_machine *machine;
 	struct run run[ENGINE_VMS_MAX];
 	unsigned runs;

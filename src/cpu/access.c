@@ -6,6 +6,7 @@
 #include "cpu/access.h"
 
 #include "cpu/block.h"
+#include "cpu/record.h"
 #include "cpu/vmx.h"
 
 /* ---- the platform's answers ---- */
@@ -203,7 +204,7 @@ static bool misaligned(uint64_t lin, unsigned bytes, enum access_mode mode)
 }
 
 /* Splits the access at the page boundary, translates both parts. Returns the number of parts, or -1: stopped. */
-static int translate_access(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_kind kind,
+static int translate_parts(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_kind kind,
 			    enum access_mode mode, struct part part[2])
 {
 	unsigned first = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK));
@@ -229,6 +230,32 @@ static int translate_access(struct cpu *cpu, uint64_t lin, unsigned bytes, enum 
 	if (!cpu->long_mode)
 		lin = (uint32_t)lin;
 	return translate_part(cpu, lin, kind, mode, &part[1]) ? -1 : 2;
+}
+
+static void record_translated(struct cpu *cpu, const struct part part[2], int parts, const void *data)
+{
+	const uint64_t at[2] = {part[0].ram ? part[0].hpa : RECORD_NO_RAM,
+				parts == 2 && part[1].ram ? part[1].hpa : RECORD_NO_RAM};
+
+	record_parts(cpu, at, part[0].bytes, data);
+}
+
+/* @data: what is going to be stored; NULL: nothing */
+static int translate_access(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_kind kind,
+			    enum access_mode mode, struct part part[2], const void *data)
+{
+	int parts;
+
+	if (unlikely(cpu->recorder))
+		record_access(cpu, lin, bytes, kind, mode);
+	parts = translate_parts(cpu, lin, bytes, kind, mode, part);
+	if (unlikely(cpu->recorder)) {
+		if (parts < 0)
+			record_fault(cpu);
+		else
+			record_translated(cpu, part, parts, data);
+	}
+	return parts;
 }
 
 /* ---- data breakpoints ---- */
@@ -281,7 +308,7 @@ static int load_parts(struct cpu *cpu, uint64_t lin, uint8_t *to, unsigned bytes
 		memcpy(to, host, bytes);
 		return 0;
 	}
-	parts = translate_access(cpu, lin, bytes, kind, mode, part);
+	parts = translate_access(cpu, lin, bytes, kind, mode, part, NULL);
 	if (parts < 0)
 		return EXEC_STOP;
 	for (int i = 0; i < parts; i++) {
@@ -332,7 +359,7 @@ int mem_write_slow(struct cpu *cpu, uint64_t lin, const void *buf, unsigned byte
 		memcpy(host, buf, bytes);
 		return 0;
 	}
-	parts = translate_access(cpu, lin, bytes, ACCESS_WRITE, mode, part);
+	parts = translate_access(cpu, lin, bytes, ACCESS_WRITE, mode, part, buf);
 	if (parts < 0)
 		return EXEC_STOP;
 	for (int i = 0; i < parts; i++) {
@@ -352,7 +379,18 @@ int mem_probe_write(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_m
 {
 	struct part part[2];
 
-	return translate_access(cpu, lin, bytes, ACCESS_WRITE, mode, part) < 0 ? EXEC_STOP : 0;
+	return translate_access(cpu, lin, bytes, ACCESS_WRITE, mode, part, NULL) < 0 ? EXEC_STOP : 0;
+}
+
+int mem_touch(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_kind kind, enum access_mode mode)
+{
+	struct part part[2];
+	int parts = translate_access(cpu, lin, bytes, kind, mode, part, NULL);
+
+	for (int i = 0; i < parts; i++)
+		if (part[i].ram)
+			count_access(cpu, &part[i], kind == ACCESS_WRITE);
+	return parts < 0 ? EXEC_STOP : 0;
 }
 
 int sys_read(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes)

@@ -18,6 +18,8 @@ int mem_write_slow(struct cpu *cpu, uint64_t lin, const void *buf, unsigned byte
 int mem_rmw_slow(struct cpu *cpu, uint64_t lin, void *buf, unsigned bytes, enum access_mode mode);
 /* Checks that a write would succeed (and sets accessed and dirty flags); writes nothing. */
 int mem_probe_write(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_mode mode);
+/* All of an access but its data: translations, flags, faults, exits and counts. No device is asked. */
+int mem_touch(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_kind kind, enum access_mode mode);
 
 #define DEFINE_ACCESS(N, T)                                                                             \
 	static ALWAYS_INLINE int ld##N(struct cpu *cpu, uint64_t lin, T *out)                           \

@@ -90,6 +90,8 @@ struct bus {
 };
 
 struct blocks;       /* cpu/block.h: the decoded-block cache */
+struct recorder;     /* cpu/record.h: what is done as a trace */
+struct replay;       /* cpu/replay.h: events instead of instructions */
 struct host_stubs;   /* cpu/stub.h: host code for SSE, MMX, x87 */
 struct translator;   /* cpu/xlate.h: host code for blocks */
 struct xlink;
@@ -208,6 +210,8 @@ struct cpu {
 	struct blocks *blocks;
 	struct host_stubs *stubs;
 	struct translator *xlate;  /* NULL: interpret */
+	struct recorder *recorder; /* NULL: nobody records */
+	struct replay *replay;     /* NULL: instructions are executed */
 	struct cpu_stats stats;
 	uint64_t rng;
 

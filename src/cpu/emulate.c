@@ -6,6 +6,7 @@
 #include "cpu/access.h"
 #include "cpu/cpu.h"
 #include "cpu/lower.h"
+#include "cpu/replay.h"
 #include "cpu/vmx.h"
 
 #define INSN_BYTES_MAX 15u
@@ -73,6 +74,8 @@ enum cpu_emul_result cpu_emulate_one(struct cpu *cpu, unsigned max_iterations, b
 	struct uop u;
 	int st;
 
+	if (cpu->replay)
+		return replay_emulate_one(cpu, max_iterations, counted);
 	*counted = false;
 	cpu->bus.replay = 0;
 	if (decode_at_rip(cpu, &u))

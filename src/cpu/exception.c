@@ -9,6 +9,8 @@
  * Left out: the virtual-8086 mode extensions (CR4.VME, hidden in CPUID).
  */
 #include "cpu/flags.h"
+#include "cpu/record.h"
+#include "cpu/replay.h"
 #include "cpu/segment.h"
 #include "cpu/vmx.h"
 
@@ -360,6 +362,8 @@ static int deliver_attempt(struct cpu *cpu, const struct event *ev)
 	unsigned replay = bus->replay, done = bus->done_count;
 	int r;
 
+	if (unlikely(cpu->recorder))
+		record_delivery(cpu, cpu->gpr[REG_RIP] + (cpu->long_mode ? 0 : cpu->seg[SEG_CS].base));
 	for (;;) {
 		r = deliver_by_mode(cpu, ev);
 		if (likely(r == 0) || cpu->stop.kind != STOP_BUS || bus->done_count == BUS_QUEUE_MAX)
@@ -483,6 +487,8 @@ static int deliver(struct cpu *cpu, struct event ev)
 /* Real mode pushes no error codes: deliver_real() never looks at has_error. */
 int cpu_deliver_event(struct cpu *cpu, const struct event *ev)
 {
+	if (unlikely(cpu->replay))
+		return replay_deliver(cpu);
 	if (!cpu->vmx.injecting && accept(cpu, ev))
 		return EXEC_STOP;
 	if (ev->type == EVENT_NMI)

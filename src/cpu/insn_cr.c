@@ -9,6 +9,7 @@
 #include "cpu/insn_system.h"
 
 #include "cpu/cpuid.h"
+#include "cpu/record.h"
 #include "cpu/vmx.h"
 
 /* ---- PAE paging: PDPTEs are loaded with CR3, not walked ---- */
@@ -35,6 +36,8 @@ int cpu_read_pdptes(struct cpu *cpu, uint64_t cr3, uint64_t pdpte[4])
 			return vmx_exit_ept(cpu, ev, &x, 0, false);
 		table = hpa(x.page.v + (at & ~PAGE_MASK));
 	}
+	if (unlikely(cpu->recorder))
+		record_table(cpu, table.v);
 	for (unsigned i = 0; i < 4; i++) {
 		pdpte[i] = machmem_read64(cpu->mmu.mem, hpa(table.v + 8 * i));
 		if ((pdpte[i] & PTE_P) && (pdpte[i] & reserved))
@@ -186,15 +189,23 @@ static int set_cr8(struct cpu *cpu, uint64_t v)
 	return 0;
 }
 
-/* dst: number of the control register, src: general-purpose register */
-static int x_mov_to_cr(struct cpu *cpu, const struct uop *u)
+static void record_cr(struct cpu *cpu, unsigned cr, uint64_t v)
 {
-	uint64_t v = cpu->long_mode ? r64(cpu, u->src) : r32(cpu, u->src);
+	static const enum trace_kind kind[] = {[0] = TRACE_CR0, [3] = TRACE_CR3, [4] = TRACE_CR4};
+
+	if (cr < ARRAY_SIZE(kind) && kind[cr])
+		record_register(cpu, kind[cr], 0, v);
+}
+
+int cpu_mov_to_cr(struct cpu *cpu, const struct uop *u, uint64_t v)
+{
 	unsigned cr = u->dst;
 	int r;
 
-	if (require_cpl0(cpu) || vmx_intercept_cr_write(cpu, u, cr, u->src / 8, v))
+	if (vmx_intercept_cr_write(cpu, u, cr, u->src / 8, v))
 		return EXEC_STOP;
+	if (unlikely(cpu->recorder))
+		record_cr(cpu, cr, v);
 	switch (cr) {
 	case 0:
 		r = set_cr0(cpu, vmx_cr_write_value(cpu, 0, cpu->cr0, v));
@@ -214,6 +225,13 @@ static int x_mov_to_cr(struct cpu *cpu, const struct uop *u)
 		break;
 	}
 	return r ? EXEC_STOP : EXEC_LEAVE;
+}
+
+static int x_mov_to_cr(struct cpu *cpu, const struct uop *u)
+{
+	uint64_t v = cpu->long_mode ? r64(cpu, u->src) : r32(cpu, u->src);
+
+	return require_cpl0(cpu) ? EXEC_STOP : cpu_mov_to_cr(cpu, u, v);
 }
 
 static int x_mov_from_cr(struct cpu *cpu, const struct uop *u)
@@ -240,6 +258,8 @@ static int x_clts(struct cpu *cpu, const struct uop *u)
 		return EXEC_STOP;
 	cpu->cr0 = vmx_cr_write_value(cpu, 0, cpu->cr0, cpu->cr0 & ~CR0_TS);
 	cpu_update_mode(cpu);
+	if (unlikely(cpu->recorder))
+		record_cr(cpu, 0, cpu->cr0);
 	return EXEC_LEAVE;
 }
 
@@ -257,6 +277,8 @@ static int x_lmsw(struct cpu *cpu, const struct uop *u)
 		return EXEC_STOP;
 	/* PE can be set but not cleared. */
 	v = (cpu->cr0 & ~(CR0_MP | CR0_EM | CR0_TS)) | (msw & 0xf);
+	if (unlikely(cpu->recorder))
+		record_cr(cpu, 0, v);
 	return set_cr0(cpu, vmx_cr_write_value(cpu, 0, cpu->cr0, v)) ? EXEC_STOP : EXEC_LEAVE;
 }
 
@@ -325,6 +347,17 @@ static int x_mov_from_dr(struct cpu *cpu, const struct uop *u)
 
 /* ---- TLB ---- */
 
+int cpu_invlpg(struct cpu *cpu, const struct uop *u, uint64_t lin)
+{
+	if (vmx_intercept(cpu, u, EXIT_REASON_INVLPG, lin))
+		return EXEC_STOP;
+	if (unlikely(cpu->recorder))
+		record_invlpg(cpu, lin);
+	if (!cpu->long_mode || cpu_canonical(cpu, lin))
+		mmu_flush_page(&cpu->mmu, gva(lin));
+	return EXEC_LEAVE;
+}
+
 static int x_invlpg(struct cpu *cpu, const struct uop *u)
 {
 	uint64_t lin = ea_offset(cpu, u) + cpu->seg_base_eff[u->seg];
@@ -333,11 +366,7 @@ static int x_invlpg(struct cpu *cpu, const struct uop *u)
 		return raise_gp0(cpu);
 	if (!cpu->long_mode)
 		lin = (uint32_t)lin;
-	if (vmx_intercept(cpu, u, EXIT_REASON_INVLPG, lin))
-		return EXEC_STOP;
-	if (!cpu->long_mode || cpu_canonical(cpu, lin))
-		mmu_flush_page(&cpu->mmu, gva(lin));
-	return EXEC_LEAVE;
+	return cpu_invlpg(cpu, u, lin);
 }
 
 enum { INVPCID_ADDRESS, INVPCID_SINGLE, INVPCID_ALL_GLOBAL, INVPCID_ALL };
@@ -351,29 +380,26 @@ static bool invpcid_allowed(const struct cpu *cpu, uint64_t type, const struct u
 	return type != INVPCID_ADDRESS || cpu_canonical_base(cpu, d->hi);
 }
 
-/* dst: the register with the type */
-static int x_invpcid(struct cpu *cpu, const struct uop *u)
+int cpu_invpcid_intercept(struct cpu *cpu, const struct uop *u)
 {
-	uint64_t type = cpu->long_mode ? r64(cpu, u->dst) : r32(cpu, u->dst), lin;
-	struct u128 d;
+	return vmx_intercept_insn_info(cpu, u, EXIT_REASON_INVPCID, vmx_insn_displacement(cpu, u),
+				       vmx_insn_info_mem(u) | (uint32_t)(u->dst / 8) << INSN_INFO_REG2_SHIFT);
+}
 
-	if (!vmx_insn_enabled(cpu, PROC2_INVPCID) || cpu_v86(cpu))
-		return raise_ud(cpu);
-	if (require_cpl0(cpu))
-		return EXEC_STOP;
-	if (vmx_intercept_insn_info(cpu, u, EXIT_REASON_INVPCID, vmx_insn_displacement(cpu, u),
-				    vmx_insn_info_mem(u) | (uint32_t)(u->dst / 8) << INSN_INFO_REG2_SHIFT))
-		return EXEC_STOP;
-	if (ea(cpu, u, 16, ACCESS_READ, &lin) || ld128(cpu, lin, &d))
-		return EXEC_STOP;
+int cpu_invpcid(struct cpu *cpu, uint64_t type, uint64_t pcid, uint64_t lin)
+{
+	const struct u128 d = {pcid, lin};
+
 	if (!invpcid_allowed(cpu, type, &d))
 		return raise_gp0(cpu);
+	if (unlikely(cpu->recorder))
+		record_invpcid(cpu, (unsigned)type, pcid, lin);
 	switch (type) {
 	case INVPCID_ADDRESS:
-		mmu_flush_pcid_page(&cpu->mmu, (uint16_t)d.lo, gva(d.hi));
+		mmu_flush_pcid_page(&cpu->mmu, (uint16_t)pcid, gva(lin));
 		break;
 	case INVPCID_SINGLE:
-		mmu_flush_pcid(&cpu->mmu, (uint16_t)d.lo);
+		mmu_flush_pcid(&cpu->mmu, (uint16_t)pcid);
 		break;
 	case INVPCID_ALL_GLOBAL:
 		flush_everything(cpu);
@@ -383,6 +409,21 @@ static int x_invpcid(struct cpu *cpu, const struct uop *u)
 		break;
 	}
 	return EXEC_LEAVE;
+}
+
+/* dst: the register with the type */
+static int x_invpcid(struct cpu *cpu, const struct uop *u)
+{
+	uint64_t type = cpu->long_mode ? r64(cpu, u->dst) : r32(cpu, u->dst), lin;
+	struct u128 d;
+
+	if (!vmx_insn_enabled(cpu, PROC2_INVPCID) || cpu_v86(cpu))
+		return raise_ud(cpu);
+	if (require_cpl0(cpu) || cpu_invpcid_intercept(cpu, u))
+		return EXEC_STOP;
+	if (ea(cpu, u, 16, ACCESS_READ, &lin) || ld128(cpu, lin, &d))
+		return EXEC_STOP;
+	return cpu_invpcid(cpu, type, d.lo, d.hi);
 }
 
 /* ---- XCR0, PKRU, AC ---- */
@@ -433,6 +474,8 @@ static int x_wrpkru(struct cpu *cpu, const struct uop *u)
 		return raise_ud(cpu);
 	if ((uint32_t)cpu->gpr[RCX] != 0 || (uint32_t)cpu->gpr[RDX] != 0)
 		return raise_gp0(cpu);
+	if (unlikely(cpu->recorder))
+		record_register(cpu, TRACE_PKRU, 0, (uint32_t)cpu->gpr[RAX]);
 	cpu->pkru = (uint32_t)cpu->gpr[RAX];
 	cpu_update_mode(cpu);
 	return EXEC_LEAVE;

@@ -12,6 +12,7 @@
 #include "cpu/alu.h"
 #include "cpu/decode.h"
 #include "cpu/flags.h"
+#include "cpu/record.h"
 #include "cpu/segment.h"
 #include "cpu/vmx.h"
 
@@ -302,6 +303,7 @@ static int string_repeat(struct cpu *cpu, const struct uop *u)
 	uint64_t left = get_reg(cpu, u, RCX);
 	uint16_t cc = cpu->cc;
 	unsigned done = 0;
+	bool begun = false;
 
 	if (u->addrsize == 4 && cpu->long_mode)
 		clear_upper(cpu, u);
@@ -309,6 +311,9 @@ static int string_repeat(struct cpu *cpu, const struct uop *u)
 		uint64_t to_boundary = (left - 1) % REP_STRETCH + 1;
 		uint64_t n = may_run(cpu, u) ? run_of(cpu, u, to_boundary) : 0;
 
+		if (unlikely(cpu->recorder && begun))
+			record_iteration(cpu);
+		begun = true;
 		if (n == 0) {
 			if (iterate[u->aux](cpu, u)) {
 				cpu->cc = cc; /* SDM "REP": a fault restores the flags of CMPS and SCAS */

@@ -10,6 +10,7 @@
 #include "cpu/cpuid.h"
 #include "cpu/flags.h"
 #include "cpu/msr.h"
+#include "cpu/record.h"
 #include "cpu/vmx.h"
 
 /* ---- lowering from tables ---- */
@@ -306,6 +307,8 @@ static int x_wrmsr(struct cpu *cpu, const struct uop *u)
 
 	if (require_cpl0(cpu) || vmx_intercept_wrmsr(cpu, u, msr))
 		return EXEC_STOP;
+	if (unlikely(cpu->recorder))
+		record_wrmsr(cpu, msr, edx_eax(cpu));
 	r = cpu_wrmsr(cpu, msr, edx_eax(cpu));
 	if (r < 0)
 		return raise_gp0(cpu);

@@ -30,6 +30,15 @@ struct sys_insn {
  */
 bool lower_from_table(struct insn *in, struct uop *u, const struct sys_insn *table, unsigned entries);
 
+/*
+ * What MOV to CR (u->dst: its number, u->src: the register it comes from), INVLPG and INVPCID do once CPL and operands have
+ * been checked: EXEC_LEAVE, or EXEC_STOP. An INVPCID may exit before its descriptor is read: cpu_invpcid_intercept().
+ */
+int cpu_mov_to_cr(struct cpu *cpu, const struct uop *u, uint64_t v);
+int cpu_invlpg(struct cpu *cpu, const struct uop *u, uint64_t lin);
+int cpu_invpcid_intercept(struct cpu *cpu, const struct uop *u);
+int cpu_invpcid(struct cpu *cpu, uint64_t type, uint64_t pcid, uint64_t lin);
+
 /* The groups lower_system() asks. */
 bool lower_segment(struct insn *in, struct uop *u);    /* insn_segment.c: segment registers, LDS, ... */
 bool lower_far(struct insn *in, struct uop *u);        /* insn_far.c: far JMP, CALL, RET; IRET */

@@ -11,6 +11,7 @@
  * Sources: SDM volume 1, "FXSAVE and FXRSTOR Instructions" and "Managing State Using the XSAVE Feature Set".
  */
 #include "cpu/cpuid.h"
+#include "cpu/record.h"
 #include "cpu/vector.h"
 
 #define FX_BYTES      416u /* what FXSAVE writes; the rest of the 512 bytes is left alone */
@@ -322,6 +323,8 @@ static int x_xrstor(struct cpu *cpu, const struct uop *u)
 	if (rfbm & XCR0_AVX)
 		restore_halves(cpu, &cpu->fpu.ymm_hi[0][0], ymm_hi, present & XCR0_AVX);
 	if (rfbm & XCR0_PKRU) {
+		if (unlikely(cpu->recorder))
+			record_register(cpu, TRACE_PKRU, 0, pkru);
 		cpu->pkru = pkru;
 		cpu_update_mode(cpu);
 	}

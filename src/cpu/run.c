@@ -10,6 +10,8 @@
 #include "cpu/access.h"
 #include "cpu/block.h"
 #include "cpu/cpu.h"
+#include "cpu/record.h"
+#include "cpu/replay.h"
 #include "cpu/segment.h"
 #include "cpu/vmx.h"
 #include "cpu/xlate.h"
@@ -25,7 +27,12 @@ static uint64_t code_lin(const struct cpu *cpu)
 
 static int fetch_fault(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin)
 {
-	return ev == XLATE_PAGE_FAULT ? vmx_raise_page_fault(cpu, lin, x) : vmx_exit_ept(cpu, ev, x, lin, true);
+	if (ev != XLATE_PAGE_FAULT)
+		return vmx_exit_ept(cpu, ev, x, lin, true);
+	vmx_raise_page_fault(cpu, lin, x);
+	if (unlikely(cpu->recorder))
+		record_fault(cpu);
+	return EXEC_STOP;
 }
 
 static bool canonical(const struct cpu *cpu, uint64_t lin)
@@ -44,6 +51,8 @@ static int fetch_page(struct cpu *cpu, uint64_t lin, uint64_t *page)
 
 	if (cpu->code_bits == 64 && !canonical(cpu, lin))
 		return raise_gp0(cpu);
+	if (unlikely(cpu->recorder))
+		record_fetch(cpu, code_lin(cpu), lin);
 	ev = mmu_translate(&cpu->mmu, gva(lin), ACCESS_FETCH, (enum access_mode)cpu->mode, &x, &rights);
 	if (unlikely(cpu->mmu.code_written)) {
 		uint64_t at = cpu->mmu.code_written - 1;
@@ -162,6 +171,24 @@ static ALWAYS_INLINE int run_uops(struct cpu *cpu, const struct uop *u, const st
 	return st;
 }
 
+/* The same, telling the recorder of each instruction. */
+static NOINLINE int run_uops_recorded(struct cpu *cpu, const struct uop *u, const struct uop *end, const struct uop **at)
+{
+	uint64_t lin = code_lin(cpu);
+	int st;
+
+	do {
+		if (!(u->flags & UOP_PSEUDO))
+			record_insn(cpu, cpu->code_bits == 64 ? lin + u->off : (uint32_t)(lin + u->off), u->len);
+		st = u->exec(cpu, u);
+		if (st)
+			break;
+		u++;
+	} while (u != end);
+	*at = u;
+	return st;
+}
+
 static void fold_rip(struct cpu *cpu, uint64_t off)
 {
 	uint64_t rip = cpu->gpr[REG_RIP] + off;
@@ -209,7 +236,8 @@ static ALWAYS_INLINE int run_block(struct cpu *cpu, struct block *b, uint64_t mo
 {
 	const struct uop *at;
 	bool whole = most >= b->insns;
-	int st = run_uops(cpu, b->uop, b->uop + (whole ? b->uops : most), &at);
+	const struct uop *end = b->uop + (whole ? b->uops : most);
+	int st = unlikely(cpu->recorder) ? run_uops_recorded(cpu, b->uop, end, &at) : run_uops(cpu, b->uop, end, &at);
 
 	if (unlikely(st != EXEC_NEXT))
 		return leave_block(cpu, b, at, st);
@@ -256,6 +284,8 @@ static int handle_stop(struct cpu *cpu)
 		vmx_do_exit(cpu);
 		return CPU_RUN_VMEXIT;
 	case STOP_BUS:
+		if (unlikely(cpu->recorder))
+			record_stopped(cpu);
 		return cpu_bus_internal(cpu) ? run_on : CPU_RUN_BUS;
 	default:
 		cpu->shutdown = true;
@@ -519,6 +549,8 @@ static uint64_t before_probe(const struct cpu *cpu, const struct block *b)
 {
 	uint64_t ahead = cpu->probe.lin - code_lin(cpu);
 
+	if (!cpu->probe.armed)
+		return UINT64_MAX;
 	if (cpu->code_bits != 64)
 		ahead = (uint32_t)ahead;
 	if (ahead == 0 || ahead >= b->bytes)
@@ -538,7 +570,7 @@ static int run_host_code(struct cpu *cpu, const uint8_t *code)
 	return st == EXEC_NEXT ? st : leave_block(cpu, out.block, out.at, st);
 }
 
-/* @probe: blocks end before the instruction that the debugging probe waits for; host code knows nothing of it. */
+/* @probe: blocks end before the instruction that the debugging probe waits for; host code knows nothing of it, nor of recorders. */
 static ALWAYS_INLINE int run_blocks(struct cpu *cpu, bool probe)
 {
 	struct block *b = NULL;
@@ -620,7 +652,7 @@ enum cpu_run_status cpu_run_to(struct cpu *cpu, uint64_t until_insns)
 		if (needs_single(cpu))
 			r = step(cpu);
 		else
-			r = cpu->probe.armed ? run_blocks_to_probe(cpu) : run_blocks(cpu, false);
+			r = cpu->probe.armed || cpu->recorder ? run_blocks_to_probe(cpu) : run_blocks(cpu, false);
 		restore_sti(cpu);
 		if (r != run_on)
 			return (enum cpu_run_status)r;

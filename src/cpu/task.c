@@ -6,6 +6,7 @@
  */
 #include "cpu/segment.h"
 
+#include "cpu/record.h"
 #include "cpu/vmx.h"
 
 /* Offsets in a 32-bit TSS. */
@@ -226,6 +227,8 @@ static int load_cr3(struct cpu *cpu, uint32_t cr3)
 			return EXEC_STOP;
 		memcpy(cpu->pdpte, pdpte, sizeof(pdpte));
 	}
+	if (unlikely(cpu->recorder && changes))
+		record_register(cpu, TRACE_CR3, 0, cr3);
 	cpu->cr3 = cr3;
 	cpu_update_mode(cpu);
 	/* A switch within an address space keeps its translations. */

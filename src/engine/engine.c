@@ -5,6 +5,8 @@
  */
 #include "engine/engine_impl.h"
 
+#include "cpu/record.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -103,12 +105,17 @@ int engine_create_on(struct engine_machine *machine, struct engine_vm **out, con
 
 void engine_destroy(struct engine_vm *vm)
 {
+	struct error ignored = {0};
+
 	if (!vm)
 		return;
 	engine_snapshot_end(vm->snapshot);
 	if (vm->watch)
 		engine_watch_page(vm, NULL);
+	if (vm->cpu->recorder && !vm->hv)
+		recorder_end(vm->cpu, &ignored);
 	vm->ops->destroy(vm);
+	replay_destroy(vm->replay);
 	if (vm->own_machine)
 		engine_machine_destroy(vm->machine);
 	pthread_mutex_destroy(&vm->snapshot_lock);

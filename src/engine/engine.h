@@ -22,6 +22,7 @@
 #include "base/obs.h"
 #include "base/util.h"
 #include "cpu/cpu.h" /* struct cpu_config: the processor the user describes */
+#include "trace/event.h"
 
 enum engine_mmu {
 	ENGINE_NATIVE, ENGINE_BRUTE, ENGINE_SHADOW, ENGINE_EPT, ENGINE_HUGEGPT, ENGINE_DMT, ENGINE_PVDMT, ENGINE_NESTED,
@@ -352,6 +353,50 @@ enum xlate_event engine_walk(struct engine_vm *vm, gva_t a, enum access_kind kin
 
 /* Forgets what the processor has cached of translations (of all guests), not what its memory caches hold. */
 void engine_drop_translations(struct engine_vm *vm);
+
+/*
+ * An interval begins whose counts are to be compared: all translations are forgotten, and what the scheme's backend knows of
+ * the guest's tables; all of guest memory gets machine memory, so that nothing depends on what was touched before. Between
+ * two runs; the guest cannot notice. -EBUSY: a tracker is armed; -ENOMEM: the VM is of no use any more.
+ */
+int engine_begin_interval(struct engine_vm *vm, struct error *err);
+
+/* ---- traces (trace/event.h; docs/replay.md) ---- */
+
+/*
+ * From here on, what the guest does goes to @sink as a machine trace, beginning with its registers. Between two runs.
+ * Nothing changes in the guest. -ENOTSUP: the VM is not on the bare machine; -EBUSY: somebody records already; -ENOMEM; errors
+ * of the sink.
+ */
+int engine_record(struct engine_vm *vm, const struct trace_sink *sink, struct error *err);
+/* Has the sink failed since? Then nothing is recorded any more, and engine_record_end() has its error. */
+bool engine_record_failed(const struct engine_vm *vm);
+/* Ends that. The first error that the sink had. Nothing if nobody records. */
+int engine_record_end(struct engine_vm *vm, struct error *err);
+
+/*
+ * The VM, which has not run, is going to be a guest that is a trace: its processor takes events instead of instructions, its
+ * memory is what the trace says, and all else is as if it ran.
+ * @populate: all of guest memory has machine memory from the beginning, as with engine_begin_interval()
+ * -ENOMEM. After that the VM may only be given events, observed and destroyed.
+ */
+int engine_replay_begin(struct engine_vm *vm, bool populate, struct error *err);
+/*
+ * The next events. They are as trace_event_check() wants them; what cannot be is refused by the processor as it would be.
+ * -EIO: the hypervisor gave up, with why in @err; -EINVAL: the trace writes memory that the guest does not have; -ENOMEM.
+ * After an error no more are taken.
+ */
+int engine_replay(struct engine_vm *vm, const struct trace_event *ev, unsigned n, struct error *err);
+/* Takes what was held back of an instruction that might have gone on. Same errors. */
+int engine_replay_finish(struct engine_vm *vm, struct error *err);
+/* What was taken so far. */
+struct engine_replayed {
+	uint64_t accesses;   /* reads, writes and fetches, repetitions after exits included */
+	uint64_t insns;      /* that the trace accounts for */
+	uint64_t faults;     /* exceptions that accesses raised in the guest */
+	uint64_t unexpected; /* accesses that faulted and had not when they were recorded, or the other way round */
+};
+struct engine_replayed engine_replayed(const struct engine_vm *vm);
 
 /* The guest's own view of a linear address, for one access: its tables as memory has them, read without effects. */
 struct engine_view {

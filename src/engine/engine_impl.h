@@ -40,6 +40,7 @@ struct engine_vm {
 	struct lazy_memory *lazy;    /* native: NULL likewise */
 	struct engine_snapshot *snapshot; /* hypervisor: NULL if there is none; under the lock */
 	pthread_mutex_t snapshot_lock;
+	struct engine_replay *replay; /* NULL: it executes instructions */
 	bool lost;                   /* native: contents could not be had, see engine_source.fetch */
 	uint64_t skipped;            /* ns of idle time: virtual time is cpu->insns + skipped */
 	bool bus_pending;            /* the last exit was a device access, not yet told to the processor */
@@ -95,6 +96,9 @@ int lazy_create(struct engine_vm *vm, const uint64_t *absent, struct error *err)
 void lazy_destroy(struct lazy_memory *l);
 /* The page is to be zeros if it is absent still. @l: NULL is fine */
 void lazy_forget(struct lazy_memory *l, uint64_t page);
+
+/* engine_replay.c: NULL is fine */
+void replay_destroy(struct engine_replay *r);
 
 /* The page is going to be changed behind the back of the host's page tables. */
 void snapshot_keep(struct engine_vm *vm, uint64_t page);

@@ -7,6 +7,7 @@
  * here and not read from the TSC, which the guest may write.
  */
 #include "cpu/block.h"
+#include "cpu/record.h"
 #include "engine/engine_impl.h"
 
 #include <stdio.h>
@@ -58,6 +59,8 @@ static bool native_lost(const struct engine_vm *vm) { return __atomic_load_n(&vm
 static void native_wrote(struct engine_vm *vm, uint64_t a, unsigned bytes)
 {
 	blocks_note_write(vm->cpu, a, bytes);
+	if (vm->cpu->recorder)
+		record_outside(vm->cpu, a, bytes);
 }
 
 /* ---- registers ---- */

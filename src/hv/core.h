@@ -118,6 +118,17 @@ static inline uint64_t hv_guest_tsc(const struct hv_vm *vm)
 enum hv_verdict hv_fail(struct hv_vm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The hypervisor wrote guest RAM at @gpa: the processor's caches of code see it. Within one page. */
 void hv_snoop(struct hv_vm *vm, uint64_t gpa, unsigned bytes);
+/* VM entry. *exited: it ended in an exit at once; otherwise the processor is the guest's. HV_RESUME or HV_FAIL. */
+enum hv_verdict hv_enter(struct hv_vm *vm, const struct engine_run *run, bool *exited);
+/* All that is done about an exit: HV_RESUME or HV_FAIL. */
+enum hv_verdict hv_exited(struct hv_vm *vm);
+/* What is looked at for the user's sake is not the hypervisor's work: its counters are put back to what they were. */
+struct work {
+	struct vmx_counts door;
+	uint64_t table_reads, table_writes;
+};
+struct work hv_save_work(const struct hv_vm *vm);
+void hv_restore_work(struct hv_vm *vm, const struct work *w);
 /* Brings vm->guest up to date with what the guest changed without an exit. */
 void hv_sync_guest(struct hv_vm *vm);
 /* A guest instruction was completed by the hypervisor: time goes on by one, blocking by STI or MOV SS ends. */

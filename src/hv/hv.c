@@ -423,12 +423,11 @@ static void note_entry(struct hv_vm *vm)
 	core->entered_insns = hv_insns(vm);
 }
 
-static enum hv_verdict enter_guest(struct hv_vm *vm, const struct engine_run *run)
+enum hv_verdict hv_enter(struct hv_vm *vm, const struct engine_run *run, bool *exited)
 {
 	struct hv_core *core = hv_core(vm);
 	uint64_t offset = vm->emulated_insns + (uint64_t)core->guest_tsc_base - core->away_tsc;
 	enum vmx_result r;
-	bool exited = false;
 
 	if (offset != core->tsc_offset) {
 		core->tsc_offset = offset;
@@ -438,25 +437,27 @@ static enum hv_verdict enter_guest(struct hv_vm *vm, const struct engine_run *ru
 	note_entry(vm);
 	cpu_set_stop(vm->cpu, core->stop_armed, core->stop_address,
 		     core->stop_passed - vm->emulated_insns + core->away_insns);
-	r = vmx_enter(vm->cpu, !core->launched, &exited);
+	r = vmx_enter(vm->cpu, !core->launched, exited);
 	if (r != VMX_SUCCEED)
 		return entry_failed(vm, r);
 	core->launched = true;
-	return exited ? HV_RESUME : execute_guest(vm);
+	return HV_RESUME;
 }
 
-/* What is looked at for the user's sake is not the hypervisor's work: its counters stay as they are. */
-struct work {
-	struct vmx_counts door;
-	uint64_t table_reads, table_writes;
-};
+static enum hv_verdict enter_guest(struct hv_vm *vm, const struct engine_run *run)
+{
+	bool exited = false;
+	enum hv_verdict v = hv_enter(vm, run, &exited);
 
-static struct work save_work(const struct hv_vm *vm)
+	return v == HV_RESUME && !exited ? execute_guest(vm) : v;
+}
+
+struct work hv_save_work(const struct hv_vm *vm)
 {
 	return (struct work){*vmx_counts(vm->cpu), vm->obs.hypervisor.table_reads, vm->obs.hypervisor.table_writes};
 }
 
-static void restore_work(struct hv_vm *vm, const struct work *w)
+void hv_restore_work(struct hv_vm *vm, const struct work *w)
 {
 	*vmx_counts(vm->cpu) = w->door;
 	vm->obs.hypervisor.table_reads = w->table_reads;
@@ -472,10 +473,10 @@ static enum hv_verdict audit(struct hv_vm *vm)
 
 	if (!vm->cfg.audit || vm->obs.exits.total % every)
 		return HV_RESUME;
-	work = save_work(vm);
+	work = hv_save_work(vm);
 	hv_sync_guest(vm);
 	ok = vm->mmu->audit(vm, text, sizeof(text)) && hv_audit_owners(vm, text, sizeof(text));
-	restore_work(vm, &work);
+	hv_restore_work(vm, &work);
 	if (ok)
 		return HV_RESUME;
 	return hv_fail(vm, "audit after exit %llu (%s): %s", (unsigned long long)vm->obs.exits.total,
@@ -535,15 +536,20 @@ enum hv_verdict hv_settle(struct hv_vm *vm, enum hv_verdict v)
 	return v;
 }
 
+enum hv_verdict hv_exited(struct hv_vm *vm)
+{
+	enum hv_verdict v;
+
+	hv_dirty_exited(vm);
+	v = hv_settle(vm, handle_exit(vm));
+	return v == HV_RESUME ? audit(vm) : v;
+}
+
 static enum hv_verdict run_once(struct hv_vm *vm, const struct engine_run *run)
 {
 	enum hv_verdict v = enter_guest(vm, run);
 
-	if (v == HV_RESUME) {
-		hv_dirty_exited(vm);
-		v = hv_settle(vm, handle_exit(vm));
-	}
-	return v == HV_RESUME ? audit(vm) : v;
+	return v == HV_RESUME ? hv_exited(vm) : v;
 }
 
 /* What is left to do of an instruction whose device access has been answered. */
@@ -711,9 +717,9 @@ struct cpu *hv_get_state(struct hv_vm *vm)
 	struct work work;
 
 	hv_make_current(vm);
-	work = save_work(vm);
+	work = hv_save_work(vm);
 	hv_load_state(vm);
-	restore_work(vm, &work);
+	hv_restore_work(vm, &work);
 	return vm->emul;
 }
 
@@ -725,9 +731,9 @@ bool hv_at_rest(struct hv_vm *vm)
 	bool injecting;
 
 	hv_make_current(vm);
-	work = save_work(vm);
+	work = hv_save_work(vm);
 	injecting = core->inject.info || hv_read(vm, VMCS_ENTRY_INTR_INFO) & INTR_INFO_VALID;
-	restore_work(vm, &work);
+	hv_restore_work(vm, &work);
 	return !core->asking && !core->asked && !core->continuation && !injecting && !core->shutdown;
 }
 
@@ -737,7 +743,7 @@ void hv_get_between(struct hv_vm *vm, struct engine_between *b)
 	struct work work;
 
 	hv_make_current(vm);
-	work = save_work(vm);
+	work = hv_save_work(vm);
 	b->insns = hv_insns(vm);
 	b->now_ns = hv_virtual_now(vm);
 	b->tsc = hv_guest_tsc(vm);
@@ -746,7 +752,7 @@ void hv_get_between(struct hv_vm *vm, struct engine_between *b)
 	b->halted = core->halted;
 	b->extint_given = core->extint_given;
 	b->extint_vector = core->extint_given ? core->extint_vector : 0;
-	restore_work(vm, &work);
+	hv_restore_work(vm, &work);
 }
 
 static void put_between(struct hv_vm *vm, const struct engine_between *b)
@@ -771,12 +777,12 @@ void hv_put_vcpu(struct hv_vm *vm, const struct engine_between *b)
 	struct work work;
 
 	hv_make_current(vm);
-	work = save_work(vm);
+	work = hv_save_work(vm);
 	hv_put_registers(vm);
 	hv_repeat_requests(vm);
 	hv_choose_emulation(vm);
 	put_between(vm, b);
-	restore_work(vm, &work);
+	hv_restore_work(vm, &work);
 }
 
 void hv_observe(const struct hv_vm *vm, struct obs *obs)
@@ -818,7 +824,7 @@ void hv_describe(struct hv_vm *vm, char *buf, size_t bytes)
 	struct work work;
 
 	hv_make_current(vm);
-	work = save_work(vm);
+	work = hv_save_work(vm);
 	snprintf(buf, bytes,
 		 "last VM exit: %s, qualification %llx, guest-physical %llx, linear %llx; %llu exits, %s\n",
 		 vm->obs.exits.total ? hv_exit_name(core->exit_reason) : "none",
@@ -826,7 +832,7 @@ void hv_describe(struct hv_vm *vm, char *buf, size_t bytes)
 		 (unsigned long long)hv_read(vm, VMCS_GUEST_PHYSICAL),
 		 (unsigned long long)hv_read(vm, VMCS_GUEST_LINEAR), (unsigned long long)vm->obs.exits.total,
 		 core->halted ? "halted" : core->shutdown ? "shut down" : "active");
-	restore_work(vm, &work);
+	hv_restore_work(vm, &work);
 }
 
 /* ---- the list of exits ---- */

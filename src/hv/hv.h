@@ -177,6 +177,19 @@ bool hv_at_rest(struct hv_vm *vm);
 void hv_get_between(struct hv_vm *vm, struct engine_between *b);
 /* A VM that has not run goes on as the vCPU whose registers are in its emulator's processor. */
 void hv_put_vcpu(struct hv_vm *vm, const struct engine_between *b);
+/*
+ * All that backend and processor know of the guest's tables is forgotten, as if the VM had been made just now in the state that
+ * it is in; and all of guest RAM gets frames, so that nothing depends on which has been touched. Between runs; the guest
+ * cannot notice. -EBUSY: pages are tracked; -ENOMEM: the VM is of no use any more.
+ */
+int hv_forget(struct hv_vm *vm, struct error *err);
+/* All of guest RAM gets frames. -ENOMEM. */
+int hv_populate(struct hv_vm *vm, struct error *err);
+/*
+ * Takes the events that were fed to @r (cpu/replay.h), which its processor and emulator are attached to, as hv_run() executes
+ * instructions. Afterwards the processor is in root operation. -EIO: the hypervisor gave up, with why in @err.
+ */
+int hv_replay(struct hv_vm *vm, struct replay *r, struct error *err);
 /* Something other than the vCPU wrote guest RAM; within one page. */
 void hv_ram_written(struct hv_vm *vm, uint64_t gpa, unsigned bytes);
 /* engine_dirty_possible() and its companions. @written, @accessed: bitmaps that receive, or NULL. */

@@ -434,6 +434,15 @@ struct report_host report_measure_host(int exit_code)
 				    .exit_code = exit_code};
 }
 
+void report_put_counts(json_t *o, const struct obs *obs)
+{
+	json_object_set_new(o, "exits", build_exits(obs));
+	json_object_set_new(o, "faults", build_faults(obs));
+	json_object_set_new(o, "translation", build_translation(obs));
+	json_object_set_new(o, "shadow", build_shadow(obs));
+	json_object_set_new(o, "hypervisor", build_hypervisor(obs));
+}
+
 json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, const struct report_host *host)
 {
 	json_t *o = json_object();
@@ -443,12 +452,8 @@ json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, con
 	json_object_set_new(o, "config", build_config(cfg));
 	json_object_set_new(o, "guest", build_guest(r, host));
 	json_object_set_new(o, "host", build_host(r, host));
-	json_object_set_new(o, "exits", build_exits(&r->obs));
-	json_object_set_new(o, "faults", build_faults(&r->obs));
-	json_object_set_new(o, "translation", build_translation(&r->obs));
 	json_object_set_new(o, "tables", build_tables(&r->obs));
-	json_object_set_new(o, "shadow", build_shadow(&r->obs));
-	json_object_set_new(o, "hypervisor", build_hypervisor(&r->obs));
+	report_put_counts(o, &r->obs);
 	json_object_set_new(o, "tracking", build_tracking(&r->obs));
 	json_object_set_new(o, "pv", build_pv(&r->obs));
 	json_object_set_new(o, "nested", build_nested(&r->obs));

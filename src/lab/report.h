@@ -23,6 +23,9 @@ struct report_host report_measure_host(int exit_code);
 /* A new JSON object, NULL if out of memory. */
 json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, const struct report_host *host);
 
+/* What was counted, as reports have it: "exits", "faults", "translation", "shadow" and "hypervisor" of @obs go into @o. */
+void report_put_counts(json_t *o, const struct obs *obs);
+
 /* SDM name of a basic exit reason, NULL if it has none. */
 const char *report_exit_reason_name(unsigned reason);
 

@@ -78,6 +78,12 @@ void mmu_set_regs(struct mmu *m, const struct mmu_regs *r)
 	mmu_fast_flush(m);
 }
 
+void mmu_watch_tables(struct mmu *m, void (*read)(void *ctx, uint64_t at), void *ctx)
+{
+	m->table_watch = (struct mmu_table_watch){read, ctx};
+	walk_set_regs(m);
+}
+
 static ALWAYS_INLINE bool entry_permits(const struct mmu *m, const struct tlb_entry *e, enum access_kind kind,
 					enum access_mode mode)
 {

@@ -234,6 +234,12 @@ struct mmu_watch {
 	void *ctx;
 };
 
+/* Somebody who is told, before the walker reads an entry of a paging structure, where that is. */
+struct mmu_table_watch {
+	void (*read)(void *ctx, uint64_t at); /* @at: machine address; NULL: nobody */
+	void *ctx;
+};
+
 /*
  * Page-modification logging: while @on, guest-physical addresses whose EPT dirty flag goes from 0 to 1 are
  * logged. VM entry and exit switch it.
@@ -267,6 +273,7 @@ struct mmu {
 	struct mmu_dmt dmt;
 	struct hw hw;
 	struct walk_log *log; /* not NULL: the next walk is recorded here */
+	struct mmu_table_watch table_watch;
 	struct l1_tlb l1d, l1i;
 	struct tlb l2d, l2i; /* second level; l2i only if hw.l2_split */
 	struct walk_cache guest[HW_LEVELS], host[HW_LEVELS], unified, nested_tlb;
@@ -313,6 +320,9 @@ enum xlate_event mmu_translate(struct mmu *mmu, gva_t addr, enum access_kind kin
  */
 enum xlate_event mmu_translate_logged(struct mmu *mmu, gva_t addr, enum access_kind kind, enum access_mode mode,
 				      struct xlate *out, struct walk_log *log);
+
+/* @read is told of the entries that walks read from now on; NULL: nobody is. */
+void mmu_watch_tables(struct mmu *mmu, void (*read)(void *ctx, uint64_t at), void *ctx);
 
 /* Is paging in force (CR0.PG)? */
 static inline bool mmu_paging(const struct mmu *m) { return m->regs.cr0 >> 31 & 1; }

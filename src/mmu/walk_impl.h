@@ -92,7 +92,10 @@ static ALWAYS_INLINE void log_rights(struct walk *w, uint16_t rights)
 }
 
 /* May walks of linear addresses be as walk_shortly() in walk.c makes them? */
-static inline bool walk_has_shortcut(const struct mmu *m) { return m->hw.walk_caches == HW_WALK_SPLIT && mmu_is_long(m); }
+static inline bool walk_has_shortcut(const struct mmu *m)
+{
+	return m->hw.walk_caches == HW_WALK_SPLIT && mmu_is_long(m) && !m->table_watch.read;
+}
 
 /* ---- the memory hierarchy ---- */
 
@@ -113,6 +116,8 @@ static inline uint64_t reference(struct walk *w, enum walk_stage stage, unsigned
 	enum hw_place place = count_reference(m, stage, at);
 
 	w->refs++;
+	if (unlikely(m->table_watch.read))
+		m->table_watch.read(m->table_watch.ctx, at);
 	if (unlikely(m->log))
 		walk_log_reference(w, stage, level, at, at_gpa, e, place);
 	return e;

@@ -1,0 +1,378 @@
+/* gnomon replay: a trace through designs of address translation (lab/replay.h). */
+#include <signal.h>
+#undef REG_RIP /* glibc's, of ucontext; ours is a register slot (cpu/uop.h) */
+
+#include "cli/cli.h"
+#include "cli/jobs.h"
+#include "lab/replay.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct replay_command {
+	const char *designs, *setups, *pages, *json, *csv;
+	struct vm_config vm;       /* of it: the processor */
+	struct replay_config cfg;
+	const char *spec;
+	bool quiet, terminal;
+	double began, shown;
+	uint64_t bytes;            /* of the trace's file; 0: not known */
+};
+
+/* A signal handler has no other way. */
+static volatile sig_atomic_t interrupted;
+
+/* ---- options ---- */
+
+static int set_designs(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct replay_command *)ctx)->designs = v;
+	return 0;
+}
+
+static int set_setups(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct replay_command *)ctx)->setups = v;
+	return 0;
+}
+
+static int set_pages(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct replay_command *)ctx)->pages = v;
+	return 0;
+}
+
+static int set_hw(void *ctx, const char *v, struct error *err)
+{
+	struct hw *hw = &((struct replay_command *)ctx)->vm.engine.cpu.hw;
+
+	return hw_load(hw, v, err);
+}
+
+static int set_features(void *ctx, const char *v, struct error *err)
+{
+	struct replay_command *c = ctx;
+
+	c->cfg.features_given = true;
+	return cpu_config_parse(&c->vm.engine.cpu, v, err);
+}
+
+static int set_memory(void *ctx, const char *v, struct error *err)
+{
+	return parse_size("memory", v, &((struct replay_command *)ctx)->cfg.memory, err);
+}
+
+static int set_populate(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct replay_command *)ctx)->cfg.populate = true;
+	return 0;
+}
+
+static int set_data_cache(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct replay_command *)ctx)->vm.engine.cpu.data_cache = true;
+	return 0;
+}
+
+static int set_no_vpid(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct replay_command *)ctx)->vm.engine.no_vpid = true;
+	return 0;
+}
+
+static int set_jobs(void *ctx, const char *v, struct error *err)
+{
+	uint64_t n;
+	int ret = parse_count("jobs", v, &n, err);
+
+	if (ret == 0 && (n == 0 || n > REPLAY_CELLS_MAX))
+		ret = error_set(err, -EINVAL, "--jobs '%s': 1 to %d", v, REPLAY_CELLS_MAX);
+	if (ret == 0)
+		((struct replay_command *)ctx)->cfg.jobs = (unsigned)n;
+	return ret;
+}
+
+static int set_limit(void *ctx, const char *v, struct error *err)
+{
+	return parse_count("limit-events", v, &((struct replay_command *)ctx)->cfg.limit_events, err);
+}
+
+static int set_json(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct replay_command *)ctx)->json = v;
+	return 0;
+}
+
+static int set_csv(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct replay_command *)ctx)->csv = v;
+	return 0;
+}
+
+static int set_quiet(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct replay_command *)ctx)->quiet = true;
+	return 0;
+}
+
+static const struct option_desc replay_options[] = {
+	{"designs", "LIST", "radix, shadow, hugegpt, dmt, pvdmt, agile, brute (default radix)", set_designs},
+	{"setups", "LIST", "native, virt, nested (default native,virt)", set_setups},
+	{"pages", "LIST", "4k, thp: of the host; of the guest, where its tables are modelled (default 4k)", set_pages},
+	{"hw", "NAME|FILE", "the translation hardware (gnomon hw list)", set_hw},
+	{"cpu-features", "LIST", "as gnomon run; default: those that the trace was made with", set_features},
+	{"memory", "SIZE", "of the guest; default: as the trace says", set_memory},
+	{"populate", NULL, "all of guest memory has machine memory from the beginning, as in a counted interval of gnomon run",
+	 set_populate},
+	{"data-cache", NULL, "data accesses go through the modelled memory caches, too", set_data_cache},
+	{"no-vpid", NULL, "VM entries and exits flush the TLBs", set_no_vpid},
+	{"limit-events", "N", "no more of the trace than this", set_limit},
+	{"jobs", "N", "threads (default: as many as there are processors)", set_jobs},
+	{"json", "FILE", "write the results as JSON; -: to standard output, without the table", set_json},
+	{"csv", "FILE", "... as comma-separated values", set_csv},
+	{"quiet", NULL, "no progress", set_quiet},
+	{0},
+};
+
+static void help(FILE *out)
+{
+	const struct option_group groups[] = {{.title = "Options", .table = replay_options}, {0}};
+
+	fputs("Usage: gnomon replay TRACE|- [OPTIONS]\n\n"
+	      "Gives a machine trace (gnomon run --trace) to machines with other translation, all in one pass, and\n"
+	      "says what each of them counted. Speedups are modelled, over radix in the same setup.\n\n"
+	      "  gnomon run --kernel vmlinuz --mmu native --trace - | gnomon replay - --designs radix,shadow\n\n",
+	      out);
+	options_help(out, groups);
+	fputs("\nExit status: 0; 2 bad options, or no trace; 8 a machine gave up; 10 failure of the host;\n"
+	      "16 the trace is damaged; 130 interrupted. Results that are partial say so.\n",
+	      out);
+}
+
+/* ---- cells ---- */
+
+/* Index of the word that begins @list in @names; *next: what comes after it. */
+static int take_word(const char **list, const char *const *names, unsigned count)
+{
+	size_t n = strcspn(*list, ",");
+
+	for (unsigned i = 0; i < count && names[i]; i++) {
+		if (strlen(names[i]) == n && strncmp(names[i], *list, n) == 0) {
+			*list += n + ((*list)[n] == ',');
+			return (int)i;
+		}
+	}
+	return -1;
+}
+
+/* A bit for each name in the list. */
+static int parse_list(const char *option, const char *v, const char *const *names, unsigned count, unsigned *set,
+		      struct error *err)
+{
+	const char *at = v;
+
+	*set = 0;
+	while (*at) {
+		int i = take_word(&at, names, count);
+
+		if (i < 0)
+			return error_set(err, -EINVAL, "--%s '%.100s': '%.40s' is none of them (see gnomon replay --help)",
+					 option, v, at);
+		*set |= 1u << i;
+	}
+	return *set ? 0 : error_set(err, -EINVAL, "--%s '%.100s': nothing in it", option, v);
+}
+
+/* What does not exist (shadow paging on a bare machine) is left out. */
+static int make_cells(struct replay_command *c, struct error *err)
+{
+	const char *const *names = replay_design_names();
+	unsigned designs, setups, pages;
+	struct replay_config *cfg = &c->cfg;
+
+	if (parse_list("designs", c->designs, names, 32, &designs, err) ||
+	    parse_list("setups", c->setups, replay_setup_name, REPLAY_SETUPS, &setups, err) ||
+	    parse_list("pages", c->pages, replay_pages_name, REPLAY_PAGES, &pages, err))
+		return -EINVAL;
+	for (unsigned s = 0; s < REPLAY_SETUPS; s++)
+		for (unsigned p = 0; p < REPLAY_PAGES; p++)
+			for (unsigned d = 0; names[d]; d++) {
+				struct replay_cell cell = {replay_design_find(names[d]), (enum replay_setup)s,
+							   (enum replay_pages)p, ENGINE_NATIVE};
+
+				if (setups >> s & 1 && pages >> p & 1 && designs >> d & 1 &&
+				    replay_scheme(cell.design, cell.setup, &cell.mmu) && cfg->cells < REPLAY_CELLS_MAX)
+					cfg->cell[cfg->cells++] = cell;
+			}
+	return cfg->cells ? 0 : error_set(err, -EINVAL, "none of these designs exists in these setups");
+}
+
+/* ---- progress ---- */
+
+static void on_signal(int sig)
+{
+	(void)sig;
+	interrupted = 1;
+}
+
+static bool stop(void *ctx)
+{
+	(void)ctx;
+	return interrupted;
+}
+
+static void show_progress(void *ctx, const struct trace_reader *r, uint64_t events)
+{
+	struct replay_command *c = ctx;
+	double t = jobs_clock(), spent = t - c->began;
+	double part = c->bytes ? (double)trace_reader_bytes(r) / (double)c->bytes : 0;
+	char left[40] = "";
+
+	if (c->quiet || t - c->shown < (c->terminal ? 0.2 : 10))
+		return;
+	c->shown = t;
+	if (part > 0.001)
+		snprintf(left, sizeof(left), ", %2.0f %%, %.0f s left", 100 * part, spent / part - spent);
+	fprintf(stderr, "%s%.1f M events, %.1f M a second%s%s", c->terminal ? "\r" : "", (double)events / 1e6,
+		(double)events / 1e6 / spent, left, c->terminal ? "\033[K" : "\n");
+}
+
+static void end_progress(const struct replay_command *c)
+{
+	if (c->terminal && c->shown > 0)
+		fputs("\r\033[K", stderr);
+}
+
+/* ---- results ---- */
+
+static int write_file(const char *path, const json_t *report, void (*print)(const json_t *, FILE *), struct error *err)
+{
+	FILE *f = strcmp(path, "-") == 0 ? stdout : fopen(path, "w");
+	bool bad;
+
+	if (!f)
+		return error_set(err, -errno, "'%s': %s", path, strerror(errno));
+	if (print)
+		print(report, f);
+	else if (json_dumpf(report, f, JSON_INDENT(2) | JSON_PRESERVE_ORDER) == 0)
+		fputc('\n', f);
+	bad = fflush(f) || ferror(f);
+	if (f != stdout)
+		bad |= fclose(f) != 0;
+	return bad ? error_set(err, -EIO, "'%s': cannot be written", path) : 0;
+}
+
+static int write_results(const struct replay_command *c, const json_t *report, struct error *err)
+{
+	bool table = !(c->json && strcmp(c->json, "-") == 0) && !(c->csv && strcmp(c->csv, "-") == 0);
+	int ret = 0;
+
+	if (c->json)
+		ret = write_file(c->json, report, NULL, err);
+	if (!ret && c->csv)
+		ret = write_file(c->csv, report, replay_print_csv, err);
+	if (!ret && table)
+		ret = write_file("-", report, replay_print, err);
+	return ret;
+}
+
+static int status_of(const struct replay_results *r)
+{
+	switch (r->partial ? r->why.code : 0) {
+	case 0: return CLI_OK;
+	case -EINTR: return CLI_INTERRUPTED;
+	case -EBADMSG: return CLI_DAMAGED;
+	case -ENOMEM: return CLI_HOST_FAILED;
+	default: return CLI_GUEST_FAILED;
+	}
+}
+
+static int fail(const struct error *err)
+{
+	cli_error("replay", err->text);
+	switch (err->code) {
+	case -EBADMSG: return CLI_DAMAGED;
+	case -ENOMEM:
+	case -EIO: return CLI_HOST_FAILED;
+	default: return CLI_USAGE;
+	}
+}
+
+static int run(struct replay_command *c, const char *path, struct error *err)
+{
+	static struct replay_results out; /* large */
+	struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART | (int)SA_RESETHAND};
+	struct trace_reader *r = NULL;
+	struct trace_totals totals;
+	json_t *report;
+	int ret = trace_reader_open(&r, path, err);
+
+	if (ret)
+		return ret;
+	c->bytes = trace_reader_totals(r, &totals) ? totals.bytes : 0;
+	sigaction(SIGINT, &sa, NULL);
+	sigaction(SIGTERM, &sa, NULL);
+	c->began = jobs_clock();
+	c->cfg.engine = c->vm.engine;
+	ret = replay_trace(&out, &c->cfg, r, err);
+	trace_reader_close(r);
+	end_progress(c);
+	if (ret)
+		return ret;
+	report = replay_report(&out, &c->vm.engine.cpu.hw);
+	ret = write_results(c, report, err);
+	json_decref(report);
+	if (!ret && out.partial)
+		cli_error("replay", out.why.text);
+	return ret ? ret : status_of(&out);
+}
+
+static int replay_command(int argc, char **argv)
+{
+	static struct replay_command c; /* large */
+	const struct option_group groups[] = {{.title = "Options", .table = replay_options, .ctx = &c}, {0}};
+	const char *path = NULL;
+	struct error err = {0};
+	unsigned args;
+	int ret;
+
+	c = (struct replay_command){.designs = "radix", .setups = "native,virt", .pages = "4k",
+				    .terminal = isatty(STDERR_FILENO)};
+	vm_config_default(&c.vm);
+	c.cfg.limit_events = UINT64_MAX;
+	c.cfg.jobs = jobs_processors();
+	c.cfg.stop = stop;
+	c.cfg.progress = show_progress;
+	c.cfg.ctx = &c;
+	args = options_take_arguments(&argc, argv, groups, &path, 1);
+	switch (options_parse(argc, argv, groups, &err)) {
+	case OPTIONS_HELP:
+		help(stdout);
+		return CLI_OK;
+	case OPTIONS_BAD:
+		return fail(&err);
+	case OPTIONS_OK:
+		break;
+	}
+	if (args != 1) {
+		error_set(&err, -EINVAL, "one trace is wanted (see gnomon replay --help)");
+		return fail(&err);
+	}
+	if (make_cells(&c, &err))
+		return fail(&err);
+	ret = run(&c, path, &err);
+	return ret < 0 ? fail(&err) : ret;
+}
+
+const struct command cmd_replay = {"replay", "replay a trace under designs of address translation", replay_command, help};

@@ -1,0 +1,185 @@
+/*
+ * The hypervisor and a guest that is a trace: VM entries, exits and their handlers are those of a guest that executes; what
+ * is fed to the processor is events (cpu/replay.h). No event is ever injected: what the guest did about interrupts and
+ * exceptions is in the trace. What comes from outside, contents of memory, is written while the processor is in
+ * root operation, where it goes and comes without that being counted.
+ */
+#include "hv/core.h"
+
+#include "cpu/replay.h"
+
+#include <errno.h>
+
+/* ---- forgetting ---- */
+
+int hv_populate(struct hv_vm *vm, struct error *err)
+{
+	for (unsigned i = 0; i < vm->rams; i++)
+		for (uint64_t a = vm->ram[i].base; a < vm->ram[i].base + vm->ram[i].bytes; a += PAGE_SIZE) {
+			mfn_t m;
+			int r = p2m_get(vm, gfn(a >> PAGE_SHIFT), &m, NULL);
+
+			if (r)
+				return error_set(err, r, "hypervisor: no machine memory for all of the guest's");
+		}
+	return 0;
+}
+
+int hv_forget(struct hv_vm *vm, struct error *err)
+{
+	struct hv_core *core = hv_core(vm);
+	int r;
+
+	if (vm->dirty.tracker)
+		return error_set(err, -EBUSY, "hypervisor: pages are being tracked");
+	hv_make_current(vm);
+	hv_load_paging(vm);
+	vm->mmu->destroy(vm);
+	r = vm->mmu->init(vm, err);
+	if (!r)
+		r = hv_populate(vm, err);
+	if (r)
+		return r;
+	vm->mmu->setup_vmcs(vm);
+	core->proc = (uint32_t)hv_read(vm, VMCS_PROC_CTL);
+	core->paging_changed = true;
+	hv_commit_paging(vm);
+	return 0;
+}
+
+/* ---- what comes from outside ---- */
+
+static int write_memory(struct hv_vm *vm, uint64_t a, const void *from, unsigned bytes, struct error *err)
+{
+	void *to = p2m_ptr(vm, a);
+
+	if (!to)
+		return error_set(err, p2m_is_ram(vm, a) ? -ENOMEM : -EINVAL,
+				 "replay: the trace writes guest-physical %#llx: %s", (unsigned long long)a,
+				 p2m_is_ram(vm, a) ? "out of machine memory" : "no memory there");
+	memcpy(to, from, bytes);
+	hv_ram_written(vm, a, bytes);
+	return 0;
+}
+
+static void load_registers(struct hv_vm *vm, struct replay *r)
+{
+	r->initial = false;
+	replay_registers(r, hv_get_state(vm));
+	hv_put_state(vm);
+}
+
+static void load_msr(struct hv_vm *vm, struct replay *r, const struct trace_event *ev)
+{
+	struct work work = hv_save_work(vm);
+
+	if (r->initial)
+		load_registers(vm, r);
+	hv_load_state(vm);
+	replay_load_msr(vm->emul, ev);
+	hv_settle_requests(vm);
+	hv_restore_work(vm, &work);
+}
+
+/* All events that are next and do not concern the processor. */
+static int take_outside(struct hv_vm *vm, struct replay *r, struct error *err)
+{
+	int ret = 0;
+
+	for (; r->at < r->n && !ret; r->at++) {
+		const struct trace_event *ev = &r->ev[r->at];
+
+		if (ev->kind == TRACE_PAGE)
+			ret = write_memory(vm, ev->addr & PAGE_MASK, trace_event_page(ev), PAGE_SIZE, err);
+		else if (ev->kind == TRACE_STORE)
+			ret = write_memory(vm, ev->addr, &ev->value, ev->size, err);
+		else if (replay_is_initial_msr(ev))
+			load_msr(vm, r, ev);
+		else if (!replay_note_register(r, ev))
+			break;
+	}
+	if (!ret && r->initial && r->at < r->n)
+		load_registers(vm, r);
+	return ret;
+}
+
+/* ---- the guest ---- */
+
+static const struct engine_run no_end = {.deadline_ns = UINT64_MAX, .insn_limit = UINT64_MAX};
+
+/* An entry that follows no exit is not counted, either. */
+static enum hv_verdict enter(struct hv_vm *vm, enum replay_entry how)
+{
+	struct work work = hv_save_work(vm);
+	bool exited = false;
+	enum hv_verdict v;
+
+	hv_core(vm)->stop_armed = false;
+	v = hv_enter(vm, &no_end, &exited);
+	if (how == REPLAY_ANEW)
+		hv_restore_work(vm, &work);
+	if (v == HV_RESUME && exited)
+		return hv_exited(vm) == HV_FAIL ? HV_FAIL :
+						  hv_fail(vm, "replay: VM entry exited, and nothing was injected");
+	if (v == HV_RESUME)
+		replay_entered(vm->cpu, how);
+	return v;
+}
+
+/* The guest where the processor cannot execute it: all is emulated. */
+static enum hv_verdict emulate(struct hv_vm *vm, struct replay *r)
+{
+	if (r->ev[r->at].kind != TRACE_INSNS)
+		return hv_emulate(vm, HV_EMULATE_ITERATIONS);
+	r->insns += r->ev[r->at++].value;
+	return HV_RESUME;
+}
+
+/* An exit was handled: how is the guest entered again? What was to be injected is dropped. */
+static enum replay_entry after_exit(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+	/* What is to be injected again, because its delivery exited, is made again as a group is. */
+	bool injects = core->inject.info && core->inject.info != core->vectoring.info;
+
+	core->inject = (struct hv_event){0};
+	core->halted = core->shutdown = false;
+	return injects ? REPLAY_ABANDONED : REPLAY_HANDLED;
+}
+
+static int failed(struct hv_vm *vm, struct error *err) { return error_set(err, -EIO, "replay: %.200s", vm->fail_text); }
+
+int hv_replay(struct hv_vm *vm, struct replay *r, struct error *err)
+{
+	struct hv_core *core = hv_core(vm);
+	enum replay_entry how = REPLAY_ANEW;
+	enum replay_status s;
+	int ret = 0;
+
+	hv_make_current(vm);
+	for (;;) {
+		if (how == REPLAY_ANEW)
+			ret = take_outside(vm, r, err);
+		if (ret || (how == REPLAY_ANEW && r->at >= r->n))
+			return ret;
+		if (core->by_emulation)
+			hv_choose_emulation(vm);
+		if (core->by_emulation) {
+			if (emulate(vm, r) == HV_FAIL)
+				return failed(vm, err);
+			after_exit(vm);
+			how = REPLAY_ANEW;
+			continue;
+		}
+		if (enter(vm, how) == HV_FAIL)
+			return failed(vm, err);
+		s = replay_run(vm->cpu);
+		how = REPLAY_ANEW;
+		if (s != REPLAY_EXIT)
+			replay_leave(vm->cpu);
+		else if (hv_exited(vm) == HV_FAIL)
+			return failed(vm, err);
+		else
+			how = after_exit(vm);
+	}
+}
