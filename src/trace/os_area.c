@@ -89,7 +89,6 @@ void os_zap(struct osm *o, struct os_space *s, uint64_t start, uint64_t end)
 		os_flush_range(o, s, z.first, z.end, z.small ? PAGE_SHIFT : 21);
 	else if (z.tables)
 		os_flush_all(o, s);
-	os_forget_rights(o);
 }
 
 /* A huge page that reaches over @va is split, so that one part can go. */

@@ -30,6 +30,29 @@ static int wrong(struct audit *a, const char *what, uint64_t x, uint64_t y)
 
 /* ---- tables ---- */
 
+/* Would an access by the entry be permitted, and change nothing? */
+static bool is_ready(uint64_t e, unsigned kind)
+{
+	return (e & PTE_P) && (e & PTE_A) && (kind != TRACE_WRITE || (e & (PTE_W | PTE_D)) == (PTE_W | PTE_D)) &&
+	       (kind != TRACE_FETCH || !(e & PTE_NX));
+}
+
+/* Accesses that are let through without a look at the entry. */
+static int audit_ready(struct audit *a, const struct os_table *t)
+{
+	for (unsigned w = 0; w < 3 * OS_ENTRIES / 64; w++) {
+		unsigned k = w / (OS_ENTRIES / 64), first = w % (OS_ENTRIES / 64) * 64;
+
+		for (uint64_t left = t->ready[k][first / 64]; left; left &= left - 1) {
+			unsigned i = first + (unsigned)__builtin_ctzll(left);
+
+			if (t->level > 1 || !is_ready(t->e[i], k + 1))
+				return wrong(a, "accesses that an entry does not permit", t->va, t->e[i]);
+		}
+	}
+	return 0;
+}
+
 static int audit_page(struct audit *a, const struct os_table *t, unsigned i)
 {
 	uint64_t va = t->va + i * os_entry_bytes(t->level), e = t->e[i], f = os_entry_frame(e);
@@ -101,6 +124,8 @@ static int audit_table(struct audit *a, const struct os_table *t)
 	int r = audit_frame_of(a, t);
 
 	a->tables++;
+	if (!r)
+		r = audit_ready(a, t);
 	for (unsigned i = end; i < OS_ENTRIES; i++) {
 		used += !!t->e[i];
 		if (t->e[i] != a->o->kernel->e[i])
@@ -254,23 +279,23 @@ static int audit_pool(struct audit *a)
 	return used == a->o->stats.pool.used ? 0 : wrong(a, "the pool's frames counted", used, a->o->stats.pool.used);
 }
 
-/* What the accesses are let through by says what the tables say. */
-static int audit_rights(struct audit *a)
+static int audit_near(struct audit *a)
 {
-	for (unsigned i = 0; i < OS_TLB; i++) {
-		uint64_t e = a->o->tlb[i];
-		unsigned slot = (unsigned)(e >> 3 & 0x7ff);
+	for (unsigned i = 0; i < OS_NEAR; i++) {
+		const struct os_near *n = &a->o->near[i];
+		unsigned slot = (unsigned)(n->key >> 3 & 0x7ff);
+		uint64_t va = n->key >> 14 << 21;
 		struct os_leaf l;
 
-		if (!e)
+		if (!n->key)
 			continue;
-		if (!slot || slot > OSM_SPACES_MAX || !a->o->space[slot - 1])
-			return wrong(a, "rights in no space", e, slot);
-		a->s = a->o->space[slot - 1];
-		l = os_leaf(a->s, e >> 14 << PAGE_SHIFT);
-		if (!(l.entry & PTE_P) || !(l.entry & PTE_A) || (e & 2 && (~l.entry & (PTE_W | PTE_D))) ||
-		    (e & 4 && l.entry & PTE_NX))
-			return wrong(a, "rights that the tables do not give", e, l.entry);
+		a->s = slot ? a->o->space[slot - 1] : NULL;
+		if (!a->s || os_table_find(a->s, va, 1) != n->table)
+			return wrong(a, "a table that is not near", va, slot);
+		l = os_leaf(a->s, va);
+		for (unsigned k = TRACE_READ; k <= TRACE_FETCH && !n->table; k++)
+			if (n->key >> (k - 1) & 1 && (!os_is_huge(&l) || !is_ready(l.entry, k)))
+				return wrong(a, "accesses that the tables do not permit", va, l.entry);
 	}
 	return 0;
 }
@@ -308,7 +333,7 @@ int osm_audit(const struct osm *o, struct error *err)
 	if (!r)
 		r = audit_pool(&a);
 	if (!r)
-		r = audit_rights(&a);
+		r = audit_near(&a);
 	if (!r && (o->dying || spaces != o->spaces))
 		r = wrong(&a, "TEAs in between, or spaces counted", o->dying != NULL, spaces);
 	free(a.count);

@@ -30,25 +30,28 @@ void os_bits_free(struct os_bits *b)
 	*b = (struct os_bits){0};
 }
 
-void os_bits_add(struct os_bits *b, uint64_t n)
+/* Word @w of level @level - 1 is not 0 any more, or is 0 now. */
+static void note(struct os_bits *b, unsigned level, uint64_t w, bool some)
 {
-	for (unsigned i = 0; i < b->levels; i++, n /= 64) {
-		uint64_t *word = &b->level[i][n / 64], before = *word;
+	for (; level < b->levels; level++, w /= 64) {
+		uint64_t *word = &b->level[level][w / 64], before = *word;
 
-		*word |= 1ull << n % 64;
-		if (before)
+		*word = some ? before | 1ull << w % 64 : before & ~(1ull << w % 64);
+		if (!before == !*word)
 			return;
 	}
 }
 
-void os_bits_remove(struct os_bits *b, uint64_t n)
+void os_bits_set(struct os_bits *b, uint64_t n, uint64_t count, bool member)
 {
-	for (unsigned i = 0; i < b->levels; i++, n /= 64) {
-		uint64_t *word = &b->level[i][n / 64];
+	for (uint64_t end = n + count, next; n < end; n = next) {
+		uint64_t w = n / 64, *word = &b->level[0][w], before = *word, mask;
 
-		*word &= ~(1ull << n % 64);
-		if (*word)
-			return;
+		next = min_u64((w + 1) * 64, end);
+		mask = ~0ull >> (64 - (next - n)) << n % 64;
+		*word = member ? before | mask : before & ~mask;
+		if (!before != !*word)
+			note(b, 1, w, member);
 	}
 }
 

@@ -22,8 +22,10 @@ int os_bits_init(struct os_bits *b, uint64_t bits);
 void os_bits_free(struct os_bits *b);
 
 static inline bool os_bits_has(const struct os_bits *b, uint64_t n) { return b->level[0][n / 64] >> n % 64 & 1; }
-void os_bits_add(struct os_bits *b, uint64_t n);
-void os_bits_remove(struct os_bits *b, uint64_t n);
+/* Makes @count numbers from @n on members, or not. */
+void os_bits_set(struct os_bits *b, uint64_t n, uint64_t count, bool member);
+static inline void os_bits_add(struct os_bits *b, uint64_t n) { os_bits_set(b, n, 1, true); }
+static inline void os_bits_remove(struct os_bits *b, uint64_t n) { os_bits_set(b, n, 1, false); }
 
 /* The first member at or after @n, the last one at all, the first number at or after @n that is none; OS_BITS_NONE. */
 uint64_t os_bits_next(const struct os_bits *b, uint64_t n);

@@ -12,10 +12,10 @@ int os_buddy_init(struct os_buddy *b, uint64_t frames)
 	r = os_bits_init(&b->used, frames);
 	for (unsigned o = 0; o < OS_ORDERS && !r; o++)
 		r = os_bits_init(&b->block[o], (frames >> o) + 2);
-	for (uint64_t f = 0; f < frames && !r; f++)
-		os_bits_add(&b->used, f);
 	if (r)
 		os_buddy_destroy(b);
+	else
+		os_bits_set(&b->used, 0, frames, true);
 	return r;
 }
 
@@ -62,10 +62,8 @@ static void add_blocks(struct os_buddy *b, uint64_t first, uint64_t frames)
 void os_buddy_free(struct os_buddy *b, uint64_t first, uint64_t frames)
 {
 	assert(first < b->frames && frames <= b->frames - first);
-	for (uint64_t f = first; f < first + frames; f++) {
-		assert(!os_buddy_is_free(b, f));
-		os_bits_remove(&b->used, f);
-	}
+	assert(os_bits_next_gap(&b->used, first) - first >= frames);
+	os_bits_set(&b->used, first, frames, false);
 	add_blocks(b, first, frames);
 	b->free_frames += frames;
 	b->frees++;
@@ -79,8 +77,7 @@ static void cut_block(struct os_buddy *b, uint64_t n, unsigned order, uint64_t f
 	os_bits_remove(&b->block[order], n);
 	add_blocks(b, begin, first - begin);
 	add_blocks(b, first + frames, end - first - frames);
-	for (uint64_t f = first; f < first + frames; f++)
-		os_bits_add(&b->used, f);
+	os_bits_set(&b->used, first, frames, true);
 	b->free_frames -= frames;
 }
 

@@ -20,18 +20,28 @@ static bool permits(uint64_t e, unsigned kind)
 	return (e & PTE_P) && (kind != TRACE_WRITE || (e & PTE_W)) && (kind != TRACE_FETCH || !(e & PTE_NX));
 }
 
+/* From now on accesses of @kind by this entry need no look at it. */
+static void remember(struct osm *o, uint64_t va, const struct os_leaf *l, unsigned kind)
+{
+	struct os_near *n = os_near_of(o, va);
+	uint64_t key = os_near_key(o->current, va);
+
+	if (os_is_huge(l)) {
+		*n = (struct os_near){((n->key & ~7ull) == key ? n->key : key) | 1ull << (kind - 1), NULL};
+	} else {
+		*n = (struct os_near){key, l->table};
+		l->table->ready[kind - 1][l->index / 64] |= 1ull << l->index % 64;
+	}
+}
+
 bool os_permitted(struct osm *o, uint64_t va, unsigned kind)
 {
 	struct os_leaf l = os_leaf(o->current, va);
-	uint64_t page = va >> PAGE_SHIFT, rights = 0;
 
 	if (!permits(l.entry, kind))
 		return false;
 	l.table->e[l.index] |= PTE_A | (kind == TRACE_WRITE ? PTE_D : 0);
-	for (unsigned k = TRACE_READ; k <= TRACE_FETCH; k++)
-		if (permits(l.entry, k) && (k != TRACE_WRITE || l.table->e[l.index] & PTE_D))
-			rights |= 1ull << (k - 1);
-	o->tlb[page % OS_TLB] = page << 14 | (uint64_t)(o->current->slot + 1) << 3 | rights;
+	remember(o, va, &l, kind);
 	return true;
 }
 

@@ -18,13 +18,17 @@ static uint64_t mix(uint64_t n)
 	return n ^ n >> 31;
 }
 
-static void release(struct osm *o, uint64_t first, uint64_t end)
+/* Frames that are not the allocator's. */
+static void reserve(struct osm *o, uint64_t start, uint64_t end, enum os_frame_type type)
 {
-	for (uint64_t f = first; f < end; f++) {
-		o->frame[f].type = OS_FREE;
-		os_bits_remove(&o->fixed, f);
-	}
-	os_buddy_free(&o->buddy, first, end - first);
+	for (uint64_t f = start >> PAGE_SHIFT; f < end >> PAGE_SHIFT; f++)
+		o->frame[f].type = type & 0xf;
+	os_bits_set(&o->fixed, start >> PAGE_SHIFT, (end - start) >> PAGE_SHIFT, true);
+}
+
+static void release(struct osm *o, uint64_t start, uint64_t end)
+{
+	os_buddy_free(&o->buddy, start >> PAGE_SHIFT, (end - start) >> PAGE_SHIFT);
 }
 
 static void pin_some(struct osm *o)
@@ -42,7 +46,7 @@ static void pin_some(struct osm *o)
 
 int os_frames_init(struct osm *o, struct error *err)
 {
-	uint64_t low_end = min_u64(o->cfg.memory, OS_HOLE) >> PAGE_SHIFT;
+	uint64_t low_end = min_u64(o->cfg.memory, OS_HOLE);
 
 	o->frames = osm_span(&o->cfg) >> PAGE_SHIFT;
 	o->frame = calloc(o->frames, sizeof(*o->frame));
@@ -51,16 +55,14 @@ int os_frames_init(struct osm *o, struct error *err)
 		os_frames_destroy(o);
 		return error_set(err, -ENOMEM, "os model: out of memory");
 	}
-	for (uint64_t f = 0; f < o->frames; f++) {
-		bool hole = f >= low_end && f < OS_HOLE_END >> PAGE_SHIFT;
-
-		o->frame[f].type = hole ? OS_NO_RAM : OS_KERNEL;
-		os_bits_add(&o->fixed, f);
+	reserve(o, 0, OS_LOW_END, OS_KERNEL);
+	reserve(o, OS_IMAGE, OS_IMAGE_END, OS_KERNEL);
+	release(o, OS_LOW_END, OS_IMAGE);
+	release(o, OS_IMAGE_END, low_end);
+	if (low_end < o->cfg.memory) {
+		reserve(o, OS_HOLE, OS_HOLE_END, OS_NO_RAM);
+		release(o, OS_HOLE_END, osm_span(&o->cfg));
 	}
-	release(o, OS_LOW_END >> PAGE_SHIFT, OS_IMAGE >> PAGE_SHIFT);
-	release(o, OS_IMAGE_END >> PAGE_SHIFT, low_end);
-	if (o->frames > OS_HOLE_END >> PAGE_SHIFT)
-		release(o, OS_HOLE_END >> PAGE_SHIFT, o->frames);
 	pin_some(o);
 	return 0;
 }
@@ -147,8 +149,8 @@ void os_frame_fix(struct osm *o, uint64_t first, uint64_t frames, enum os_frame_
 		if (stale && clear)
 			os_clear_page(o, f);
 		o->frame[f] = (struct os_frame){.type = type & 0xf, .stale = stale && !clear};
-		os_bits_add(&o->fixed, f);
 	}
+	os_bits_set(&o->fixed, first, frames, true);
 }
 
 void os_frame_free_fixed(struct osm *o, uint64_t first, uint64_t frames)
@@ -158,10 +160,9 @@ void os_frame_free_fixed(struct osm *o, uint64_t first, uint64_t frames)
 		unkeep_block(o, first);
 		return;
 	}
-	for (uint64_t f = first; f < first + frames; f++) {
+	for (uint64_t f = first; f < first + frames; f++)
 		o->frame[f] = (struct os_frame){.type = OS_FREE, .stale = o->frame[f].stale};
-		os_bits_remove(&o->fixed, f);
-	}
+	os_bits_set(&o->fixed, first, frames, false);
 	os_buddy_free(&o->buddy, first, frames);
 }
 

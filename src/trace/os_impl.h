@@ -75,6 +75,11 @@ struct os_table {
 	struct os_tea *tea;      /* that it lies in; NULL */
 	struct os_table **child; /* [OS_ENTRIES]; NULL in a table of level 1 */
 	unsigned level, used;    /* used: entries that are not 0 */
+	/*
+	 * Level 1: a bit for each entry and kind of access (- 1): it is permitted, and leaves the entry's flags as they are.
+	 * Not set: that is to be found out.
+	 */
+	uint64_t ready[3][OS_ENTRIES / 64];
 	uint64_t e[OS_ENTRIES];
 };
 
@@ -96,7 +101,7 @@ struct os_space {
 #define OS_ASIDS 6u     /* Linux's TLB_NR_DYN_ASIDS */
 #define OS_OUT   4096u
 #define OS_GROUP 64u    /* accesses of a group; longer ones are cut */
-#define OS_TLB   16384u
+#define OS_NEAR  65536u
 
 struct os_pool_segment {
 	uint64_t first;
@@ -107,6 +112,12 @@ struct os_leaf { /* the lowest table for an address, and the entry in it */
 	struct os_table *table;
 	unsigned index;
 	uint64_t entry; /* 0: nothing there */
+};
+
+/* Blocks of 2 MiB that were accessed, as a cache: the way through the tables is longer. */
+struct os_near {
+	uint64_t key;           /* block << 14 | (slot of its space + 1) << 3 | of a huge page: kinds that are ready */
+	struct os_table *table; /* of level 1; NULL: it is a huge page */
 };
 
 struct osm {
@@ -124,13 +135,9 @@ struct osm {
 	/* input */
 	struct trace_event group[OS_GROUP];
 	unsigned grouped;
-	bool group_known;        /* all of it is in tlb[] */
+	bool group_known;        /* all of it is os_known() */
 	bool group_faults;
-	/*
-	 * Accesses that need no look at the tables: page << 14 | (slot + 1) << 3 | rights (1 << kind - 1). Says only what
-	 * the tables say, accessed and dirty flags included.
-	 */
-	uint64_t tlb[OS_TLB];
+	struct os_near near[OS_NEAR];
 
 	/* memory */
 	uint64_t frames;
@@ -259,8 +266,6 @@ void os_flush_page(struct osm *o, struct os_space *s, uint64_t va);
 void os_flush_all(struct osm *o, struct os_space *s);
 /* The pages of 1 << @shift bytes in a range: one by one, or all there is if they are too many. */
 void os_flush_range(struct osm *o, struct os_space *s, uint64_t start, uint64_t end, unsigned shift);
-/* The model's own memory of what accesses may do. */
-void os_forget_rights(struct osm *o);
 
 /* ---- os_area.c: what programs ask for, and what is inferred ---- */
 
@@ -274,7 +279,20 @@ const struct os_vma *os_area(struct osm *o, struct os_space *s, uint64_t va, uns
 
 /* ---- os_fault.c, os_huge.c: pages ---- */
 
-/* Is the access possible? Then its flags are set in the tables, as the processor does, and tlb[] knows it. */
+static inline struct os_near *os_near_of(struct osm *o, uint64_t va) { return &o->near[(va >> 21) % OS_NEAR]; }
+static inline uint64_t os_near_key(const struct os_space *s, uint64_t va) { return va >> 21 << 14 | (s->slot + 1) << 3; }
+
+/* Is it known that the access is possible, and changes nothing in the tables? */
+static inline bool os_known(struct osm *o, uint64_t va, unsigned kind)
+{
+	const struct os_near *n = os_near_of(o, va);
+	unsigned i = os_index(va, 1);
+
+	if ((n->key & ~7ull) != os_near_key(o->current, va))
+		return false;
+	return n->table ? n->table->ready[kind - 1][i / 64] >> i % 64 & 1 : n->key >> (kind - 1) & 1;
+}
+/* Is the access possible? Then its flags are set in the tables, as the processor does, and it is known. */
 bool os_permitted(struct osm *o, uint64_t va, unsigned kind);
 /* The fault of an access of @kind that is not. */
 void os_fault(struct osm *o, uint64_t va, unsigned kind);

@@ -204,25 +204,18 @@ void osm_destroy(struct osm *o)
 
 /* ---- accesses ---- */
 
-static bool known(const struct osm *o, uint64_t va, unsigned kind)
-{
-	uint64_t page = va >> PAGE_SHIFT, e = o->tlb[page % OS_TLB];
-
-	return (e & ~7ull) == (page << 14 | (uint64_t)(o->current->slot + 1) << 3) && e >> (kind - 1) & 1;
-}
-
 /* Is the access possible? If not, *va is the address that faults. */
 static bool possible(struct osm *o, const struct trace_event *ev, uint64_t *va)
 {
 	uint64_t last = ev->addr + ev->size - 1;
 
 	*va = ev->addr;
-	if (!known(o, *va, ev->kind) && !os_permitted(o, *va, ev->kind))
+	if (!os_known(o, *va, ev->kind) && !os_permitted(o, *va, ev->kind))
 		return false;
 	if ((*va ^ last) >> PAGE_SHIFT == 0)
 		return true;
 	*va = last & PAGE_MASK;
-	return known(o, *va, ev->kind) || os_permitted(o, *va, ev->kind);
+	return os_known(o, *va, ev->kind) || os_permitted(o, *va, ev->kind);
 }
 
 /* The first access of the group that is not possible; the number of accesses: all are. */
@@ -302,7 +295,8 @@ static void take_access(struct osm *o, const struct trace_event *ev)
 	if (!o->grouped++)
 		to->flags |= TRACE_FIRST;
 	o->group_faults |= !!(ev->flags & TRACE_FAULTS);
-	o->group_known = o->group_known && known(o, ev->addr, ev->kind) && known(o, ev->addr + ev->size - 1, ev->kind);
+	o->group_known = o->group_known && os_known(o, ev->addr, ev->kind) &&
+			 os_known(o, ev->addr + ev->size - 1, ev->kind);
 }
 
 /* ---- other events ---- */

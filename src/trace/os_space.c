@@ -11,8 +11,6 @@
 
 #define PAGES_MAX 33u /* tlb_single_page_flush_ceiling */
 
-void os_forget_rights(struct osm *o) { memset(o->tlb, 0, sizeof(o->tlb)); }
-
 /* ---- making and loading ---- */
 
 static struct os_space *new_in_slot(struct osm *o, uint64_t id, unsigned slot)
@@ -210,7 +208,6 @@ void os_space_fork(struct osm *o, uint64_t id)
 	}
 	copy_tables(o, parent->root, child);
 	os_flush_all(o, parent);
-	os_forget_rights(o);
 	o->stats.forks++;
 }
 
@@ -243,6 +240,5 @@ void os_space_exit(struct osm *o, struct os_space *s)
 	os_table_free(o, s->root);
 	s->root = NULL;
 	os_space_forget(o, s);
-	os_forget_rights(o);
 	o->stats.exits++;
 }

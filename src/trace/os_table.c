@@ -62,6 +62,8 @@ void os_table_free(struct osm *o, struct os_table *t)
 		os_frame_free_fixed(o, t->frame, 1);
 	else if (o->frame[t->frame].type == OS_POOL)
 		os_pool_free(o, t->frame);
+	if (t->level == 1)
+		*os_near_of(o, t->va) = (struct os_near){0};
 	o->stats.table_frames--;
 	os_table_forget(t);
 }
@@ -75,8 +77,18 @@ struct os_table *os_table_find(const struct os_space *s, uint64_t va, unsigned l
 	return t;
 }
 
+/* What was known of an entry is so no more. */
+static void forget_known(struct osm *o, struct os_table *t, unsigned index)
+{
+	for (unsigned k = 0; t->level == 1 && k < 3; k++)
+		t->ready[k][index / 64] &= ~(1ull << index % 64);
+	if (t->level == 2)
+		*os_near_of(o, t->va + index * SIZE_2M) = (struct os_near){0};
+}
+
 void os_table_set(struct osm *o, struct os_table *t, unsigned index, uint64_t entry)
 {
+	forget_known(o, t, index);
 	t->used += !!entry;
 	t->used -= !!t->e[index];
 	t->e[index] = entry;

@@ -185,7 +185,7 @@ static void many(unsigned kind, unsigned rounds, struct osm_stats *sum)
 		struct osm_stats s;
 		const uint64_t *from = (const uint64_t *)&s;
 
-		run(&cfg, 500, &s);
+		run(&cfg, 400, &s);
 		for (unsigned k = 0; k < sizeof(s) / sizeof(*from); k++)
 			to[k] += from[k];
 	}
