@@ -19,14 +19,15 @@
 #include "arch/x86.h"
 
 /*
- * MSR_DMT_LOAD, written: loads the register file. Bits 5:0: how many registers, 0 to DMT_REGISTERS; bits 63:6: guest-physical
- * address, 64-byte aligned, of as many struct dmt_entry. Registers beyond them hold nothing. #GP(0), with nothing changed,
- * if there are more, or if one of them is not in RAM. Read: what was last written; 0 after RESET.
+ * MSR_DMT_LOAD, written: loads the register file. Bits 5:0: how many registers, 0 to DMT_REGISTERS; bits 63:6:
+ * guest-physical address, 64-byte aligned, of as many struct dmt_entry. Registers beyond them hold nothing. #GP(0),
+ * with nothing changed, if there are more, or if one of them is not in RAM. Read: what was last written; 0 after RESET.
  */
 #define MSR_DMT_LOAD   0xc0000d10u
 /*
- * MSR_PV_REQUEST, written: guest-physical address, 64-byte aligned, of a struct pv_request, which is answered in place; #GP(0)
- * if it is not in RAM. Read: what was last written; 0 after RESET. In VMX non-root operation either access exits always.
+ * MSR_PV_REQUEST, written: guest-physical address, 64-byte aligned, of a struct pv_request, which is answered in
+ * place; #GP(0) if it is not in RAM. Read: what was last written; 0 after RESET. In VMX non-root operation either
+ * access exits always.
  */
 #define MSR_PV_REQUEST 0xc0000d11u
 
@@ -60,7 +61,10 @@ static inline uint64_t dmt_entry_of(const struct dmt_entry *e, uint64_t addr)
 	return e->tea + ((addr - e->start) >> dmt_shift(e)) * 8;
 }
 
-/* Does it say something? One that does not serves no address and is refused; one that is not present just serves none. */
+/*
+ * Does it say something? One that does not serves no address and is refused; one that is not present just serves
+ * none.
+ */
 static inline bool dmt_well_formed(const struct dmt_entry *e)
 {
 	uint64_t below = (1ull << dmt_shift(e)) - 1;
@@ -190,11 +194,15 @@ static inline void pv_serve(struct pv_state *s, struct pv_request *r, bool in_ra
 /* ---- agile paging ---- */
 
 /*
- * In an entry of a shadow table that refers to another table (and in the shadow root pointer): the address is the machine
- * address of the *guest's* table of the next level, and from there the walk is nested. Software's to use in all other tables.
+ * In an entry of a shadow table that refers to another table (and in the shadow root pointer): the address is the
+ * machine address of the *guest's* table of the next level, and from there the walk is nested. Software's to use in
+ * all other tables.
  */
 #define PTE_SWITCH   BIT64(52)
-/* Beside it (the dirty flag, which such an entry does not have): the hardware may set accessed and dirty flags in that table. */
+/*
+ * Beside it (the dirty flag, which such an entry does not have): the hardware may set accessed and dirty flags in
+ * that table.
+ */
 #define PTE_SWITCH_W PTE_D
 
 #endif

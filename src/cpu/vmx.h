@@ -80,20 +80,26 @@ static inline uint64_t *vmx_dr6(struct cpu *cpu) { return &cpu->dr6; }
 static inline uint64_t *vmx_random(struct cpu *cpu) { return &cpu->rng; } /* where the sequence of RDRAND stands */
 
 /*
- * Direct translation and agile paging. What is set here is in force from the next VM entry on, with EPT, and belongs to the
- * guest: vmx_save_live() and vmx_load_live() switch it. Nothing is invalidated: that is software's business, as after any
- * change of what an address translates to.
+ * Direct translation and agile paging. What is set here is in force from the next VM entry on, with EPT, and belongs
+ * to the guest: vmx_save_live() and vmx_load_live() switch it. Nothing is invalidated: that is software's business,
+ * as after any change of what an address translates to.
  */
 /* Host stages in use: 0: none, the tables alone; 2 counting the guest's; 3: two hosts. */
 void vmx_set_dmt_stages(struct cpu *cpu, unsigned stages);
-/* The @n registers (at most DMT_REGISTERS) of host stage 1 or 2: addresses guest-physical, TEAs of EPT entries by machine address. */
+/*
+ * The @n registers (at most DMT_REGISTERS) of host stage 1 or 2: addresses guest-physical, TEAs of EPT entries by
+ * machine address.
+ */
 void vmx_set_dmt(struct cpu *cpu, unsigned stage, const struct dmt_entry *e, unsigned n);
 /*
- * The table of the guest's gTEAs, by identifier - 1; it stays the caller's, who calls again after each change. NULL: none,
- * identifiers in the guest's registers mean nothing. While a gTEA is in it EPT has to allow reading it there.
+ * The table of the guest's gTEAs, by identifier - 1; it stays the caller's, who calls again after each change. NULL:
+ * none, identifiers in the guest's registers mean nothing. While a gTEA is in it EPT has to allow reading it there.
  */
 void vmx_set_gteas(struct cpu *cpu, const struct dmt_gtea *gtea, unsigned n);
-/* Agile paging: @root is the machine address of the shadow table of the highest level; with PTE_SWITCH, of the guest's. */
+/*
+ * Agile paging: @root is the machine address of the shadow table of the highest level; with PTE_SWITCH, of the
+ * guest's.
+ */
 void vmx_set_agile(struct cpu *cpu, bool on, uint64_t root);
 /* The guest's own registers and MSR_DMT_LOAD, which is live: for who intercepts it. @e: as many as @load says */
 void vmx_set_guest_dmt(struct cpu *cpu, uint64_t load, const struct dmt_entry *e);
@@ -230,8 +236,8 @@ int vmx_exit_triple_fault(struct cpu *cpu);
 int vmx_exit_probe(struct cpu *cpu);
 int vmx_exit_task_switch(struct cpu *cpu, uint64_t qualification, unsigned insn_len);
 /*
- * The page fault that translating @lin found. In the shadow part of an agile walk (docs/agile-paging.md) it is a VM exit,
- * whatever the exception bitmap says: no table of the guest's is to blame yet.
+ * The page fault that translating @lin found. In the shadow part of an agile walk (docs/agile-paging.md) it is a VM
+ * exit, whatever the exception bitmap says: no table of the guest's is to blame yet.
  */
 int vmx_raise_page_fault(struct cpu *cpu, uint64_t lin, const struct xlate *x);
 int vmx_exit_ept(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin, bool lin_valid);

@@ -4,9 +4,10 @@
  * next stage, too. So nesting is composition, as in walk.c: one reference natively, three under a
  * host, two if the guest's entries are contiguous in machine memory, three again under two hosts if all are.
  *
- * A walk by registers changes nothing before it has come to its end; then it sets the flags that the walk through the tables
- * would set in the same last entries, and logs what that logs. Where it cannot know whether it may - an entry of the
- * guest's found by machine address, a full log - and wherever else it has no answer it leaves all to the tables.
+ * A walk by registers changes nothing before it has come to its end; then it sets the flags that the walk through the
+ * tables would set in the same last entries, and logs what that logs. Where it cannot know whether it may - an entry
+ * of the guest's found by machine address, a full log - and wherever else it has no answer it leaves all to the
+ * tables.
  *
  * Walk caches and the nested TLB take no part: there is nothing above the entry to skip. Entries are read from memory
  * each time, so nothing here can be stale, and invalidations have nothing to do but in the TLBs.
@@ -16,7 +17,10 @@
 
 #include <assert.h>
 
-/* Flags that the walk will set. The most there can be: under two hosts, for the entries of both sizes and for the page. */
+/*
+ * Flags that the walk will set. The most there can be: under two hosts, for the entries of both sizes and for the
+ * page.
+ */
 struct flags_due {
 	uint64_t at, set;  /* machine address of the entry; what it lacks */
 	uint64_t addr;     /* the address that it translates */

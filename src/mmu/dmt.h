@@ -1,7 +1,7 @@
 /*
  * Direct memory translation (docs/dmt.md): registers that map a range of addresses to the array of leaf entries that
- * translates it, so that a walk reads the leaf entry alone. Stage 0 is the guest's; the host's stages follow, two of them
- * if there are two hypervisors. mmu->dmt; what it does is part of mmu_translate().
+ * translates it, so that a walk reads the leaf entry alone. Stage 0 is the guest's; the host's stages follow, two of
+ * them if there are two hypervisors. mmu->dmt; what it does is part of mmu_translate().
  *
  * What does not end in a present translation that permits the access is walked as ever: all faults are the walk's. What
  * the registers know nothing of are the upper levels. Whoever loads them promises that over their range
@@ -42,7 +42,8 @@ struct mmu_dmt {
 	struct dmt_stage stage[DMT_STAGES];
 	struct dmt_entry loaded[DMT_REGISTERS]; /* what software loaded stage 0 with */
 	unsigned loads;      /* ... so many */
-	const struct dmt_gtea *gtea; /* [gteas], by id - 1, or NULL: identifiers mean nothing, all goes through the next stage */
+	/* [gteas], by id - 1, or NULL: identifiers mean nothing, all goes through the next stage */
+	const struct dmt_gtea *gtea;
 	unsigned gteas;
 	/* Compares every translation by registers with the tables. */
 	bool audit;
@@ -55,7 +56,8 @@ struct dmt_stats {
 	uint64_t hits[DMT_STAGES]; /* lookups that found a register, by stage */
 	uint64_t misses;           /* walks of linear addresses for which the guest's stage had none */
 	uint64_t translations;     /* walks that ended in a translation by registers */
-	uint64_t fallbacks;        /* walks for which there was a register and that were made through the tables all the same */
+	/* Of linear addresses that a register covers, and of guest-physical ones: made through the tables all the same. */
+	uint64_t fallbacks;
 	uint64_t reloads, reload_refs; /* loads of stage 0; registers read from memory for them */
 	uint64_t reload_hits[4];   /* ... by place */
 	uint64_t refused;          /* registers present, but malformed, or not within a gTEA of that identifier */

@@ -5,7 +5,8 @@
 #include "mmu/walk_impl.h"
 
 /*
- * A walk by registers: of the linear address w->lin if mmu->direct, of the guest-physical one if mmu->direct_host. True:
+ * A walk by registers: of the linear address w->lin if mmu->direct, of the guest-physical one if mmu->direct_host.
+ * True:
  * @e and w->out are filled in as by walk_linear() and walk_physical(), and the walk is counted. False: nothing has
  * changed but counts and caches; the tables are to be walked, w->refs references having been made already.
  */

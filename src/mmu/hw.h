@@ -74,7 +74,8 @@ struct hw_cost {
 	uint32_t l2_tlb_miss;    /* beginning a walk, beside its references */
 	uint32_t walk_cache_hit; /* a walk-cache lookup that hit */
 	uint32_t nested_tlb_hit;
-	uint32_t register_lookup; /* direct translation: a lookup of the registers of one stage, all at once; HW_REGISTER_LOOKUP if not said */
+	/* Direct translation: a lookup of the registers of one stage, all at once. If not said: HW_REGISTER_LOOKUP. */
+	uint32_t register_lookup;
 	uint32_t exit[HW_EXIT_REASONS]; /* the transition out, by basic reason */
 	uint32_t entry;          /* VM entry */
 	uint32_t dispatch;       /* software of every exit: registers saved and loaded, the handler found */

@@ -92,7 +92,8 @@ struct mmu_stats {
 	uint64_t flushes;        /* invalidations carried out */
 	uint64_t data_hits[HW_PLACES]; /* --data-cache: where data accesses hit */
 	struct dmt_stats dmt;
-	uint64_t agile[HW_LEVELS]; /* agile walks that ended in a translation, by level of the first entry of the guest; [0]: all shadow */
+	/* Agile walks that ended in a translation, by level of the first entry of the guest; [0]: all shadow. */
+	uint64_t agile[HW_LEVELS];
 };
 
 /* Whose tables a walk of linear addresses reads. All but the first: agile paging. */
@@ -106,7 +107,7 @@ enum walk_part {
  * One step of a walk as it happened, for showing it (struct mmu.log).
  */
 struct walk_step {
-	/* STEP_REGISTER: direct translation found a register; STEP_FALL_BACK: it came to nothing, what follows are the tables */
+	/* STEP_REGISTER: direct translation found one; STEP_FALL_BACK: it came to nothing, what follows are the tables */
 	enum { STEP_REF, STEP_WALK_CACHE, STEP_NESTED_TLB, STEP_REGISTER, STEP_FALL_BACK } what;
 	enum walk_stage stage;
 	uint8_t level;           /* of the entry: 1 = PTE ... 5; nested TLB: 0 */
@@ -353,7 +354,7 @@ void mmu_dmt_set_stages(struct mmu *mmu, unsigned stages);
 void mmu_dmt_load(struct mmu *mmu, const struct dmt_entry *e, unsigned n);
 /* The register @e of stage 0 is being read from machine address @at: counts the reference. */
 void mmu_dmt_count_reload(struct mmu *mmu, uint64_t at);
-/* The same as mmu_dmt_load() of host stage 1 or 2, whose TEAs are machine addresses; nothing is counted but what is refused. */
+/* The same of host stage 1 or 2, whose TEAs are machine addresses; nothing is counted but what is refused. */
 void mmu_dmt_load_host(struct mmu *mmu, unsigned stage, const struct dmt_entry *e, unsigned n);
 /*
  * The gTEAs of whom stage 0 belongs to: @n of them, by identifier - 1; they stay the caller's, who calls again when

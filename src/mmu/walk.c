@@ -3,8 +3,8 @@
  * EPT is walked by the same kind of loop, and nested paging is composition: every
  * address that the guest walk forms goes through stage 2.
  *
- * Agile paging: the walk begins in a shadow table, whose addresses are machine addresses, and an entry of it may switch to
- * a table of the guest's; from there on it is nested.
+ * Agile paging: the walk begins in a shadow table, whose addresses are machine addresses, and an entry of it may
+ * switch to a table of the guest's; from there on it is nested.
  *
  * Order of effects, as hardware leaves them: an entry that refers to another
  * table gets its accessed flag when it is followed; the last entry gets accessed
@@ -583,7 +583,10 @@ static enum xlate_event guest_leaf(struct walk *w, const struct guest_walk *g, u
 		      lv->shift, g->rights, out);
 }
 
-/* Agile: from here on the guest's tables, the first of which is at machine address. @e: the shadow entry, or root, that says so */
+/*
+ * Agile: from here on the guest's tables, the first of which is at machine address. @e: the shadow entry, or root,
+ * that says so
+ */
 static void switch_tables(struct walk *w, unsigned level, uint64_t e)
 {
 	w->part = PART_SWITCHED;

@@ -112,7 +112,8 @@ static inline uint64_t reference(struct walk *w, enum walk_stage stage, unsigned
 			  unsigned bytes)
 {
 	struct mmu *m = w->mmu;
-	uint64_t e = bytes == 8 ? machmem_read64(m->mem, hpa(at)) : machmem_read32(m->mem, hpa(at)); /* first: it may take the host long */
+	/* First: it may take the host long. */
+	uint64_t e = bytes == 8 ? machmem_read64(m->mem, hpa(at)) : machmem_read32(m->mem, hpa(at));
 	enum hw_place place = count_reference(m, stage, at);
 
 	w->refs++;
@@ -175,10 +176,14 @@ static inline bool ept_is_leaf(unsigned level, uint64_t e) { return level == 1 |
 
 /* ---- entries of the guest's tables ---- */
 
-static inline const struct level *level_of(const struct walk_format *f, unsigned level) { return &f->level[f->levels - level]; }
+static inline const struct level *level_of(const struct walk_format *f, unsigned level)
+{
+	return &f->level[f->levels - level];
+}
 
 /* Reserved bits of a present entry (SDM figures of each paging mode's entries). */
-static inline bool entry_reserved(const struct mmu *m, const struct walk_format *f, const struct level *lv, uint64_t e, bool leaf)
+static inline bool entry_reserved(const struct mmu *m, const struct walk_format *f, const struct level *lv, uint64_t e,
+				  bool leaf)
 {
 	bool large = leaf && lv->shift > 12;
 

@@ -275,7 +275,10 @@ static void test_large(void)
 	shows("small pages again", 0);
 }
 
-/* Identifiers: one's own, such as there are not, one's own for what it does not hold. And registers that say nothing. */
+/*
+ * Identifiers: one's own, such as there are not, one's own for what it does not hold. And registers that say
+ * nothing.
+ */
 static void test_identifiers(void)
 {
 	static const u64 ids[] = {1, 0, 2, 3, 0xffff};

@@ -201,7 +201,10 @@ static void nested_counts(void **state)
 	end(&w);
 }
 
-/* Guest table pages in 2 MiB pages of the host, data in 4 KiB pages: 4 * (3 + 1) + 4; all in 2 MiB: 19; both sides: 15. */
+/*
+ * Guest table pages in 2 MiB pages of the host, data in 4 KiB pages: 4 * (3 + 1) + 4; all in 2 MiB: 19; both
+ * sides: 15.
+ */
 static void huge_tables(void **state)
 {
 	struct hw hw = rig_hw();
@@ -326,7 +329,10 @@ static void registers_that_are_refused(void **state)
 	end(&w);
 }
 
-/* A guest's entries stand elsewhere in machine memory than where the guest thinks: the table of gTEAs is what counts. */
+/*
+ * A guest's entries stand elsewhere in machine memory than where the guest thinks: the table of gTEAs is what
+ * counts.
+ */
 static void gteas_elsewhere(void **state)
 {
 	struct hw hw = rig_hw();
@@ -584,8 +590,8 @@ static void random_guest(struct world w[2])
 }
 
 /*
- * Each host's rights at random; the EPT has what is left of both, or what the one host has. @tables: to the guest's tables,
- * too. A host does not take rights to a gTEA away while it says that there is one.
+ * Each host's rights at random; the EPT has what is left of both, or what the one host has. @tables: to the guest's
+ * tables, too. A host does not take rights to a gTEA away while it says that there is one.
  */
 static void random_hosts(struct world w[2], unsigned stages, bool tables)
 {
@@ -718,6 +724,79 @@ static void equal_to_the_walk(void **state)
 	end(&w[1]);
 }
 
+/* ---- guests that break their promise ---- */
+
+static uint64_t random_word(void)
+{
+	return (uint64_t)pick(1u << 31) << 33 ^ (uint64_t)pick(1u << 31) << 12 ^ pick(4096);
+}
+
+/* Anything, and often something that nearly makes sense. */
+static struct dmt_entry wild_register(const struct world *w)
+{
+	struct dmt_entry e = pick(2) ? small(w) : large(w);
+
+	e.start += pick(4) ? (uint64_t)pick(AREAS) << 21 : random_word();
+	e.end = pick(4) ? e.start + ((1ull + pick(AREAS)) << 21) : random_word();
+	e.tea = pick(4) ? (uint64_t)pick((unsigned)(HOST_BYTES / 8)) * 8 : random_word();
+	e = with_id(e, pick(4) ? pick(4) : pick(1u << 16));
+	e.info ^= pick(8) ? 0 : random_word();
+	return e;
+}
+
+/*
+ * A guest whose memory holds anything, and so do its registers: its accesses end in its own memory, which the host's
+ * registers and EPT give it, with no right that those do not give, or in an event.
+ */
+static void wild_guests(void **state)
+{
+	uint64_t machine = 1ull << 30, translated = 0;
+	struct hw hw;
+	struct world w;
+
+	(void)state;
+	hw_default(&hw);
+	begin(&w, &hw);
+	w.r.mmu.dmt.audit = false;
+	/* Guest-physical 0 is at @machine, as are the gTEAs. Every third page may not be written. */
+	for (uint64_t a = 0; a < HOST_BYTES; a += PAGE_SIZE)
+		rig_put(&w.r, w.ept + a / PAGE_SIZE * 8,
+			(machine + a) | (RIG_EPT_LEAF & ~(a / PAGE_SIZE % 3 ? 0 : EPT_W)));
+	for (uint64_t a = 0; a < HOST_BYTES; a += 8)
+		rig_put(&w.r, machine + a, pick(2) ? frame_of(pick(SLOTS)) | RIG_LEAF | (pick(2) ? PTE_PS : 0) : random_word());
+	set_hosts(&w, 2, w.ept);
+	w.gtea[0] = (struct dmt_gtea){RIG_TABLES, 512, machine + RIG_TABLES};
+	w.gtea[1] = (struct dmt_gtea){2 * RIG_TABLES, 512, DMT_SCATTERED};
+	mmu_dmt_set_gteas(&w.r.mmu, w.gtea, 2);
+	for (unsigned round = 0; round < 300; round++) {
+		struct dmt_entry e[DMT_REGISTERS];
+
+		for (unsigned i = 0; i < DMT_REGISTERS; i++)
+			e[i] = wild_register(&w);
+		mmu_dmt_load(&w.r.mmu, e, DMT_REGISTERS);
+		mmu_flush_everything(&w.r.mmu);
+		for (unsigned n = 0; n < 40; n++) {
+			struct xlate x = {.page = hpa(0)};
+			enum access_kind kind = (enum access_kind)pick(ACCESS_KINDS);
+			uint64_t before = w.r.mmu.stats.dmt.translations;
+			enum xlate_event ev = rig_try(&w.r, lin_of(pick(SLOTS)), kind, MODE_USER, &x);
+
+			if (w.r.mmu.stats.dmt.translations == before)
+				continue;
+			translated++;
+			assert_int_equal(ev, XLATE_OK);
+			assert_true(x.page.v - machine < HOST_BYTES);
+			assert_true(kind != ACCESS_WRITE || (x.page.v - machine) / PAGE_SIZE % 3);
+		}
+	}
+	assert_true(translated > 100);
+	/* The hosts' entries are as they were. */
+	for (uint64_t a = 0; a < HOST_BYTES; a += PAGE_SIZE)
+		assert_int_equal(rig_get(&w.r, w.ept + a / PAGE_SIZE * 8),
+				 (machine + a) | (RIG_EPT_LEAF & ~(a / PAGE_SIZE % 3 ? 0 : EPT_W)));
+	end(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -726,7 +805,7 @@ int main(void)
 		cmocka_unit_test(registers_that_are_refused), cmocka_unit_test(gteas_elsewhere), cmocka_unit_test(wild_registers),
 		cmocka_unit_test(host_flags_and_log), cmocka_unit_test(tlbs_and_flushes), cmocka_unit_test(when_it_is_off),
 		cmocka_unit_test(without_paging), cmocka_unit_test(recorded), cmocka_unit_test(audit_finds),
-		cmocka_unit_test(equal_to_the_walk),
+		cmocka_unit_test(equal_to_the_walk), cmocka_unit_test(wild_guests),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
