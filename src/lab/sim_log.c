@@ -159,6 +159,143 @@ int sim_log_put(struct sim_log *l, const struct walk_log *walk, struct error *er
 	return 0;
 }
 
+/* ---- the artifact's sums ---- */
+
+#define LEVELS 4
+#define UDH    (4 * GUEST_LEVEL_STEPS) /* the host's steps to the page */
+/* What the artifact adds for hashed tables: looking them up, natively and for three nested ones. */
+#define ECPT_NATIVE 2
+#define ECPT_NESTED 12
+
+const char *const sim_design_name[SIM_DESIGNS] = {"radix", "FPT", "ECPT", "ASAP", "agile", "DMT", "pvDMT", "nested pvDMT"};
+
+/* A walk's steps in cycles, and which are the last of their dimension. */
+struct costs {
+	uint64_t step[NESTED_STEPS];
+	uint64_t guest[LEVELS]; /* of step: the guest's (or only) entries */
+	unsigned leaf, host_leaf[LEVELS + 1]; /* [LEVELS]: of the page */
+};
+
+static unsigned token_at(const struct row *row, unsigned i)
+{
+	return (unsigned)((i < 16 ? row->high : row->low) >> (60 - 4 * (i % 16)) & 15);
+}
+
+static uint64_t cycles_of(const struct hw *hw, unsigned token)
+{
+	switch (token) {
+	case MEMORY: return hw->memory_latency;
+	case L1: return hw->cache[HW_L1].latency;
+	case L2: return hw->cache[HW_L2].latency;
+	case LLC: return hw->cache[HW_LLC].latency;
+	case PWC: return hw->cost.walk_cache_hit;
+	}
+	return 0;
+}
+
+/* The last of the four steps from @from on, each @apart from the next, that was made. */
+static unsigned last_made(const struct row *row, unsigned from, unsigned apart)
+{
+	unsigned last = 0;
+
+	for (unsigned i = 0; i < LEVELS; i++)
+		if (token_at(row, from + i * apart) != ZERO)
+			last = i;
+	return last;
+}
+
+static void find_costs(const struct sim_log *l, const struct row *row, const struct hw *hw, struct costs *c)
+{
+	unsigned apart = l->nested ? GUEST_LEVEL_STEPS : 1, first = l->nested ? GUEST_LEVEL_STEPS - 1 : 0;
+
+	for (unsigned i = 0; i < (l->nested ? NESTED_STEPS : NATIVE_STEPS); i++)
+		c->step[i] = cycles_of(hw, token_at(row, i));
+	for (unsigned i = 0; i < LEVELS; i++)
+		c->guest[i] = c->step[first + i * apart];
+	c->leaf = last_made(row, first, apart);
+	for (unsigned i = 0; i <= LEVELS && l->nested; i++)
+		c->host_leaf[i] = last_made(row, i * GUEST_LEVEL_STEPS, 1);
+}
+
+static uint64_t all_of(const uint64_t step[LEVELS]) { return step[0] + step[1] + step[2] + step[3]; }
+static uint64_t flat(const uint64_t step[LEVELS], unsigned leaf) { return step[leaf] + (leaf >= 2 ? step[leaf - 2] : 0); }
+static uint64_t asap(const uint64_t step[LEVELS])
+{
+	return max_u64(max_u64(step[0] + step[1], step[2]), step[3]);
+}
+
+static uint64_t native_sum(const struct costs *c, enum sim_design design)
+{
+	switch (design) {
+	case SIM_RADIX: return all_of(c->guest);
+	case SIM_FPT: return flat(c->guest, c->leaf);
+	case SIM_ECPT: return c->guest[c->leaf] + ECPT_NATIVE;
+	case SIM_ASAP: return asap(c->guest);
+	default: return c->guest[c->leaf];
+	}
+}
+
+/* The guest's tables by every other level, each with its host's by every other level. */
+static uint64_t nested_flat(const struct costs *c)
+{
+	uint64_t sum = flat(c->step + UDH, c->host_leaf[LEVELS]);
+
+	for (unsigned i = c->leaf % 2; i <= c->leaf; i += 2)
+		sum += flat(c->step + i * GUEST_LEVEL_STEPS, c->host_leaf[i]) + c->guest[i];
+	return sum;
+}
+
+static uint64_t nested_asap(const struct costs *c)
+{
+	uint64_t level[LEVELS];
+
+	for (unsigned i = 0; i < LEVELS; i++)
+		level[i] = asap(c->step + i * GUEST_LEVEL_STEPS) + c->guest[i];
+	return asap(level) + asap(c->step + UDH);
+}
+
+static uint64_t nested_sum(const struct costs *c, enum sim_design design)
+{
+	uint64_t entry = c->guest[c->leaf], page = c->step[UDH + c->host_leaf[LEVELS]];
+	uint64_t where = c->step[c->leaf * GUEST_LEVEL_STEPS + c->host_leaf[c->leaf]], all = 0;
+
+	switch (design) {
+	case SIM_RADIX:
+		for (unsigned i = 0; i < NESTED_STEPS; i++)
+			all += c->step[i];
+		return all;
+	case SIM_FPT: return nested_flat(c);
+	case SIM_ECPT: return where + entry + page + ECPT_NESTED;
+	case SIM_ASAP: return nested_asap(c);
+	case SIM_AGILE: return all_of(c->guest) + all_of(c->step + UDH);
+	case SIM_DMT: return where + entry + page;
+	default: return entry + page;
+	}
+}
+
+void sim_log_means(const struct sim_log *l, const struct hw *hw, double mean[SIM_DESIGNS])
+{
+	uint64_t sum[SIM_DESIGNS] = {0};
+
+	for (uint32_t i = 0; i < l->slots; i++) {
+		struct costs c = {0};
+
+		if (!l->row[i].count)
+			continue;
+		find_costs(l, &l->row[i], hw, &c);
+		for (unsigned d = 0; d < SIM_DESIGNS; d++)
+			sum[d] += l->row[i].count *
+				  (l->nested ? nested_sum(&c, (enum sim_design)d) : native_sum(&c, (enum sim_design)d));
+	}
+	for (unsigned d = 0; d < SIM_DESIGNS; d++) {
+		bool has = l->walks && (l->nested || (d != SIM_AGILE && d != SIM_PVDMT && d != SIM_PVDMT_NESTED));
+
+		mean[d] = has ? (double)sum[d] / (double)l->walks * (d == SIM_PVDMT_NESTED ? 1.5 : 1) : -1;
+	}
+}
+
+/* ---- writing ---- */
+
 static int compare(const void *a, const void *b)
 {
 	const struct row *x = a, *y = b;
@@ -170,15 +307,25 @@ static int compare(const void *a, const void *b)
 
 static void print_row(const struct row *row, unsigned steps, FILE *out)
 {
-	for (unsigned i = 0; i < steps; i++) {
-		uint64_t word = i < 16 ? row->high : row->low;
-
-		fprintf(out, "%s,", token_name[word >> (60 - 4 * (i % 16)) & 15]);
-	}
+	for (unsigned i = 0; i < steps; i++)
+		fprintf(out, "%s,", token_name[token_at(row, i)]);
 	fprintf(out, "RANGE_HIT,\t%" PRIu64 "\n", row->count);
 }
 
-int sim_log_write(const struct sim_log *l, FILE *out, const char *name, struct error *err)
+static void print_head(const struct sim_log *l, const struct hw *hw, FILE *out)
+{
+	double mean[SIM_DESIGNS];
+
+	fprintf(out, "Page walks by where their references hit, %u steps each\n", l->nested ? NESTED_STEPS : NATIVE_STEPS);
+	fprintf(out, "num_requests : %" PRIu64 "\nnum_left_out : %" PRIu64 "\n", l->walks, l->left_out);
+	sim_log_means(l, hw, mean);
+	for (unsigned d = 0; d < SIM_DESIGNS; d++)
+		if (mean[d] >= 0)
+			fprintf(out, "by sums, %s : %.1f cycles a walk\n", sim_design_name[d], mean[d]);
+	fputs("~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~\n", out);
+}
+
+int sim_log_write(const struct sim_log *l, const struct hw *hw, FILE *out, const char *name, struct error *err)
 {
 	struct row *sorted = malloc((l->rows + 1) * sizeof(*sorted));
 	uint32_t n = 0;
@@ -189,10 +336,7 @@ int sim_log_write(const struct sim_log *l, FILE *out, const char *name, struct e
 		if (l->row[i].count)
 			sorted[n++] = l->row[i];
 	qsort(sorted, n, sizeof(*sorted), compare);
-	fprintf(out, "Page walks by where their references hit, %u steps each\n"
-		"num_requests : %" PRIu64 "\nnum_left_out : %" PRIu64 "\n"
-		"~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~\n",
-		l->nested ? NESTED_STEPS : NATIVE_STEPS, l->walks, l->left_out);
+	print_head(l, hw, out);
 	for (uint32_t i = 0; i < n; i++)
 		print_row(&sorted[i], l->nested ? NESTED_STEPS : NATIVE_STEPS, out);
 	free(sorted);

@@ -34,15 +34,23 @@ static void cached(struct walk_log *w, int what, enum walk_stage stage, unsigned
 	w->step[w->steps - 1].what = what;
 }
 
+/* Latencies of the artifact's simulators. */
+static struct hw latencies(void)
+{
+	return (struct hw){.cache = {[HW_L1] = {.latency = 4}, [HW_L2] = {.latency = 14}, [HW_LLC] = {.latency = 54}},
+			   .memory_latency = 200, .cost = {.walk_cache_hit = 1}};
+}
+
 /* The rows that @l has, after the line of tildes. */
 static void rows(const struct sim_log *l, const char *want)
 {
 	char *text = NULL, *at;
 	size_t n;
 	FILE *f = open_memstream(&text, &n);
+	struct hw hw = latencies();
 	struct error err;
 
-	assert_int_equal(sim_log_write(l, f, "sim.log", &err), 0);
+	assert_int_equal(sim_log_write(l, &hw, f, "sim.log", &err), 0);
 	fclose(f);
 	at = strstr(text, "~~~~~~~~~");
 	assert_non_null(at);
@@ -151,6 +159,7 @@ static void test_many(void **state)
 	char *text = NULL, *line, *before;
 	unsigned n = 0;
 	size_t bytes;
+	struct hw hw = latencies();
 	struct error err;
 	FILE *f;
 
@@ -163,7 +172,7 @@ static void test_many(void **state)
 			assert_int_equal(sim_log_put(l, w, &err), 0);
 	}
 	f = open_memstream(&text, &bytes);
-	assert_int_equal(sim_log_write(l, f, "sim.log", &err), 0);
+	assert_int_equal(sim_log_write(l, &hw, f, "sim.log", &err), 0);
 	fclose(f);
 	before = strchr(strstr(text, "~~~~~~~~~"), '\n') + 1;
 	for (line = before; *line; line = strchr(line, '\n') + 1)
@@ -176,14 +185,81 @@ static void test_many(void **state)
 	sim_log_destroy(l);
 }
 
+static void means(const struct sim_log *l, const double want[SIM_DESIGNS])
+{
+	struct hw hw = latencies();
+	double mean[SIM_DESIGNS];
+
+	sim_log_means(l, &hw, mean);
+	for (unsigned d = 0; d < SIM_DESIGNS; d++)
+		if (mean[d] < want[d] - 1e-9 || mean[d] > want[d] + 1e-9)
+			fail_msg("%s: %f instead of %f", sim_design_name[d], mean[d], want[d]);
+}
+
+static void test_means_native(void **state)
+{
+	struct sim_log *l = sim_log_create(false);
+	struct walk_log *w = new_walk();
+	struct error err;
+
+	(void)state;
+	means(l, (double[]){-1, -1, -1, -1, -1, -1, -1, -1});
+	for (unsigned level = 4; level >= 1; level--) /* 4, 14, 54, 200 */
+		reference(w, STAGE_GUEST, level, 0, (enum hw_place)(4 - level));
+	assert_int_equal(sim_log_put(l, w, &err), 0);
+	means(l, (double[]){272, 214, 202, 200, -1, 200, -1, -1});
+	/* And one of 2 MiB: 4, 14, 54. */
+	w->steps = 3;
+	assert_int_equal(sim_log_put(l, w, &err), 0);
+	means(l, (double[]){(272 + 72) / 2.0, (214 + 58) / 2.0, (202 + 56) / 2.0, (200 + 54) / 2.0, -1, (200 + 54) / 2.0,
+			    -1, -1});
+	free(w);
+	sim_log_destroy(l);
+}
+
+static void test_means_nested(void **state)
+{
+	struct sim_log *l = sim_log_create(true);
+	struct walk_log *w = new_walk();
+	struct error err;
+
+	(void)state;
+	/* The host's steps 4, 4, 14, 54 each, the guest's 14, 54, 200, 200, to the page 4, 14, 54, 200. */
+	for (unsigned guest = 4; guest >= 1; guest--) {
+		static const enum hw_place host[] = {HW_LLC, HW_L2, HW_L1, HW_L1};
+		static const enum hw_place own[] = {HW_MEMORY, HW_MEMORY, HW_LLC, HW_L2};
+
+		for (unsigned level = 4; level >= 1; level--)
+			reference(w, STAGE_HOST, level, guest, host[level - 1]);
+		reference(w, STAGE_GUEST, guest, 0, own[guest - 1]);
+	}
+	for (unsigned level = 4; level >= 1; level--)
+		reference(w, STAGE_HOST, level, 0, (enum hw_place)(4 - level));
+	assert_int_equal(sim_log_put(l, w, &err), 0);
+	means(l, (double[]){
+		4 * 76 + 468 + 272,
+		(4 + 54 + 54) + (4 + 54 + 200) + (14 + 200), /* G2H2 G2H4 G2, G4H2 G4H4 G4, UDH2 UDH4 */
+		54 + 200 + 200 + 12,
+		/* Fetching beside: each host walk 54; then 68, 108, 254, 254 likewise; the page's 200. */
+		254 + 200,
+		468 + 272,
+		54 + 200 + 200,
+		200 + 200,
+		600,
+	});
+	free(w);
+	sim_log_destroy(l);
+}
+
 static void test_full_disk(void **state)
 {
 	struct sim_log *l = sim_log_create(false);
 	FILE *f = fopen("/dev/full", "w");
+	struct hw hw = latencies();
 	struct error err;
 
 	(void)state;
-	assert_int_equal(sim_log_write(l, f, "/dev/full", &err), -ENOSPC);
+	assert_int_equal(sim_log_write(l, &hw, f, "/dev/full", &err), -ENOSPC);
 	fclose(f);
 	sim_log_destroy(l);
 }
@@ -195,6 +271,8 @@ int main(void)
 		cmocka_unit_test(test_direct),
 		cmocka_unit_test(test_nested),
 		cmocka_unit_test(test_many),
+		cmocka_unit_test(test_means_native),
+		cmocka_unit_test(test_means_nested),
 		cmocka_unit_test(test_full_disk),
 	};
 
