@@ -351,6 +351,12 @@ void engine_describe(struct engine_vm *vm, char *buf, size_t bytes);
 enum xlate_event engine_walk(struct engine_vm *vm, gva_t a, enum access_kind kind, enum access_mode mode,
 			     struct xlate *out, struct walk_log *log);
 
+/*
+ * From now on @walks is told of each walk of the processor for an access, whichever guest's, that found a translation; NULL:
+ * nobody. It outlives that. Counts stay what they are; speed does not.
+ */
+void engine_watch_walks(struct engine_vm *vm, struct mmu_walks *walks);
+
 /* Forgets what the processor has cached of translations (of all guests), not what its memory caches hold. */
 void engine_drop_translations(struct engine_vm *vm);
 

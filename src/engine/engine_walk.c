@@ -97,6 +97,8 @@ enum xlate_event engine_walk(struct engine_vm *vm, gva_t a, enum access_kind kin
 	return ev;
 }
 
+void engine_watch_walks(struct engine_vm *vm, struct mmu_walks *walks) { vm->cpu->mmu.walks = walks; }
+
 void engine_drop_translations(struct engine_vm *vm)
 {
 	mmu_flush_everything(&vm->cpu->mmu);

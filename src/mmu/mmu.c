@@ -281,6 +281,29 @@ static bool is_mixed(const struct mmu *m, const struct tlb_entry *e)
 
 static uint32_t *guess_of(struct mmu *m, uint64_t lin) { return &m->guess[(lin >> PAGE_SHIFT) % MMU_GUESSES]; }
 
+static ALWAYS_INLINE enum xlate_event walk(struct mmu *m, uint64_t lin, enum access_kind kind,
+					   enum access_mode mode, struct tlb_entry *e, struct xlate *out)
+{
+	return mmu_paging(m) ? walk_linear(m, lin, kind, mode, e, out) : walk_physical(m, lin, kind, out, e);
+}
+
+/* The same, and who wants to know is told of it. */
+static NOINLINE enum xlate_event walk_watched(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
+					      struct tlb_entry *e, struct xlate *out)
+{
+	struct walk_log *log = &m->walks->log;
+	enum xlate_event ev;
+
+	log->steps = 0;
+	log->repeated = false;
+	m->log = log;
+	ev = walk(m, lin, kind, mode, e, out);
+	m->log = NULL;
+	if (!ev)
+		m->walks->seen(m->walks->ctx, log);
+	return ev;
+}
+
 /*
  * Walks the tables and enters what is found in both levels.
  * @e: receives the translation; it is not in any TLB itself
@@ -294,7 +317,10 @@ static ALWAYS_INLINE enum xlate_event walk_and_enter(struct mmu *m, uint64_t lin
 
 	e->asid = t.asid;
 	e->ep4ta = t.ep4ta;
-	ev = mmu_paging(m) ? walk_linear(m, lin, kind, mode, e, out) : walk_physical(m, lin, kind, out, e);
+	if (unlikely(m->walks && !m->log))
+		ev = walk_watched(m, lin, kind, mode, e, out);
+	else
+		ev = walk(m, lin, kind, mode, e, out);
 	if (ev) {
 		flush_after_event(m, ev, lin, out);
 		return ev;

@@ -241,6 +241,13 @@ struct mmu_table_watch {
 	void *ctx;
 };
 
+/* Somebody who is told of each walk for an access that found a translation, step by step. */
+struct mmu_walks {
+	void (*seen)(void *ctx, const struct walk_log *log);
+	void *ctx;
+	struct walk_log log; /* of the walk that is being made */
+};
+
 /*
  * Page-modification logging: while @on, guest-physical addresses whose EPT dirty flag goes from 0 to 1 are
  * logged. VM entry and exit switch it.
@@ -275,6 +282,7 @@ struct mmu {
 	struct hw hw;
 	struct walk_log *log; /* not NULL: the next walk is recorded here */
 	struct mmu_table_watch table_watch;
+	struct mmu_walks *walks; /* not NULL: who is told of walks */
 	struct l1_tlb l1d, l1i;
 	struct tlb l2d, l2i; /* second level; l2i only if hw.l2_split */
 	struct walk_cache guest[HW_LEVELS], host[HW_LEVELS], unified, nested_tlb;

@@ -512,6 +512,60 @@ static void the_log_tells_all(void **state)
 	rig_end(&r);
 }
 
+/* ---- who is told of walks ---- */
+
+struct seen {
+	unsigned walks, refs;
+};
+
+static void see(void *ctx, const struct walk_log *log)
+{
+	struct seen *s = ctx;
+
+	s->walks++;
+	for (unsigned i = 0; i < log->steps; i++)
+		s->refs += log->step[i].what == STEP_REF;
+}
+
+/* A few accesses, of which the last one faults. Returns what they count; *before: references of those before it. */
+static struct mmu_stats some_walks(const struct hw *hw, struct mmu_walks *walks, uint64_t *before)
+{
+	static const uint64_t order[] = {FIRST, SAME_2M, FIRST, OTHER, SAME_1G, SAME_2M, SAME_512G, FIRST};
+	struct mmu_stats s;
+	struct xlate x;
+	struct rig r;
+
+	begin(&r, hw, 12);
+	r.mmu.walks = walks;
+	for (unsigned i = 0; i < ARRAY_SIZE(order); i++)
+		rig_refs(&r, order[i]);
+	*before = r.mmu.stats.refs;
+	assert_int_equal(rig_try(&r, AT(9, 9, 9, 9), ACCESS_READ, MODE_SUPER, &x), XLATE_PAGE_FAULT);
+	s = r.mmu.stats;
+	rig_end(&r);
+	return s;
+}
+
+static void watched_walks(void **state)
+{
+	struct hw hw = rig_hw();
+	struct seen seen = {0};
+	struct mmu_walks walks = {.seen = see, .ctx = &seen};
+	struct mmu_stats alone, watched;
+	uint64_t before;
+
+	(void)state;
+	hw.walk_caches = HW_WALK_SPLIT; /* so that most walks take the shortcut, unless somebody watches */
+	roomy(hw.guest);
+	roomy(hw.host);
+	hw.nested_tlb = rig_array(16, 16);
+	alone = some_walks(&hw, NULL, &before);
+	watched = some_walks(&hw, &walks, &before);
+	assert_memory_equal(&alone, &watched, sizeof(alone));
+	assert_int_equal(seen.walks, watched.walks - 1); /* not that which faults */
+	assert_int_equal(seen.refs, before);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -534,6 +588,7 @@ int main(void)
 		cmocka_unit_test(ept_violations_invalidate),
 		cmocka_unit_test(flags_need_a_writable_table),
 		cmocka_unit_test(the_log_tells_all),
+		cmocka_unit_test(watched_walks),
 	};
 
 	return cmocka_run_group_tests_name("nested", tests, NULL, NULL);
