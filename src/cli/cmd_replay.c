@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 struct replay_command {
-	const char *designs, *setups, *pages, *json, *csv;
+	const char *designs, *setups, *pages, *json, *csv, *sim_log;
 	struct vm_config vm;       /* of it: the processor */
 	struct replay_config cfg;
 	const char *spec;
@@ -119,6 +119,17 @@ static int set_csv(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int set_sim_log(void *ctx, const char *v, struct error *err)
+{
+	struct replay_command *c = ctx;
+
+	if (!*v)
+		return error_set(err, -EINVAL, "--sim-log: an empty name");
+	c->sim_log = v;
+	c->cfg.sim_logs = true;
+	return 0;
+}
+
 static int set_quiet(void *ctx, const char *v, struct error *err)
 {
 	(void)v, (void)err;
@@ -141,6 +152,9 @@ static const struct option_desc replay_options[] = {
 	{"jobs", "N", "threads (default: as many as there are processors)", set_jobs},
 	{"json", "FILE", "write the results as JSON; -: to standard output, without the table", set_json},
 	{"csv", "FILE", "... as comma-separated values", set_csv},
+	{"sim-log", "FILE",
+	 "write where the references of walks hit, as the DMT artifact's simulators do; of more than one design, setup or\n"
+	 "size of pages to FILE.DESIGN-SETUP-PAGES (docs/trace-import.md)", set_sim_log},
 	{"quiet", NULL, "no progress", set_quiet},
 	{0},
 };
@@ -287,6 +301,36 @@ static int write_results(const struct replay_command *c, const json_t *report, s
 	return ret;
 }
 
+static int write_sim_log(const struct replay_command *c, const struct replay_results *out, unsigned i, struct error *err)
+{
+	const struct replay_cell *cell = &out->result[i].cell;
+	char path[4096];
+	FILE *f;
+	int n = snprintf(path, sizeof(path), "%s", c->sim_log), ret;
+
+	if (out->results > 1)
+		n = snprintf(path, sizeof(path), "%s.%s-%s-%s", c->sim_log, replay_design_name(cell->design),
+			     replay_setup_name[cell->setup], replay_pages_name[cell->pages]);
+	errno = ENAMETOOLONG;
+	f = n < (int)sizeof(path) ? fopen(path, "we") : NULL;
+	if (!f)
+		return error_set(err, -errno, "'%.200s': %s", path, strerror(errno));
+	ret = sim_log_write(out->result[i].sim_log, &c->vm.engine.cpu.hw, f, path, err);
+	if (fclose(f) && !ret)
+		ret = error_set(err, -EIO, "'%.200s': cannot be written", path);
+	return ret;
+}
+
+static int write_sim_logs(const struct replay_command *c, const struct replay_results *out, struct error *err)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; i < out->results && !ret; i++)
+		if (out->result[i].sim_log)
+			ret = write_sim_log(c, out, i, err);
+	return ret;
+}
+
 static int status_of(const struct replay_results *r)
 {
 	switch (r->partial ? r->why.code : 0) {
@@ -328,11 +372,16 @@ static int run(struct replay_command *c, const char *path, struct error *err)
 	ret = replay_trace(&out, &c->cfg, r, err);
 	trace_reader_close(r);
 	end_progress(c);
-	if (ret)
+	if (ret) {
+		replay_free(&out);
 		return ret;
+	}
 	report = replay_report(&out, &c->vm.engine.cpu.hw);
 	ret = write_results(c, report, err);
 	json_decref(report);
+	if (!ret && c->sim_log)
+		ret = write_sim_logs(c, &out, err);
+	replay_free(&out);
 	if (!ret && out.partial)
 		cli_error("replay", out.why.text);
 	return ret ? ret : status_of(&out);

@@ -59,6 +59,7 @@ bool replay_scheme(const struct replay_design *d, enum replay_setup setup, enum 
 struct machine {
 	struct engine_vm *vm;
 	struct replay_result *result;
+	struct mmu_walks walks;
 };
 
 /* Names of features, a blank between them; an unknown one is of a newer program. */
@@ -100,6 +101,25 @@ static struct engine_config machine_config(const struct replay_results *out, con
 	return e;
 }
 
+static void note_walk(void *ctx, const struct walk_log *walk)
+{
+	struct replay_result *r = ctx;
+
+	if (!r->err.code)
+		sim_log_put(r->sim_log, walk, &r->err);
+}
+
+static int watch_walks(struct machine *m, struct error *err)
+{
+	m->result->sim_log = sim_log_create(engine_mmu_nests(m->result->cell.mmu));
+	if (!m->result->sim_log)
+		return error_set(err, -ENOMEM, "replay: out of memory");
+	m->walks.seen = note_walk;
+	m->walks.ctx = m->result;
+	engine_watch_walks(m->vm, &m->walks);
+	return 0;
+}
+
 static int make_machine(struct machine *m, struct replay_results *out, const struct replay_config *cfg, unsigned i,
 			struct error *err)
 {
@@ -108,7 +128,9 @@ static int make_machine(struct machine *m, struct replay_results *out, const str
 
 	m->result = &out->result[i];
 	m->result->cell = cfg->cell[i];
-	return r ? r : engine_replay_begin(m->vm, cfg->populate, err);
+	if (!r)
+		r = engine_replay_begin(m->vm, cfg->populate, err);
+	return !r && cfg->sim_logs ? watch_walks(m, err) : r;
 }
 
 static void take(struct machine *m, const struct trace_event *ev, unsigned n)
@@ -312,4 +334,12 @@ int replay_trace(struct replay_results *out, const struct replay_config *cfg, st
 	free(c);
 	out->seconds = now() - began;
 	return ret;
+}
+
+void replay_free(struct replay_results *r)
+{
+	for (unsigned i = 0; i < REPLAY_CELLS_MAX; i++) {
+		sim_log_destroy(r->result[i].sim_log);
+		r->result[i].sim_log = NULL;
+	}
 }

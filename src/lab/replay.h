@@ -7,6 +7,7 @@
 #define GNOMON_LAB_REPLAY_H
 
 #include "engine/engine.h"
+#include "lab/sim_log.h"
 #include "trace/file.h"
 #include <jansson.h>
 #include <stdio.h>
@@ -41,6 +42,7 @@ struct replay_config {
 	uint64_t memory;             /* bytes of guest memory; 0: as the trace says */
 	bool features_given;         /* engine.cpu's features are used; else those of the trace, if it says */
 	bool populate;               /* as engine_replay_begin() */
+	bool sim_logs;               /* where the references of each walk hit is wanted; takes time */
 	unsigned jobs;               /* threads, at least 1 */
 	uint64_t limit_events;       /* UINT64_MAX: none */
 	/* Asked now and then: true: enough, the results so far are wanted. */
@@ -54,6 +56,7 @@ struct replay_result {
 	struct replay_cell cell;
 	struct obs obs;
 	struct engine_replayed taken;
+	struct sim_log *sim_log;     /* with replay_config.sim_logs, else NULL */
 	struct error err;            /* code 0: it took all events */
 };
 
@@ -74,6 +77,9 @@ struct replay_results {
  * are marked partial: 0 also then. -ENOMEM, -EINVAL: nothing was begun.
  */
 int replay_trace(struct replay_results *out, const struct replay_config *cfg, struct trace_reader *r, struct error *err);
+
+/* Frees what results point to. */
+void replay_free(struct replay_results *r);
 
 /* The results as JSON, schema REPLAY_SCHEMA (docs/FORMATS.md). */
 json_t *replay_report(const struct replay_results *r, const struct hw *hw);

@@ -46,6 +46,21 @@ events "$dir/m.trace" | grep -q '^page 0x13000 1=0x80067 2=0x81067' || fail "--p
 	fail "--compat: frame numbers were taken for addresses"
 grep -q 'pt_dump: line 2: 0x10 as a byte address' "$dir/err" || fail "--compat: $(cat "$dir/err")"
 
+# Replayed: each page is walked once, by four references natively; what the artifact's processor would read.
+"$gnomon" replay "$dir/m.trace" --designs radix --setups native,virt --quiet --sim-log "$dir/sim" >/dev/null ||
+	fail "replay of a trace with page tables"
+rows() { sed '1,/^~~~~~~~~~/d' "$1"; }
+walks() { rows "$1" | awk -F'\t' '{ n += $2 } END { print n }'; }
+fields() { rows "$1" | awk -F'[,\t]' '{ print NF }' | sort -u; }
+[ "$(fields "$dir/sim.radix-native-4k")" = 7 ] || fail "sim.log: $(cat "$dir/sim.radix-native-4k")"
+[ "$(fields "$dir/sim.radix-virt-4k")" = 27 ] || fail "sim.log: $(cat "$dir/sim.radix-virt-4k")"
+[ "$(walks "$dir/sim.radix-native-4k")" = 2 ] || fail "sim.log: $(cat "$dir/sim.radix-native-4k")"
+rows "$dir/sim.radix-native-4k" | grep -qx 'MEMORY,MEMORY,MEMORY,MEMORY,RANGE_HIT,.1' || fail "sim.log: no cold walk"
+grep -q '^by sums, radix : ' "$dir/sim.radix-native-4k" || fail "sim.log: no sums"
+"$gnomon" replay "$dir/m.trace" --setups native --quiet --sim-log /dev/full >/dev/null 2>"$dir/err" &&
+	fail "sim.log on a full disk"
+grep -q "/dev/full" "$dir/err" || fail "sim.log on a full disk: $(cat "$dir/err")"
+
 # Cut off: what is before it is kept, and the status says so.
 printf 'I  401000,3\n L 4020' >"$dir/cut"
 "$gnomon" trace import "$dir/cut" "$dir/c.trace" 2>"$dir/err"
