@@ -85,7 +85,7 @@ struct mmu_stats {
 	uint64_t walk_cache_hits[STAGES][HW_LEVELS]; /* by level of the entry that was not read; split: of the longest prefix */
 	uint64_t walk_cache_misses[STAGES]; /* split: no level hit; unified: entries it may hold and did not */
 	uint64_t nested_tlb_hits, nested_tlb_misses;
-	uint64_t repeated;       /* walks done again without caches because a cached part led to a fault */
+	uint64_t repeated;       /* walks done again without caches because a stale part of them led to a fault */
 	uint64_t l1d_misses, l1i_misses;
 	uint64_t l2d_hits, l2d_misses, l2i_hits, l2i_misses; /* by kind of access, whether or not the TLB is unified */
 	uint64_t splintered;     /* entries made smaller than the page of the guest's tables */

@@ -89,6 +89,8 @@ static struct walk_entry unified_key(const struct walk_tags *tags, uint64_t at, 
 
 static void unified_enter(struct walk *w, enum walk_stage stage, struct walk_entry key, uint64_t value)
 {
+	if (w->asks)
+		return;
 	w->mmu->stats.walk_cache_misses[stage] += w->caches;
 	key.value = value;
 	walk_cache_enter(&w->mmu->unified, &key);
@@ -174,6 +176,10 @@ static NOINLINE enum xlate_event ept_set_flags(struct walk *w, const struct ept_
 	struct mmu *m = w->mmu;
 	struct mmu_pml *pml = &m->pml;
 
+	if (w->asks) {
+		w->would_set = true;
+		return XLATE_OK;
+	}
 	if (pml->on && pml->index >= PML_ENTRIES) {
 		w->out->gpa = gpa(x->gpa);
 		return XLATE_PML_FULL;
@@ -238,7 +244,7 @@ static void ept_enter(struct walk *w, const struct ept_walk *x, uint64_t at, uin
 
 	if (walk_cache_exists(&m->unified) && (leaf ? m->hw.unified_host_leaf : m->hw.unified_host)) {
 		unified_enter(w, STAGE_HOST, ept_key(w, x, at), e);
-	} else if (!leaf) {
+	} else if (!leaf && !w->asks) {
 		struct walk_entry n = {.tags = w->mmu->host_tags, .shift = ept_shifts[x->level],
 				       .prefix = x->gpa >> ept_shifts[x->level], .value = e & EPT_ADDR_MASK,
 				       .rights = (uint16_t)x->rights};
@@ -372,7 +378,7 @@ static enum xlate_event table_address(struct walk *w, unsigned level, uint64_t g
 	if (nested_tlb_holds(w, gpa_v, &key, out))
 		return XLATE_OK;
 	ev = walk_ept(w, gpa_v, ACCESS_READ, true, out);
-	if (!ev) {
+	if (!ev && !w->asks) {
 		key.value = *out & PAGE_MASK;
 		key.ept_rights = w->ept_rights;
 		walk_cache_enter(&w->mmu->nested_tlb, &key);
@@ -426,7 +432,10 @@ static enum xlate_event set_entry_flags(struct walk *w, uint64_t entry_gpa, uint
 			return switched_read_only(w);
 		return ept_violation(w, entry_gpa, EPT_VIOL_WRITE, rights, true);
 	}
-	entry_or(w->mmu, at, set);
+	if (w->asks)
+		w->would_set = true;
+	else
+		entry_or(w->mmu, at, set);
 	return XLATE_OK;
 }
 
@@ -457,7 +466,7 @@ static enum xlate_event finish(struct walk *w, uint64_t entry_gpa, uint64_t at, 
 	ev = w->part == PART_SHADOW ? no_stage2(w, target, &page) : final_address(w, target, w->kind, &page);
 	if (ev)
 		return ev;
-	if (unlikely(m->agile))
+	if (unlikely(m->agile) && !w->asks)
 		m->stats.agile[w->switched]++;
 	if (((e | set) & PTE_D) && w->ept_dirty)
 		rights |= TLB_D;
@@ -518,7 +527,7 @@ static void guest_enter_split(struct walk *w, const struct guest_walk *g)
 	struct walk_entry n = {.tags = w->mmu->guest_tags, .value = g->machine, .table = g->table, .rights = g->rights,
 			       .ept_rights = w->ept_rights, .part = w->part, .switched = w->switched};
 
-	if (level > g->format->levels)
+	if (level > g->format->levels || w->asks)
 		return;
 	shift = level_of(g->format, level)->shift;
 	n.shift = (uint8_t)shift;
@@ -706,15 +715,40 @@ void walk_set_regs(struct mmu *m)
 	m->host_tags = (struct walk_tags){.asid = ASID_PHYSICAL, .ep4ta = m->tags.ep4ta, .mode = ept};
 }
 
+/* Are both @ev with the same details? */
+static bool same_event(enum xlate_event ev, const struct xlate *a, const struct xlate *b)
+{
+	if (ev == XLATE_PAGE_FAULT)
+		return a->error_code == b->error_code && a->shadow == b->shadow;
+	return a->gpa.v == b->gpa.v && (ev != XLATE_EPT_VIOLATION || a->qualification == b->qualification);
+}
+
+/* Does a walk from the root, without caches, come to event @ev, as @w did, and set no flag on the way? @lin: to a linear address */
+static NOINLINE bool tables_agree(const struct walk *w, enum xlate_event ev, bool lin)
+{
+	struct mmu *m = w->mmu;
+	struct walk_log *log = m->log;
+	struct xlate out = {0};
+	struct walk asked = {.mmu = m, .lin = w->lin, .kind = w->kind, .mode = w->mode, .asks = true, .out = &out};
+	struct tlb_entry e;
+	enum xlate_event theirs;
+	uint64_t page;
+
+	m->log = NULL;
+	theirs = lin ? walk_tables(&asked, &e) : final_address(&asked, w->lin, w->kind, &page);
+	m->log = log;
+	return theirs == ev && !asked.would_set && same_event(ev, &out, w->out);
+}
+
 /*
  * Should the walk be made again? What it used may be stale where the tables are not; the event has to be theirs.
- * The stale parts go, as they would with the event itself; @lin: to a linear address.
+ * If so the stale parts go, as they would with the event itself; @lin: to a linear address.
  */
 static bool repeats(struct walk *w, enum xlate_event ev, bool lin)
 {
 	struct mmu *m = w->mmu;
 
-	if (!ev || !w->used)
+	if (!ev || !w->used || tables_agree(w, ev, lin))
 		return false;
 	if (lin)
 		flush_stale_structures(m, w->lin);

@@ -34,6 +34,8 @@ struct walk {
 	enum access_mode mode;
 	bool caches;         /* the walk caches and the nested TLB may be used */
 	bool used;           /* something of them was */
+	bool asks;           /* only what the tables say: nothing is counted, recorded, cached or set */
+	bool would_set;      /* asked, a flag would have been set on the way */
 	unsigned refs;
 	uint8_t guest_level; /* of the entry whose address stage 2 translates; 0: the final address */
 	uint16_t ept_rights; /* of the last stage 2 */
@@ -114,11 +116,14 @@ static inline uint64_t reference(struct walk *w, enum walk_stage stage, unsigned
 	struct mmu *m = w->mmu;
 	/* First: it may take the host long. */
 	uint64_t e = bytes == 8 ? machmem_read64(m->mem, hpa(at)) : machmem_read32(m->mem, hpa(at));
-	enum hw_place place = count_reference(m, stage, at);
+	enum hw_place place;
 
-	w->refs++;
 	if (unlikely(m->table_watch.read))
 		m->table_watch.read(m->table_watch.ctx, at);
+	if (w->asks)
+		return e;
+	place = count_reference(m, stage, at);
+	w->refs++;
 	if (unlikely(m->log))
 		walk_log_reference(w, stage, level, at, at_gpa, e, place);
 	return e;

@@ -56,7 +56,7 @@ static void array_enter(struct ref_model *r, struct ref_array *a, uint64_t index
 {
 	struct ref_entry *set, *place;
 
-	if (!a->sets)
+	if (!a->sets || r->asking)
 		return;
 	set = &a->entry[index % a->sets * a->ways];
 	place = array_find(a, index, new);
@@ -236,6 +236,8 @@ static void touch(struct ref_model *r, uint64_t at)
 
 static void count_reference(struct search *s, enum walk_stage stage, uint64_t at)
 {
+	if (s->r->asking)
+		return;
 	touch(s->r, at);
 	s->refs++;
 	s->r->stats.stage_refs[stage]++;
@@ -248,6 +250,10 @@ static void set_bits(struct ref_model *r, uint64_t at, uint64_t bits_to_set, uns
 
 	if (!machmem_is_ram(r->mem, hpa(at)))
 		return;
+	if (r->asking) {
+		r->would_set = true;
+		return;
+	}
 	touch(r, at);
 	if (bytes == 8)
 		put_u64(p, get_u64(p) | bits_to_set);
@@ -336,7 +342,7 @@ static bool ept_flags_may_be_set(struct ref_model *r, uint64_t gpa_v, uint64_t e
 {
 	uint64_t at = r->pml_log + 8ull * r->pml_index;
 
-	if (!r->pml || !has_ad(r))
+	if (!r->pml || !has_ad(r) || r->asking)
 		return true;
 	if (r->pml_index > 511)
 		return false;
@@ -761,6 +767,28 @@ static void before_repeat(struct ref_model *r, enum xlate_event ev, uint64_t lin
 static void after_event(struct ref_model *r, enum xlate_event ev, uint64_t lin, const struct xlate *x);
 static void after_physical_event(struct ref_model *r, enum xlate_event ev, const struct xlate *x);
 
+/* Without anything cached, and without any effect: does the walk end so, too? */
+static bool tables_say_so(const struct search *s, enum xlate_event (*tables)(struct search *, struct ref_entry *),
+			  enum xlate_event ev)
+{
+	struct xlate out = {0};
+	struct search asked = {.r = s->r, .lin = s->lin, .kind = s->kind, .mode = s->mode, .out = &out, .no_caches = true};
+	struct ref_entry t = {0};
+	enum xlate_event theirs;
+
+	s->r->asking = true;
+	s->r->would_set = false;
+	theirs = tables(&asked, &t);
+	s->r->asking = false;
+	if (theirs != ev || s->r->would_set)
+		return false;
+	if (ev == XLATE_PAGE_FAULT)
+		return out.error_code == s->out->error_code;
+	if (ev == XLATE_EPT_VIOLATION && out.qualification != s->out->qualification)
+		return false;
+	return out.gpa.v == s->out->gpa.v;
+}
+
 /* From the tables; t->value is the 4 KiB page of the address. */
 static enum xlate_event walk(struct ref_model *r, uint64_t lin, enum access_kind kind, enum access_mode mode,
 			     bool physical, struct xlate *out, struct ref_entry *t)
@@ -769,7 +797,7 @@ static enum xlate_event walk(struct ref_model *r, uint64_t lin, enum access_kind
 	enum xlate_event (*tables)(struct search *, struct ref_entry *) = physical ? physical_walk : guest_walk;
 	enum xlate_event ev = tables(&s, t);
 
-	if (ev && s.used_cached) {
+	if (ev && s.used_cached && !tables_say_so(&s, tables, ev)) {
 		before_repeat(r, ev, lin, physical, out);
 		r->stats.repeated++;
 		s.no_caches = true;

@@ -60,6 +60,8 @@ struct ref_model {
 	uint16_t pml_index;
 	uint64_t pml_log;
 	struct mmu_stats stats;
+	bool asking;          /* the tables are only asked: nothing is counted, cached or set... */
+	bool would_set;       /* ... and a flag would have been set */
 	uint64_t now;
 	/* Machine addresses of the entries that were read or written since the user last cleared this. */
 	unsigned touches;
