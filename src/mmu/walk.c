@@ -851,7 +851,7 @@ static ALWAYS_INLINE bool walk_shortly(struct mmu *m, uint64_t lin, enum access_
 	use_last_entry(m, &m->guest[2], STAGE_GUEST, &l);
 	if (host)
 		use_last_entry(m, &m->host[2], STAGE_HOST, &h);
-	if (unlikely(m->agile))
+	if (m->regs.nested && unlikely(m->agile))
 		m->stats.agile[l.known->switched]++;
 	count_walk(m, host ? 2 : 1);
 	if (!(l.entry & PTE_D))

@@ -142,6 +142,7 @@ static struct fix *machine(void)
 	assert_int_equal(machmem_init(&f->mem, &ram, 1, NULL), 0);
 	cpu_config_default(&cfg);
 	cfg.maxphyaddr = 46;
+	cfg.feature[CPUF_DMT] = true;
 	assert_int_equal(cpu_create(&f->cpu, &f->mem, &cfg, NULL), 0);
 	vmx_setup_root(f->cpu, hpa(HOST_PML4));
 	put32(f, VMXON_AT, VMCS_REVISION);
@@ -1730,6 +1731,117 @@ static void with_log(struct fix *f, uint64_t eptp, uint64_t log, uint16_t index)
 	vw(f, VMCS_GUEST_PML_INDEX, index);
 }
 
+/* EPT of the identity for the first 2 MiB; the entry of the second is at the returned address. */
+static uint64_t with_ept_of_2m(struct fix *f)
+{
+	const uint64_t at = 0x70000, pdpt = 0x71000, pd = 0x72000;
+
+	put64(f, at, pdpt | EPT_R | EPT_W | EPT_X);
+	put64(f, pdpt, pd | EPT_R | EPT_W | EPT_X);
+	put64(f, pd, EPT_R | EPT_W | EPT_X | EPT_PS | EPT_MT_WB << EPT_MT_SHIFT);
+	vw(f, VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_SECONDARY | PROC_HLT | PROC_MSR_BITMAPS);
+	vw(f, VMCS_PROC_CTL2, PROC2_EPT | PROC2_VPID);
+	vw(f, VMCS_MSR_BITMAP, MSR_BITMAP_AT);
+	vw(f, VMCS_EPTP, at | EPTP_WALK_4 | EPT_MT_WB);
+	return pd + 8;
+}
+
+/* The processor reads its registers through EPT, with EPT's exits; requests exit whatever the bitmap says. */
+static void test_run_dmt(void **state)
+{
+	struct fix *f = *state;
+	struct cpu *c = f->cpu;
+	uint64_t pde = with_ept_of_2m(f);
+
+	CODE(f, "\x0f\x30\xf4"); /* wrmsr; hlt */
+	c->gpr[RCX] = MSR_DMT_LOAD;
+	c->gpr[RAX] = SIZE_2M | 1;
+	c->gpr[RDX] = 0;
+	run(f, EXIT_REASON_EPT_VIOLATION);
+	assert_int_equal(vr(f, VMCS_EXIT_QUALIFICATION), EPT_VIOL_READ);
+	assert_int_equal(vr(f, VMCS_GUEST_PHYSICAL), SIZE_2M);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT);
+	assert_int_equal(vmx_guest_dmt_load(c), 0);
+	put64(f, pde, 2 * SIZE_2M | EPT_R | EPT_PS | EPT_MT_WB << EPT_MT_SHIFT);
+	put64(f, 2 * SIZE_2M, 0x1000);
+	put64(f, 2 * SIZE_2M + 24, DMT_P);
+	run(f, EXIT_REASON_HLT);
+	assert_int_equal(vmx_guest_dmt_load(c), SIZE_2M | 1);
+	assert_int_equal(vmx_guest_dmt(c)[0].start, 0x1000);
+	assert_int_equal(c->mmu.stats.dmt.reload_refs, 1);
+	assert_int_equal(c->mmu.stats.dmt.refused, 1); /* its end is before its start */
+	vw(f, VMCS_GUEST_RIP, CODE_AT);
+	c->gpr[RCX] = MSR_PV_REQUEST;
+	run(f, EXIT_REASON_WRMSR);
+	code(f, CODE_AT + 0x100, "\x0f\x32", 2); /* rdmsr */
+	vw(f, VMCS_GUEST_RIP, CODE_AT + 0x100);
+	run(f, EXIT_REASON_RDMSR);
+}
+
+/* What the processor translates by is switched with the registers that are live. */
+static void test_walk_is_live(void **state)
+{
+	const struct dmt_entry e[2] = {{0, 0x1000, 0x5000, DMT_P}, {0x2000, 0x4000, 0x6000, DMT_P}};
+	struct vmx_live *one = calloc(1, sizeof(*one)), *other = calloc(1, sizeof(*other));
+	const struct dmt_gtea gtea[1] = {{0x1000, 1, 0x7000}};
+	struct fix *f = *state;
+	struct cpu *c = f->cpu;
+
+	vmx_save_live(c, other);
+	vmx_set_dmt(c, 1, e, 2);
+	vmx_set_dmt(c, 2, &e[1], 1);
+	vmx_set_gteas(c, gtea, 1);
+	vmx_set_dmt_stages(c, 3);
+	vmx_set_agile(c, true, 0x9000);
+	vmx_set_guest_dmt(c, 0x8000 | 2, e);
+	vmx_save_live(c, one);
+	vmx_load_live(c, other);
+	assert_int_equal(c->mmu.dmt.stages, 0);
+	assert_int_equal(c->mmu.dmt.stage[1].count[DMT_SMALL] + c->mmu.dmt.stage[0].count[DMT_SMALL], 0);
+	assert_null(c->mmu.dmt.gtea);
+	assert_false(c->vmx.walk.agile);
+	assert_int_equal(vmx_guest_dmt_load(c), 0);
+	vmx_load_live(c, one);
+	assert_int_equal(c->mmu.dmt.stages, 3);
+	assert_int_equal(c->mmu.dmt.stage[0].count[DMT_SMALL], 2);
+	assert_int_equal(c->mmu.dmt.stage[1].count[DMT_SMALL], 2);
+	assert_int_equal(c->mmu.dmt.stage[2].count[DMT_SMALL], 1);
+	assert_ptr_equal(c->mmu.dmt.gtea, gtea);
+	assert_int_equal(c->vmx.walk.shadow_root, 0x9000);
+	assert_memory_equal(vmx_guest_dmt(c), e, sizeof(e));
+	free(one);
+	free(other);
+}
+
+/* A fault of the shadow part exits without any bit of the exception bitmap; the guest's own does not. */
+static void test_run_agile(void **state)
+{
+	const uint64_t root = 0x79000;
+	struct fix *f = *state;
+	struct cpu *c = f->cpu;
+
+	with_ept_of_2m(f);
+	vmx_set_agile(c, true, root);
+	CODE(f, "\x48\x89\x03\xf4"); /* mov [rbx], rax; hlt */
+	code(f, HANDLER_AT, "\x0f\xa2", 2); /* cpuid */
+	c->gpr[RBX] = 0x60000;
+	run(f, EXIT_REASON_EXCEPTION_NMI);
+	assert_int_equal(vr(f, VMCS_EXIT_INTR_INFO), INTR(EVENT_HW_EXCEPTION, EXC_PF) | INTR_INFO_ERROR);
+	assert_int_equal(vr(f, VMCS_EXIT_INTR_ERROR), 0);
+	assert_int_equal(vr(f, VMCS_EXIT_QUALIFICATION), CODE_AT);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), CODE_AT);
+	assert_int_equal(c->cr2, 0);
+	put64(f, root, PDPT_AT | PTE_P | PTE_W | PTE_U | PTE_A | PTE_SWITCH | PTE_SWITCH_W);
+	run(f, EXIT_REASON_HLT);
+	assert_int_equal(get64(f, PD_AT) & (PTE_A | PTE_D), PTE_A | PTE_D);
+	/* Not present in the guest's table: its handler runs. */
+	c->gpr[RBX] = 9 * SIZE_2M;
+	vw(f, VMCS_GUEST_RIP, CODE_AT);
+	run(f, EXIT_REASON_CPUID);
+	assert_int_equal(vr(f, VMCS_GUEST_RIP), HANDLER_AT);
+	assert_int_equal(c->cr2, 9 * SIZE_2M);
+}
+
 #define LOG_EPTP (0x80000ull | EPTP_WALK_4 | EPTP_AD | EPT_MT_WB)
 #define LOG_AT   0x90000ull
 
@@ -1892,7 +2004,8 @@ int main(void)
 		T(test_inject_pending_mtf),
 		T(test_run_instructions), T(test_run_monitor_trap), T(test_run_preemption_timer),
 		T(test_run_interrupt_window), T(test_run_exception_and_handler), T(test_run_triple_fault),
-		T(test_run_tsc_offset), T(test_run_ept), T(test_run_pml_full), T(test_run_pml_accessed), T(test_run_pml_vectoring),
+		T(test_run_tsc_offset), T(test_run_ept), T(test_run_dmt), T(test_walk_is_live), T(test_run_agile),
+		T(test_run_pml_full), T(test_run_pml_accessed), T(test_run_pml_vectoring),
 		T(test_run_real_mode),
 	};
 
