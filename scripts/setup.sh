@@ -6,7 +6,7 @@ set -euo pipefail
 
 packages() {
 	case $1 in
-	build) echo gcc libc6-dev meson ninja-build pkg-config libzydis-dev libjansson-dev libxxhash-dev libconfig-dev libslirp-dev libgnutls28-dev zlib1g-dev libzstd-dev liblzma-dev python3 ;;
+	build) echo gcc libc6-dev meson ninja-build pkg-config libzydis-dev libjansson-dev libxxhash-dev libconfig-dev libslirp-dev libgnutls28-dev zlib1g-dev libzstd-dev liblzma-dev libjs-chart.js python3 ;;
 	guest) echo gcc libc6-dev busybox-static cpio lz4 xz-utils ;;
 	kernel) echo gcc libc6-dev make flex bison bc libelf-dev xz-utils patch binutils ;;
 	rootfs) echo mmdebstrap e2fsprogs fakeroot fakechroot ;;

@@ -35,7 +35,7 @@ struct command {
 	void (*help)(FILE *out);
 };
 extern const struct command cmd_run, cmd_suspend, cmd_resume, cmd_checkpoint, cmd_compare, cmd_hw, cmd_walk, cmd_lab,
-	cmd_disk, cmd_trace, cmd_replay, cmd_control, cmd_serve, cmd_migrate, cmd_help, cmd_version;
+	cmd_disk, cmd_trace, cmd_replay, cmd_results, cmd_control, cmd_serve, cmd_migrate, cmd_help, cmd_version;
 extern const struct command *const commands[]; /* ends with NULL */
 const struct command *command_find(const char *name);
 

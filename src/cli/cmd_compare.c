@@ -9,6 +9,7 @@
 #include "cli/jobs.h"
 #include "cli/progress.h"
 #include "lab/compare.h"
+#include "lab/html.h"
 #include "lab/report.h"
 #include "vm/net.h"
 #include <errno.h>
@@ -38,6 +39,8 @@ struct compare {
 	unsigned forward_names;
 	enum format format;
 	const char *logs;
+	const char *html;            /* also write a page there; NULL: no */
+	struct report_file html_file;
 	uint64_t jobs_at_once;
 	char *temp; /* directory of reports, error output and, without --logs, console logs */
 	const char *from;    /* the runs begin where the guest has printed this; NULL: with the boot */
@@ -127,6 +130,13 @@ static int set_csv(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int set_html(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct compare *)ctx)->html = v;
+	return 0;
+}
+
 static int set_logs(void *ctx, const char *v, struct error *err)
 {
 	(void)err;
@@ -161,6 +171,7 @@ static const struct option_desc compare_options[] = {
 			 "every run resumes the same VM", set_from},
 	{"json", NULL, "print all reports and differences as JSON", set_json},
 	{"csv", NULL, "print a line per run", set_csv},
+	{"html", "FILE", "write a page of tables and charts, too, that needs nothing else to be shown or printed", set_html},
 	{"logs", "DIR", "keep the guests' serial output, one file a run", set_logs},
 	{"jobs", "N", "runs at a time (default: the processors there are)", set_jobs},
 	{0},
@@ -254,7 +265,7 @@ static bool has_network(const struct compare *c)
 	return false;
 }
 
-static int check(const struct compare *c, struct error *err)
+static int check(struct compare *c, struct error *err)
 {
 	if (c->cfg.clock == VM_CLOCK_WALL)
 		return error_set(err, -EINVAL, "--clock wall: such runs are never equal");
@@ -273,7 +284,7 @@ static int check(const struct compare *c, struct error *err)
 		return error_set(err, -errno, "--logs '%s': %s", c->logs, strerror(errno));
 	if (c->logs && access(c->logs, W_OK | X_OK))
 		return error_set(err, -errno, "--logs '%s': %s", c->logs, strerror(errno));
-	return 0;
+	return c->html ? report_file_open(&c->html_file, c->html, err) : 0;
 }
 
 /* ---- the jobs ---- */
@@ -434,6 +445,8 @@ static int make_jobs(struct compare *c, struct error *err)
 
 static void clean_up(struct compare *c)
 {
+	if (c->html && c->html_file.path)
+		report_file_abandon(&c->html_file);
 	for (unsigned i = 0; i < c->jobs.count; i++)
 		job_free(c, &c->jobs.job[i]);
 	for (unsigned i = 0; i < c->boots.count; i++)
@@ -514,6 +527,20 @@ static void add_work(struct compare *c, json_t *comparison, unsigned w)
 		json_decref(run[s].report);
 }
 
+static int write_html(struct compare *c, const json_t *comparison)
+{
+	struct error err = {0};
+	json_t *page = NULL;
+	int ret = html_of_results(&comparison, 1, &page, &err);
+
+	if (ret == 0)
+		ret = html_commit(page, &c->html_file, &err);
+	if (ret)
+		cli_error("compare", err.text);
+	json_decref(page);
+	return ret;
+}
+
 static int print_result(struct compare *c)
 {
 	json_t *comparison = compare_new();
@@ -530,6 +557,8 @@ static int print_result(struct compare *c)
 		compare_print_table(comparison, stdout);
 	}
 	status = compare_equal(comparison) ? CLI_OK : CLI_DIFFERENT;
+	if (c->html && write_html(c, comparison))
+		status = CLI_HOST_FAILED;
 	json_decref(comparison);
 	return fflush(stdout) ? CLI_HOST_FAILED : status;
 }

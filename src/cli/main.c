@@ -18,6 +18,7 @@ const struct command *const commands[] = {
 	&cmd_disk,
 	&cmd_trace,
 	&cmd_replay,
+	&cmd_results,
 	&cmd_control,
 	&cmd_help,
 	&cmd_version,

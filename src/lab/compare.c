@@ -154,7 +154,7 @@ const char *compare_group_digits(unsigned long long n, char *buf)
 }
 
 #define CELL_BYTES   48
-#define COLUMNS_MAX  8
+#define COLUMNS_MAX  16
 #define REASONS_SHOWN 8
 
 /* A row of the table: the value of a report as text, "" for an empty cell. */
@@ -258,11 +258,28 @@ struct table {
 	const json_t *run[COLUMNS_MAX];
 	unsigned columns;
 	int width[COLUMNS_MAX];
-	FILE *out;
+	FILE *out;    /* where it is printed, */
+	json_t *rows; /* ... or if not NULL, the array that gets its rows */
 };
+
+static void add_cells(const struct table *t, const char *label, const char text[][CELL_BYTES])
+{
+	json_t *row = json_array(), *s = json_string(label); /* NULL: a name that was cut within a character */
+
+	json_array_append_new(row, s ? s : json_string("?"));
+	for (unsigned c = 0; c < t->columns; c++) {
+		s = text[c][0] ? json_string(text[c]) : NULL;
+		json_array_append_new(row, s ? s : json_null());
+	}
+	json_array_append_new(t->rows, row);
+}
 
 static void print_cells(const struct table *t, const char *label, const char text[][CELL_BYTES])
 {
+	if (t->rows) {
+		add_cells(t, label, text);
+		return;
+	}
 	fprintf(t->out, "  %-34.34s", label);
 	for (unsigned c = 0; c < t->columns; c++)
 		fprintf(t->out, "  %*s", t->width[c], text[c][0] ? text[c] : "-");
@@ -374,25 +391,43 @@ static void print_cost(const struct table *t, const json_t *work)
 	print_row(t, &(struct row){label, cell_factor, "slowdown"});
 }
 
-static void print_work(const json_t *work, FILE *out)
+static void print_rows(struct table *t, const json_t *work)
 {
 	const json_t *runs = json_object_get(work, "runs"), *name = json_object_get(work, "work");
-	struct table t = {.out = out};
 	char head[COLUMNS_MAX][CELL_BYTES] = {{0}};
 
-	for (size_t i = 0; i < json_array_size(runs) && t.columns < COLUMNS_MAX; i++) {
-		t.run[t.columns] = json_array_get(runs, i);
-		cell_string(t.run[t.columns], "mmu", head[t.columns]);
-		t.width[t.columns++] = 16;
+	for (size_t i = 0; i < json_array_size(runs) && t->columns < COLUMNS_MAX; i++) {
+		t->run[t->columns] = json_array_get(runs, i);
+		cell_string(t->run[t->columns], "mmu", head[t->columns]);
+		t->width[t->columns++] = 16;
 	}
-	print_cells(&t, json_is_string(name) ? json_string_value(name) : "", (const char(*)[CELL_BYTES])head);
+	print_cells(t, json_is_string(name) ? json_string_value(name) : "", (const char(*)[CELL_BYTES])head);
 	for (unsigned i = 0; i < ARRAY_SIZE(rows_before); i++)
-		print_row(&t, &rows_before[i]);
-	print_reasons(&t);
+		print_row(t, &rows_before[i]);
+	print_reasons(t);
 	for (unsigned i = 0; i < ARRAY_SIZE(rows_after); i++)
-		print_row(&t, &rows_after[i]);
-	print_cost(&t, work);
+		print_row(t, &rows_after[i]);
+	print_cost(t, work);
+}
+
+static void print_work(const json_t *work, FILE *out)
+{
+	struct table t = {.out = out};
+
+	print_rows(&t, work);
 	print_verdict(work, out);
+}
+
+json_t *compare_table(const json_t *work)
+{
+	struct table t = {.rows = json_array()};
+	json_t *heads;
+
+	print_rows(&t, work);
+	heads = json_incref(json_array_get(t.rows, 0));
+	json_array_remove(t.rows, 0);
+	json_array_remove(heads, 0); /* the work's name */
+	return json_pack("{s:o, s:o}", "columns", heads, "rows", t.rows);
 }
 
 void compare_print_table(const json_t *comparison, FILE *out)

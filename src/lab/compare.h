@@ -32,6 +32,11 @@ bool compare_equal(const json_t *comparison);
 
 /* A table per work, columns are schemes. */
 void compare_print_table(const json_t *comparison, FILE *out);
+/*
+ * The table of one work of a comparison, as it is printed: {"columns": [name...], "rows": [[label, text...]...]}. A new
+ * reference.
+ */
+json_t *compare_table(const json_t *work);
 /* A line per run. */
 void compare_print_csv(const json_t *comparison, FILE *out);
 

@@ -516,24 +516,18 @@ void report_file_abandon(struct report_file *f)
 	f->temp = NULL;
 }
 
-/* fd's contents, closed: so that a full disk is noticed. */
-static int write_json(struct report_file *f, const json_t *json)
+/* Closes fd, so that a full disk is noticed. @ret: how writing it went; returns that, or how closing went */
+static int close_written(struct report_file *f, int ret)
 {
-	int ret = 0;
-
-	errno = 0;
-	if (!json || json_dumpfd(json, f->fd, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) || write(f->fd, "\n", 1) != 1)
-		ret = errno ? -errno : -ENOMEM;
 	if (close(f->fd) && ret == 0)
 		ret = -errno;
 	f->fd = -1;
 	return ret;
 }
 
-int report_file_commit(struct report_file *f, const json_t *json, struct error *err)
+/* Puts the file in place if all went well. @ret: how it went */
+static int finish(struct report_file *f, int ret, struct error *err)
 {
-	int ret = write_json(f, json);
-
 	if (ret == 0 && f->temp && rename(f->temp, f->path))
 		ret = -errno;
 	if (ret)
@@ -544,4 +538,31 @@ int report_file_commit(struct report_file *f, const json_t *json, struct error *
 	}
 	report_file_abandon(f);
 	return ret;
+}
+
+int report_file_commit(struct report_file *f, const json_t *json, struct error *err)
+{
+	int ret = 0;
+
+	errno = 0;
+	if (!json || json_dumpfd(json, f->fd, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) || write(f->fd, "\n", 1) != 1)
+		ret = errno ? -errno : -ENOMEM;
+	return finish(f, close_written(f, ret), err);
+}
+
+int report_file_commit_bytes(struct report_file *f, const char *data, size_t bytes, struct error *err)
+{
+	int ret = 0;
+
+	while (bytes && ret == 0) {
+		ssize_t n = write(f->fd, data, bytes);
+
+		if (n < 0 && errno != EINTR)
+			ret = -errno;
+		if (n > 0) {
+			data += n;
+			bytes -= (size_t)n;
+		}
+	}
+	return finish(f, close_written(f, ret), err);
 }

@@ -42,6 +42,8 @@ struct report_file {
 int report_file_open(struct report_file *f, const char *path, struct error *err);
 /* Writes @json and puts the file in place; closes in any case. -errno with @err: nothing is left behind. */
 int report_file_commit(struct report_file *f, const json_t *json, struct error *err);
+/* ... writes @bytes of @data. */
+int report_file_commit_bytes(struct report_file *f, const char *data, size_t bytes, struct error *err);
 /* Closes and forgets it; nothing is left behind. */
 void report_file_abandon(struct report_file *f);
 
