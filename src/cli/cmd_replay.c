@@ -4,6 +4,7 @@
 
 #include "cli/cli.h"
 #include "cli/jobs.h"
+#include "lab/html.h"
 #include "lab/replay.h"
 
 #include <errno.h>
@@ -12,7 +13,7 @@
 #include <unistd.h>
 
 struct replay_command {
-	const char *designs, *setups, *pages, *json, *csv, *sim_log;
+	const char *designs, *setups, *pages, *json, *csv, *html, *sim_log;
 	struct vm_config vm;       /* of it: the processor */
 	struct replay_config cfg;
 	const char *spec;
@@ -112,6 +113,13 @@ static int set_json(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int set_html(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct replay_command *)ctx)->html = v;
+	return 0;
+}
+
 static int set_csv(void *ctx, const char *v, struct error *err)
 {
 	(void)err;
@@ -152,6 +160,7 @@ static const struct option_desc replay_options[] = {
 	{"jobs", "N", "threads (default: as many as there are processors)", set_jobs},
 	{"json", "FILE", "write the results as JSON; -: to standard output, without the table", set_json},
 	{"csv", "FILE", "... as comma-separated values", set_csv},
+	{"html", "FILE", "... as a page of tables and charts that needs nothing else", set_html},
 	{"sim-log", "FILE",
 	 "write where the references of walks hit, as the DMT artifact's simulators do; of more than one design, setup or\n"
 	 "size of pages to FILE.DESIGN-SETUP-PAGES (docs/trace-import.md)", set_sim_log},
@@ -287,6 +296,23 @@ static int write_file(const char *path, const json_t *report, void (*print)(cons
 	return bad ? error_set(err, -EIO, "'%s': cannot be written", path) : 0;
 }
 
+static int write_page(const char *path, const json_t *report, struct error *err)
+{
+	struct report_file f;
+	json_t *page = NULL;
+	int ret = report_file_open(&f, path, err);
+
+	if (ret)
+		return ret;
+	ret = html_of_results(&report, 1, &page, err);
+	if (ret == 0)
+		ret = html_commit(page, &f, err);
+	else
+		report_file_abandon(&f);
+	json_decref(page);
+	return ret;
+}
+
 static int write_results(const struct replay_command *c, const json_t *report, struct error *err)
 {
 	bool table = !(c->json && strcmp(c->json, "-") == 0) && !(c->csv && strcmp(c->csv, "-") == 0);
@@ -296,6 +322,8 @@ static int write_results(const struct replay_command *c, const json_t *report, s
 		ret = write_file(c->json, report, NULL, err);
 	if (!ret && c->csv)
 		ret = write_file(c->csv, report, replay_print_csv, err);
+	if (!ret && c->html)
+		ret = write_page(c->html, report, err);
 	if (!ret && table)
 		ret = write_file("-", report, replay_print, err);
 	return ret;
