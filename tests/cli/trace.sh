@@ -3,7 +3,7 @@
 #	trace.sh GNOMON
 set -uo pipefail
 
-gnomon=$1
+gnomon=$(realpath "$1")
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1

@@ -1,6 +1,6 @@
 /*
- * Direct translation under any registers, memory and requests: an access ends in the guest's own memory and by rights that
- * its hosts give, or in an event; what was asked for stays in order; nothing else is touched.
+ * Direct translation under any registers, memory and requests: an access ends in the guest's own memory and by rights
+ * that its hosts give, or in an event; what was asked for stays in order; nothing else is touched.
  *
  * The input is a list of things to do: what, and as many bytes as that takes; at its end zeros. The world: 32 MiB of
  * guest-physical memory at MACHINE, an EPT of 2 MiB pages for it, and beside it two hosts' arrays of 4 KiB entries that
