@@ -22,6 +22,14 @@ struct obs_nested {
 	uint64_t ept12_bytes;   /* its EPT */
 };
 
+/* Agile paging: guest tables between shadow and nested. */
+struct obs_agile {
+	uint64_t to_nested, to_shadow; /* tables that went over, and back */
+	uint64_t kept;                 /* nested tables found changed at the end of an interval: they stayed */
+	uint64_t intervals;
+	uint64_t nested;               /* tables that are */
+};
+
 struct obs {
 	struct { uint64_t total, by_reason[OBS_EXIT_REASONS]; } exits;
 	struct {
@@ -76,6 +84,7 @@ struct obs {
 		uint64_t moved;                /* pages whose contents moved for it */
 	} pv;
 	struct obs_nested nested;
+	struct obs_agile agile;
 	/* Devices with queues: what their drivers and they said to each other, and bytes of guest memory they touched. */
 	struct { uint64_t doorbells, chains, interrupts, bytes_read, bytes_written; } devices;
 	struct { uint64_t blocks_decoded, insns_decoded, blocks_invalidated, interrupts, exceptions; } cpu;

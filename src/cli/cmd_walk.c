@@ -208,7 +208,7 @@ static const struct option_desc walk_options[] = {
 	{"user", NULL, "with user rights (default: the guest's at that moment)", set_user},
 	{"super", NULL, "with supervisor rights", set_super},
 	{"cold", NULL, "with TLBs, walk caches and nested TLB empty", set_cold},
-	{"mmu", "SCHEME", "native, brute, shadow, ept, hugegpt, dmt, pvdmt, nested, nested-pvdmt or\n"
+	{"mmu", "SCHEME", "native, brute, shadow, ept, hugegpt, dmt, pvdmt, agile, nested, nested-pvdmt or\n"
 			  "native-dmt (default native)", set_mmu},
 	{"json", NULL, "as JSON instead of a table", set_json},
 	{"serial", "FILE", "serial output of the guest to FILE (default: none)", set_serial},

@@ -159,6 +159,7 @@ static void add_scheme(const struct stats_vm *v, char *buf, size_t bytes)
 	case ENGINE_HUGEGPT:
 	case ENGINE_DMT:
 	case ENGINE_PVDMT:
+	case ENGINE_AGILE:
 	case ENGINE_NESTED:
 	case ENGINE_NESTED_PVDMT:
 		add(buf, bytes, "%s EPT violations/s",

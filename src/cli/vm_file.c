@@ -41,7 +41,7 @@ static int set_control(void *ctx, const char *v, struct error *err)
 }
 
 const struct option_desc vm_options[] = {
-	{"mmu", "SCHEME", "native, brute, shadow, ept, hugegpt, dmt, pvdmt, nested, nested-pvdmt or\n"
+	{"mmu", "SCHEME", "native, brute, shadow, ept, hugegpt, dmt, pvdmt, agile, nested, nested-pvdmt or\n"
 			  "native-dmt (default native)", set_mmu},
 	{"report", "FILE", "write what was counted as JSON", set_report},
 	{"serial", "FILE", "serial output to FILE, or 'none' (default: the terminal)", set_serial},

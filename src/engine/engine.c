@@ -21,6 +21,7 @@ const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {
 	[ENGINE_HUGEGPT] = "hugegpt",
 	[ENGINE_DMT] = "dmt",
 	[ENGINE_PVDMT] = "pvdmt",
+	[ENGINE_AGILE] = "agile",
 	[ENGINE_NESTED] = "nested",
 	[ENGINE_NESTED_PVDMT] = "nested-pvdmt",
 	[ENGINE_NATIVE_DMT] = "native-dmt",

@@ -8,7 +8,7 @@
 static void collect(struct hv_vm *vm) { vm->mmu->scan(vm); }
 
 const struct hv_tracker hv_tracker_ad = {
-	.schemes = 1u << ENGINE_BRUTE | 1u << ENGINE_SHADOW | ENGINE_NESTS,
+	.schemes = 1u << ENGINE_BRUTE | 1u << ENGINE_SHADOW | (ENGINE_NESTS & ~(1u << ENGINE_AGILE)),
 	.flags = true,
 	.accesses = true,
 	.collect = collect,

@@ -81,7 +81,7 @@ static void disarm(struct hv_vm *vm)
 }
 
 const struct hv_tracker hv_tracker_pml = {
-	.schemes = ENGINE_NESTS,
+	.schemes = (ENGINE_NESTS & ~(1u << ENGINE_AGILE)),
 	.flags = true,
 	.arm = arm,
 	.disarm = disarm,

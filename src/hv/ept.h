@@ -106,6 +106,8 @@ void ept_destroy(struct hv_vm *vm);
 void ept_setup_vmcs(struct hv_vm *vm);
 enum hv_verdict ept_page_fault(struct hv_vm *vm, uint64_t lin, uint32_t error);
 enum hv_verdict ept_violation(struct hv_vm *vm, uint64_t a, uint64_t qualification);
+/* vm->guest into the VMCS. */
+void ept_write_registers(struct hv_vm *vm);
 void ept_mode_changed(struct hv_vm *vm);
 void ept_load_cr3(struct hv_vm *vm, bool flush);
 void ept_invlpg(struct hv_vm *vm, uint64_t lin);
@@ -118,6 +120,7 @@ void ept_retrack(struct hv_vm *vm, const uint64_t *pages);
 void ept_scan(struct hv_vm *vm);
 bool ept_audit(struct hv_vm *vm, char *buf, size_t bytes);
 void ept_observe(const struct hv_vm *vm, struct obs *obs);
+static inline void ept_observe_tables(const struct ept_tables *t, struct obs *obs) { obs->tables.ept_bytes = t->tables << PAGE_SHIFT; }
 
 /* The guest has its registers and its page tables to itself. */
 #define EPT_GUEST_OPS                                                                                              \

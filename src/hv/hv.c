@@ -26,6 +26,7 @@ const struct hv_mmu_ops *const hv_mmu_backends[ENGINE_MMU_COUNT] = {
 	[ENGINE_HUGEGPT] = &hv_mmu_hugegpt,
 	[ENGINE_DMT] = &hv_mmu_dmt,
 	[ENGINE_PVDMT] = &hv_mmu_pvdmt,
+	[ENGINE_AGILE] = &hv_mmu_agile,
 	[ENGINE_NESTED] = &hv_mmu_nested,
 	[ENGINE_NESTED_PVDMT] = &hv_mmu_nested_pvdmt,
 };

@@ -32,7 +32,7 @@ static void flush_linear(struct hv_vm *vm, bool globals)
 /* VM entry does not load CD and NW: the guest's are kept in the read shadow. */
 #define CR0_MASKED (CR0_HELD | CR0_CD | CR0_NW)
 
-static void write_registers(struct hv_vm *vm)
+void ept_write_registers(struct hv_vm *vm)
 {
 	const struct hv_guest_regs *g = &vm->guest;
 
@@ -53,13 +53,13 @@ static void write_registers(struct hv_vm *vm)
  */
 void ept_mode_changed(struct hv_vm *vm)
 {
-	write_registers(vm);
+	ept_write_registers(vm);
 	flush_linear(vm, true);
 }
 
 void ept_load_cr3(struct hv_vm *vm, bool flush)
 {
-	write_registers(vm);
+	ept_write_registers(vm);
 	if (flush)
 		flush_linear(vm, false);
 }
@@ -129,7 +129,7 @@ void ept_scan(struct hv_vm *vm) { ept_tables_scan(vm, ept_of(vm)); }
 
 bool ept_audit(struct hv_vm *vm, char *buf, size_t bytes) { return ept_tables_audit(vm, ept_of(vm), buf, bytes); }
 
-void ept_observe(const struct hv_vm *vm, struct obs *obs) { obs->tables.ept_bytes = ept_of(vm)->tables << PAGE_SHIFT; }
+void ept_observe(const struct hv_vm *vm, struct obs *obs) { ept_observe_tables(ept_of(vm), obs); }
 
 int ept_init(struct hv_vm *vm, struct error *err)
 {

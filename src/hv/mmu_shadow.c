@@ -11,15 +11,34 @@
 #include <errno.h>
 #include <stdlib.h>
 
+void shadow_unmake(struct shadow *s)
+{
+	shadow_cache_destroy(s);
+	hwpt_free_frame(s->vm, s->top);
+	hwpt_free_frame(s->vm, s->empty);
+}
+
+int shadow_make(struct shadow *s, struct hv_vm *vm, struct error *err)
+{
+	int r;
+
+	s->vm = vm;
+	s->top = s->empty = HWPT_NO_FRAME;
+	r = hwpt_alloc_top(vm, &s->top, err);
+	if (!r && hwpt_alloc_frame(vm, &s->empty))
+		r = error_set(err, -ENOMEM, "shadow paging: no machine frame left for page tables");
+	if (!r)
+		r = shadow_cache_init(s, err);
+	return r;
+}
+
 static void shadow_destroy(struct hv_vm *vm)
 {
 	struct shadow *s = shadow_of(vm);
 
 	if (!s)
 		return;
-	shadow_cache_destroy(s);
-	hwpt_free_frame(vm, s->top);
-	hwpt_free_frame(vm, s->empty);
+	shadow_unmake(s);
 	free(s);
 	vm->mmu_state = NULL;
 }
@@ -31,14 +50,8 @@ static int shadow_init(struct hv_vm *vm, struct error *err)
 
 	if (!s)
 		return error_set(err, -ENOMEM, "shadow paging: out of memory");
-	s->vm = vm;
-	s->top = s->empty = HWPT_NO_FRAME;
 	vm->mmu_state = s;
-	r = hwpt_alloc_top(vm, &s->top, err);
-	if (!r && hwpt_alloc_frame(vm, &s->empty))
-		r = error_set(err, -ENOMEM, "shadow paging: no machine frame left for page tables");
-	if (!r)
-		r = shadow_cache_init(s, err);
+	r = shadow_make(s, vm, err);
 	if (r)
 		shadow_destroy(vm);
 	return r;
@@ -58,7 +71,7 @@ static void shadow_mode_changed(struct hv_vm *vm)
 	shadow_end(s);
 }
 
-static void shadow_load_cr3(struct hv_vm *vm, bool flush)
+void shadow_load_cr3(struct hv_vm *vm, bool flush)
 {
 	struct shadow *s = shadow_of(vm);
 
@@ -71,11 +84,11 @@ static void shadow_load_cr3(struct hv_vm *vm, bool flush)
 		s->count.cr3_hits++;
 	else
 		s->count.cr3_misses++;
-	hwpt_write_cr3(vm, shadow_hardware_root(s));
+	shadow_write_root(s);
 	shadow_end(s);
 }
 
-static void shadow_invlpg(struct hv_vm *vm, uint64_t lin)
+void shadow_invlpg(struct hv_vm *vm, uint64_t lin)
 {
 	struct shadow *s = shadow_of(vm);
 	uint64_t canonical = hwpt_canonical(s->rules.format, lin);
@@ -88,7 +101,7 @@ static void shadow_invlpg(struct hv_vm *vm, uint64_t lin)
 	shadow_end(s);
 }
 
-static void shadow_flush(struct hv_vm *vm, enum hv_flush kind, uint16_t pcid)
+void shadow_flush(struct hv_vm *vm, enum hv_flush kind, uint16_t pcid)
 {
 	struct shadow *s = shadow_of(vm);
 
@@ -102,7 +115,7 @@ static void shadow_flush(struct hv_vm *vm, enum hv_flush kind, uint16_t pcid)
 	shadow_end(s);
 }
 
-static void shadow_guest_wrote(struct hv_vm *vm, uint64_t gpa, unsigned bytes)
+void shadow_guest_wrote(struct hv_vm *vm, uint64_t gpa, unsigned bytes)
 {
 	struct shadow *s = shadow_of(vm);
 
@@ -117,7 +130,7 @@ static void shadow_guest_wrote(struct hv_vm *vm, uint64_t gpa, unsigned bytes)
 	shadow_end(s);
 }
 
-static void shadow_emulated_access(struct hv_vm *vm, uint64_t gpa, unsigned bytes, bool write)
+void shadow_emulated_access(struct hv_vm *vm, uint64_t gpa, unsigned bytes, bool write)
 {
 	const struct shadow *s = shadow_of(vm);
 
@@ -126,7 +139,7 @@ static void shadow_emulated_access(struct hv_vm *vm, uint64_t gpa, unsigned byte
 		vm->obs.faults.traced_writes++;
 }
 
-static void shadow_p2m_changed(struct hv_vm *vm, gfn_t first, uint64_t frames)
+void shadow_p2m_changed(struct hv_vm *vm, gfn_t first, uint64_t frames)
 {
 	struct shadow *s = shadow_of(vm);
 	bool changed;
@@ -146,7 +159,7 @@ static void shadow_p2m_changed(struct hv_vm *vm, gfn_t first, uint64_t frames)
 	s->changed |= changed;
 }
 
-static void shadow_observe(const struct hv_vm *vm, struct obs *obs)
+void shadow_observe(const struct hv_vm *vm, struct obs *obs)
 {
 	const struct shadow *s = shadow_of(vm);
 

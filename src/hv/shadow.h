@@ -8,8 +8,12 @@
  * the guest entry it mirrors, so the hardware combines the levels as it would
  * have combined the guest's, and a page does not depend on the path to it.
  *
+ * Under agile paging (mmu_agile.c) a frame may be nested: no shadow page mirrors it, and an entry of the level above
+ * switches: it holds the machine address of the guest's own table, from which on the hardware walks nested.
+ *
  * An entry that is present points at something, and what it points at knows:
  *   table  -> shadow_page.parents
+ *   switch -> shadow_frame.switches
  *   4 KiB  -> shadow_frame.mapped
  *   2 MiB  -> shadow_region.large
  * These are lists through one pair of words beside each entry.
@@ -84,6 +88,8 @@ struct shadow_frame {   /* of the guest */
 	uint32_t mapped;   /* entry_ref: 4 KiB entries that map it */
 	uint32_t tables;   /* pages that mirror it as a table */
 	uint32_t directs;  /* direct pages whose region begins here */
+	uint32_t switches; /* entry_ref: entries that switch to it */
+	bool nested;       /* is not shadowed */
 };
 
 struct shadow_region {  /* 2 MiB of guest-physical space */
@@ -99,8 +105,18 @@ struct shadow_flush {
 	uint64_t address[SHADOW_FLUSH_MAX];
 };
 
+struct shadow;
+
+/* What agile paging adds; its root register names a shadow table, and its EPT is to follow what is traced. */
+struct shadow_agile {
+	void (*write_root)(struct shadow *s);
+	void (*traced)(struct shadow *s, gfn_t g); /* the frame has become a table that is shadowed */
+	void (*wrote)(struct shadow *s, gfn_t g);  /* a traced frame was written */
+};
+
 struct shadow {
 	struct hv_vm *vm;
+	const struct shadow_agile *agile; /* NULL: shadow paging */
 	struct hwpt_rules rules;
 	mfn_t top;                   /* PAE format: the four top entries */
 	mfn_t empty;                 /* IA-32e: stands in while there is no root */
@@ -143,9 +159,10 @@ static inline uint32_t shadow_number(const struct shadow *s, const struct shadow
 {
 	return (uint32_t)(p - s->page);
 }
+static inline bool shadow_is_switch(const struct shadow_page *p, uint64_t e) { return p->role.level > 1 && e & PTE_SWITCH; }
 static inline bool shadow_is_link(const struct shadow_page *p, uint64_t e)
 {
-	return p->role.level > 1 && !(e & PTE_PS);
+	return p->role.level > 1 && !(e & (PTE_PS | PTE_SWITCH));
 }
 static inline struct hwpt_rules shadow_rules(const struct shadow_page *p)
 {
@@ -181,6 +198,11 @@ void shadow_set_leaf(struct shadow *s, struct shadow_page *p, unsigned i, uint64
 /* Entry @i references @child with @rights. */
 void shadow_set_link(struct shadow *s, struct shadow_page *p, unsigned i, struct shadow_page *child,
 		     uint64_t rights);
+
+/* Entry @i switches to the guest's table in frame @table, which has a machine frame, with @rights. */
+void shadow_set_switch(struct shadow *s, struct shadow_page *p, unsigned i, gfn_t table, uint64_t rights);
+/* Removes the entries that switch to the frame. */
+void shadow_clear_switches(struct shadow *s, gfn_t g);
 
 /* Is the frame traced: may it be mapped read-only at most? */
 bool shadow_is_traced(const struct shadow *s, gfn_t g);
@@ -233,7 +255,24 @@ enum hv_verdict shadow_page_fault(struct hv_vm *vm, uint64_t lin, uint32_t error
 bool shadow_load_roots(struct shadow *s);
 /* The hardware table for VMCS GUEST_CR3. */
 mfn_t shadow_hardware_root(const struct shadow *s);
+/* Tells the processor. */
+void shadow_write_root(struct shadow *s);
+/* Agile: is the guest's own table of the highest level the root? *g: its frame */
+bool shadow_root_is_nested(const struct shadow *s, gfn_t *g);
 union shadow_role shadow_table_role(const struct shadow *s, unsigned level, uint64_t lin);
+
+/* ---- mmu_shadow.c, also for agile paging ---- */
+
+/* @s: zeros. After failure, too, shadow_unmake(). */
+int shadow_make(struct shadow *s, struct hv_vm *vm, struct error *err);
+void shadow_unmake(struct shadow *s);
+void shadow_load_cr3(struct hv_vm *vm, bool flush);
+void shadow_invlpg(struct hv_vm *vm, uint64_t lin);
+void shadow_flush(struct hv_vm *vm, enum hv_flush kind, uint16_t pcid);
+void shadow_guest_wrote(struct hv_vm *vm, uint64_t gpa, unsigned bytes);
+void shadow_emulated_access(struct hv_vm *vm, uint64_t gpa, unsigned bytes, bool write);
+void shadow_p2m_changed(struct hv_vm *vm, gfn_t first, uint64_t frames);
+void shadow_observe(const struct hv_vm *vm, struct obs *obs);
 
 /* ---- shadow_track.c: struct hv_mmu_ops ---- */
 

@@ -52,7 +52,9 @@ static bool audit_list(const struct audit *a, const struct shadow_page *p, unsig
 			return wrong_entry(a, p, i, "its predecessor does not know it");
 		return true;
 	}
-	if (shadow_is_link(p, p->entry[i]))
+	if (shadow_is_switch(p, p->entry[i]))
+		head = s->frame[owner].switches;
+	else if (shadow_is_link(p, p->entry[i]))
 		head = s->page[owner].parents;
 	else
 		head = p->role.level == 1 ? s->frame[owner].mapped : s->region[owner].large;
@@ -90,6 +92,22 @@ static bool audit_link(const struct audit *a, const struct shadow_page *p, unsig
 		return wrong_entry(a, p, i, "guest entry references another table");
 	}
 	return agrees(p->entry[i] & HWPT_RIGHTS, rights & HWPT_RIGHTS) || wrong_entry(a, p, i, "wrong rights");
+}
+
+/* The hardware is to go on in the guest's own table, where that is. */
+static bool audit_switch(const struct audit *a, const struct shadow_page *p, unsigned i)
+{
+	uint64_t e = shadow_guest_entry(a->s, p, i);
+	gfn_t table;
+	mfn_t m;
+
+	if (!(e & PTE_A) || !hwpt_table_entry(a->s->vm, shadow_rules(p), p->role.level, e, &table))
+		return wrong_entry(a, p, i, "switches, but guest entry references no table");
+	if (!a->s->frame[table.v].nested)
+		return wrong_entry(a, p, i, "switches to a table that is not nested");
+	if (p2m_peek(a->s->vm, table, &m, NULL) || m.v != hwpt_frame(p->entry[i]).v)
+		return wrong_entry(a, p, i, "switches to another table");
+	return agrees(p->entry[i] & HWPT_RIGHTS, e & HWPT_RIGHTS) || wrong_entry(a, p, i, "wrong rights");
 }
 
 static bool audit_large(const struct audit *a, const struct shadow_page *p, unsigned i)
@@ -133,7 +151,9 @@ static bool audit_page(const struct audit *a, const struct shadow_page *p)
 		present++;
 		if (!(p->entry[i] & PTE_P))
 			return wrong_entry(a, p, i, "neither present nor empty");
-		if (shadow_is_link(p, p->entry[i]))
+		if (shadow_is_switch(p, p->entry[i]))
+			ok = audit_switch(a, p, i);
+		else if (shadow_is_link(p, p->entry[i]))
 			ok = audit_link(a, p, i);
 		else
 			ok = p->role.level == 1 ? audit_page_entry(a, p, i) : audit_large(a, p, i);
@@ -152,6 +172,8 @@ static bool audit_frame(const struct audit *a, gfn_t g)
 	bool traced = shadow_is_traced(s, g);
 	mfn_t m;
 
+	if (s->frame[g.v].nested)
+		return wrong(a, "table %#llx is shadowed, and nested", (unsigned long long)g.v << PAGE_SHIFT);
 	for (entry_ref r = s->frame[g.v].mapped; r;) {
 		const struct shadow_page *p = &s->page[r / HWPT_ENTRIES];
 		unsigned i = r % HWPT_ENTRIES;
@@ -202,7 +224,7 @@ static bool audit_space(const struct audit *a, const struct shadow_page *p, uint
 		uint64_t combined = (rights & e & (PTE_W | PTE_U)) | ((rights | e) & PTE_NX);
 		bool ok;
 
-		if (!e || p->unsync)
+		if (!e || p->unsync || shadow_is_switch(p, e))
 			continue;
 		if (shadow_is_link(p, e))
 			ok = audit_space(a, shadow_page_of(s, e), lin, combined);

@@ -121,7 +121,9 @@ void shadow_flush_entry(struct shadow *s, struct shadow_page *p, unsigned i)
 
 	if (f->all)
 		return;
-	if (shadow_is_link(p, e))
+	if (shadow_is_switch(p, e))
+		f->all = true; /* what the guest's own tables say below it, nobody here knows */
+	else if (shadow_is_link(p, e))
 		flush_link(s, p, i);
 	else if ((p->parents || p->root) && (!f->nonglobal || e & PTE_G))
 		flush_address(s, p, i); /* what nothing leads to was flushed when that became so */
@@ -201,6 +203,8 @@ void shadow_flush_page(struct shadow *s, uint64_t lin)
 
 static uint32_t *list_head(struct shadow *s, const struct shadow_page *p, uint64_t e, uint64_t owner)
 {
+	if (shadow_is_switch(p, e))
+		return &s->frame[owner].switches;
 	if (shadow_is_link(p, e))
 		return &s->page[owner].parents;
 	return p->role.level == 1 ? &s->frame[owner].mapped : &s->region[owner].large;
@@ -333,6 +337,21 @@ void shadow_set_link(struct shadow *s, struct shadow_page *p, unsigned i, struct
 	shadow_clear(s, p, i);
 	note_base(s, child, p->base + ((uint64_t)i << hwpt_shift(p->role.level)), p->several);
 	add_entry(s, p, i, e, shadow_number(s, child));
+}
+
+void shadow_set_switch(struct shadow *s, struct shadow_page *p, unsigned i, gfn_t table, uint64_t rights)
+{
+	uint64_t e;
+	mfn_t m;
+
+	if (p2m_peek(s->vm, table, &m, NULL))
+		return;
+	assert(machmem_owner(s->vm->mem, m) == s->vm->owner);
+	e = hwpt_link(m, rights) | PTE_SWITCH | (hv_dirty_rights(s->vm, table) & HV_MAY_WRITE ? PTE_SWITCH_W : 0);
+	if (replace_rights(s, p, i, e))
+		return;
+	shadow_clear(s, p, i);
+	add_entry(s, p, i, e, table.v);
 }
 
 /* ---- least recently used ---- */
@@ -514,6 +533,8 @@ struct shadow_page *shadow_get(struct shadow *s, gfn_t g, union shadow_role role
 		s->in_use_max = s->in_use;
 	if (!role.direct)
 		shadow_write_protect(s, g);
+	if (!role.direct && s->agile)
+		s->agile->traced(s, g);
 	return p;
 }
 
@@ -551,6 +572,14 @@ void shadow_clear_large(struct shadow *s, gfn_t g)
 		shadow_clear(s, &s->page[r / HWPT_ENTRIES], r % HWPT_ENTRIES);
 }
 
+void shadow_clear_switches(struct shadow *s, gfn_t g)
+{
+	entry_ref r;
+
+	while ((r = s->frame[g.v].switches))
+		shadow_clear(s, &s->page[r / HWPT_ENTRIES], r % HWPT_ENTRIES);
+}
+
 void shadow_write_protect(struct shadow *s, gfn_t g)
 {
 	for (entry_ref r = s->frame[g.v].mapped; r; r = link_of(s, r)->next) {
@@ -573,6 +602,7 @@ void shadow_unmap_frame(struct shadow *s, gfn_t g)
 
 	while ((r = s->frame[g.v].mapped))
 		shadow_clear(s, &s->page[r / HWPT_ENTRIES], r % HWPT_ENTRIES);
+	shadow_clear_switches(s, g);
 	shadow_clear_large(s, g);
 }
 

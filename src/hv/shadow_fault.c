@@ -56,6 +56,14 @@ mfn_t shadow_hardware_root(const struct shadow *s)
 	return s->root[0] ? s->page[s->root[0]].frame : s->empty;
 }
 
+void shadow_write_root(struct shadow *s)
+{
+	if (s->agile)
+		s->agile->write_root(s);
+	else
+		hwpt_write_cr3(s->vm, shadow_hardware_root(s));
+}
+
 /* Key of root @i. False: the guest has none there, or not in RAM. */
 static bool root_key(const struct shadow *s, unsigned i, gfn_t *g, union shadow_role *role)
 {
@@ -85,6 +93,13 @@ static bool root_key(const struct shadow *s, unsigned i, gfn_t *g, union shadow_
 	return p2m_is_ram(s->vm, table);
 }
 
+bool shadow_root_is_nested(const struct shadow *s, gfn_t *g)
+{
+	union shadow_role role;
+
+	return s->agile && root_key(s, 0, g, &role) && s->frame[g->v].nested;
+}
+
 static void set_root(struct shadow *s, unsigned i, struct shadow_page *p)
 {
 	shadow_set_root(s, i, p, (uint64_t)i << 30);
@@ -99,14 +114,14 @@ static struct shadow_page *make_root(struct shadow *s, unsigned i)
 	struct shadow_page *p;
 	gfn_t g;
 
-	if (!root_key(s, i, &g, &role))
+	if (!root_key(s, i, &g, &role) || (s->agile && s->frame[g.v].nested))
 		return NULL;
 	p = shadow_get(s, g, role);
 	if (p) {
 		s->changed = true;
 		set_root(s, i, p);
 		if (hwpt_is_long(s->rules.format))
-			hwpt_write_cr3(s->vm, p->frame);
+			shadow_write_root(s);
 	}
 	return p;
 }
@@ -177,6 +192,21 @@ static bool fill_large(const struct fill *f, struct shadow_page *p, unsigned i)
 	return true;
 }
 
+/* Agile: switches to the guest's own table, if that is nested. */
+static bool fill_switch(const struct fill *f, struct shadow_page *p, unsigned i)
+{
+	unsigned level = p->role.level - 1;
+	gfn_t g;
+
+	if (!f->s->agile || level < f->leaf_level)
+		return false;
+	g = gfn(f->w->table_gpa[level] >> PAGE_SHIFT);
+	if (!p2m_is_ram(f->s->vm, g.v << PAGE_SHIFT) || !f->s->frame[g.v].nested)
+		return false;
+	shadow_set_switch(f->s, p, i, g, entry_rights(f, p));
+	return true;
+}
+
 /* The page below entry @i of @p on the way to the address. */
 static struct shadow_page *next_page(const struct fill *f, struct shadow_page *p, unsigned i)
 {
@@ -226,7 +256,7 @@ static bool fill_path(const struct fill *f, bool *granted)
 
 		path[level] = p;
 		p->operation = s->operation;
-		if (level == 2 && f->leaf_level >= 2 && fill_large(f, p, i))
+		if ((level == 2 && f->leaf_level >= 2 && fill_large(f, p, i)) || fill_switch(f, p, i))
 			break;
 		path[level - 1] = next_page(f, p, i);
 		if (!path[level - 1])
@@ -251,7 +281,11 @@ static enum hv_verdict hidden_fault(struct hv_vm *vm, uint64_t lin, struct hwpt_
 	struct fill f = {.s = s, .lin = lin, .kind = a.kind, .w = w, .leaf_level = w->leaf_level};
 	gfn_t g = gfn(w->gpa >> PAGE_SHIFT);
 	bool granted;
+	gfn_t root;
 
+	/* A flag was to be set in a table that the hardware may not write: the walk that found the fault did it. */
+	if (shadow_root_is_nested(s, &root))
+		return HV_RESUME;
 	if (!w->levels)
 		f.leaf_level = 3;
 	else

@@ -116,6 +116,11 @@ static void update_link(struct shadow *s, struct shadow_page *p, unsigned i)
 	if (!old)
 		return;
 	e = shadow_guest_entry(s, p, i);
+	if (shadow_is_switch(p, old) && e & PTE_A && hwpt_table_entry(s->vm, shadow_rules(p), p->role.level, e, &table) &&
+	    s->frame[table.v].nested) {
+		shadow_set_switch(s, p, i, table, e);
+		return;
+	}
 	if (!shadow_is_link(p, old) || !(e & PTE_A) ||
 	    !hwpt_table_entry(s->vm, shadow_rules(p), p->role.level, e, &table)) {
 		shadow_clear(s, p, i);
@@ -158,6 +163,8 @@ void shadow_wrote(struct shadow *s, uint64_t gpa, unsigned bytes)
 	gfn_t g = gfn(gpa >> PAGE_SHIFT);
 	bool flood = false;
 
+	if (!s->frame[g.v].tables)
+		return;
 	for (uint32_t n = s->frame[g.v].tables; n; n = s->page[n].same_frame) {
 		struct shadow_page *p = &s->page[n];
 
@@ -170,6 +177,8 @@ void shadow_wrote(struct shadow *s, uint64_t gpa, unsigned bytes)
 		shadow_zap_tables(s, g);
 		s->count.flooded++;
 	}
+	if (s->agile)
+		s->agile->wrote(s, g);
 }
 
 /* ---- out of sync ---- */
@@ -195,7 +204,7 @@ bool shadow_try_unsync(struct shadow *s, gfn_t g)
 {
 	uint32_t n;
 
-	if (s->vm->cfg.shadow_sync_always)
+	if (s->vm->cfg.shadow_sync_always || s->agile)
 		return false;
 	for (n = s->frame[g.v].tables; n; n = s->page[n].same_frame)
 		if (s->page[n].role.level > 1)

@@ -29,13 +29,20 @@ static uint64_t take_flags(struct shadow *s, gfn_t g)
 	return found;
 }
 
+/* The hardware sets flags in nested tables by what the entries that switch to them say. */
+static void protect_page(struct shadow *s, gfn_t g)
+{
+	shadow_write_protect(s, g);
+	shadow_clear_switches(s, g);
+}
+
 /* The tracker's rules for one page, whose rights or flags it takes away. */
 static void restrict_page(struct shadow *s, const struct hv_tracker *t, gfn_t g)
 {
 	if (t->hides)
 		shadow_unmap_frame(s, g);
 	else if (t->protects)
-		shadow_write_protect(s, g);
+		protect_page(s, g);
 	else
 		take_flags(s, g);
 }

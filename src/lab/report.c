@@ -364,6 +364,18 @@ static json_t *build_nested(const struct obs *obs)
 	return o;
 }
 
+static json_t *build_agile_tables(const struct obs *obs)
+{
+	json_t *o = json_object();
+
+	put(o, "to_nested", obs->agile.to_nested);
+	put(o, "to_shadow", obs->agile.to_shadow);
+	put(o, "kept", obs->agile.kept);
+	put(o, "intervals", obs->agile.intervals);
+	put(o, "nested", obs->agile.nested);
+	return o;
+}
+
 static json_t *build_cpu(const struct obs *obs)
 {
 	json_t *o = json_object();
@@ -457,6 +469,7 @@ json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, con
 	json_object_set_new(o, "tracking", build_tracking(&r->obs));
 	json_object_set_new(o, "pv", build_pv(&r->obs));
 	json_object_set_new(o, "nested", build_nested(&r->obs));
+	json_object_set_new(o, "agile", build_agile_tables(&r->obs));
 	json_object_set_new(o, "cpu", build_cpu(&r->obs));
 	json_object_set_new(o, "devices", build_devices(&r->obs));
 	json_object_set_new(o, "cost", build_cost(&cfg->engine.cpu.hw, &r->obs, r->insns - r->resumed_at));

@@ -133,7 +133,7 @@ if [ -e "$kit/vmlinux-cloud" ]; then
 	refused 'no room for the initrd' run --kernel "$kit/vmlinuz-cloud" --initrd "$kit/vmlinux-cloud" --memory 100M
 fi
 
-for mmu in native native-dmt brute shadow ept hugegpt dmt pvdmt nested nested-pvdmt; do
+for mmu in native native-dmt brute shadow ept hugegpt dmt pvdmt agile nested nested-pvdmt; do
 	ends 67 run --mmu $mmu --kernel "$dir/exit" --memory 16M --report "$dir/report"
 	grep -q '"exit": "debug-exit"' "$dir/report" || fail "$mmu: no report"
 	ends 6 run --mmu $mmu --kernel "$dir/halt" --memory 16M

@@ -63,7 +63,7 @@ ends 12 'the guest ended (debug-exit, after 1 instructions) before' walk --kerne
 ends 12 'before it came to the stop' walk --kernel "$dir/exit" --at-console never
 ends 12 'before it came to the stop' walk --kernel "$dir/exit" --at-address 0x12345
 
-for mmu in native native-dmt brute shadow ept hugegpt dmt pvdmt nested nested-pvdmt; do
+for mmu in native native-dmt brute shadow ept hugegpt dmt pvdmt agile nested nested-pvdmt; do
 	# Without paging, at an instruction that the hypervisor has to complete.
 	ends 0 'rip 100022, cr3' walk --mmu $mmu --kernel "$dir/exit" \
 		--at-address 0x100022

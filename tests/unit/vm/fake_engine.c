@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {"native", "brute", "shadow", "ept", "hugegpt", "dmt", "pvdmt",
-							 "nested", "nested-pvdmt", "native-dmt"};
+							 "agile", "nested", "nested-pvdmt", "native-dmt"};
 
 struct engine_vm {
 	uint64_t memory, backed;
