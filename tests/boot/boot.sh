@@ -1,7 +1,8 @@
 #!/bin/bash
 # Boots Debian's kernel and checks that the outcome is the same to the bit, or
 # that it ends at all: boot.sh GNOMON KIT CASE
-#   schemes      the four schemes: same instructions, same state
+#   schemes      the schemes: same instructions, same state
+#   designs      variants of the research designs, each against native; audits
 #   shadow ept la57 ...   variants of a scheme, each against native
 #   generic      Debian's generic kernel under shadow and EPT
 #   bzimage      the compressed kernel through the 64-bit boot protocol
@@ -88,11 +89,19 @@ same_as_native() {
 }
 
 case $case in
-schemes) compare "$kit/vmlinux-cloud" native,brute,shadow,ept ;;
+schemes) compare "$kit/vmlinux-cloud" native,brute,shadow,ept,agile,nested ;;
+designs)
+	work=forkwait:5,cow:2:16,ctxsw:20
+	same_as_native "--mmu agile --host-pages 2m" "--mmu agile --shadow-memory 256K" "--mmu agile --no-vpid --hw zen" \
+		"--mmu nested --host-pages 2m" "--mmu nested --no-vpid" "--mmu dmt --host-pages 2m" "--mmu hugegpt --hw zen" \
+		"--mmu nested-pvdmt --host-pages 1g"
+	work=forkwait:2
+	compare "$kit/vmlinux-cloud" native,agile,nested-pvdmt --audit --audit-every 50
+	;;
 la57)
 	# The kernel's decompressor is what turns on five levels: a vmlinux, entered by PVH, stays at four.
 	# Without walk caches the counts are those of the levels.
-	compare "$kit/vmlinuz-cloud" native,brute,shadow,ept --cpu-features +la57 --hw textbook | tee "$logs/table"
+	compare "$kit/vmlinuz-cloud" native,brute,shadow,agile,ept --cpu-features +la57 --hw textbook | tee "$logs/table"
 	[ "${PIPESTATUS[0]}" -eq 0 ] || exit 1
 	grep -q 'references a walk, most .* 29$' "$logs/table" || fail "the guest did not use five levels"
 	;;

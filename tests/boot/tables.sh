@@ -7,7 +7,7 @@ set -uo pipefail
 
 gnomon=$1 kit=$2 case=$3
 kernel=$kit/vmlinux-gnomon initrd=$kit/initramfs.cpio
-schemes=native,native-dmt,brute,shadow,ept,hugegpt,dmt,pvdmt,nested,nested-pvdmt
+schemes=native,native-dmt,brute,shadow,ept,hugegpt,dmt,pvdmt,agile,nested,nested-pvdmt
 work=forkwait:3,gups:2000:8,cow:2:16,ctxsw:20,areas:1:4
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT

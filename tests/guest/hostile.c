@@ -2,7 +2,8 @@
  * Two VMs on one machine. One ("neighbour" on its command line) fills its memory with
  * words that nobody else has and looks, time and again, whether they are still there. The
  * other ("hostile") reaches for them: its page tables name every frame number the machine
- * may have, as pages of each size and as tables, and it reads and writes through them.
+ * may have, as pages of each size and as tables, and it reads and writes through them. On a processor with direct
+ * translation its registers do, too, and claim gTEAs that it has, had, or never had; and it asks its host for everything.
  *
  *	ram=MIB: of the VM itself; machine=MIB: how far frame numbers are tried one by one
  *
@@ -146,6 +147,90 @@ static void tables_elsewhere(void)
 	flush();
 }
 
+/* ---- direct translation (arch/dmt.h) ---- */
+
+enum { MSR_DMT_LOAD = 0xc0000d10, MSR_PV_REQUEST = 0xc0000d11, PV_HUGE = 1, PV_TEA_ALLOC, PV_TEA_FREE };
+enum { REGISTERS = 16, TEAS_MAX = 1024 };
+struct entry { u64 start, end, tea, info; };
+struct request { u32 op, status; u64 gpa, pages, id, pad[4]; };
+
+static struct entry registers[REGISTERS] __attribute__((aligned(64)));
+static struct request request __attribute__((aligned(64)));
+
+static u64 state = 0x9e3779b97f4a7c15ull;
+static u64 next_random(void)
+{
+	state ^= state << 13;
+	state ^= state >> 7;
+	return state ^= state << 17;
+}
+
+static void ask(u32 op, u64 gpa, u64 pages, u64 id)
+{
+	request = (struct request){.op = op, .gpa = gpa, .pages = pages, .id = id};
+	wrmsr(MSR_PV_REQUEST, to(&request, 0));
+	check(request.status <= 5, "request %u: answer %u", op, request.status);
+}
+
+/* Whatever the window's first GiB leads to by registers, with @tea for its entries. */
+static void claim(u64 tea, u64 id)
+{
+	for (unsigned i = 0; i < REGISTERS; i++)
+		registers[i] = (struct entry){window + i * 16 * PAGE, window + (i + 1) * 16 * PAGE, tea + i * PAGE,
+					      id << 32 | (i == 15 ? 3 : 1)};
+	wrmsr(MSR_DMT_LOAD, to(registers, REGISTERS));
+	flush();
+	for (unsigned i = 0; i < REGISTERS * 16; i += 5) {
+		u64 lin = window + i * PAGE;
+
+		if (run_code(piece_read, KERNEL, lin, 0)->vector == V_DONE)
+			check(!is_secret(last_trap.rax), "entries at %lx, gTEA %lu, lead to %lx", tea, id, last_trap.rax);
+	}
+}
+
+/* Own memory in gTEAs, entries in there that name every frame of the machine; then identifiers of others, and none. */
+static void forged(void)
+{
+	u64 tea = (FIRST + 2) << 20;
+
+	ask(PV_TEA_ALLOC, tea, 16, 0);
+	for (u64 a = 0; a < machine; a += 16 * 512 * PAGE) {
+		for (u64 i = 0; i < 16 * 512; i++)
+			at(tea)[i] = (a + i * PAGE) | RW;
+		claim(tea, 1);
+	}
+	for (u64 id = 0; id < 1 << 16; id = id < 8 || id > 1020 ? id * 2 + 1 : 1020)
+		for (u64 k = 0; k < 4; k++)
+			claim(k == 0 ? tea : k == 1 ? ram + next_random() % (machine - ram) / 8 * 8 : k == 2 ? tea + 8 * PAGE :
+			      next_random() & 0xffffffffffff8, id);
+	ask(PV_TEA_FREE, 0, 0, 1);
+	claim(tea, 1);
+}
+
+/* Everything there is to ask for, and what there is not: no answer is an end of anybody. */
+static void wild_requests(void)
+{
+	for (unsigned i = 0; i < 300; i++) {
+		u64 r = next_random(), page = next_random() % (ram / PAGE - FIRST * 256) + FIRST * 256;
+
+		switch (r % 6) {
+		case 0: ask(PV_TEA_ALLOC, page * PAGE, next_random() % 600, 0); break;
+		case 1: ask(PV_TEA_FREE, r, r, next_random() % 12); break;
+		case 2: ask(PV_HUGE, page * PAGE & ~(MIB2 - 1), 512, 0); break;
+		case 3: ask((u32)next_random(), next_random(), next_random(), next_random()); break;
+		case 4: ask(PV_TEA_ALLOC, next_random(), next_random(), 0); break;
+		default: at((FIRST << 20) + next_random() % (ram - (FIRST << 20)) / 8 * 8)[0] = r & 0xffffffff; break;
+		}
+	}
+	for (unsigned id = 1; id <= TEAS_MAX; id++)
+		ask(PV_TEA_FREE, 0, 0, id);
+	ask(PV_TEA_ALLOC, 0, ram / PAGE, 0); /* all of it, the program that asks included */
+	ask(PV_HUGE, 0, ram / PAGE, 0);
+	ask(PV_TEA_FREE, 0, 0, 1);
+	wrmsr(MSR_DMT_LOAD, 0);
+	flush();
+}
+
 static void hostile(void)
 {
 	for (volatile u64 i = 0; i < 8000000; i++) /* until the neighbour has something to lose */
@@ -156,6 +241,14 @@ static void hostile(void)
 	far_frames(cpuid(0x80000008, 0).a & 0xff);
 	large_pages();
 	tables_elsewhere();
+	every_frame();
+	if (!(cpuid(0x80000001, 0).c >> 31))
+		return;
+	put(pd, 0, 0); /* no page of the first GiB by the tables */
+	put(pd, 1, 0);
+	flush();
+	forged();
+	wild_requests();
 	every_frame();
 }
 

@@ -402,6 +402,112 @@ static void test_break_large(void **state)
 	unmake(&m);
 }
 
+/* ---- direct translation: the tables of entries in their areas, gTEAs ---- */
+
+/* Every leaf that a walk finds is the one that the registers lead to. */
+static void test_areas(void **state)
+{
+	static const enum engine_mmu schemes[] = {ENGINE_DMT, ENGINE_PVDMT};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(schemes); i++) {
+		for (enum host_pages pages = HOST_PAGES_4K; pages <= HOST_PAGES_2M; pages++) {
+			struct machine m;
+			const struct vmx_walk *w;
+
+			make_under(&m, schemes[i], SIZE_1G / 4 + 5 * PAGE_SIZE, pages);
+			w = &m.cpu->vmx.walk;
+			assert_int_equal(w->stages, 2);
+			assert_int_equal(w->registers[1], pages == HOST_PAGES_4K ? 1 : 2);
+			assert_true(pages == HOST_PAGES_4K || (w->host[1][1].info & DMT_SIZE) >> DMT_SIZE_SHIFT == DMT_2M);
+			for (uint64_t g = 3; g < 65540; g = g * 5 / 3) {
+				const struct dmt_entry *e = &w->host[1][pages];
+				uint64_t *leaf, a = g << PAGE_SHIFT;
+
+				fill(&m, g, 1);
+				leaf = leaf_of(&m, a);
+				if (pages == HOST_PAGES_4K || !(*leaf & EPT_PS))
+					e = &w->host[1][0];
+				assert_ptr_equal(leaf, machmem_ptr(&m.mem, hpa(dmt_entry_of(e, a))));
+			}
+			audited(&m);
+			unmake(&m);
+		}
+	}
+}
+
+static void request(struct machine *m, enum pv_op op, uint64_t gpa, uint64_t pages, uint64_t id)
+{
+	struct pv_request r = {.op = op, .gpa = gpa, .pages = pages, .id = id};
+
+	pv_serve(&m->vm->emul->pv.state, &r, machmem_holds(m->vm->ram, m->vm->rams, gpa, pages << PAGE_SHIFT));
+	assert_int_equal(r.status, PV_DONE);
+	assert_int_equal(r.id, id);
+	m->vm->mmu->pv_done(m->vm, &r);
+	audited(m);
+}
+
+/* What a register with the identifier would read at @gpa, by machine address: false: it is refused, or goes through EPT. */
+static bool by_machine(struct machine *m, uint64_t gpa, uint64_t entries, uint64_t id, uint64_t *at)
+{
+	const struct dmt_entry e = {.start = SIZE_1G, .end = SIZE_1G + (entries << PAGE_SHIFT), .tea = gpa,
+				    .info = DMT_P | id << DMT_ID_SHIFT};
+	const struct dmt_stage *s = &m->cpu->mmu.dmt.stage[0];
+
+	vmx_set_guest_dmt(m->cpu, 0x1000 | 1, &e);
+	if (!s->count[DMT_SMALL] || !s->reg[DMT_SMALL][0].machine)
+		return false;
+	*at = s->reg[DMT_SMALL][0].tea;
+	return true;
+}
+
+static void test_gteas(void **state)
+{
+	static const enum engine_mmu schemes[] = {ENGINE_PVDMT, ENGINE_NESTED_PVDMT};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(schemes); i++) {
+		struct machine m;
+		uint64_t at, refused;
+		mfn_t f;
+
+		make_under(&m, schemes[i], SIZE_2M * 8, HOST_PAGES_4K);
+		for (uint64_t g = 120; g > 90; g--)
+			memset(p2m_ptr(m.vm, g << PAGE_SHIFT), (int)g, PAGE_SIZE);
+		request(&m, PV_TEA_ALLOC, 100 << PAGE_SHIFT, 16, 1);
+		request(&m, PV_TEA_ALLOC, 200 << PAGE_SHIFT, 3, 2);
+		assert_int_equal(m.vm->obs.pv.runs, 2);
+		assert_true(by_machine(&m, (100 << PAGE_SHIFT) + 8, 16 * 512 - 1, 1, &at));
+		assert_int_equal(p2m_peek(m.vm, gfn(100), &f, NULL), 0);
+		assert_int_equal(at, (f.v << PAGE_SHIFT) + 8);
+		for (uint64_t g = 90; g < 120; g++)
+			expect(&m, g, g > 90 ? (uint8_t)g : 0);
+		/* Beyond its end, before its beginning, another's, nobody's. */
+		refused = m.cpu->mmu.stats.dmt.refused;
+		assert_false(by_machine(&m, (100 << PAGE_SHIFT) + 8, 16 * 512, 1, &at));
+		assert_false(by_machine(&m, (100 << PAGE_SHIFT) - 8, 2, 1, &at));
+		assert_false(by_machine(&m, 100 << PAGE_SHIFT, 2, 2, &at));
+		assert_false(by_machine(&m, 100 << PAGE_SHIFT, 2, 3, &at));
+		assert_false(by_machine(&m, 100 << PAGE_SHIFT, 2, 0xffff, &at));
+		assert_int_equal(m.cpu->mmu.stats.dmt.refused, refused + 5);
+		/* Freed: the identifier means nothing, and is given again. */
+		request(&m, PV_TEA_FREE, 0, 0, 1);
+		assert_false(by_machine(&m, 100 << PAGE_SHIFT, 2, 1, &at));
+		request(&m, PV_TEA_ALLOC, 300 << PAGE_SHIFT, 40, 1);
+		assert_true(by_machine(&m, 300 << PAGE_SHIFT, 2, 1, &at));
+		assert_false(by_machine(&m, 100 << PAGE_SHIFT, 2, 1, &at));
+		/* No frames in a row: the identifier stands, and its addresses go through the host's stage. */
+		while (machmem_alloc(&m.mem, 0, OWNER_MACHINE, &f) == 0)
+			;
+		request(&m, PV_TEA_ALLOC, 500 << PAGE_SHIFT, 2, 3);
+		assert_int_equal(m.vm->obs.pv.runs_failed, 1);
+		refused = m.cpu->mmu.stats.dmt.refused;
+		assert_false(by_machine(&m, 500 << PAGE_SHIFT, 2, 3, &at));
+		assert_int_equal(m.cpu->mmu.stats.dmt.refused, refused);
+		unmake(&m);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -409,6 +515,7 @@ int main(void)
 		cmocka_unit_test(test_exhausted), cmocka_unit_test(test_ept_sizes), cmocka_unit_test(test_audit),
 		cmocka_unit_test(test_owners), cmocka_unit_test(test_make_run), cmocka_unit_test(test_make_run_refused),
 		cmocka_unit_test(test_huge), cmocka_unit_test(test_break_large),
+		cmocka_unit_test(test_areas), cmocka_unit_test(test_gteas),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
