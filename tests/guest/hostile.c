@@ -191,6 +191,7 @@ static void claim(u64 tea, u64 id)
 /* Own memory in gTEAs, entries in there that name every frame of the machine; then identifiers of others, and none. */
 static void forged(void)
 {
+	static const u64 ids[] = {0, 1, 2, 3, 7, 100, TEAS_MAX - 1, TEAS_MAX, TEAS_MAX + 1, 0xffff};
 	u64 tea = (FIRST + 2) << 20;
 
 	ask(PV_TEA_ALLOC, tea, 16, 0);
@@ -199,10 +200,12 @@ static void forged(void)
 			at(tea)[i] = (a + i * PAGE) | RW;
 		claim(tea, 1);
 	}
-	for (u64 id = 0; id < 1 << 16; id = id < 8 || id > 1020 ? id * 2 + 1 : 1020)
-		for (u64 k = 0; k < 4; k++)
-			claim(k == 0 ? tea : k == 1 ? ram + next_random() % (machine - ram) / 8 * 8 : k == 2 ? tea + 8 * PAGE :
-			      next_random() & 0xffffffffffff8, id);
+	for (unsigned i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
+		claim(tea, ids[i]);
+		claim(tea + 8 * PAGE, ids[i]);
+		claim(ram + next_random() % (machine - ram) / 8 * 8, ids[i]);
+		claim(next_random() & 0xffffffffffff8, ids[i]);
+	}
 	ask(PV_TEA_FREE, 0, 0, 1);
 	claim(tea, 1);
 }
