@@ -68,6 +68,41 @@ static int set_memory(void *ctx, const char *v, struct error *err)
 	return parse_size("memory", v, &((struct replay_command *)ctx)->cfg.memory, err);
 }
 
+static int set_tables(void *ctx, const char *v, struct error *err)
+{
+	static const char *const name[] = {[REPLAY_TABLES_TRACE] = "trace", [REPLAY_TABLES_MODEL] = "model"};
+
+	for (unsigned i = REPLAY_TABLES_TRACE; i <= REPLAY_TABLES_MODEL; i++) {
+		if (strcmp(v, name[i]) == 0) {
+			((struct replay_command *)ctx)->cfg.tables = (enum replay_tables)i;
+			return 0;
+		}
+	}
+	return error_set(err, -EINVAL, "--tables '%.60s': trace or model", v);
+}
+
+static int set_fragmentation(void *ctx, const char *v, struct error *err)
+{
+	uint64_t n;
+	int ret = parse_count("fragmentation", v, &n, err);
+
+	if (ret == 0 && n > 100)
+		ret = error_set(err, -EINVAL, "--fragmentation '%s': 0 to 100 per cent", v);
+	if (ret == 0)
+		((struct replay_command *)ctx)->cfg.os.fragmentation = (unsigned)n;
+	return ret;
+}
+
+static int set_seed(void *ctx, const char *v, struct error *err)
+{
+	return parse_count("seed", v, &((struct replay_command *)ctx)->cfg.os.seed, err);
+}
+
+static int set_tea_threshold(void *ctx, const char *v, struct error *err)
+{
+	return parse_size("tea-threshold", v, &((struct replay_command *)ctx)->cfg.os.tea_threshold, err);
+}
+
 static int set_populate(void *ctx, const char *v, struct error *err)
 {
 	(void)v, (void)err;
@@ -151,7 +186,12 @@ static const struct option_desc replay_options[] = {
 	{"pages", "LIST", "4k, thp: of the host; of the guest, where its tables are modelled (default 4k)", set_pages},
 	{"hw", "NAME|FILE", "the translation hardware (gnomon hw list)", set_hw},
 	{"cpu-features", "LIST", "as gnomon run; default: those that the trace was made with", set_features},
-	{"memory", "SIZE", "of the guest; default: as the trace says", set_memory},
+	{"memory", "SIZE", "of the guest; default: as the trace says, 8 GiB for the model", set_memory},
+	{"tables", "trace|model", "walk the trace's own tables, or those that a model of an operating system makes\n"
+	 "(docs/os-model.md); default: the trace's, unless it has none or the design needs the guest's help", set_tables},
+	{"fragmentation", "P", "the model: per cent of the 2 MiB blocks of memory that are broken (default 0)", set_fragmentation},
+	{"seed", "N", "... and which ones", set_seed},
+	{"tea-threshold", "SIZE", "... areas from this size on have a TEA", set_tea_threshold},
 	{"populate", NULL, "all of guest memory has machine memory from the beginning, as in a counted interval of gnomon run",
 	 set_populate},
 	{"data-cache", NULL, "data accesses go through the modelled memory caches, too", set_data_cache},
@@ -173,8 +213,8 @@ static void help(FILE *out)
 	const struct option_group groups[] = {{.title = "Options", .table = replay_options}, {0}};
 
 	fputs("Usage: gnomon replay TRACE|- [OPTIONS]\n\n"
-	      "Gives a machine trace (gnomon run --trace) to machines with other translation, all in one pass, and\n"
-	      "says what each of them counted. Speedups are modelled, over radix in the same setup.\n\n"
+	      "Gives a trace (gnomon run --trace, gnomon trace import) to machines with other translation, all in\n"
+	      "one pass, and says what each of them counted. Speedups are modelled, over radix in the same setup.\n\n"
 	      "  gnomon run --kernel vmlinuz --mmu native --trace - | gnomon replay - --designs radix,shadow\n\n",
 	      out);
 	options_help(out, groups);
@@ -427,6 +467,7 @@ static int replay_command(int argc, char **argv)
 	c = (struct replay_command){.designs = "radix", .setups = "native,virt", .pages = "4k",
 				    .terminal = isatty(STDERR_FILENO)};
 	vm_config_default(&c.vm);
+	osm_config_init(&c.cfg.os, REPLAY_MODEL_MEMORY);
 	c.cfg.limit_events = UINT64_MAX;
 	c.cfg.jobs = jobs_processors();
 	c.cfg.stop = stop;

@@ -415,6 +415,12 @@ void replay_entered(struct cpu *cpu, enum replay_entry how)
 	r->entered = true;
 }
 
+void replay_abandon(struct replay *r)
+{
+	if (r->at < r->n)
+		abandon(r, trace_is_access(&r->ev[r->at]));
+}
+
 void replay_leave(struct cpu *cpu)
 {
 	if (!cpu->vmx.nonroot)

@@ -56,6 +56,8 @@ enum replay_entry {
 };
 /* VM entry is complete. */
 void replay_entered(struct cpu *cpu, enum replay_entry how);
+/* The guest got an exception while its emulator took the events of a group: the rest of them is left out. */
+void replay_abandon(struct replay *r);
 /* Takes the processor out of non-root operation with nothing having happened: no exit that anybody counts. */
 void replay_leave(struct cpu *cpu);
 

@@ -105,6 +105,9 @@ static int take_outside(struct hv_vm *vm, struct replay *r, struct error *err)
 
 /* ---- the guest ---- */
 
+/* An access that exits again and again without getting any further is one that the hypervisor cannot resolve. */
+#define ATTEMPTS_MAX 1000
+
 static const struct engine_run no_end = {.deadline_ns = UINT64_MAX, .insn_limit = UINT64_MAX};
 
 /* An entry that follows no exit is not counted, either. */
@@ -154,6 +157,7 @@ int hv_replay(struct hv_vm *vm, struct replay *r, struct error *err)
 	struct hv_core *core = hv_core(vm);
 	enum replay_entry how = REPLAY_ANEW;
 	enum replay_status s;
+	unsigned attempts = 0, farthest = 0;
 	int ret = 0;
 
 	hv_make_current(vm);
@@ -167,13 +171,21 @@ int hv_replay(struct hv_vm *vm, struct replay *r, struct error *err)
 		if (core->by_emulation) {
 			if (emulate(vm, r) == HV_FAIL)
 				return failed(vm, err);
-			after_exit(vm);
+			if (after_exit(vm) == REPLAY_ABANDONED)
+				replay_abandon(r);
 			how = REPLAY_ANEW;
 			continue;
 		}
 		if (enter(vm, how) == HV_FAIL)
 			return failed(vm, err);
 		s = replay_run(vm->cpu);
+		attempts = r->at > farthest ? 0 : attempts + 1;
+		farthest = r->at > farthest ? r->at : farthest;
+		if (attempts == ATTEMPTS_MAX) {
+			hv_fail(vm, "an access exits again and again");
+			replay_leave(vm->cpu);
+			return failed(vm, err);
+		}
 		how = REPLAY_ANEW;
 		if (s != REPLAY_EXIT)
 			replay_leave(vm->cpu);

@@ -14,16 +14,17 @@ const char *const replay_pages_name[REPLAY_PAGES] = {"4k", "thp"};
 
 struct replay_design {
 	const char *name, *scheme[REPLAY_SETUPS];
+	enum osm_kind kind; /* how a guest cooperates with it */
 };
 
 static const struct replay_design designs[] = {
-	{"radix", {"native", "ept", "nested"}},
-	{"shadow", {NULL, "shadow", NULL}},
-	{"brute", {NULL, "brute", NULL}},
-	{"hugegpt", {NULL, "hugegpt", NULL}},
-	{"dmt", {"native-dmt", "dmt", NULL}},
-	{"pvdmt", {NULL, "pvdmt", "nested-pvdmt"}},
-	{"agile", {NULL, "agile", NULL}},
+	{"radix", {"native", "ept", "nested"}, OSM_PLAIN},
+	{"shadow", {NULL, "shadow", NULL}, OSM_PLAIN},
+	{"brute", {NULL, "brute", NULL}, OSM_PLAIN},
+	{"hugegpt", {NULL, "hugegpt", NULL}, OSM_HUGEGPT},
+	{"dmt", {"native-dmt", "dmt", NULL}, OSM_DMT},
+	{"pvdmt", {NULL, "pvdmt", "nested-pvdmt"}, OSM_PVDMT},
+	{"agile", {NULL, "agile", NULL}, OSM_PLAIN},
 };
 
 const char *const *replay_design_names(void)
@@ -58,46 +59,61 @@ bool replay_scheme(const struct replay_design *d, enum replay_setup setup, enum 
 
 struct machine {
 	struct engine_vm *vm;
+	struct osm *os; /* NULL: the trace has tables of its own */
 	struct replay_result *result;
 	struct mmu_walks walks;
 };
 
-/* Names of features, a blank between them; an unknown one is of a newer program. */
-static void use_features(struct cpu_config *cpu, const char *names)
+/* Is @name one of @names, which have a blank between them? */
+static bool is_named(const char *names, const char *name)
 {
-	static const char *const known[CPUF_COUNT] = {
+	size_t n = strlen(name);
+
+	for (const char *at = names; (at = strstr(at, name)) != NULL; at += n)
+		if ((at == names || at[-1] == ' ') && (at[n] == 0 || at[n] == ' '))
+			return true;
+	return false;
+}
+
+/*
+ * Features that translation depends on: those that a trace was recorded with, or (@least) those that the model needs at
+ * least.
+ */
+static void use_features(struct cpu_config *cpu, const char *names, bool least)
+{
+	static const char *const name[CPUF_COUNT] = {
 #define X(sym, text, leaf, sub, reg, bit) text,
 		CPU_FEATURES(X)
 #undef X
 	};
+	static const enum cpu_feature relevant[] = {CPUF_PSE, CPUF_PAE, CPUF_PGE, CPUF_PCID, CPUF_INVPCID, CPUF_LA57,
+						    CPUF_NX, CPUF_PDPE1GB, CPUF_PKU, CPUF_SMEP, CPUF_SMAP, CPUF_DMT};
 
-	for (unsigned i = 0; i < CPUF_COUNT; i++) {
-		const char *at = names;
-		size_t n = strlen(known[i]);
-
-		cpu->feature[i] = false;
-		while (!cpu->feature[i] && (at = strstr(at, known[i])) != NULL) {
-			bool begins = at == names || at[-1] == ' ', ends = at[n] == 0 || at[n] == ' ';
-
-			cpu->feature[i] = begins && ends;
-			at += n;
-		}
-	}
+	for (unsigned i = 0; i < ARRAY_SIZE(relevant); i++)
+		cpu->feature[relevant[i]] = is_named(names, name[relevant[i]]) || (least && cpu->feature[relevant[i]]);
 }
 
-static struct engine_config machine_config(const struct replay_results *out, const struct replay_config *cfg,
-					   const struct replay_cell *cell)
+static bool uses_model(const struct replay_config *cfg, const struct trace_info *info, const struct replay_cell *cell)
+{
+	if (cfg->tables != REPLAY_TABLES_AUTO)
+		return cfg->tables == REPLAY_TABLES_MODEL;
+	return !info->tables || cell->design->kind != OSM_PLAIN;
+}
+
+/* @info: of the trace that it gets, from the file or (@model) from the model */
+static struct engine_config machine_config(const struct replay_config *cfg, const struct replay_cell *cell,
+					   const struct trace_info *info, uint64_t memory, bool model)
 {
 	struct engine_config e = cfg->engine;
 
 	e.mmu = cell->mmu;
-	e.memory = out->memory;
+	e.memory = memory;
 	e.host_pages = cell->pages == REPLAY_THP ? HOST_PAGES_2M : HOST_PAGES_4K;
 	e.cpu.translate = false;
-	if (!cfg->features_given && *out->info.cpu_features)
-		use_features(&e.cpu, out->info.cpu_features);
-	if (out->info.maxphyaddr >= 36 && out->info.maxphyaddr <= 52)
-		e.cpu.maxphyaddr = out->info.maxphyaddr;
+	if (!cfg->features_given && *info->cpu_features)
+		use_features(&e.cpu, info->cpu_features, model);
+	if (info->maxphyaddr >= 36 && info->maxphyaddr <= 52)
+		e.cpu.maxphyaddr = info->maxphyaddr;
 	return e;
 }
 
@@ -120,29 +136,73 @@ static int watch_walks(struct machine *m, struct error *err)
 	return 0;
 }
 
+static int put(void *ctx, const struct trace_event *ev, unsigned n, struct error *err)
+{
+	const struct machine *m = ctx;
+
+	return engine_replay(m->vm, ev, n, err);
+}
+
+/* A model in front of the machine. Gives the first events, so the machine is there. */
+static int make_model(struct machine *m, const struct osm_config *os, struct error *err)
+{
+	const struct trace_sink sink = {put, m};
+
+	return osm_create(&m->os, os, &sink, err);
+}
+
+static struct osm_config model_config(const struct replay_config *cfg, const struct replay_cell *cell)
+{
+	struct osm_config os = cfg->os;
+
+	os.memory = cfg->memory ? cfg->memory : REPLAY_MODEL_MEMORY;
+	os.pages = cell->pages == REPLAY_THP ? OSM_PAGES_THP : OSM_PAGES_4K;
+	os.kind = cell->design->kind;
+	return os;
+}
+
 static int make_machine(struct machine *m, struct replay_results *out, const struct replay_config *cfg, unsigned i,
 			struct error *err)
 {
-	struct engine_config e = machine_config(out, cfg, &cfg->cell[i]);
-	int r = engine_create(&m->vm, &e, err);
+	const struct replay_cell *cell = &cfg->cell[i];
+	struct osm_config os = model_config(cfg, cell);
+	struct trace_info info = out->info;
+	struct engine_config e;
+	int r;
 
 	m->result = &out->result[i];
-	m->result->cell = cfg->cell[i];
+	m->result->cell = *cell;
+	m->result->model = uses_model(cfg, &out->info, cell);
+	if (m->result->model)
+		osm_info(&os, &info);
+	e = machine_config(cfg, cell, &info, m->result->model ? osm_span(&os) : out->memory,
+			   m->result->model);
+	r = engine_create(&m->vm, &e, err);
 	if (!r)
 		r = engine_replay_begin(m->vm, cfg->populate, err);
-	return !r && cfg->sim_logs ? watch_walks(m, err) : r;
+	if (!r && cfg->sim_logs)
+		r = watch_walks(m, err);
+	return r || !m->result->model ? r : make_model(m, &os, err);
 }
 
 static void take(struct machine *m, const struct trace_event *ev, unsigned n)
 {
-	if (!m->result->err.code)
-		engine_replay(m->vm, ev, n, &m->result->err);
+	struct error *err = &m->result->err;
+
+	if (!err->code)
+		m->os ? osm_put(m->os, ev, n, err) : engine_replay(m->vm, ev, n, err);
 }
 
 static void conclude(struct machine *m)
 {
-	if (!m->result->err.code)
-		engine_replay_finish(m->vm, &m->result->err);
+	struct error *err = &m->result->err;
+
+	if (m->os && !err->code)
+		osm_finish(m->os, err);
+	if (!err->code)
+		engine_replay_finish(m->vm, err);
+	if (m->os)
+		osm_stats(m->os, &m->result->os);
 	engine_observe(m->vm, &m->result->obs);
 	m->result->taken = engine_replayed(m->vm);
 }
@@ -303,9 +363,14 @@ static void conclude_all(struct replay_results *out, struct crew *c)
 
 static int check(struct replay_results *out, const struct replay_config *cfg, struct error *err)
 {
-	if (!out->info.tables)
-		return error_set(err, -EINVAL, "%.200s: a plain trace: it has no page tables of its own", out->path);
-	if (!out->memory)
+	bool own = false; /* does anybody use the trace's tables? */
+
+	for (unsigned i = 0; i < cfg->cells; i++)
+		own |= !uses_model(cfg, &out->info, &cfg->cell[i]);
+	if (own && !out->info.tables)
+		return error_set(err, -EINVAL, "%.200s: a plain trace: it has no page tables of its own (--tables model)",
+				 out->path);
+	if (own && !out->memory)
 		return error_set(err, -EINVAL, "%.200s: the trace does not say how much memory the guest has: --memory",
 				 out->path);
 	return cfg->cells ? 0 : error_set(err, -EINVAL, "no design is left that could be replayed");
@@ -329,8 +394,10 @@ int replay_trace(struct replay_results *out, const struct replay_config *cfg, st
 		crew_stop(c);
 		conclude_all(out, c);
 	}
-	for (unsigned i = 0; c && i < cfg->cells; i++)
+	for (unsigned i = 0; c && i < cfg->cells; i++) {
+		osm_destroy(c->machine[i].os);
 		engine_destroy(c->machine[i].vm);
+	}
 	free(c);
 	out->seconds = now() - began;
 	return ret;

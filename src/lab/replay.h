@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "lab/sim_log.h"
 #include "trace/file.h"
+#include "trace/os_model.h"
 #include <jansson.h>
 #include <stdio.h>
 
@@ -35,12 +36,22 @@ struct replay_cell {
 	enum engine_mmu mmu;
 };
 
+/* Whose page tables the machines walk. */
+enum replay_tables {
+	REPLAY_TABLES_AUTO,  /* the trace's, if it has some and the design does not need the guest's cooperation */
+	REPLAY_TABLES_TRACE,
+	REPLAY_TABLES_MODEL, /* those that the model of an operating system makes (trace/os_model.h) */
+};
+#define REPLAY_MODEL_MEMORY (8ull << 30) /* if nobody says how much */
+
 struct replay_config {
 	struct replay_cell cell[REPLAY_CELLS_MAX];
 	unsigned cells;
 	struct engine_config engine; /* of all machines: hardware, features; mmu, memory and host pages are the cell's */
 	uint64_t memory;             /* bytes of guest memory; 0: as the trace says */
 	bool features_given;         /* engine.cpu's features are used; else those of the trace, if it says */
+	enum replay_tables tables;
+	struct osm_config os;        /* memory, pages and kind are the cell's; see osm_config_init() */
 	bool populate;               /* as engine_replay_begin() */
 	bool sim_logs;               /* where the references of each walk hit is wanted; takes time */
 	unsigned jobs;               /* threads, at least 1 */
@@ -54,6 +65,8 @@ struct replay_config {
 
 struct replay_result {
 	struct replay_cell cell;
+	bool model;                  /* its tables are the model's, of which is */
+	struct osm_stats os;
 	struct obs obs;
 	struct engine_replayed taken;
 	struct sim_log *sim_log;     /* with replay_config.sim_logs, else NULL */
@@ -63,7 +76,7 @@ struct replay_result {
 struct replay_results {
 	struct trace_info info;
 	char path[256];
-	uint64_t memory;             /* of the machines */
+	uint64_t memory;             /* of machines with the trace's tables; 0: there are none */
 	uint64_t events, insns;      /* of the trace that were given out */
 	double seconds;              /* of the host */
 	bool partial;                /* it was stopped, the trace ended badly, or a machine gave up: */

@@ -77,6 +77,42 @@ static json_t *build_cycles(const struct figures *f)
 	return o;
 }
 
+static json_t *build_teas(const struct osm_stats *s)
+{
+	json_t *o = json_object();
+
+	put(o, "made", s->tea.made);
+	put(o, "grown_in_place", s->tea.grown_in_place);
+	put(o, "migrated", s->tea.migrated);
+	put(o, "merged", s->tea.merged);
+	put(o, "fallbacks", s->tea.fallbacks);
+	put(o, "kib_max", s->tea.frames_max * 4);
+	put(o, "loads", s->tea.loads);
+	put(o, "unregistered_max", s->tea.unregistered_max);
+	put(o, "refused", s->tea.refused);
+	return o;
+}
+
+/* What the modelled operating system did. */
+static json_t *build_os(const struct osm_stats *s)
+{
+	json_t *o = json_object();
+
+	put(o, "faults", s->faults);
+	put(o, "stores", s->stores);
+	put(o, "table_kib_max", s->table_frames_max * 4);
+	put(o, "data_kib", s->data_frames * 4);
+	put(o, "huge_kib", s->huge_frames * 4);
+	put(o, "huge_missed", s->huge_missed);
+	put(o, "promotions", s->promotions);
+	put(o, "splits", s->splits);
+	put(o, "dropped", s->dropped);
+	put(o, "pool_kib_max", s->pool.used_max * 4);
+	put(o, "pool_fallbacks", s->pool.fallbacks);
+	json_object_set_new(o, "teas", build_teas(s));
+	return o;
+}
+
 static json_t *build_result(const struct replay_results *r, const struct replay_result *res, const struct hw *hw)
 {
 	struct figures f = figures_of(res, hw);
@@ -88,6 +124,8 @@ static json_t *build_result(const struct replay_results *r, const struct replay_
 	put_text(o, "pages", replay_pages_name[res->cell.pages]);
 	put_text(o, "mmu", engine_mmu_name[res->cell.mmu]);
 	json_object_set_new(o, "error", res->err.code ? json_string(res->err.text) : json_null());
+	put_text(o, "tables", res->model ? "model" : "trace");
+	json_object_set_new(o, "os", res->model ? build_os(&res->os) : json_null());
 	put(o, "instructions", res->taken.insns);
 	put(o, "accesses", res->taken.accesses);
 	put(o, "faults_in_guest", res->taken.faults);
