@@ -405,8 +405,8 @@ void replay_entered(struct cpu *cpu, enum replay_entry how)
 
 	if (how == REPLAY_ANEW)
 		r->rip_known &= r->entered;
-	else
-		r->rip_known = !r->moved || !r->jumped;
+	else /* an exception is delivered before anything is fetched */
+		r->rip_known = how == REPLAY_HANDLED && !(r->moved && r->jumped);
 	if (how == REPLAY_ABANDONED && !r->ahead)
 		abandon(r, trace_is_access(&r->ev[r->at]));
 	else if (how == REPLAY_HANDLED && !r->moved && !r->ahead)

@@ -182,7 +182,9 @@ int hv_replay(struct hv_vm *vm, struct replay *r, struct error *err)
 		attempts = r->at > farthest ? 0 : attempts + 1;
 		farthest = r->at > farthest ? r->at : farthest;
 		if (attempts == ATTEMPTS_MAX) {
-			hv_fail(vm, "an access exits again and again");
+			hv_fail(vm, "the %s of %#llx exits again and again (%s, qualification %#llx)",
+				trace_kind_name(r->ev[r->at].kind), (unsigned long long)r->ev[r->at].addr,
+				hv_exit_name(core->exit_reason), (unsigned long long)core->qualification);
 			replay_leave(vm->cpu);
 			return failed(vm, err);
 		}

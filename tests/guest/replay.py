@@ -69,7 +69,7 @@ schemes = args.schemes.split(',')
 live = {s: run(s, s, ['--count-interval'] + interval('--count-from', '--count-until'))['interval'] for s in schemes}
 compare('counted while recording', live['native']['translation'], recorded['interval']['translation'], COUNTS)
 designs = ','.join(sorted({DESIGN[s] for s in schemes}))
-out = subprocess.run([args.gnomon, 'replay', trace, '--designs', designs, '--setups', 'native,virt', '--populate',
+out = subprocess.run([args.gnomon, 'replay', trace, '--designs', designs, '--setups', 'native,virt', '--populate', '--tables', 'trace',
                       '--pages', 'thp' if args.host_pages == '2m' else '4k', '--hw', args.hw, '--json', '-', '--quiet'],
                      stdout=subprocess.PIPE, text=True)
 if out.returncode:
