@@ -8,6 +8,7 @@ set -uo pipefail
 gnomon=$1 kit=$2 case=$3
 kernel=$kit/vmlinux-gnomon initrd=$kit/initramfs.cpio
 schemes=native,native-dmt,brute,shadow,ept,hugegpt,dmt,pvdmt,agile,nested,nested-pvdmt
+memory=256M
 work=forkwait:3,gups:2000:8,cow:2:16,ctxsw:20,areas:1:4
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
@@ -20,7 +21,8 @@ fail() { echo "tables.sh: $*" >&2; exit 1; }
 boot() { # gnomon.tables, further options
 	local tables=$1 log
 	shift
-	"$gnomon" compare --mmu "$schemes" --kernel "$kernel" --initrd "$initrd" --memory 256M --logs "$logs/run" \
+	rm -rf "$logs/run"
+	"$gnomon" compare --mmu "$schemes" --kernel "$kernel" --initrd "$initrd" --memory "$memory" --logs "$logs/run" \
 		--append "console=ttyS0 panic=-1 quiet gnomon.tables=$tables gnomon.tea_min=2M gnomon.work=$work" \
 		"$@" </dev/null || fail "compare failed: $tables $*"
 	for log in "$logs"/run/*.log; do
@@ -68,9 +70,10 @@ hugegpt)
 dmt | pvdmt)
 	boot "$case" --cpu-features +dmt
 	teas "$case"
-	# Every translation by registers compared with the tables.
-	schemes=native-dmt
+	# Every translation by registers compared with the tables; huge pages, which Linux has from 512 MiB of memory on.
+	schemes=native-dmt memory=640M work=gups:2000:32:huge,areas:1:4
 	boot "$case" --cpu-features +dmt --audit
+	counted tea_tables_moved tea_tables_parked tea_huge_tables
 	;;
 absent)
 	work=areas:1:2

@@ -20,7 +20,7 @@
  * pages in a TEA's addresses gets a register, while there are any left. It has a reference of ours as well, so that it
  * stays what it is until the register goes.
  *
- * Left out: stacks; registers for 2 MiB pages name no gTEA.
+ * Left out: stacks.
  */
 #include <linux/gnomon_tables.h>
 #include <linux/highmem.h>
@@ -58,6 +58,7 @@ struct tea {
 struct huge_table {
 	struct page *page;
 	unsigned long start;
+	u16 id;
 };
 
 /* One page a process that has, or had, a TEA. */
@@ -114,7 +115,8 @@ static void add_huge_register(struct gnomon_mm *g, const struct huge_table *h, c
 {
 	unsigned long start = max(h->start, at->start), end = min(h->start + PUD_SIZE, at->end);
 
-	add_register(g, start, end, page_to_phys(h->page) + ((start - h->start) >> PMD_SHIFT) * sizeof(pmd_t), DMT_2M);
+	add_register(g, start, end, page_to_phys(h->page) + ((start - h->start) >> PMD_SHIFT) * sizeof(pmd_t),
+		     DMT_2M | (u64)h->id << DMT_ID_SHIFT);
 }
 
 /* After a change of what they are made of: page_table_lock is held. */
@@ -130,6 +132,24 @@ static void update_registers(struct mm_struct *mm, struct gnomon_mm *g)
 	barrier();
 	if (this_cpu_read(cpu_tlbstate.loaded_mm) == mm)
 		load_registers(mm);
+}
+
+/* ---- gTEAs ---- */
+
+/* Asks the host for @n pages in a row; what it calls them, or 0. */
+static u16 gtea_alloc(struct page *first, unsigned long n)
+{
+	u16 id = 0;
+
+	if (gnomon_mode == GNOMON_PVDMT && !gnomon_request(PV_TEA_ALLOC, first, n, &id))
+		count.no_gtea++;
+	return id;
+}
+
+static void gtea_free(u16 id)
+{
+	if (id)
+		gnomon_request(PV_TEA_FREE, NULL, 0, &id);
 }
 
 /* ---- tables in their places ---- */
@@ -197,7 +217,7 @@ static void note_huge(struct mm_struct *mm, pmd_t *pmd)
 	if (g->n_huge == DMT_REGISTERS)
 		return;
 	get_page(page);
-	g->huge[g->n_huge++] = (struct huge_table){ page, page->index };
+	g->huge[g->n_huge++] = (struct huge_table){ page, page->index, gtea_alloc(page, 1) };
 	update_registers(mm, g);
 	count.huge++;
 }
@@ -302,24 +322,10 @@ static bool frames_take(unsigned long first, unsigned long n)
 	return true;
 }
 
-static void announce(struct tea *t)
-{
-	t->id = 0;
-	if (gnomon_mode == GNOMON_PVDMT &&
-	    !gnomon_request(PV_TEA_ALLOC, t->run, page_table_pages(&t->at), &t->id))
-		count.no_gtea++;
-}
-
-static void withdraw(struct tea *t)
-{
-	if (t->id)
-		gnomon_request(PV_TEA_FREE, NULL, 0, &t->id);
-}
-
 /* No register names it any more, and none of its pages is a table. */
 static void tea_free(struct tea *t)
 {
-	withdraw(t);
+	gtea_free(t->id);
 	run_free(t->run, page_table_pages(&t->at));
 	count.freed++;
 }
@@ -336,10 +342,10 @@ static bool tea_extend(struct tea *t, const struct span *to)
 		run_free(pfn_to_page(first - before), before);
 		return false;
 	}
-	withdraw(t);
+	gtea_free(t->id);
 	t->at = *to;
 	t->run -= before;
-	announce(t);
+	t->id = gtea_alloc(t->run, page_table_pages(to));
 	return true;
 }
 
@@ -539,7 +545,7 @@ static void tea_make(struct mm_struct *mm, struct gnomon_mm *g, const struct spa
 	}
 	if (!frames_alloc(&t))
 		return refuse(g, want, &count.no_memory);
-	announce(&t);
+	t.id = gtea_alloc(t.run, page_table_pages(&t.at));
 	if (!joined)
 		count.made++;
 	else if (hweight_long(joined) == 1)
@@ -590,8 +596,14 @@ static bool has_vma(struct mm_struct *mm, const struct span *at)
 	return find_vma_intersection(mm, at->start, at->end);
 }
 
+static void huge_table_free(struct huge_table *h)
+{
+	gtea_free(h->id);
+	put_page(h->page);
+}
+
 /* Takes tables that are linked no more off the list and puts them into @old; returns how many. */
-static unsigned int drop_unmapped_huge(struct mm_struct *mm, struct gnomon_mm *g, struct page **old)
+static unsigned int drop_unmapped_huge(struct mm_struct *mm, struct gnomon_mm *g, struct huge_table *old)
 {
 	unsigned int kept = 0, n = 0;
 
@@ -601,7 +613,7 @@ static unsigned int drop_unmapped_huge(struct mm_struct *mm, struct gnomon_mm *g
 		if (has_vma(mm, &at))
 			g->huge[kept++] = g->huge[i];
 		else
-			old[n++] = g->huge[i].page;
+			old[n++] = g->huge[i];
 	}
 	g->n_huge = kept;
 	return n;
@@ -611,7 +623,7 @@ void gnomon_tea_drop_unmapped(struct mm_struct *mm)
 {
 	struct gnomon_mm *g = mm->context.gnomon;
 	struct tea gone[DMT_REGISTERS];
-	struct page *old[DMT_REGISTERS];
+	struct huge_table old[DMT_REGISTERS];
 	unsigned int n_gone = 0, kept = 0, n_old;
 
 	if (!g || !g->n)
@@ -630,7 +642,7 @@ void gnomon_tea_drop_unmapped(struct mm_struct *mm)
 		update_registers(mm, g);
 	spin_unlock(&mm->page_table_lock);
 	for (unsigned int i = 0; i < n_old; i++)
-		put_page(old[i]);
+		huge_table_free(&old[i]);
 	for (unsigned int i = 0; i < n_gone; i++)
 		tea_free(&gone[i]);
 	if (n_gone)
@@ -646,7 +658,7 @@ void gnomon_tea_destroy(struct mm_struct *mm)
 	if (!g)
 		return;
 	for (unsigned int i = 0; i < g->n_huge; i++)
-		put_page(g->huge[i].page);
+		huge_table_free(&g->huge[i]);
 	for (unsigned int i = 0; i < g->n; i++)
 		tea_free(&g->tea[i]);
 	mm->context.gnomon = NULL;
