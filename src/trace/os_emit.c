@@ -54,13 +54,11 @@ void os_emit_insns(struct osm *o)
 	}
 }
 
-static uint64_t text_at(enum os_text at) { return OS_TEXT_MAP + OS_IMAGE + at; }
-
 /* The instruction itself: begins a group. */
 static void fetch(struct osm *o, enum os_text at, unsigned bytes)
 {
 	struct trace_event ev = {.kind = TRACE_FETCH, .size = (uint8_t)bytes, .mode = TRACE_SUPER,
-				 .flags = TRACE_FIRST, .aux = bytes, .addr = text_at(at), .pc = text_at(at)};
+				 .flags = TRACE_FIRST, .aux = bytes, .addr = os_text_at(at), .pc = os_text_at(at)};
 
 	os_emit(o, &ev);
 	o->insns++;
@@ -69,11 +67,38 @@ static void fetch(struct osm *o, enum os_text at, unsigned bytes)
 
 void os_execute(struct osm *o, enum os_text at) { fetch(o, at, BYTES_OTHER); }
 
+/* Where the processor finds what it needs for an exception, in the kernel's image. */
+enum os_data {
+	OS_DATA_IDT = 0x800000, OS_DATA_GDT = 0x801000, OS_DATA_TSS = 0x802000, OS_DATA_STACK = 0x804000,
+};
+
+#define GATE_BYTES  16u
+#define KERNEL_CODE 0x10u /* its selector */
+#define TSS_RSP0    4u
+#define FRAME_WORDS 6u    /* SS, RSP, RFLAGS, CS, RIP, error code */
+
+static void implicit(struct osm *o, unsigned kind, unsigned flags, uint64_t at, unsigned size)
+{
+	struct trace_event ev = {.kind = (uint8_t)kind, .size = (uint8_t)size, .mode = TRACE_IMPLICIT, .flags = (uint8_t)flags,
+				 .addr = OS_DIRECT_MAP + OS_IMAGE + at, .pc = os_text_at(OS_TEXT_FAULT)};
+
+	os_emit(o, &ev);
+}
+
+void os_deliver(struct osm *o)
+{
+	implicit(o, TRACE_READ, TRACE_FIRST | TRACE_DELIVERY, OS_DATA_IDT + EXC_PF * GATE_BYTES, GATE_BYTES);
+	implicit(o, TRACE_READ, 0, OS_DATA_GDT + KERNEL_CODE, 8);
+	implicit(o, TRACE_READ, 0, OS_DATA_TSS + TSS_RSP0, 8);
+	for (unsigned i = 1; i <= FRAME_WORDS; i++)
+		implicit(o, TRACE_WRITE, 0, OS_DATA_STACK - 8 * i, 8);
+}
+
 static void store(struct osm *o, enum os_text at, unsigned bytes, unsigned flags, uint64_t pa, uint64_t value)
 {
 	struct trace_event ev = {.kind = TRACE_WRITE, .size = 8, .mode = TRACE_SUPER,
 				 .flags = (uint8_t)(TRACE_VALUE | flags), .aux = trace_value_aux(pa, bytes),
-				 .addr = OS_DIRECT_MAP + pa, .pc = text_at(at), .value = value};
+				 .addr = OS_DIRECT_MAP + pa, .pc = os_text_at(at), .value = value};
 
 	os_emit(o, &ev);
 	o->stats.stores++;
@@ -88,7 +113,7 @@ void os_store(struct osm *o, enum os_text at, uint64_t pa, uint64_t value)
 void os_load(struct osm *o, enum os_text at, uint64_t pa)
 {
 	struct trace_event ev = {.kind = TRACE_READ, .size = 8, .mode = TRACE_SUPER, .aux = BYTES_STORE,
-				 .addr = OS_DIRECT_MAP + pa, .pc = text_at(at)};
+				 .addr = OS_DIRECT_MAP + pa, .pc = os_text_at(at)};
 
 	fetch(o, at, BYTES_STORE);
 	os_emit(o, &ev);

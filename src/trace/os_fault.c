@@ -106,6 +106,7 @@ void os_fault(struct osm *o, uint64_t va, unsigned kind)
 	const struct os_vma *v;
 	struct os_leaf l;
 
+	os_deliver(o);
 	os_execute(o, OS_TEXT_FAULT);
 	o->stats.faults++;
 	v = os_area(o, s, va, wanted);

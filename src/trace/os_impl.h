@@ -176,6 +176,8 @@ enum os_text {
 	OS_TEXT_PV_LOAD = 0x60c0,
 };
 
+static inline uint64_t os_text_at(enum os_text at) { return OS_TEXT_MAP + OS_IMAGE + at; }
+
 /* Notes a failure; the first one stays. */
 void os_fail(struct osm *o, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void os_emit(struct osm *o, const struct trace_event *ev);
@@ -184,6 +186,8 @@ void os_emit_flush(struct osm *o);
 /* Says how many instructions the kernel executed since it was said last. */
 void os_emit_insns(struct osm *o);
 
+/* The processor delivers a page fault of the user's: reads gate, code segment and stack pointer, pushes its frame. */
+void os_deliver(struct osm *o);
 /* An instruction of the kernel that does nothing that a trace shows; a store, a load, of 8 bytes by physical address. */
 void os_execute(struct osm *o, enum os_text at);
 void os_store(struct osm *o, enum os_text at, uint64_t pa, uint64_t value);

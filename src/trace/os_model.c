@@ -277,26 +277,63 @@ static void end_group(struct osm *o)
 	o->group_faults = false;
 }
 
-static void take_access(struct osm *o, const struct trace_event *ev)
-{
-	struct trace_event *to;
+static bool is_user_mode(const struct trace_event *ev) { return ev->mode == TRACE_USER || ev->mode == TRACE_USER_ALIGN; }
 
-	if (ev->flags & TRACE_FIRST || o->grouped == OS_GROUP)
+static bool is_foreign(const struct trace_event *ev)
+{
+	return !ev->size || ev->addr >= OS_USER_END || ev->size > OS_USER_END - ev->addr ||
+	       (ev->pc >= OS_USER_END && is_user_mode(ev));
+}
+
+static void add_to_group(struct osm *o, struct trace_event ev)
+{
+	ev.flags = (uint8_t)((ev.flags & ~TRACE_FIRST) | (o->grouped ? 0 : TRACE_FIRST));
+	o->group[o->grouped++] = ev;
+	o->group_known = o->group_known && os_known(o, ev.addr, ev.kind) && os_known(o, ev.addr + ev.size - 1, ev.kind);
+}
+
+/*
+ * A group that leaves to a hypervisor is done again from a fetch on, so its code must be there. A trace need not show all
+ * fetches: the first one of a page is added.
+ */
+static void add_fetch(struct osm *o, const struct trace_event *ev)
+{
+	struct trace_event fetch = {.kind = TRACE_FETCH, .size = 1, .mode = ev->mode, .aux = ev->aux, .addr = ev->pc, .pc = ev->pc};
+
+	if (o->grouped || ev->kind == TRACE_FETCH || ev->pc >= OS_USER_END || os_known(o, ev->pc, TRACE_FETCH))
+		return;
+	add_to_group(o, fetch);
+	o->stats.fetches_added++;
+}
+
+static void take_access(struct osm *o, const struct trace_event *given)
+{
+	struct trace_event ev = *given;
+	uint64_t in_page = PAGE_SIZE - (ev.addr & ~PAGE_MASK);
+
+	if (ev.flags & TRACE_FIRST || o->grouped > OS_GROUP - 2)
 		end_group(o);
-	if (!ev->size || ev->addr >= OS_USER_END || ev->size > OS_USER_END - ev->addr) {
+	if (is_foreign(&ev)) {
 		o->stats.dropped++;
 		return;
 	}
-	to = &o->group[o->grouped];
-	*to = *ev;
-	to->aux &= TRACE_INSN_BYTES;
-	to->value = 0;
-	to->flags &= TRACE_FIRST | TRACE_AGAIN;
-	if (!o->grouped++)
-		to->flags |= TRACE_FIRST;
-	o->group_faults |= !!(ev->flags & TRACE_FAULTS);
-	o->group_known = o->group_known && os_known(o, ev->addr, ev->kind) &&
-			 os_known(o, ev->addr + ev->size - 1, ev->kind);
+	o->group_faults |= !!(ev.flags & TRACE_FAULTS);
+	ev.aux &= TRACE_INSN_BYTES;
+	ev.value = 0;
+	ev.flags &= o->grouped ? 0 : TRACE_AGAIN;
+	if (ev.pc >= OS_USER_END) /* another kernel's code */
+		ev.pc = os_text_at(OS_TEXT_SYSCALL);
+	add_fetch(o, &ev);
+	if (o->grouped)
+		ev.flags = 0;
+	if (ev.kind == TRACE_FETCH && in_page < ev.size) { /* fetches are page by page in a machine trace */
+		ev.size = (uint8_t)in_page;
+		add_to_group(o, ev);
+		ev.flags = 0;
+		ev.addr += in_page;
+		ev.size = (uint8_t)(given->size - in_page);
+	}
+	add_to_group(o, ev);
 }
 
 /* ---- other events ---- */

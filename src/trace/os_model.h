@@ -51,6 +51,7 @@ void osm_config_init(struct osm_config *cfg, uint64_t memory);
 /* What happened so far, and (now) what there is. Frames, pages: of 4 KiB. */
 struct osm_stats {
 	uint64_t accesses;        /* given on */
+	uint64_t fetches_added;   /* among these: of code that the trace does not show, the first of each page */
 	uint64_t dropped;         /* accesses outside of user space, groups that faulted when they were recorded */
 	uint64_t ignored;         /* events of a machine trace that this one replaces: registers, tables, invalidations */
 	uint64_t inferred;        /* areas that nobody asked for, made */

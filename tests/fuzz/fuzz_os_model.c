@@ -75,7 +75,7 @@ static struct trace_event event_of(const uint8_t *b, const void *page)
 	case TRACE_FETCH:
 		return (struct trace_event){.kind = (uint8_t)kind, .size = b[4] & 0x80 ? b[4] : 8, .mode = b[5] % TRACE_MODES,
 					    .flags = b[5] >= 0xf0 ? b[1] : b[5] & 0x40 ? 0 : (uint8_t)TRACE_FIRST,
-					    .addr = at + (b[6] & 0x40 ? get_u16(&b[6]) & 0xfff : 0)};
+					    .pc = b[7] & 1 ? at : 0x400000, .addr = at + (b[6] & 0x40 ? get_u16(&b[6]) & 0xfff : 0)};
 	case TRACE_PAGE:
 		return trace_page(at & (TRACE_GPA_END - 1), page);
 	case TRACE_MAP:

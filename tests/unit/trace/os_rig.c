@@ -366,8 +366,8 @@ int rig_compare(struct os_rig *r, uint64_t space, struct error *err)
 
 struct trace_event rig_access(unsigned kind, uint64_t addr, unsigned size)
 {
-	return (struct trace_event){.kind = (uint8_t)kind, .size = (uint8_t)size, .mode = TRACE_USER, .flags = TRACE_FIRST,
-				    .addr = addr, .pc = 0x401000};
+	return (struct trace_event){.kind = (uint8_t)kind, .size = (uint8_t)size, .mode = TRACE_SUPER, .flags = TRACE_FIRST,
+				    .addr = addr, .pc = 0xffffffff81000000};
 }
 
 struct trace_event rig_map(uint64_t addr, uint64_t bytes, unsigned flags)

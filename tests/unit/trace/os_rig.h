@@ -48,7 +48,7 @@ uint64_t rig_walk(struct os_rig *r, uint64_t va, unsigned *shift);
 /* Do the model's books say the same as memory, for all pages seen? @space: is current. 0, or -EINVAL. */
 int rig_compare(struct os_rig *r, uint64_t space, struct error *err);
 
-/* Events. */
+/* Events. An access is the kernel's own, so that it needs no code beside what it accesses. */
 struct trace_event rig_access(unsigned kind, uint64_t addr, unsigned size);
 struct trace_event rig_map(uint64_t addr, uint64_t bytes, unsigned flags);
 struct trace_event rig_event(unsigned kind, uint64_t addr, uint64_t value);

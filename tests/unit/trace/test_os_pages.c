@@ -54,8 +54,35 @@ static void groups_are_tried_again_as_a_whole(void **state)
 	assert_int_equal(osm_finish(r->osm, NULL), 0);
 	assert_int_equal(r->faults, 3);
 	assert_int_equal(stats(r).accesses, 3);
-	/* The user's: fetch; fetch and read; all. The kernel's: each store with its fetch, three faults, a system call. */
-	assert_int_equal(r->accesses - before, 1 + 2 + 3 + 2 * (r->stores - stores) + 3 + 1);
+	/* The user's: fetch; fetch and read; all. The kernel's: each store with its fetch, three faults with 9 accesses of the
+	 * processor and a fetch each, a system call. */
+	assert_int_equal(r->accesses - before, 1 + 2 + 3 + 2 * (r->stores - stores) + 3 * 10 + 1);
+	rig_delete(r);
+}
+
+/* Code that the trace does not show must be there all the same, for who does the access again. */
+static void code_is_fetched_once_a_page(void **state)
+{
+	struct osm_config cfg = config(OSM_PAGES_4K, OSM_PLAIN);
+	struct os_rig *r = rig_new(&cfg);
+	struct trace_event ev = rig_access(TRACE_WRITE, AT, 8);
+
+	(void)state;
+	ev.mode = TRACE_USER;
+	ev.pc = 0x401000;
+	for (unsigned i = 0; i < 3; i++)
+		put(r, ev);
+	assert_int_equal(stats(r).fetches_added, 1);
+	assert_int_equal(stats(r).accesses, 4);
+	assert_int_equal(r->faults, 2);
+	assert_true(where(r, ev.pc) != UINT64_MAX);
+	put(r, rig_event(TRACE_UNMAP, 0x400000, 2 * MIB));
+	ev.pc = 0; /* not known: a page like any */
+	put(r, ev);
+	assert_int_equal(stats(r).fetches_added, 2);
+	ev.pc = 0xffffffff81000000; /* no user executes there */
+	put(r, ev);
+	assert_int_equal(stats(r).dropped, 1);
 	rig_delete(r);
 }
 
@@ -474,6 +501,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_page_comes_when_it_is_touched),
 		cmocka_unit_test(groups_are_tried_again_as_a_whole),
+		cmocka_unit_test(code_is_fetched_once_a_page),
 		cmocka_unit_test(unmapped_is_gone_and_comes_back_new),
 		cmocka_unit_test(areas_are_inferred),
 		cmocka_unit_test(stacks_grow_down),

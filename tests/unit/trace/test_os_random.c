@@ -13,108 +13,7 @@
 #include <stdlib.h>
 
 #include "../../fuzz/pick.h"
-#include "base/util.h"
-#include "os_rig.h"
-
-#define MIB (1ull << 20)
-
-struct program {
-	uint64_t space[6]; /* that there are */
-	unsigned spaces, current;
-	uint64_t next;     /* number of a new one */
-	uint64_t at;       /* where accesses go on */
-};
-
-/* Somewhere in four regions: a heap, two that are near each other, and below the stack's end. */
-static uint64_t random_page(void)
-{
-	static const uint64_t base[4] = {16 * MIB, 0x7f0000000000, 0x7f0003000000, 0x7ff000000000};
-
-	return base[pick(4)] + (pick(3) ? pick(6) * 2 * MIB + pick(12) * 4096ull : pick(8 * 256) * 4096ull * (1 + pick(4)));
-}
-
-static uint64_t random_bytes(void)
-{
-	switch (pick(16)) {
-	case 0:
-		return (1 + pick(8)) * 1024 * MIB; /* a TEA of thousands of frames, which not always can be had */
-	case 1:
-	case 2:
-	case 3:
-	case 4:
-		return (1 + pick(8)) * 2 * MIB;
-	case 5:
-	case 6:
-	case 7:
-		return (1 + pick(16)) * MIB;
-	default:
-		return (1 + pick(40)) * 4096ull;
-	}
-}
-
-static struct trace_event random_access(struct program *p)
-{
-	static const unsigned size[] = {1, 2, 4, 8, 8, 64};
-
-	if (pick(3) == 0)
-		p->at = random_page();
-	else
-		p->at += pick(2) ? 4096 : pick(8192);
-	return rig_access(TRACE_READ + pick(8) % 3, p->at, size[pick(ARRAY_SIZE(size))]);
-}
-
-static struct trace_event random_space_event(struct program *p)
-{
-	unsigned other = pick(p->spaces);
-	uint64_t gone;
-
-	switch (pick(3)) {
-	case 0:
-		if (p->spaces == ARRAY_SIZE(p->space))
-			break;
-		p->space[p->spaces++] = ++p->next;
-		return rig_event(TRACE_FORK, 0, p->next);
-	case 1:
-		if (other == p->current)
-			break;
-		gone = p->space[other];
-		p->space[other] = p->space[--p->spaces];
-		if (p->current == p->spaces)
-			p->current = other;
-		return rig_event(TRACE_EXIT, 0, gone);
-	default:
-		if (pick(4) == 0 && p->spaces < ARRAY_SIZE(p->space))
-			p->space[other = p->spaces++] = ++p->next; /* one that begins empty */
-		p->current = other;
-		return rig_event(TRACE_SWITCH, 0, p->space[other]);
-	}
-	return random_access(p);
-}
-
-static struct trace_event random_event(struct program *p)
-{
-	static const unsigned advice[] = {TRACE_MAP_HUGE, TRACE_MAP_NOHUGE, TRACE_MAP_FREE};
-	uint64_t at = random_page() & (pick(2) ? ~(2 * MIB - 1) : ~0ull);
-	struct trace_event ev;
-
-	switch (pick(28)) {
-	case 0:
-	case 1:
-		return rig_map(at, random_bytes(), pick(0x40));
-	case 2:
-		return rig_event(TRACE_UNMAP, at, random_bytes());
-	case 3:
-		ev = rig_event(TRACE_ADVISE, at, random_bytes() % (64 * MIB) + 4096);
-		ev.flags = (uint8_t)advice[pick(3)];
-		return ev;
-	case 4:
-		return random_space_event(p);
-	case 5:
-		return rig_event(TRACE_INSNS, 0, 1 + pick(100));
-	default:
-		return random_access(p);
-	}
-}
+#include "os_program.h"
 
 static void explain(const struct osm_config *cfg, unsigned n, const struct trace_event *ev, const struct error *err)
 {
@@ -126,7 +25,7 @@ static void explain(const struct osm_config *cfg, unsigned n, const struct trace
 /* Returns false if memory was full before the end. */
 static bool run(const struct osm_config *cfg, unsigned events, struct osm_stats *s)
 {
-	struct program p = {.spaces = 1};
+	struct os_program p = os_program(1 + next_random(&random_state) % 1000000);
 	struct os_rig *r = malloc(sizeof(*r));
 	struct error err = {0};
 	bool whole = true;
@@ -134,7 +33,7 @@ static bool run(const struct osm_config *cfg, unsigned events, struct osm_stats 
 	assert_non_null(r);
 	assert_int_equal(rig_init(r, cfg, &err), 0);
 	for (unsigned i = 0; i < events && whole; i++) {
-		struct trace_event ev = random_event(&p);
+		struct trace_event ev = os_program_event(&p);
 		int ret = rig_put(r, ev, &err);
 
 		if (ret == -ENOMEM) {
