@@ -175,7 +175,7 @@ static int make_machine(struct machine *m, struct replay_results *out, const str
 	m->result->model = uses_model(cfg, &out->info, cell);
 	if (m->result->model)
 		osm_info(&os, &info);
-	e = machine_config(cfg, cell, &info, m->result->model ? osm_span(&os) : out->memory,
+	e = machine_config(cfg, cell, &info, m->result->model ? os.memory : out->memory,
 			   m->result->model);
 	r = engine_create(&m->vm, &e, err);
 	if (!r)
