@@ -284,7 +284,8 @@ static void print_legend(const struct walk_command *w)
 		puts("      EPT: R W X rights, memory type, L large page, A accessed, D dirty");
 	puts(ept ? "can   rights so far in this stage: w write, u user, x execute; EPT: r w x" :
 		   "can   rights so far: w write, u user, x execute");
-	puts("hit   where it was found: L1, L2, LLC, mem(ory), a page-walk cache (PWC), the nested TLB (nTLB)");
+	puts("hit   where it was found: L1, L2, LLC, mem(ory), a page-walk cache (PWC), the nested TLB (nTLB);\n"
+	     "      reg: a register of direct translation covers the address, its entry is where it says");
 }
 
 static void show_table(const struct walk_command *w, enum vm_stopped why, const struct engine_regs *r,

@@ -93,7 +93,8 @@ void vmx_set_dmt_stages(struct cpu *cpu, unsigned stages);
 void vmx_set_dmt(struct cpu *cpu, unsigned stage, const struct dmt_entry *e, unsigned n);
 /*
  * The table of the guest's gTEAs, by identifier - 1; it stays the caller's, who calls again after each change. NULL:
- * none, identifiers in the guest's registers mean nothing. While a gTEA is in it EPT has to allow reading it there.
+ * none, identifiers in the guest's registers mean nothing. While a gTEA is in it EPT must not deny reading it there
+ * (it may have no entry yet).
  */
 void vmx_set_gteas(struct cpu *cpu, const struct dmt_gtea *gtea, unsigned n);
 /*

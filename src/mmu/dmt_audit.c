@@ -6,6 +6,7 @@
 #include "mmu/dmt_impl.h"
 
 struct seen {
+	bool hidden;        /* stage 2 has nothing for a table yet, so there is nothing to compare with */
 	uint64_t at;        /* machine address */
 	unsigned guest_shift, shift;
 	uint16_t rights;    /* TLB_* */
@@ -60,8 +61,10 @@ static bool see_guest(const struct mmu *m, uint64_t lin, struct seen *s)
 	for (;; lv++) {
 		struct seen t = {0};
 
-		if (!see_host(m, table + (lin >> lv->shift & 511) * 8, &t))
+		if (!see_host(m, table + (lin >> lv->shift & 511) * 8, &t)) {
+			s->hidden = true;
 			return false;
+		}
 		e = machmem_read64(m->mem, hpa(t.at));
 		leaf = lv->shift == PAGE_SHIFT || (e & PTE_PS && lv->may_be_leaf);
 		if (!(e & PTE_P) || entry_reserved(m, f, lv, e, leaf))
@@ -100,15 +103,21 @@ static bool equal(const struct mmu *m, const struct walk *w, const struct seen *
 	return (s->at & PAGE_MASK) == w->out->page.v && s->shift == e->shift && !differ;
 }
 
-/* Under two hosts the tables are made from those that the registers lead to, on demand: they may not be there yet. */
-static bool not_yet(const struct mmu *m, bool seen) { return !seen && m->dmt.stages > 2; }
+/*
+ * Hypervisors make their tables on demand. Registers do without those of the guest's tables above its leaf entries,
+ * with a gTEA without that of the leaf entries, and under two hosts without all of the one that both make.
+ */
+static bool not_yet(const struct mmu *m, const struct seen *s, bool seen)
+{
+	return !seen && (s->hidden || m->dmt.stages > 2);
+}
 
 void dmt_audit_linear(struct mmu *m, const struct walk *w, const struct tlb_entry *e)
 {
 	struct seen s = {0};
 	bool seen = see_guest(m, w->lin, &s);
 
-	if (!not_yet(m, seen))
+	if (!not_yet(m, &s, seen))
 		note(m, w->lin, seen && s.promise_kept && equal(m, w, &s, e) && s.guest_shift == e->guest_shift &&
 				s.pkey == e->pkey);
 }
@@ -118,6 +127,6 @@ void dmt_audit_physical(struct mmu *m, const struct walk *w, const struct tlb_en
 	struct seen s = {.rights = TLB_W | TLB_U};
 	bool seen = see_host(m, w->lin, &s);
 
-	if (!not_yet(m, seen))
+	if (!not_yet(m, &s, seen))
 		note(m, w->lin, seen && equal(m, w, &s, e));
 }

@@ -515,6 +515,31 @@ static void recorded(void **state)
 	end(&w);
 }
 
+/* What the host has not mapped yet - tables that registers do without - is no contradiction; a page that it has not is. */
+static void audit_of_what_is_not_there(void **state)
+{
+	struct hw hw = rig_hw();
+	struct world w;
+
+	(void)state;
+	begin(&w, &hw);
+	set_hosts(&w, 2, w.host[0]); /* not the entries of the EPT */
+	set_gteas(&w);
+	load(&w, with_id(small(&w), 1));
+	rig_put(&w.r, w.ept + (w.pt >> PAGE_SHIFT) * 8, 0);
+	rig_read(&w.r, lin_of(5));
+	assert_int_equal(w.r.mmu.dmt.wrong, 0);
+	assert_int_equal(w.r.mmu.dmt.audited, 0);
+	rig_put(&w.r, w.ept + (w.pt >> PAGE_SHIFT) * 8, w.pt | RIG_EPT_LEAF);
+	rig_put(&w.r, w.ept + (frame_of(5) >> PAGE_SHIFT) * 8, 0);
+	rig_read(&w.r, lin_of(6));
+	assert_int_equal(w.r.mmu.dmt.audited, 1);
+	rig_read(&w.r, lin_of(5));
+	assert_int_equal(w.r.mmu.dmt.wrong, 1);
+	w.r.mmu.dmt.wrong = 0;
+	end(&w);
+}
+
 /* The audit finds what a promise broken leads to. */
 static void audit_finds(void **state)
 {
@@ -805,6 +830,7 @@ int main(void)
 		cmocka_unit_test(registers_that_are_refused), cmocka_unit_test(gteas_elsewhere), cmocka_unit_test(wild_registers),
 		cmocka_unit_test(host_flags_and_log), cmocka_unit_test(tlbs_and_flushes), cmocka_unit_test(when_it_is_off),
 		cmocka_unit_test(without_paging), cmocka_unit_test(recorded), cmocka_unit_test(audit_finds),
+		cmocka_unit_test(audit_of_what_is_not_there),
 		cmocka_unit_test(equal_to_the_walk), cmocka_unit_test(wild_guests),
 	};
 
