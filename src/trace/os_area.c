@@ -1,13 +1,14 @@
 /*
- * What programs ask their system for: areas, and that they go. An access where no area is shows one that nobody spoke of
- * (the trace began late, or its format does not know): it is inferred. The trace is right, always: an access that an
- * area does not permit makes it permitted.
+ * What programs ask their system for: areas, and that they go. An access where no area is shows one that nobody spoke
+ * of (the trace began late, or its format does not know): it is inferred. The trace is right, always: an access that
+ * an area does not permit makes it permitted.
  */
 #include "trace/os_impl.h"
 
 #include <errno.h>
 
-#define VMA_FLAGS (TRACE_MAP_WRITE | TRACE_MAP_EXEC | TRACE_MAP_STACK | TRACE_MAP_FILE | TRACE_MAP_HUGE | TRACE_MAP_NOHUGE)
+#define VMA_FLAGS \
+	(TRACE_MAP_WRITE | TRACE_MAP_EXEC | TRACE_MAP_STACK | TRACE_MAP_FILE | TRACE_MAP_HUGE | TRACE_MAP_NOHUGE)
 
 static void areas_failed(struct osm *o, int r)
 {
@@ -168,8 +169,8 @@ static bool grows_up(const struct os_vma *v) { return v->flags & OS_VMA_INFERRED
 static bool grows_down(const struct os_vma *v) { return v->flags & (OS_VMA_INFERRED | TRACE_MAP_STACK); }
 
 /*
- * The 2 MiB around @va, as far as no area is there, become one; or, if there is one near that can grow, it grows up to
- * them. Between two such, the gap is filled.
+ * The 2 MiB around @va, as far as no area is there, become one; or, if there is one near that can grow, it grows up
+ * to them. Between two such, the gap is filled.
  */
 static void infer(struct osm *o, struct os_space *s, uint64_t va)
 {

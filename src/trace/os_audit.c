@@ -1,6 +1,6 @@
 /*
- * What must be true of the model between two events, said independently of how it came about: every table, every frame
- * and every TEA is looked at, and what refers to them is counted.
+ * What must be true of the model between two events, said independently of how it came about: every table, every
+ * frame and every TEA is looked at, and what refers to them is counted.
  */
 #include "trace/os_impl.h"
 
@@ -63,7 +63,8 @@ static int audit_page(struct audit *a, const struct os_table *t, unsigned i)
 		return wrong(a, "an entry of a page that is none", va, e);
 	if (!v || v->end < va + os_entry_bytes(t->level))
 		return wrong(a, "a page without an area", va, e);
-	if ((e & PTE_W && (~v->flags & TRACE_MAP_WRITE || !(e & PTE_D))) || (!(e & PTE_NX) && ~v->flags & TRACE_MAP_EXEC))
+	if ((e & PTE_W && (~v->flags & TRACE_MAP_WRITE || !(e & PTE_D))) ||
+	    (!(e & PTE_NX) && ~v->flags & TRACE_MAP_EXEC))
 		return wrong(a, "more than the area permits", va, e);
 	if (f + n > a->o->frames || (n > 1 && f % n))
 		return wrong(a, "no such frame", va, f);
@@ -242,7 +243,8 @@ static int audit_frames(struct audit *a)
 			return wrong(a, "mapped, but no data", f, fr->type);
 		if ((fr->type == OS_KEPT) != os_bits_has(&a->o->kept, f))
 			return wrong(a, "a frame that is kept, or not", f, fr->type);
-		if (free != os_buddy_is_free(&a->o->buddy, f) || movable == os_bits_has(&a->o->fixed, f) || fr->type == OS_HELD)
+		if (free != os_buddy_is_free(&a->o->buddy, f) || movable == os_bits_has(&a->o->fixed, f) ||
+		    fr->type == OS_HELD)
 			return wrong(a, "a frame and the allocator disagree", f, fr->type);
 		if (fr->type == OS_TABLE && !a->count[f].table)
 			return wrong(a, "a lost table", f, 0);

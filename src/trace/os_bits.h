@@ -27,7 +27,9 @@ void os_bits_set(struct os_bits *b, uint64_t n, uint64_t count, bool member);
 static inline void os_bits_add(struct os_bits *b, uint64_t n) { os_bits_set(b, n, 1, true); }
 static inline void os_bits_remove(struct os_bits *b, uint64_t n) { os_bits_set(b, n, 1, false); }
 
-/* The first member at or after @n, the last one at all, the first number at or after @n that is none; OS_BITS_NONE. */
+/*
+ * The first member at or after @n, the last one at all, the first number at or after @n that is none; OS_BITS_NONE.
+ */
 uint64_t os_bits_next(const struct os_bits *b, uint64_t n);
 uint64_t os_bits_last(const struct os_bits *b);
 uint64_t os_bits_next_gap(const struct os_bits *b, uint64_t n);

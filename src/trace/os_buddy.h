@@ -38,7 +38,10 @@ void os_buddy_free(struct os_buddy *b, uint64_t first, uint64_t frames);
 
 static inline bool os_buddy_is_free(const struct os_buddy *b, uint64_t frame) { return !os_bits_has(&b->used, frame); }
 
-/* Are the blocks disjoint, whole, as large as they can be, and do the counts agree? -EINVAL: no. Looks at every frame. */
+/*
+ * Are the blocks disjoint, whole, as large as they can be, and do the counts agree? -EINVAL: no. Looks at every
+ * frame.
+ */
 int os_buddy_audit(const struct os_buddy *b, struct error *err);
 
 #endif

@@ -79,8 +79,8 @@ enum os_data {
 
 static void implicit(struct osm *o, unsigned kind, unsigned flags, uint64_t at, unsigned size)
 {
-	struct trace_event ev = {.kind = (uint8_t)kind, .size = (uint8_t)size, .mode = TRACE_IMPLICIT, .flags = (uint8_t)flags,
-				 .addr = OS_DIRECT_MAP + OS_IMAGE + at, .pc = os_text_at(OS_TEXT_FAULT)};
+	struct trace_event ev = {.kind = (uint8_t)kind, .size = (uint8_t)size, .mode = TRACE_IMPLICIT,
+				 .flags = (uint8_t)flags, .addr = OS_DIRECT_MAP + OS_IMAGE + at, .pc = os_text_at(OS_TEXT_FAULT)};
 
 	os_emit(o, &ev);
 }

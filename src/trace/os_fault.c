@@ -1,6 +1,6 @@
 /*
- * Page faults: demand paging and copy-on-write of single pages. The zero page is not modelled: the first touch of a page
- * gives it a frame, be it a read.
+ * Page faults: demand paging and copy-on-write of single pages. The zero page is not modelled: the first touch of a
+ * page gives it a frame, be it a read.
  */
 #include "trace/os_impl.h"
 

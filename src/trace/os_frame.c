@@ -1,8 +1,8 @@
 /*
  * Page frames of the modelled machine. Data are movable, everything else is fixed. So that the two do not mix, single
- * fixed frames come from blocks of 2 MiB that are kept for them, taken from the top of memory, as Linux groups its page
- * blocks by mobility; only where there is no whole block, or memory is nearly full, they are neighbours. Fragmentation is
- * frames that somebody has pinned.
+ * fixed frames come from blocks of 2 MiB that are kept for them, taken from the top of memory, as Linux groups its
+ * page blocks by mobility; only where there is no whole block, or memory is nearly full, they are neighbours.
+ * Fragmentation is frames that somebody has pinned.
  */
 #include "trace/os_impl.h"
 
@@ -197,7 +197,8 @@ bool os_frame_alloc_data(struct osm *o, unsigned order, uint64_t va, uint64_t *f
 
 		if (f->stale)
 			os_clear_page(o, *first + i);
-		*f = (struct os_frame){.type = OS_DATA, .huge = order > 0, .vpn = ((va >> PAGE_SHIFT) + i) & 0x7ffffffffull};
+		*f = (struct os_frame){.type = OS_DATA, .huge = order > 0,
+				       .vpn = ((va >> PAGE_SHIFT) + i) & 0x7ffffffffull};
 	}
 	o->stats.data_frames += 1ull << order;
 	if (order)

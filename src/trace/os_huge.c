@@ -1,10 +1,10 @@
 /*
- * Transparent huge pages: made at the first touch of a block of 2 MiB that an area covers, if there is such a block of
- * memory; made of small pages when enough of them are there; taken apart when a part goes, or is written by one of
+ * Transparent huge pages: made at the first touch of a block of 2 MiB that an area covers, if there is such a block
+ * of memory; made of small pages when enough of them are there; taken apart when a part goes, or is written by one of
  * several that share it.
  *
- * Differs from Linux: khugepaged is no thread that looks around now and then, but looks at a block when a page comes to it,
- * and leaves pages that are shared alone. A split makes a new leaf table, where Linux has one put by.
+ * Differs from Linux: khugepaged is no thread that looks around now and then, but looks at a block when a page comes
+ * to it, and leaves pages that are shared alone. A split makes a new leaf table, where Linux has one put by.
  */
 #include "trace/os_impl.h"
 

@@ -76,8 +76,8 @@ struct os_table {
 	struct os_table **child; /* [OS_ENTRIES]; NULL in a table of level 1 */
 	unsigned level, used;    /* used: entries that are not 0 */
 	/*
-	 * Level 1: a bit for each entry and kind of access (- 1): it is permitted, and leaves the entry's flags as they are.
-	 * Not set: that is to be found out.
+	 * Level 1: a bit for each entry and kind of access (- 1): it is permitted, and leaves the entry's flags as
+	 * they are. Not set: that is to be found out.
 	 */
 	uint64_t ready[3][OS_ENTRIES / 64];
 	uint64_t e[OS_ENTRIES];
@@ -188,7 +188,9 @@ void os_emit_insns(struct osm *o);
 
 /* The processor delivers a page fault of the user's: reads gate, code segment and stack pointer, pushes its frame. */
 void os_deliver(struct osm *o);
-/* An instruction of the kernel that does nothing that a trace shows; a store, a load, of 8 bytes by physical address. */
+/*
+ * An instruction of the kernel that does nothing that a trace shows; a store, a load, of 8 bytes by physical address.
+ */
 void os_execute(struct osm *o, enum os_text at);
 void os_store(struct osm *o, enum os_text at, uint64_t pa, uint64_t value);
 void os_load(struct osm *o, enum os_text at, uint64_t pa);
@@ -221,11 +223,14 @@ void os_frame_unmap_huge(struct osm *o, uint64_t first);
 unsigned os_frame_users(const struct osm *o, uint64_t frame);
 
 /*
- * Empties a range of frames by moving the pages of data in it, and holds it. False: something in it cannot be moved, or
- * there is no room for what is; nothing is held then.
+ * Empties a range of frames by moving the pages of data in it, and holds it. False: something in it cannot be moved,
+ * or there is no room for what is; nothing is held then.
  */
 bool os_contig_take(struct osm *o, uint64_t first, uint64_t frames);
-/* Holds a range that begins at a multiple of @align frames: one that is free, else one that can be emptied. False: none. */
+/*
+ * Holds a range that begins at a multiple of @align frames: one that is free, else one that can be emptied. False:
+ * none.
+ */
 bool os_contig_alloc(struct osm *o, uint64_t frames, uint64_t align, uint64_t *first);
 /* Gives held frames back. */
 void os_contig_free(struct osm *o, uint64_t first, uint64_t frames);
@@ -284,7 +289,10 @@ const struct os_vma *os_area(struct osm *o, struct os_space *s, uint64_t va, uns
 /* ---- os_fault.c, os_huge.c: pages ---- */
 
 static inline struct os_near *os_near_of(struct osm *o, uint64_t va) { return &o->near[(va >> 21) % OS_NEAR]; }
-static inline uint64_t os_near_key(const struct os_space *s, uint64_t va) { return va >> 21 << 14 | (s->slot + 1) << 3; }
+static inline uint64_t os_near_key(const struct os_space *s, uint64_t va)
+{
+	return va >> 21 << 14 | (s->slot + 1) << 3;
+}
 
 /* Is it known that the access is possible, and changes nothing in the tables? */
 static inline bool os_known(struct osm *o, uint64_t va, unsigned kind)
@@ -323,8 +331,8 @@ bool os_request(struct osm *o, enum pv_op op, uint64_t first, uint64_t frames, u
 /* The TEA for tables of @level at @va; NULL. */
 struct os_tea *os_tea_at(const struct os_space *s, uint64_t va, unsigned level);
 /*
- * A table of @level for @va will be needed: sees to it that there is a TEA for it, if there should be one. Moves tables and
- * data, so whoever calls looks up afterwards.
+ * A table of @level for @va will be needed: sees to it that there is a TEA for it, if there should be one. Moves
+ * tables and data, so whoever calls looks up afterwards.
  */
 void os_tea_prepare(struct osm *o, struct os_space *s, uint64_t va, unsigned level);
 /* A table of it is gone. */

@@ -2,8 +2,8 @@
  * The operating-system model from outside: its configuration, its beginning, and events one by one.
  *
  * Accesses are taken in groups, as the processor does instructions: a group goes out when all of it is possible. An
- * access that is not goes out as the attempt that it is (TRACE_FAULTS), with what comes before it; then what the kernel does
- * about it; then the group is tried again.
+ * access that is not goes out as the attempt that it is (TRACE_FAULTS), with what comes before it; then what the
+ * kernel does about it; then the group is tried again.
  */
 #include "trace/os_impl.h"
 
@@ -38,7 +38,8 @@ void osm_info(const struct osm_config *cfg, struct trace_info *info)
 static int check(const struct osm_config *cfg, struct error *err)
 {
 	if (cfg->memory % SIZE_2M || cfg->memory < OSM_MEMORY_MIN || cfg->memory > OSM_MEMORY_MAX)
-		return error_set(err, -EINVAL, "os model: memory: %llu bytes are no multiple of 2 MiB from 64 MiB to 512 GiB",
+		return error_set(err, -EINVAL,
+				 "os model: memory: %llu bytes are no multiple of 2 MiB from 64 MiB to 512 GiB",
 				 (unsigned long long)cfg->memory);
 	if (cfg->pages > OSM_PAGES_THP || cfg->kind > OSM_PVDMT)
 		return error_set(err, -EINVAL, "os model: no such pages, or no such kind");
@@ -46,9 +47,11 @@ static int check(const struct osm_config *cfg, struct error *err)
 		return error_set(err, -EINVAL, "os model: fragmentation %u, bubble %u: more than 100 per cent",
 				 cfg->fragmentation, cfg->tea_bubble);
 	if (cfg->promote > OS_ENTRIES)
-		return error_set(err, -EINVAL, "os model: promotion at %u pages: a block has %u", cfg->promote, OS_ENTRIES);
+		return error_set(err, -EINVAL, "os model: promotion at %u pages: a block has %u", cfg->promote,
+				 OS_ENTRIES);
 	if (cfg->pool_segment % SIZE_2M || cfg->pool_segment > cfg->memory)
-		return error_set(err, -EINVAL, "os model: pool segment: %llu bytes are no multiple of 2 MiB, or more than memory",
+		return error_set(err, -EINVAL,
+				 "os model: pool segment: %llu bytes are no multiple of 2 MiB, or more than memory",
 				 (unsigned long long)cfg->pool_segment);
 	return 0;
 }
@@ -143,7 +146,8 @@ static int boot(struct osm *o, struct error *err)
 	emit_page(o, KERNEL_TABLES, k->e);
 	initial(o, TRACE_WRMSR, MSR_EFER, EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE);
 	initial(o, TRACE_CR0, 0, CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG);
-	initial(o, TRACE_CR4, 0, CR4_PSE | CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | (o->cfg.pcid ? CR4_PCIDE : 0));
+	initial(o, TRACE_CR4, 0,
+		CR4_PSE | CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | (o->cfg.pcid ? CR4_PCIDE : 0));
 	initial(o, TRACE_CR3, 0, KERNEL_TABLES);
 	o->current = os_space_new(o, 0);
 	if (o->current)
@@ -277,7 +281,10 @@ static void end_group(struct osm *o)
 	o->group_faults = false;
 }
 
-static bool is_user_mode(const struct trace_event *ev) { return ev->mode == TRACE_USER || ev->mode == TRACE_USER_ALIGN; }
+static bool is_user_mode(const struct trace_event *ev)
+{
+	return ev->mode == TRACE_USER || ev->mode == TRACE_USER_ALIGN;
+}
 
 static bool is_foreign(const struct trace_event *ev)
 {
@@ -293,12 +300,13 @@ static void add_to_group(struct osm *o, struct trace_event ev)
 }
 
 /*
- * A group that leaves to a hypervisor is done again from a fetch on, so its code must be there. A trace need not show all
- * fetches: the first one of a page is added.
+ * A group that leaves to a hypervisor is done again from a fetch on, so its code must be there. A trace need not show
+ * all fetches: the first one of a page is added.
  */
 static void add_fetch(struct osm *o, const struct trace_event *ev)
 {
-	struct trace_event fetch = {.kind = TRACE_FETCH, .size = 1, .mode = ev->mode, .aux = ev->aux, .addr = ev->pc, .pc = ev->pc};
+	struct trace_event fetch = {.kind = TRACE_FETCH, .size = 1, .mode = ev->mode, .aux = ev->aux,
+				    .addr = ev->pc, .pc = ev->pc};
 
 	if (o->grouped || ev->kind == TRACE_FETCH || ev->pc >= OS_USER_END || os_known(o, ev->pc, TRACE_FETCH))
 		return;

@@ -1,13 +1,14 @@
 /*
  * A model of an operating system: turns a plain trace (accesses, and what the program asked its system for) into a
- * machine trace, with the page tables that Linux would have made, and Linux's own stores to them. A filter: events in,
- * events out to a sink, nothing but a function of its input and its configuration. docs/os-model.md says what of
+ * machine trace, with the page tables that Linux would have made, and Linux's own stores to them. A filter: events
+ * in, events out to a sink, nothing but a function of its input and its configuration. docs/os-model.md says what of
  * Linux is modelled, and what is not.
  *
- * It cooperates with the designs that need it: its tables from regions that the host backs by large pages (HugeGPT), its leaf
- * tables in TEAs, with the registers that say where (DMT), and these from its host (pvDMT).
+ * It cooperates with the designs that need it: its tables from regions that the host backs by large pages (HugeGPT),
+ * its leaf tables in TEAs, with the registers that say where (DMT), and these from its host (pvDMT).
  *
- * Memory: tables of the trace's footprint, and 8 bytes for each of its pages; frames of data have numbers, but no contents.
+ * Memory: tables of the trace's footprint, and 8 bytes for each of its pages; frames of data have numbers, but no
+ * contents.
  */
 #ifndef GNOMON_TRACE_OS_MODEL_H
 #define GNOMON_TRACE_OS_MODEL_H
@@ -101,10 +102,10 @@ int osm_create(struct osm **out, const struct osm_config *cfg, const struct trac
 void osm_destroy(struct osm *o); /* NULL is nothing */
 
 /*
- * Takes events. A sink. Events of a machine trace are understood as far as they say which space is current (CR3); the rest
- * of them is ignored, so that a recorded trace can get other tables.
- * -EINVAL: an event makes no sense here; -ENOMEM: the host's memory, or the modelled machine's, is full; -E2BIG: too many
- * areas; or the sink's error. It comes again if it is called again.
+ * Takes events. A sink. Events of a machine trace are understood as far as they say which space is current (CR3); the
+ * rest of them is ignored, so that a recorded trace can get other tables.
+ * -EINVAL: an event makes no sense here; -ENOMEM: the host's memory, or the modelled machine's, is full; -E2BIG: too
+ * many areas; or the sink's error. It comes again if it is called again.
  */
 int osm_put(void *osm, const struct trace_event *ev, unsigned n, struct error *err);
 
@@ -128,8 +129,8 @@ struct osm_mapping {
 int osm_lookup(const struct osm *o, uint64_t space, uint64_t va, struct osm_mapping *m);
 
 /*
- * Do areas, tables, frames, allocator, pool, TEAs and registers agree? -EINVAL with @err: no, and where. Looks at everything;
- * between calls of osm_put() only.
+ * Do areas, tables, frames, allocator, pool, TEAs and registers agree? -EINVAL with @err: no, and where. Looks at
+ * everything; between calls of osm_put() only.
  */
 int osm_audit(const struct osm *o, struct error *err);
 

@@ -1,10 +1,11 @@
 /*
- * HugeGPT's side of the guest: tables come from regions of 2 MiB blocks that the host was asked to back by large pages of
- * its own, so that its walks for addresses of tables are one reference shorter. The pool begins with a segment and grows by
- * such; where memory has no such room in a row any more, by ever smaller ones; and when there is none, tables are ordinary.
+ * HugeGPT's side of the guest: tables come from regions of 2 MiB blocks that the host was asked to back by large
+ * pages of its own, so that its walks for addresses of tables are one reference shorter. The pool begins with a
+ * segment and grows by such; where memory has no such room in a row any more, by ever smaller ones; and when there is
+ * none, tables are ordinary.
  *
- * And requests to the host in general: a page of the kernel with a struct pv_request, the MSR that says where, and a look
- * at the answer, which the model knows by itself.
+ * And requests to the host in general: a page of the kernel with a struct pv_request, the MSR that says where, and a
+ * look at the answer, which the model knows by itself.
  */
 #include "trace/os_impl.h"
 
@@ -21,7 +22,8 @@ static bool all_ram(const struct osm *o, uint64_t first, uint64_t frames)
 
 bool os_request(struct osm *o, enum pv_op op, uint64_t first, uint64_t frames, uint64_t *id)
 {
-	struct pv_request r = {.op = op, .gpa = first << PAGE_SHIFT, .pages = frames, .id = op == PV_TEA_FREE ? *id : 0};
+	struct pv_request r = {.op = op, .gpa = first << PAGE_SHIFT, .pages = frames,
+				.id = op == PV_TEA_FREE ? *id : 0};
 	uint64_t pa;
 
 	if (!o->request_frame && !os_frame_alloc_fixed(o, OS_KERNEL, &o->request_frame))

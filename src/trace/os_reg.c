@@ -1,7 +1,7 @@
 /*
  * DMT's registers, from the TEAs of a space. If there are more TEAs than registers, those have one that cover the
- * most; of equals, the one at the lower address. The kernel keeps a space's registers in a page of its own, writes there
- * what has changed, and has the processor load them when they change and when the space becomes current.
+ * most; of equals, the one at the lower address. The kernel keeps a space's registers in a page of its own, writes
+ * there what has changed, and has the processor load them when they change and when the space becomes current.
  */
 #include "trace/os_impl.h"
 

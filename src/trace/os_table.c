@@ -1,6 +1,6 @@
 /*
- * Page tables of the modelled machine, each with a frame and, in the model, its entries and the tables below it. Where a
- * frame comes from is the design's business: a TEA, the pool, or anywhere.
+ * Page tables of the modelled machine, each with a frame and, in the model, its entries and the tables below it.
+ * Where a frame comes from is the design's business: a TEA, the pool, or anywhere.
  */
 #include "trace/os_impl.h"
 

@@ -1,12 +1,12 @@
 /*
- * DMT's side of the guest: the leaf tables of an area, or of a cluster of areas with hardly anything between them, lie in one
- * run of frames in the order of their addresses, the TEA (translation entry area). So the entry for an address is where
- * arithmetic says, and a register can say it for all of the cluster.
+ * DMT's side of the guest: the leaf tables of an area, or of a cluster of areas with hardly anything between them,
+ * lie in one run of frames in the order of their addresses, the TEA (translation entry area). So the entry for an
+ * address is where arithmetic says, and a register can say it for all of the cluster.
  *
  * A TEA is made when the first leaf table of its cluster is needed, if the cluster is large enough. When a table is
- * needed behind its end (areas grew) it becomes at least twice as long: by the frames beside it if these can be had, else
- * by moving to a longer run, tables and all; where two become neighbours they become one. If there is no such run,
- * tables are ordinary ones, which only the walk finds. It goes when the last of its tables does.
+ * needed behind its end (areas grew) it becomes at least twice as long: by the frames beside it if these can be had,
+ * else by moving to a longer run, tables and all; where two become neighbours they become one. If there is no such
+ * run, tables are ordinary ones, which only the walk finds. It goes when the last of its tables does.
  *
  * Level 1 tables have a TEA for 4 KiB pages. Level 2 tables have one, for 2 MiB pages, where huge pages are.
  */
@@ -52,8 +52,8 @@ static bool joins(const struct osm *o, const struct os_vma *v, struct range *r, 
 }
 
 /*
- * The cluster around the area of @va: neighbours are added as long as the bubble permits, downward first. False: the area is
- * a stack, or all of it is below the threshold.
+ * The cluster around the area of @va: neighbours are added as long as the bubble permits, downward first. False: the
+ * area is a stack, or all of it is below the threshold.
  */
 static bool cluster(const struct osm *o, const struct os_space *s, uint64_t va, struct range *r)
 {
@@ -272,7 +272,8 @@ static void withdraw(struct osm *o, struct os_space *s, struct os_tea *t)
 
 static bool grow_in_place(struct osm *o, struct os_space *s, struct os_tea *t, struct range r)
 {
-	uint64_t bytes = os_table_bytes(t->level), front = (t->start - r.start) / bytes, back = (r.end - t->end) / bytes;
+	uint64_t bytes = os_table_bytes(t->level);
+	uint64_t front = (t->start - r.start) / bytes, back = (r.end - t->end) / bytes;
 
 	if (!take_beside(o, t, front, back))
 		return false;

@@ -1,8 +1,8 @@
 /*
- * Fuzzing the operating-system model: whatever events a trace has, the model takes them or refuses with one clear line, in
- * bounded time and memory; what it gives out is a machine trace that the rig of the unit tests can execute, and all of
- * its books agree after each event. With clang -fsanitize=fuzzer this is a libFuzzer target; without it a main() replays
- * files, or makes input up:
+ * Fuzzing the operating-system model: whatever events a trace has, the model takes them or refuses with one clear
+ * line, in bounded time and memory; what it gives out is a machine trace that the rig of the unit tests can execute,
+ * and all of its books agree after each event. With clang -fsanitize=fuzzer this is a libFuzzer target; without it a
+ * main() replays files, or makes input up:
  *
  *	fuzz_os_model [-n ROUNDS] [-s SEED] [FILE...]
  *
@@ -49,7 +49,8 @@ static struct osm_config config_of(const uint8_t *b)
 /* An address: by two bytes near others, or anywhere. */
 static uint64_t address(const uint8_t *b)
 {
-	static const uint64_t base[] = {0, 16 * MIB, 20 * MIB, 0x7f0000000000, 0x7f0000200000, 0x7fff00000000}, end = 0x7ffffffff000;
+	static const uint64_t base[] = {0, 16 * MIB, 20 * MIB, 0x7f0000000000, 0x7f0000200000, 0x7fff00000000};
+	const uint64_t end = 0x7ffffffff000;
 
 	if (b[0] == 0xff)
 		return (get_u64(b - 2) >> b[1] % 64) & PAGE_MASK;
@@ -73,9 +74,11 @@ static struct trace_event event_of(const uint8_t *b, const void *page)
 	case TRACE_READ:
 	case TRACE_WRITE:
 	case TRACE_FETCH:
-		return (struct trace_event){.kind = (uint8_t)kind, .size = b[4] & 0x80 ? b[4] : 8, .mode = b[5] % TRACE_MODES,
+		return (struct trace_event){.kind = (uint8_t)kind, .size = b[4] & 0x80 ? b[4] : 8,
+					    .mode = b[5] % TRACE_MODES,
 					    .flags = b[5] >= 0xf0 ? b[1] : b[5] & 0x40 ? 0 : (uint8_t)TRACE_FIRST,
-					    .pc = b[7] & 1 ? at : 0x400000, .addr = at + (b[6] & 0x40 ? get_u16(&b[6]) & 0xfff : 0)};
+					    .pc = b[7] & 1 ? at : 0x400000,
+					    .addr = at + (b[6] & 0x40 ? get_u16(&b[6]) & 0xfff : 0)};
 	case TRACE_PAGE:
 		return trace_page(at & (TRACE_GPA_END - 1), page);
 	case TRACE_MAP:

@@ -1,7 +1,8 @@
 /*
- * What the operating-system model makes of random programs, executed by every scheme: no access faults that should not, none
- * that should goes through, backends audit themselves after each exit, registers of direct translation are compared with
- * the walk, and all schemes take the same. So the model, the processor and the hypervisors agree about what tables mean.
+ * What the operating-system model makes of random programs, executed by every scheme: no access faults that should
+ * not, none that should goes through, backends audit themselves after each exit, registers of direct translation are
+ * compared with the walk, and all schemes take the same. So the model, the processor and the hypervisors agree about
+ * what tables mean.
  */
 #include <setjmp.h>
 #include <stdarg.h>

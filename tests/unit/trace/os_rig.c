@@ -21,7 +21,10 @@ static int wrong(struct error *err, const char *what, uint64_t x, uint64_t y)
 	return error_set(err, -EINVAL, "rig: %s: %#" PRIx64 ", %#" PRIx64, what, x, y);
 }
 
-static bool in_ram(const struct os_rig *r, uint64_t pa, uint64_t bytes) { return pa < r->span && bytes <= r->span - pa; }
+static bool in_ram(const struct os_rig *r, uint64_t pa, uint64_t bytes)
+{
+	return pa < r->span && bytes <= r->span - pa;
+}
 
 /* ---- walking ---- */
 
@@ -30,7 +33,10 @@ static bool permitted(const struct translation *t, unsigned kind)
 	return kind == TRACE_WRITE ? t->write : kind == TRACE_FETCH ? t->exec : true;
 }
 
-/* The translation of @va for the user, or the system; with @touch sets flags as a processor does, if @kind is permitted. */
+/*
+ * The translation of @va for the user, or the system; with @touch sets flags as a processor does, if @kind is
+ * permitted.
+ */
 static bool walk(struct os_rig *r, uint64_t va, bool user, unsigned kind, bool touch, struct translation *t)
 {
 	uint64_t table = r->cr3 & PTE_ADDR_MASK, at[4], e = 0;

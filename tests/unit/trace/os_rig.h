@@ -1,9 +1,9 @@
 /*
- * A machine for the operating-system model's events that believes none of them: it has the memory that they write, walks
- * the tables that it finds there, has a TLB that forgets nothing unless told to, registers of DMT that are read from
- * memory when they are loaded, and a host that answers requests there. What is given to it as possible must be, and what is
- * given as a fault must be one; a stale TLB entry, a register that says something else than the walk, or a store to
- * another place than it says, is an error.
+ * A machine for the operating-system model's events that believes none of them: it has the memory that they write,
+ * walks the tables that it finds there, has a TLB that forgets nothing unless told to, registers of DMT that are read
+ * from memory when they are loaded, and a host that answers requests there. What is given to it as possible must be,
+ * and what is given as a fault must be one; a stale TLB entry, a register that says something else than the walk, or
+ * a store to another place than it says, is an error.
  */
 #ifndef GNOMON_TESTS_OS_RIG_H
 #define GNOMON_TESTS_OS_RIG_H
@@ -39,7 +39,10 @@ struct os_rig {
 int rig_init(struct os_rig *r, const struct osm_config *cfg, struct error *err);
 void rig_destroy(struct os_rig *r);
 
-/* Gives the model an event, and has everything given out that it is held back for. Errors: the model's, and the rig's. */
+/*
+ * Gives the model an event, and has everything given out that it is held back for. Errors: the model's, and the
+ * rig's.
+ */
 int rig_put(struct os_rig *r, struct trace_event ev, struct error *err);
 
 /* By the tables in memory and the current CR3: the guest-physical address; UINT64_MAX: none. *shift: of the page. */

@@ -1,4 +1,6 @@
-/* What the operating-system model stands on: sets of numbers, the buddy allocator, areas; each against a plain array. */
+/*
+ * What the operating-system model stands on: sets of numbers, the buddy allocator, areas; each against a plain array.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /*
- * Random programs on the operating-system model, under every setting that changes what it does: after each event all of
- * its books must agree (osm_audit()), and memory, walked independently, must say what they say. Few pages, few areas
- * and little memory, so that everything meets everything.
+ * Random programs on the operating-system model, under every setting that changes what it does: after each event all
+ * of its books must agree (osm_audit()), and memory, walked independently, must say what they say. Few pages, few
+ * areas and little memory, so that everything meets everything.
  */
 #include <setjmp.h>
 #include <stdarg.h>
