@@ -3,10 +3,11 @@
  * loaded into a fresh VM under another scheme each time, and compares what came out. The loaded VM saved again has to
  * give the same bytes.
  *	carry SEED HOPS KERNEL INITRD APPEND SCHEME,... [disk=FILE]... [rng] [balloon] [console] [packed] [input] [from=N]
- *	      [tick] [lockstep] [wall] [trace]
- * A disk's file is made anew for each run: FILE names its contents, "zeros:N" means N MiB of zeros. input: somebody types into the console. tick: hops are
- * also made from within accesses to the serial port. lockstep: at the same counts the state of all schemes has the same
- * bytes; no hops. wall: with the host's clock no two runs are equal; that the guest does its work and ends has to do.
+ *	      [tick] [lockstep] [wall] [trace] [dmt]
+ * A disk's file is made anew for each run: FILE names its contents, "zeros:N" means N MiB of zeros. input: somebody
+ * types into the console. tick: hops are also made from within accesses to the serial port. lockstep: at the same
+ * counts the state of all schemes has the same bytes; no hops. dmt: the processor has that feature. wall: with the
+ * host's clock no two runs are equal; that the guest does its work and ends has to do.
  */
 #include "vm/vm_state.h"
 
@@ -44,7 +45,7 @@ struct plan {
 	unsigned disks;
 	bool input, trace, tick, lockstep;
 	uint64_t from;           /* no hop before this count of instructions */
-	enum engine_mmu scheme[8];
+	enum engine_mmu scheme[ENGINE_MMU_COUNT];
 	unsigned schemes, hops;
 	uint64_t random;
 	char dir[64], image[DISKS][96], console[96];
@@ -345,7 +346,7 @@ static void run_lockstep(struct plan *p, uint64_t insns)
 {
 	uint64_t *at = choose_counts(p, insns);
 	struct sink sink[ENGINE_MMU_COUNT];
-	struct vm *vm[8];
+	struct vm *vm[ENGINE_MMU_COUNT];
 	static struct state other;
 
 	for (unsigned m = 0; m < p->schemes; m++)
@@ -401,7 +402,7 @@ static void take_schemes(struct plan *p, const char *list)
 	for (; *list; list += strcspn(list, ","), list += *list == ',')
 		for (unsigned m = 0; m < ENGINE_MMU_COUNT; m++)
 			if (strlen(engine_mmu_name[m]) == strcspn(list, ",") &&
-			    !strncmp(list, engine_mmu_name[m], strcspn(list, ",")) && p->schemes < 8)
+			    !strncmp(list, engine_mmu_name[m], strcspn(list, ",")) && p->schemes < ENGINE_MMU_COUNT)
 				p->scheme[p->schemes++] = (enum engine_mmu)m;
 	if (!p->schemes)
 		fail("schemes", "none");
@@ -435,6 +436,8 @@ static void take_option(struct plan *p, const char *word)
 		p->cfg.clock = VM_CLOCK_WALL;
 	} else if (!strcmp(word, "lockstep")) {
 		p->lockstep = true;
+	} else if (!strcmp(word, "dmt")) {
+		cpu_config_parse(&p->cfg.engine.cpu, "+dmt", NULL);
 	} else if (!strcmp(word, "trace")) {
 		p->trace = true;
 	} else {
