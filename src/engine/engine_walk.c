@@ -31,6 +31,8 @@ static void entry_regs(struct engine_vm *vm, struct mmu_regs *r)
 		.eptp = proc2 & PROC2_EPT ? hv_read(hv, VMCS_EPTP) : 0,
 	};
 	if (r->nested) {
+		r->agile = vm->cpu->vmx.walk.agile;
+		r->shadow_root = r->agile ? vm->cpu->vmx.walk.shadow_root : 0;
 		r->pdpte[0] = hv_read(hv, VMCS_GUEST_PDPTE0);
 		r->pdpte[1] = hv_read(hv, VMCS_GUEST_PDPTE1);
 		r->pdpte[2] = hv_read(hv, VMCS_GUEST_PDPTE2);

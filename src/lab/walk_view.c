@@ -165,7 +165,9 @@ static void describe_qualification(const struct walk_view *v, char *buf, size_t 
 
 static const char *page_fault_meaning(const struct walk_view *v)
 {
-	if (engine_mmu_is_bare(v->mmu) || engine_mmu_nests(v->mmu) || !v->guest.permits)
+	bool nests = engine_mmu_nests(v->mmu) && v->mmu != ENGINE_AGILE; /* where shadow entries may be what is missing */
+
+	if (engine_mmu_is_bare(v->mmu) || nests || !v->guest.permits)
 		return "the guest's own tables do not allow it: its page-fault handler would run";
 	if (!v->ram)
 		return "hidden from the guest: a device's address, the hypervisor would emulate the access";
