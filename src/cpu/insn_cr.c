@@ -224,6 +224,8 @@ int cpu_mov_to_cr(struct cpu *cpu, const struct uop *u, uint64_t v)
 		r = set_cr8(cpu, v);
 		break;
 	}
+	if (unlikely(r && cpu->recorder))
+		record_fault(cpu);
 	return r ? EXEC_STOP : EXEC_LEAVE;
 }
 

@@ -192,7 +192,7 @@ void record_access(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_ki
 	add_access(r, kind == ACCESS_WRITE ? TRACE_WRITE : TRACE_READ, lin, bytes, (uint8_t)mode);
 }
 
-/* What is refused before it is looked up is no access. */
+/* What is refused before it is looked up is no access; and what a register refuses is no load. */
 void record_fault(struct cpu *cpu)
 {
 	struct recorder *r = cpu->recorder;

@@ -36,7 +36,10 @@ void record_iteration(struct cpu *cpu);
 void record_delivery(struct cpu *cpu, uint64_t pc);
 /* The page of code at @lin is looked up, for the instruction at @pc. */
 void record_fetch(struct cpu *cpu, uint64_t pc, uint64_t lin);
-/* Memory is about to be accessed; record_fault(): the last access, or fetch, ended in what cpu->stop says. */
+/*
+ * Memory is about to be accessed; record_fault(): the last access, fetch or load of a control register ended in what
+ * cpu->stop says.
+ */
 void record_access(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_kind kind, enum access_mode mode);
 void record_fault(struct cpu *cpu);
 /*

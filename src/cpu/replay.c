@@ -380,8 +380,10 @@ static enum replay_status slow_event(struct cpu *cpu)
 		return leave(cpu, true);
 	if (!is_delivery(ev))
 		follow_mode(r, &r->ev[r->at]);
-	if (cpu->vmx.nonroot) {
+	/* On the bare machine nobody looks at the privilege; but whether code is 64-bit code says how addresses wrap. */
+	if (cpu->vmx.nonroot || r->applied == REPLAY_NO_MODE)
 		apply_mode(cpu);
+	if (cpu->vmx.nonroot) {
 		apply_delivery(cpu, is_delivery(ev));
 		cpu->gpr[REG_RIP] = code_address(cpu, trace_is_access(ev) ? ev->pc : 0);
 	}
