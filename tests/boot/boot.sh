@@ -95,6 +95,12 @@ designs)
 	same_as_native "--mmu agile --host-pages 2m" "--mmu agile --shadow-memory 256K" "--mmu agile --no-vpid --hw zen" \
 		"--mmu nested --host-pages 2m" "--mmu nested --no-vpid" "--mmu dmt --host-pages 2m" "--mmu hugegpt --hw zen" \
 		"--mmu nested-pvdmt --host-pages 1g"
+	# The policy is at work: tables go over, come back, and save exits.
+	outcome --mmu shadow --shadow-sync always >/dev/null || exit 1
+	always=$(sed -n 's/.*"traced_writes": *\([0-9]*\).*/\1/p' "$logs/report")
+	outcome --mmu agile >/dev/null || exit 1
+	grep -q '"to_nested": [1-9]' "$logs/report" && grep -q '"to_shadow": [1-9]' "$logs/report" || fail "no table became nested, or none came back"
+	[ "$(sed -n 's/.*"traced_writes": *\([0-9]*\).*/\1/p' "$logs/report")" -lt $((always / 10)) ] || fail "agile paging traces as shadow paging does"
 	work=forkwait:2
 	compare "$kit/vmlinux-cloud" native,agile,nested-pvdmt --audit --audit-every 50
 	;;
