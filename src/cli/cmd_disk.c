@@ -2,8 +2,8 @@
 #include <signal.h>
 #undef REG_RIP /* glibc's, of ucontext; ours is a register slot (cpu/uop.h) */
 
-#include "cli/cli.h"
 #include "cli/disk_bench.h"
+#include "cli/verbs.h"
 #include "disk/image.h"
 
 #include <errno.h>
@@ -13,11 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ARGS_MAX 4
-
 struct disk_command {
-	const char *arg[ARGS_MAX]; /* what is no option, from behind the verb on */
-	int args;
+	struct verb_args a;
 	enum disk_format format;
 	uint64_t cluster_bytes, refcount_bits;
 	enum disk_repair repair;
@@ -179,34 +176,37 @@ static int size_argument(const char *text, uint64_t *bytes, struct error *err)
 	       error_set(err, -EINVAL, "'%s': a size is a number with K, M, G or T (M if there is none)", text) : 0;
 }
 
-static int create(struct disk_command *c)
+static int create(void *command)
 {
+	struct disk_command *c = command;
 	struct disk_create_options o = {.format = c->format, .cluster_bytes = c->cluster_bytes,
 					.refcount_bits = (unsigned)c->refcount_bits};
 	struct error err = {0};
 
-	if (size_argument(c->arg[1], &o.bytes, &err))
+	if (size_argument(c->a.arg[1], &o.bytes, &err))
 		return fail(&err);
-	return disk_create(c->arg[0], &o, &err) ? fail(&err) : CLI_OK;
+	return disk_create(c->a.arg[0], &o, &err) ? fail(&err) : CLI_OK;
 }
 
-static int branch(struct disk_command *c)
+static int branch(void *command)
 {
+	struct disk_command *c = command;
 	struct error err = {0};
 
-	return disk_branch(c->arg[0], c->arg[1], &err) ? fail(&err) : CLI_OK;
+	return disk_branch(c->a.arg[0], c->a.arg[1], &err) ? fail(&err) : CLI_OK;
 }
 
-static int resize(struct disk_command *c)
+static int resize(void *command)
 {
+	struct disk_command *c = command;
 	struct error err = {0};
 	struct disk *d;
 	uint64_t bytes;
 	int ret;
 
-	if (size_argument(c->arg[1], &bytes, &err))
+	if (size_argument(c->a.arg[1], &bytes, &err))
 		return fail(&err);
-	if (disk_open(&d, c->arg[0], NULL, &err))
+	if (disk_open(&d, c->a.arg[0], NULL, &err))
 		return fail(&err);
 	ret = disk_resize(d, bytes, &err);
 	return finish(d, ret, &err);
@@ -296,8 +296,9 @@ static void print_info(struct disk *d, const struct disk_info *i, const struct d
 /* An image by itself, even if somebody writes it. */
 static const struct disk_options look = {.read_only = true, .no_lock = true, .alone = true};
 
-static int info(struct disk_command *c)
+static int info(void *command)
 {
+	struct disk_command *c = command;
 	struct disk_snapshot *s = NULL;
 	struct error err = {0};
 	struct disk_info i;
@@ -305,7 +306,7 @@ static int info(struct disk_command *c)
 	unsigned count = 0;
 	int ret;
 
-	if (disk_open(&d, c->arg[0], &look, &err))
+	if (disk_open(&d, c->a.arg[0], &look, &err))
 		return fail(&err);
 	ret = disk_info(d, &i, &err);
 	if (!ret)
@@ -355,8 +356,9 @@ static int list_chain(struct disk *d, unsigned *depth, json_t *json, struct erro
 	return ret ? ret : list_one(d, (*depth)++, json, err);
 }
 
-static int list(struct disk_command *c)
+static int list(void *command)
 {
+	struct disk_command *c = command;
 	json_t *json = c->json ? json_array() : NULL;
 	const struct disk_options o = {.read_only = true, .no_lock = true};
 	struct error err = {0};
@@ -364,7 +366,7 @@ static int list(struct disk_command *c)
 	struct disk *d;
 	int ret;
 
-	if (disk_open(&d, c->arg[0], &o, &err)) {
+	if (disk_open(&d, c->a.arg[0], &o, &err)) {
 		json_decref(json);
 		return fail(&err);
 	}
@@ -386,7 +388,7 @@ static int snapshot_list(struct disk_command *c)
 	unsigned count = 0;
 	int ret;
 
-	if (disk_open(&d, c->arg[1], &look, &err))
+	if (disk_open(&d, c->a.arg[1], &look, &err))
 		return fail(&err);
 	ret = disk_snapshots(d, &s, &count, &err);
 	if (!ret && c->json)
@@ -398,8 +400,9 @@ static int snapshot_list(struct disk_command *c)
 	return finish(d, ret, &err);
 }
 
-static int snapshot(struct disk_command *c)
+static int snapshot(void *command)
 {
+	struct disk_command *c = command;
 	static const struct {
 		const char *name;
 		int (*f)(struct disk *d, const char *name, struct error *err);
@@ -408,14 +411,14 @@ static int snapshot(struct disk_command *c)
 	struct disk *d;
 	int ret;
 
-	if (strcmp(c->arg[0], "list") == 0 && c->args == 2)
+	if (strcmp(c->a.arg[0], "list") == 0 && c->a.args == 2)
 		return snapshot_list(c);
-	for (unsigned i = 0; i < sizeof(what) / sizeof(*what) && c->args == 3; i++) {
-		if (strcmp(c->arg[0], what[i].name) != 0)
+	for (unsigned i = 0; i < sizeof(what) / sizeof(*what) && c->a.args == 3; i++) {
+		if (strcmp(c->a.arg[0], what[i].name) != 0)
 			continue;
-		if (disk_open(&d, c->arg[1], NULL, &err))
+		if (disk_open(&d, c->a.arg[1], NULL, &err))
 			return fail(&err);
-		ret = what[i].f(d, c->arg[2], &err);
+		ret = what[i].f(d, c->a.arg[2], &err);
 		return finish(d, ret, &err);
 	}
 	error_set(&err, -EINVAL, "snapshot: take|apply|delete FILE NAME, or list FILE (see gnomon disk --help)");
@@ -434,14 +437,14 @@ static int merge(struct disk_command *c, bool down)
 	int ret;
 
 	catch_signals();
-	if (disk_open(&d, c->arg[0], &o, &err))
+	if (disk_open(&d, c->a.arg[0], &o, &err))
 		return fail(&err);
 	ret = (down ? disk_commit : disk_absorb)(d, &p, &err);
 	return finish(d, ret, &err);
 }
 
-static int commit(struct disk_command *c) { return merge(c, true); }
-static int absorb(struct disk_command *c) { return merge(c, false); }
+static int commit(void *command) { return merge(command, true); }
+static int absorb(void *command) { return merge(command, false); }
 
 /* Copies to an image that was just made. */
 static int fill(struct disk *from, const char *path, enum disk_format format, struct error *err)
@@ -459,8 +462,9 @@ static int fill(struct disk *from, const char *path, enum disk_format format, st
 	return ret ? ret : closed;
 }
 
-static int convert(struct disk_command *c)
+static int convert(void *command)
 {
+	struct disk_command *c = command;
 	struct disk_create_options o = {.format = c->format ? c->format : DISK_FORMAT_QCOW2,
 	                                .cluster_bytes = c->cluster_bytes};
 	const struct disk_options read_only = {.read_only = true};
@@ -469,14 +473,14 @@ static int convert(struct disk_command *c)
 	int ret;
 
 	catch_signals();
-	if (disk_open(&from, c->arg[0], &read_only, &err))
+	if (disk_open(&from, c->a.arg[0], &read_only, &err))
 		return fail(&err);
 	o.bytes = o.format == DISK_FORMAT_RAW ? disk_bytes(from) : (disk_bytes(from) + 511) & ~511ull;
-	ret = disk_create(c->arg[1], &o, &err);
+	ret = disk_create(c->a.arg[1], &o, &err);
 	if (!ret) {
-		ret = fill(from, c->arg[1], o.format, &err);
+		ret = fill(from, c->a.arg[1], o.format, &err);
 		if (ret)
-			unlink(c->arg[1]);
+			unlink(c->a.arg[1]);
 	}
 	return finish(from, ret, &err);
 }
@@ -524,8 +528,9 @@ static json_t *check_json(const struct disk_check *c, const char *path)
 	return o;
 }
 
-static int check(struct disk_command *c)
+static int check(void *command)
 {
+	struct disk_command *c = command;
 	const struct disk_options o = {.read_only = c->repair == DISK_REPAIR_NONE, .alone = true,
 				       .repair = c->repair != DISK_REPAIR_NONE};
 	struct disk_check k = {.say = c->json ? NULL : print_finding};
@@ -533,43 +538,39 @@ static int check(struct disk_command *c)
 	struct disk *d;
 	int ret;
 
-	if (disk_open(&d, c->arg[0], &o, &err))
+	if (disk_open(&d, c->a.arg[0], &o, &err))
 		return fail(&err);
 	ret = disk_check(d, c->repair, &k, &err);
 	if (!ret && c->json)
-		print_json(check_json(&k, c->arg[0]));
+		print_json(check_json(&k, c->a.arg[0]));
 	else if (!ret)
-		print_check(&k, c->arg[0]);
+		print_check(&k, c->a.arg[0]);
 	ret = finish(d, ret, &err);
 	return ret ? ret : k.errors ? CLI_DAMAGED : k.leaks ? CLI_LEAKS : CLI_OK;
 }
 
 /* ---- bench ---- */
 
-static int bench(struct disk_command *c)
+static int bench(void *command)
 {
+	struct disk_command *c = command;
 	const struct disk_options o = {.read_only = !c->bench.write};
 	struct error err = {0};
 	struct disk *d;
 	double seconds;
 	int ret;
 
-	if (disk_open(&d, c->arg[0], &o, &err))
+	if (disk_open(&d, c->a.arg[0], &o, &err))
 		return fail(&err);
 	ret = disk_bench_run(&c->bench, d, &seconds, &err);
 	if (!ret)
-		disk_bench_print(&c->bench, d, seconds, c->json);
+		disk_bench_print(&c->bench, d, seconds, c->bench.json);
 	return finish(d, ret, &err);
 }
 
 /* ---- verbs ---- */
 
-static const struct verb {
-	const char *name, *args, *summary;
-	int min, max; /* arguments */
-	const struct option_desc *options;
-	int (*run)(struct disk_command *c);
-} verbs[] = {
+static const struct verb verbs[] = {
         {"create", "FILE SIZE", "make an empty image", 2, 2, create_options, create},
         {"branch", "BASE OVERLAY", "make an image that begins as BASE is, at once and whatever its size", 2,
          2, no_options, branch},
@@ -587,21 +588,12 @@ static const struct verb {
         {"bench", "FILE", "measure reading or writing", 1, 1, disk_bench_options, bench},
 };
 
-static void help_verb(FILE *out, const struct verb *v)
-{
-	const struct option_group groups[] = {{.title = "Options", .table = v->options}, {0}};
-
-	fprintf(out, "Usage: gnomon disk %s %s%s\n\n%c%s.\n", v->name, v->args, v->options->name ? " [OPTIONS]" : "",
-		*v->summary - 'a' + 'A', v->summary + 1);
-	if (v->options->name)
-		options_help(out, groups);
-}
+static const struct verb_command command = {"disk", verbs, ARRAY_SIZE(verbs), NULL};
 
 static void help(FILE *out)
 {
 	fputs("Usage: gnomon disk VERB ...\n\nDisk images, qcow2 and raw, for 'gnomon run --disk'.\n\n", out);
-	for (unsigned i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)
-		fprintf(out, "  %s %s\n            %s\n", verbs[i].name, verbs[i].args, verbs[i].summary);
+	verb_list(&command, out);
 	fputs("\n'gnomon disk VERB --help' has the options. A size is a number with K, M, G or T (M if there "
 	      "is none).\n"
 	      "An image that somebody writes, also QEMU, is refused to everybody else; only info, list and\n"
@@ -614,59 +606,15 @@ static void help(FILE *out)
 	      out);
 }
 
-static const struct verb *find_verb(const char *name)
-{
-	for (unsigned i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)
-		if (strcmp(verbs[i].name, name) == 0)
-			return &verbs[i];
-	return NULL;
-}
-
-static int run_verb(const struct verb *v, int argc, char **argv)
-{
-	struct disk_command c = {.bench = disk_bench_default};
-	const struct option_group groups[] = {
-	        {.title = "Options",
-	         .table = v->options,
-	         .ctx = v->options == disk_bench_options ? (void *)&c.bench : &c},
-	        {0}};
-	struct error err = {0};
-
-	c.args = (int)options_take_arguments(&argc, argv, groups, c.arg, ARGS_MAX);
-	switch (options_parse(argc, argv, groups, &err)) {
-	case OPTIONS_HELP:
-		help_verb(stdout, v);
-		return CLI_OK;
-	case OPTIONS_BAD:
-		strncat(err.text, " (see gnomon disk --help)", sizeof(err.text) - strlen(err.text) - 1);
-		return fail(&err);
-	case OPTIONS_OK:
-		break;
-	}
-	if (c.args >= v->min && c.args <= v->max) {
-		c.json |= c.bench.json;
-		return v->run(&c);
-	}
-	error_set(&err, -EINVAL, "usage: %s %s (see gnomon disk --help)", v->name, v->args);
-	return fail(&err);
-}
-
 static int disk_command(int argc, char **argv)
 {
-	const struct verb *v = argc > 1 ? find_verb(argv[1]) : NULL;
-	struct error err;
+	struct disk_command c = {.bench = disk_bench_default};
+	int status;
+	const struct verb *v = verb_find(&command, argc, argv, help, fail, &status);
 
-	if (v)
-		return run_verb(v, argc - 1, argv + 1);
-	if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
-		help(stdout);
-		return CLI_OK;
-	}
-	error_set(&err, -EINVAL,
-	          argc > 1 ? "no verb '%.64s' (see gnomon disk --help)"
-	                   : "a verb is missing (see gnomon disk --help)",
-	          argc > 1 ? argv[1] : "");
-	return fail(&err);
+	if (!v)
+		return status;
+	return verb_run(&command, v, argc, argv, &c, v->options == disk_bench_options ? (void *)&c.bench : &c, fail);
 }
 
 const struct command cmd_disk = {"disk", "make, snapshot, branch and check disk images", disk_command, help};

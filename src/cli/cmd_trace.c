@@ -2,7 +2,7 @@
 #include <signal.h>
 #undef REG_RIP /* glibc's, of ucontext; ours is a register slot (cpu/uop.h) */
 
-#include "cli/cli.h"
+#include "cli/verbs.h"
 #include "trace/cut.h"
 #include "trace/stat.h"
 #include "trace/text.h"
@@ -15,11 +15,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define ARGS_MAX 2
-
 struct trace_command {
-	const char *arg[ARGS_MAX]; /* what is no option, from behind the verb on */
-	int args;
+	struct verb_args a;
 	bool json;
 	uint64_t count, at;
 	struct trace_range range; /* to == 0: not given */
@@ -257,12 +254,13 @@ static void print_info(const struct trace_reader *r)
 	       t.events, t.insns, size, t.events ? (double)t.bytes / (double)t.events : 0.0);
 }
 
-static int info(struct trace_command *c)
+static int info(void *command)
 {
+	struct trace_command *c = command;
 	struct trace_reader *r;
 	struct error err = {0};
 
-	if (trace_reader_open(&r, c->arg[0], &err))
+	if (trace_reader_open(&r, c->a.arg[0], &err))
 		return fail(&err);
 	if (c->json)
 		print_json(info_json(r));
@@ -273,8 +271,9 @@ static int info(struct trace_command *c)
 
 /* ---- head ---- */
 
-static int head(struct trace_command *c)
+static int head(void *command)
 {
+	struct trace_command *c = command;
 	const struct trace_event *ev;
 	struct error err = {0};
 	struct trace_reader *r;
@@ -282,7 +281,7 @@ static int head(struct trace_command *c)
 	unsigned n;
 	int ret;
 
-	if (trace_reader_open(&r, c->arg[0], &err))
+	if (trace_reader_open(&r, c->a.arg[0], &err))
 		return fail(&err);
 	ret = trace_seek_event(r, c->at, &err);
 	while (!ret && left && (ret = trace_next(r, &ev, &n, &err)) > 0) {
@@ -380,8 +379,9 @@ static void print_stat(const struct trace_reader *r, const struct trace_stats *t
 }
 
 /* Of a damaged trace what is before the damage. */
-static int stat_of(struct trace_command *c)
+static int stat_of(void *command)
 {
+	struct trace_command *c = command;
 	const struct trace_event *ev;
 	struct error err = {0};
 	struct trace_reader *r;
@@ -390,7 +390,7 @@ static int stat_of(struct trace_command *c)
 	unsigned n;
 	int ret;
 
-	if (trace_reader_open(&r, c->arg[0], &err))
+	if (trace_reader_open(&r, c->a.arg[0], &err))
 		return fail(&err);
 	ret = trace_stat_create(&s, &err);
 	if (ret)
@@ -434,13 +434,14 @@ static int finish_cut(const struct trace_command *c, struct trace_writer *w, uin
 		return ret;
 	}
 	if (ret)
-		fprintf(stderr, "%s has the %" PRIu64 " events before that\n", c->arg[1], given);
+		fprintf(stderr, "%s has the %" PRIu64 " events before that\n", c->a.arg[1], given);
 	closed = trace_writer_close(w, ret ? NULL : err);
 	return ret ? ret : closed;
 }
 
-static int cut(struct trace_command *c)
+static int cut(void *command)
 {
+	struct trace_command *c = command;
 	struct trace_writer *w;
 	struct trace_reader *r;
 	struct trace_sink to;
@@ -451,10 +452,10 @@ static int cut(struct trace_command *c)
 
 	if (!c->range.to)
 		error_set(&err, -EINVAL, "cut: --events or --instructions is missing (see gnomon trace cut --help)");
-	if (!c->range.to || check_output(c->arg[1], &err) || trace_reader_open(&r, c->arg[0], &err))
+	if (!c->range.to || check_output(c->a.arg[1], &err) || trace_reader_open(&r, c->a.arg[0], &err))
 		return fail(&err);
 	i = cut_info(c, r);
-	ret = trace_writer_open(&w, c->arg[1], &i, &err);
+	ret = trace_writer_open(&w, c->a.arg[1], &i, &err);
 	if (!ret) {
 		to = trace_writer_sink(w);
 		ret = trace_cut(r, &c->range, &to, &given, &err);
@@ -529,19 +530,20 @@ static int finish_import(struct import *m, int ret, struct error *err)
 	return ret ? fail(err) : CLI_OK;
 }
 
-static int import(struct trace_command *c)
+static int import(void *command)
 {
-	struct import m = {.format = c->format, .to = c->arg[1]};
+	struct trace_command *c = command;
+	struct import m = {.format = c->format, .to = c->a.arg[1]};
 	const struct trace_import to = {import_begin, import_put, &m};
 	struct error err = {0};
 
-	if (check_output(m.to, &err) || (!m.format && find_format(c->arg[0], &m.format, &err)))
+	if (check_output(m.to, &err) || (!m.format && find_format(c->a.arg[0], &m.format, &err)))
 		return fail(&err);
 	if (!m.format->import) {
 		error_set(&err, -EINVAL, "--format %s: can only be exported", m.format->name);
 		return fail(&err);
 	}
-	return finish_import(&m, m.format->import(c->arg[0], &c->options, &to, &err), &err);
+	return finish_import(&m, m.format->import(c->a.arg[0], &c->options, &to, &err), &err);
 }
 
 /* ---- export ---- */
@@ -561,8 +563,9 @@ static int export_to(const struct trace_command *c, struct trace_reader *r, cons
 	return ret;
 }
 
-static int export(struct trace_command *c)
+static int export(void *command)
 {
+	struct trace_command *c = command;
 	struct trace_reader *r;
 	struct error err = {0};
 
@@ -572,29 +575,12 @@ static int export(struct trace_command *c)
 		error_set(&err, -EINVAL, "--format %s: can only be imported", c->format->name);
 		return fail(&err);
 	}
-	if (trace_reader_open(&r, c->arg[0], &err))
+	if (trace_reader_open(&r, c->a.arg[0], &err))
 		return fail(&err);
-	return finish(r, export_to(c, r, c->args > 1 ? c->arg[1] : "-", &err), &err);
+	return finish(r, export_to(c, r, c->a.args > 1 ? c->a.arg[1] : "-", &err), &err);
 }
 
 /* ---- verbs ---- */
-
-static const struct verb {
-	const char *name, *args, *summary;
-	int min, max; /* arguments */
-	const struct option_desc *options;
-	int (*run)(struct trace_command *c);
-} verbs[] = {
-	{"info", "TRACE", "what a trace is, and how long", 1, 1, json_options, info},
-	{"head", "TRACE", "events as text, one a line, after their numbers", 1, 1, head_options, head},
-	{"stat", "TRACE", "counts, footprint and working set of a trace, which it reads to the end", 1, 1,
-	 json_options, stat_of},
-	{"cut", "TRACE NEW-TRACE",
-	 "a piece of a trace as a trace, with the registers and page tables it begins with", 2, 2,
-	 cut_options, cut},
-	{"import", "FILE TRACE", "make a trace of a file of another format", 2, 2, import_options, import},
-	{"export", "TRACE [FILE]", "turn a trace into another format", 1, 2, export_options, export},
-};
 
 static void list_formats(FILE *out)
 {
@@ -613,84 +599,48 @@ static void list_formats(FILE *out)
 	}
 }
 
-static void help_verb(FILE *out, const struct verb *v)
-{
-	const struct option_group groups[] = {{.title = "Options", .table = v->options}, {0}};
+static const struct verb verbs[] = {
+	{"info", "TRACE", "what a trace is, and how long", 1, 1, json_options, info},
+	{"head", "TRACE", "events as text, one a line, after their numbers", 1, 1, head_options, head},
+	{"stat", "TRACE", "counts, footprint and working set of a trace, which it reads to the end", 1, 1,
+	 json_options, stat_of},
+	{"cut", "TRACE NEW-TRACE",
+	 "a piece of a trace as a trace, with the registers and page tables it begins with", 2, 2,
+	 cut_options, cut},
+	{"import", "FILE TRACE", "make a trace of a file of another format", 2, 2, import_options, import},
+	{"export", "TRACE [FILE]", "turn a trace into another format", 1, 2, export_options, export},
+};
 
-	fprintf(out, "Usage: gnomon trace %s %s [OPTIONS]\n\n%c%s.\n", v->name, v->args, *v->summary - 'a' + 'A',
-		v->summary + 1);
-	options_help(out, groups);
+static void more_help(const struct verb *v, FILE *out)
+{
 	if (v->options == import_options || v->options == export_options)
 		list_formats(out);
 }
 
+static const struct verb_command command = {"trace", verbs, ARRAY_SIZE(verbs), more_help};
+
 static void help(FILE *out)
 {
 	fputs("Usage: gnomon trace VERB ...\n\nTraces of what guests did, for 'gnomon replay'.\n\n", out);
-	for (unsigned i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)
-		fprintf(out, "  %s %s\n            %s\n", verbs[i].name, verbs[i].args, verbs[i].summary);
+	verb_list(&command, out);
 	list_formats(out);
 	fputs("\n'gnomon trace VERB --help' has the options. TRACE can be '-', standard input or output.\n\n"
 	      "Exit status: 0; 2 if the request makes no sense; 10 if the host fails; 16 if a trace is cut off or\n"
 	      "damaged: what is before that was used nevertheless.\n", out);
 }
 
-static const struct verb *find_verb(const char *name)
-{
-	for (unsigned i = 0; i < sizeof(verbs) / sizeof(*verbs); i++)
-		if (strcmp(verbs[i].name, name) == 0)
-			return &verbs[i];
-	return NULL;
-}
-
-static int parse_and_run(const struct verb *v, struct trace_command *c, int argc, char **argv)
-{
-	const struct option_group groups[] = {{.title = "Options", .table = v->options, .ctx = c}, {0}};
-	struct error err = {0};
-
-	c->args = (int)options_take_arguments(&argc, argv, groups, c->arg, ARGS_MAX);
-	switch (options_parse(argc, argv, groups, &err)) {
-	case OPTIONS_HELP:
-		help_verb(stdout, v);
-		return CLI_OK;
-	case OPTIONS_BAD:
-		strncat(err.text, " (see gnomon trace --help)", sizeof(err.text) - strlen(err.text) - 1);
-		return fail(&err);
-	case OPTIONS_OK:
-		break;
-	}
-	if (c->args >= v->min && c->args <= v->max)
-		return v->run(c);
-	error_set(&err, -EINVAL, "usage: %s %s (see gnomon trace --help)", v->name, v->args);
-	return fail(&err);
-}
-
-static int run_verb(const struct verb *v, int argc, char **argv)
+static int trace_command(int argc, char **argv)
 {
 	struct trace_command c = {.count = 20};
-	int status = parse_and_run(v, &c, argc, argv);
+	int status;
+	const struct verb *v = verb_find(&command, argc, argv, help, fail, &status);
 
+	if (!v)
+		return status;
+	status = verb_run(&command, v, argc, argv, &c, &c, fail);
 	while (c.owned_count)
 		free(c.owned[--c.owned_count]);
 	return status;
-}
-
-static int trace_command(int argc, char **argv)
-{
-	const struct verb *v = argc > 1 ? find_verb(argv[1]) : NULL;
-	struct error err;
-
-	if (v)
-		return run_verb(v, argc - 1, argv + 1);
-	if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
-		help(stdout);
-		return CLI_OK;
-	}
-	error_set(&err, -EINVAL,
-		  argc > 1 ? "no verb '%.64s' (see gnomon trace --help)"
-			   : "a verb is missing (see gnomon trace --help)",
-		  argc > 1 ? argv[1] : "");
-	return fail(&err);
 }
 
 const struct command cmd_trace = {"trace", "look into traces, cut, import and export them", trace_command, help};

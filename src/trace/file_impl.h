@@ -34,6 +34,9 @@ struct index_entry {
 #define INDEX_ENTRY_BYTES 24u
 #define INDEX_ENTRIES_MAX 65536u
 
+/* Room for @n bytes in @b, whose contents are lost. @path: for the message. -ENOMEM. */
+int file_reserve(const char *path, struct bytes *b, size_t n, struct error *err);
+
 /* How struct trace_info is saved, and checked when it is loaded. */
 extern const struct state_desc trace_info_desc;
 

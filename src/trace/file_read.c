@@ -73,19 +73,6 @@ static int read_all(struct trace_reader *r, void *data, size_t n, struct error *
 	return got == n ? 0 : bad(r, r->at, "the trace is cut off here", err);
 }
 
-static int reserve(struct trace_reader *r, struct bytes *b, size_t n, struct error *err)
-{
-	if (b->room >= n)
-		return 0;
-	free(b->data);
-	b->room = 0;
-	b->data = malloc(n);
-	if (!b->data)
-		return error_set(err, -ENOMEM, "%s: no memory for %zu bytes", r->path, n);
-	b->room = n;
-	return 0;
-}
-
 /* ---- blocks ---- */
 
 static int read_block_head(struct trace_reader *r, struct block *b, struct error *err)
@@ -110,11 +97,11 @@ static int read_block(struct trace_reader *r, const struct block *b, struct erro
 {
 	size_t n;
 
-	if (reserve(r, &r->stored, b->stored + 1u, err) || read_all(r, r->stored.data, b->stored, err))
+	if (file_reserve(r->path, &r->stored, b->stored + 1u, err) || read_all(r, r->stored.data, b->stored, err))
 		return err->code;
 	if (XXH3_64bits(r->stored.data, b->stored) != b->payload_sum)
 		return bad(r, r->block_at, "a block is damaged", err);
-	if (reserve(r, &r->raw, b->raw + DECODE_PADDING, err))
+	if (file_reserve(r->path, &r->raw, b->raw + DECODE_PADDING, err))
 		return err->code;
 	n = ZSTD_decompressDCtx(r->zstd, r->raw.data, b->raw, r->stored.data, b->stored);
 	if (ZSTD_isError(n) || n != b->raw)

@@ -47,26 +47,13 @@ static int write_all(struct trace_writer *w, const void *data, size_t n, struct 
 	return 0;
 }
 
-static int reserve(struct trace_writer *w, struct bytes *b, size_t n, struct error *err)
-{
-	if (b->room >= n)
-		return 0;
-	free(b->data);
-	b->room = 0;
-	b->data = malloc(n);
-	if (!b->data)
-		return error_set(err, -ENOMEM, "%s: no memory for %zu bytes", w->path, n);
-	b->room = n;
-	return 0;
-}
-
 /* The block whose contents are w->raw. */
 static int write_block(struct trace_writer *w, struct block b, struct error *err)
 {
 	uint8_t head[BLOCK_HEAD_BYTES];
 	size_t n = ZSTD_compressBound(w->raw.n);
 
-	if (reserve(w, &w->stored, n, err))
+	if (file_reserve(w->path, &w->stored, n, err))
 		return err->code;
 	n = ZSTD_compressCCtx(w->zstd, w->stored.data, n, w->raw.data, w->raw.n, COMPRESSION);
 	if (ZSTD_isError(n))
@@ -107,7 +94,7 @@ static int write_index(struct trace_writer *w, struct error *err)
 	put_u64(end, w->at);
 	memcpy(end + 8, FILE_END_MAGIC, 8);
 	w->raw.n = w->entries * INDEX_ENTRY_BYTES;
-	if (reserve(w, &w->raw, w->raw.n + 1, err))
+	if (file_reserve(w->path, &w->raw, w->raw.n + 1, err))
 		return err->code;
 	for (unsigned i = 0; i < w->entries; i++) {
 		put_u64(w->raw.data + i * INDEX_ENTRY_BYTES, w->index[i].at);
@@ -125,7 +112,7 @@ static int write_frame(struct trace_writer *w, struct error *err)
 
 	if (!b.count)
 		return 0;
-	if (reserve(w, &w->raw, encoder_bytes(&w->encoder), err))
+	if (file_reserve(w->path, &w->raw, encoder_bytes(&w->encoder), err))
 		return err->code;
 	w->raw.n = encoder_bytes(&w->encoder);
 	encoder_finish(&w->encoder, w->raw.data);
@@ -203,7 +190,7 @@ static int begin(struct trace_writer *w, const struct trace_info *info, struct e
 	if (!ret)
 		ret = open_file(w, err);
 	if (!ret)
-		ret = reserve(w, &w->raw, saved.bytes, err);
+		ret = file_reserve(w->path, &w->raw, saved.bytes, err);
 	if (!ret) {
 		memcpy(w->raw.data, saved.data, saved.bytes);
 		w->raw.n = saved.bytes;

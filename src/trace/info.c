@@ -1,7 +1,8 @@
-/* What a trace says of itself: how it is saved, and what it may be. */
+/* What both sides of a file need: what a trace says of itself, how it is saved and what it may be; room for blocks. */
 #include "trace/file_impl.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 /* A text of one line, with zeros from its end on. */
 static bool is_text(const char *t, size_t room)
@@ -38,3 +39,16 @@ static const struct state_field info_fields[] = {
 	STATE_U_MAX(struct trace_info, maxphyaddr, 52),
 };
 const struct state_desc trace_info_desc = STATE_DESC("trace", 1, info_fields, .check = check_info);
+
+int file_reserve(const char *path, struct bytes *b, size_t n, struct error *err)
+{
+	if (b->room >= n)
+		return 0;
+	free(b->data);
+	b->room = 0;
+	b->data = malloc(n);
+	if (!b->data)
+		return error_set(err, -ENOMEM, "%s: no memory for %zu bytes", path, n);
+	b->room = n;
+	return 0;
+}
