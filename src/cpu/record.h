@@ -1,12 +1,12 @@
 /*
- * Recording: what software does on the bare machine, as a trace (trace/event.h). While cpu->recorder is set every access
- * takes the long way through the model and no host code runs, so the hooks below see all of them; what the guest does, and
- * what is counted, is the same.
+ * Recording: what software does on the bare machine, as a trace (trace/event.h). While cpu->recorder is set every
+ * access takes the long way through the model and no host code runs, so the hooks below see all of them; what the
+ * guest does, and what is counted, is the same.
  *
- * The recorder makes groups: the accesses of one instruction (of one iteration, with REP), or of the delivery of an event.
- * An instruction that stops for a device and is executed again is recorded once, as it was completed; one that faults is
- * recorded up to its fault. A frame is a table from the first time the page walker reads an entry in it: its contents go out
- * then, and every store to it after that has its value.
+ * The recorder makes groups: the accesses of one instruction (of one iteration, with REP), or of the delivery of an
+ * event. An instruction that stops for a device and is executed again is recorded once, as it was completed; one that
+ * faults is recorded up to its fault. A frame is a table from the first time the page walker reads an entry in it:
+ * its contents go out then, and every store to it after that has its value.
  */
 #ifndef GNOMON_CPU_RECORD_H
 #define GNOMON_CPU_RECORD_H
@@ -17,8 +17,9 @@
 struct recorder;
 
 /*
- * Begins to record: what the TLBs and the caches of walks hold is forgotten, and the registers go to @sink as TRACE_INITIAL.
- * The processor is outside VMX operation, between two instructions. -ENOMEM, errors of the sink; nothing is recorded then.
+ * Begins to record: what the TLBs and the caches of walks hold is forgotten, and the registers go to @sink as
+ * TRACE_INITIAL. The processor is outside VMX operation, between two instructions. -ENOMEM, errors of the sink;
+ * nothing is recorded then.
  */
 int recorder_begin(struct cpu *cpu, const struct trace_sink *sink, struct error *err);
 /* The rest goes to the sink, and nothing more is recorded. The first error that the sink had. Nothing if there is none. */
@@ -43,8 +44,8 @@ void record_fetch(struct cpu *cpu, uint64_t pc, uint64_t lin);
 void record_access(struct cpu *cpu, uint64_t lin, unsigned bytes, enum access_kind kind, enum access_mode mode);
 void record_fault(struct cpu *cpu);
 /*
- * Where the last access went: machine addresses of its two parts, the first of which has @first bytes; RECORD_NO_RAM: to a
- * device. @data: what is stored; NULL: it was a load
+ * Where the last access went: machine addresses of its two parts, the first of which has @first bytes; RECORD_NO_RAM:
+ * to a device. @data: what is stored; NULL: it was a load
  */
 #define RECORD_NO_RAM (~0ull)
 void record_parts(struct cpu *cpu, const uint64_t hpa[2], unsigned first, const void *data);

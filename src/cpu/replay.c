@@ -356,8 +356,8 @@ static void apply_delivery(struct cpu *cpu, bool delivery)
 }
 
 /*
- * Fetches tell the privilege. EFLAGS.AC changes without one; that accesses tell, unless they are of another privilege: the
- * processor's own, to descriptor tables.
+ * Fetches tell the privilege. EFLAGS.AC changes without one; that accesses tell, unless they are of another
+ * privilege: the processor's own, to descriptor tables.
  */
 static void follow_mode(struct replay *r, const struct trace_event *ev)
 {

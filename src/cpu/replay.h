@@ -1,11 +1,12 @@
 /*
- * The processor's other front end: it takes events of a trace (trace/event.h) instead of instructions. Accesses go through the
- * same TLBs and walkers, loads of registers and invalidations through the same functions as the instructions that make
- * them, and in VMX non-root operation all of it exits as it would. Exceptions that are the guest's own, and what a
- * hypervisor injects, are not delivered: what the guest did about them is in the trace.
+ * The processor's other front end: it takes events of a trace (trace/event.h) instead of instructions. Accesses go
+ * through the same TLBs and walkers, loads of registers and invalidations through the same functions as the
+ * instructions that make them, and in VMX non-root operation all of it exits as it would. Exceptions that are the
+ * guest's own, and what a hypervisor injects, are not delivered: what the guest did about them is in the trace.
  *
  * A group of events that exits is made again after VM entry, as the instruction would be executed again, unless the
- * hypervisor completed it (RIP has moved on), emulated it (replay_emulate_one()) or gave the guest an exception. As the run loop does, the processor looks up the page of code at RIP after each VM entry.
+ * hypervisor completed it (RIP has moved on), emulated it (replay_emulate_one()) or gave the guest an exception. As
+ * the run loop does, the processor looks up the page of code at RIP after each VM entry.
  *
  * Who uses it feeds whole instructions, with all their repetitions (TRACE_AGAIN).
  */
@@ -64,8 +65,8 @@ void replay_leave(struct cpu *cpu);
 /* Is it the initial value of a register (REPLAY_OUTSIDE)? Then it has been noted for replay_registers(). */
 bool replay_note_register(struct replay *r, const struct trace_event *ev);
 /*
- * Is it the initial value of another MSR? All noted registers come before it. replay_load_msr() loads it, on the processor
- * that holds the guest's MSRs, as WRMSR does and without counting anything.
+ * Is it the initial value of another MSR? All noted registers come before it. replay_load_msr() loads it, on the
+ * processor that holds the guest's MSRs, as WRMSR does and without counting anything.
  */
 bool replay_is_initial_msr(const struct trace_event *ev);
 void replay_load_msr(struct cpu *cpu, const struct trace_event *ev);

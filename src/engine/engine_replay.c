@@ -2,8 +2,8 @@
  * Guests as traces: recording one, and being one. The bare machine and the hypervisor differ in who writes memory from
  * outside and in what stands around the processor; the processor's part is cpu/record.h and cpu/replay.h.
  *
- * The processor takes whole instructions, with all their repetitions, because an emulator may take as many at once. So the
- * last instruction of what is given is held back until it is known to be over.
+ * The processor takes whole instructions, with all their repetitions, because an emulator may take as many at once.
+ * So the last instruction of what is given is held back until it is known to be over.
  */
 #include "engine/engine_impl.h"
 

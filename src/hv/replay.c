@@ -1,8 +1,8 @@
 /*
- * The hypervisor and a guest that is a trace: VM entries, exits and their handlers are those of a guest that executes; what
- * is fed to the processor is events (cpu/replay.h). No event is ever injected: what the guest did about interrupts and
- * exceptions is in the trace. What comes from outside, contents of memory, is written while the processor is in
- * root operation, where it goes and comes without that being counted.
+ * The hypervisor and a guest that is a trace: VM entries, exits and their handlers are those of a guest that
+ * executes; what is fed to the processor is events (cpu/replay.h). No event is ever injected: what the guest did
+ * about interrupts and exceptions is in the trace. What comes from outside, contents of memory, is written while the
+ * processor is in root operation, where it goes and comes without that being counted.
  */
 #include "hv/core.h"
 

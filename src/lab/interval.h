@@ -1,7 +1,8 @@
 /*
- * A part of a guest's run, from one text on its console to another, whose events are counted by themselves, and on the bare
- * machine can be recorded as a trace. Where it begins all translations are forgotten (engine_begin_interval()), so that
- * the counts are those of the same part under another scheme, and of a replay of its trace (docs/replay.md).
+ * A part of a guest's run, from one text on its console to another, whose events are counted by themselves, and on
+ * the bare machine can be recorded as a trace. Where it begins all translations are forgotten
+ * (engine_begin_interval()), so that the counts are those of the same part under another scheme, and of a replay of
+ * its trace (docs/replay.md).
  */
 #ifndef GNOMON_LAB_INTERVAL_H
 #define GNOMON_LAB_INTERVAL_H
@@ -27,8 +28,9 @@ struct interval {
 	uint64_t events;            /* of the trace */
 };
 /*
- * Runs the VM to its end, with the interval on the way. Errors of files and memory; -ENOENT: the guest ended before it printed
- * where the interval begins. In all cases the VM has ended; a trace that could not be completed is not there.
+ * Runs the VM to its end, with the interval on the way. Errors of files and memory; -ENOENT: the guest ended before
+ * it printed where the interval begins. In all cases the VM has ended; a trace that could not be completed is not
+ * there.
  */
 int interval_run(struct interval *iv, const struct interval_config *cfg, struct vm *vm, struct error *err);
 /* For the report's "interval". */

@@ -1,7 +1,7 @@
 /*
- * A trace through several machines at once: each *cell* is a design of address translation in a setup with pages of a size,
- * which is a scheme of the engine (engine_replay()) with its own TLBs, caches and hypervisor. Events are decoded once and
- * given to every machine; what is counted is what the machines counted. docs/replay.md
+ * A trace through several machines at once: each *cell* is a design of address translation in a setup with pages of a
+ * size, which is a scheme of the engine (engine_replay()) with its own TLBs, caches and hypervisor. Events are
+ * decoded once and given to every machine; what is counted is what the machines counted. docs/replay.md
  */
 #ifndef GNOMON_LAB_REPLAY_H
 #define GNOMON_LAB_REPLAY_H
@@ -86,8 +86,8 @@ struct replay_results {
 };
 
 /*
- * Gives all of the trace to the machines. What goes wrong on the way, and the end that stop() asked for, leave results that
- * are marked partial: 0 also then. -ENOMEM, -EINVAL: nothing was begun.
+ * Gives all of the trace to the machines. What goes wrong on the way, and the end that stop() asked for, leave
+ * results that are marked partial: 0 also then. -ENOMEM, -EINVAL: nothing was begun.
  */
 int replay_trace(struct replay_results *out, const struct replay_config *cfg, struct trace_reader *r, struct error *err);
 

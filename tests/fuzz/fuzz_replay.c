@@ -1,7 +1,7 @@
 /*
- * Traces that lie, given to machines: whatever events say, a machine takes them or gives up with a message. Input is a scheme
- * and a row of events; those made up are mostly about few pages, some of which are tables. Under AddressSanitizer it finds
- * the rest.
+ * Traces that lie, given to machines: whatever events say, a machine takes them or gives up with a message. Input is
+ * a scheme and a row of events; those made up are mostly about few pages, some of which are tables. Under
+ * AddressSanitizer it finds the rest.
  */
 #include "engine/engine.h"
 #include "fuzz_main.h"
