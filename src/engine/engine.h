@@ -25,16 +25,31 @@
 #include "trace/event.h"
 
 enum engine_mmu {
-	ENGINE_NATIVE, ENGINE_BRUTE, ENGINE_SHADOW, ENGINE_EPT, ENGINE_HUGEGPT, ENGINE_DMT, ENGINE_PVDMT, ENGINE_AGILE,
-	ENGINE_NESTED, ENGINE_NESTED_PVDMT, ENGINE_NATIVE_DMT, ENGINE_MMU_COUNT
+	ENGINE_NATIVE,
+	ENGINE_BRUTE,
+	ENGINE_SHADOW,
+	ENGINE_EPT,
+	ENGINE_HUGEGPT,
+	ENGINE_DMT,
+	ENGINE_PVDMT,
+	ENGINE_AGILE,
+	ENGINE_NESTED,
+	ENGINE_NESTED_PVDMT,
+	ENGINE_NATIVE_DMT,
+	ENGINE_MMU_COUNT
 };
 extern const char *const engine_mmu_name[ENGINE_MMU_COUNT];
 /* The bare machine, where no hypervisor is. ENGINE_NATIVE_DMT: it translates by the guest's registers (docs/dmt.md). */
 static inline bool engine_mmu_is_bare(enum engine_mmu mmu) { return mmu == ENGINE_NATIVE || mmu == ENGINE_NATIVE_DMT; }
 /* Schemes under which the processor walks the guest's own tables, nested in an EPT. */
 #define ENGINE_NESTS                                                                                               \
-	(1u << ENGINE_EPT | 1u << ENGINE_HUGEGPT | 1u << ENGINE_DMT | 1u << ENGINE_PVDMT | 1u << ENGINE_AGILE |    \
-	 1u << ENGINE_NESTED | 1u << ENGINE_NESTED_PVDMT)
+	(1u << ENGINE_EPT |                                                                                        \
+	 1u << ENGINE_HUGEGPT |                                                                                    \
+	 1u << ENGINE_DMT |                                                                                        \
+	 1u << ENGINE_PVDMT |                                                                                      \
+	 1u << ENGINE_AGILE |                                                                                      \
+	 1u << ENGINE_NESTED |                                                                                     \
+	 1u << ENGINE_NESTED_PVDMT)
 static inline bool engine_mmu_nests(enum engine_mmu mmu) { return ENGINE_NESTS >> mmu & 1; }
 
 enum host_pages { HOST_PAGES_4K, HOST_PAGES_2M, HOST_PAGES_1G };

@@ -77,8 +77,8 @@ struct hv_mmu_ops {
 	bool (*audit)(struct hv_vm *vm, char *buf, size_t bytes);
 	void (*observe)(const struct hv_vm *vm, struct obs *obs);
 };
-extern const struct hv_mmu_ops hv_mmu_brute, hv_mmu_shadow, hv_mmu_ept, hv_mmu_hugegpt, hv_mmu_dmt, hv_mmu_pvdmt, hv_mmu_agile,
-	hv_mmu_nested, hv_mmu_nested_pvdmt;
+extern const struct hv_mmu_ops hv_mmu_brute, hv_mmu_shadow, hv_mmu_ept, hv_mmu_hugegpt, hv_mmu_dmt, hv_mmu_pvdmt;
+extern const struct hv_mmu_ops hv_mmu_agile, hv_mmu_nested, hv_mmu_nested_pvdmt;
 extern const struct hv_mmu_ops *const hv_mmu_backends[ENGINE_MMU_COUNT]; /* NULL for native */
 
 /* Paging-related guest state as the guest believes it to be. */

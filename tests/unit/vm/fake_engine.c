@@ -3,8 +3,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
-const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {"native", "brute", "shadow", "ept", "hugegpt", "dmt", "pvdmt",
-							 "agile", "nested", "nested-pvdmt", "native-dmt"};
+const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {
+	"native", "brute", "shadow", "ept", "hugegpt", "dmt", "pvdmt", "agile", "nested", "nested-pvdmt", "native-dmt",
+};
 
 struct engine_vm {
 	uint64_t memory, backed;
