@@ -25,7 +25,7 @@ configure = echo "  SETUP   $(1)" && mkdir -p $(1) && \
 # A line for each file only where it takes the place of the one before.
 NINJA = ninja $$([ -t 1 ] || echo --quiet)
 
-.PHONY: all run shell debian test bench bench-moving guest guest-generic guest-kernel rootfs sanitize debug clean distclean help FORCE
+.PHONY: all run shell debian test bench bench-moving bench-replay guest guest-generic guest-kernel rootfs sanitize debug clean distclean help FORCE
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/build.ninja
@@ -113,6 +113,12 @@ bench-moving:
 	@python3 bench/migrate.py $(BUILD)/gnomon $(GUEST)
 	@python3 bench/migrate_peer.py $(BUILD)/gnomon $(GUEST)
 
+# Accesses a second of gnomon replay under each design, its memory, simulators that can be run: some minutes.
+bench-replay:
+	@scripts/setup.sh build guest bench
+	@$(MAKE) --no-print-directory all guest
+	@python3 bench/replay.py $(BUILD)/gnomon $(GUEST)
+
 # Keeps the downloaded kernels and configured build directories; distclean does not.
 clean:
 	@for d in $(BUILD) $(ASAN); do [ ! -e $$d/build.ninja ] || ninja -C $$d -t clean; done
@@ -130,6 +136,7 @@ help:
 	@echo "make test       all tests"
 	@echo "make bench      CPU time of workloads and a boot, beside QEMU's translator by hardware model; disk images"
 	@echo "make bench-moving   trackers, saving and resuming a large VM, migration beside a plain copy and QEMU"
+	@echo "make bench-replay   speed and memory of replaying traces, beside simulators under Valgrind"
 	@echo "make guest      fetch the kernel and build the initramfs in build/guest"
 	@echo "make guest-kernel   build the kernel that takes part in HugeGPT and DMT (minutes, once)"
 	@echo "make rootfs     make that Debian's disk image in build/guest"
