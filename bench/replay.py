@@ -36,17 +36,14 @@ source = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 tmp = tempfile.TemporaryDirectory(dir='/var/tmp')
 
 
-def end(p, command, want):
-    """Waits for it; user seconds and the most memory (bytes) of it alone."""
+def use(command, out=subprocess.DEVNULL, err=None, feed=subprocess.DEVNULL):
+    """Runs it; user seconds and the most memory (bytes) of it alone."""
+    p = subprocess.Popen(command, stdin=feed, stdout=out, stderr=err)
     _, status, usage = os.wait4(p.pid, 0)
     p.returncode = os.waitstatus_to_exitcode(status)
-    if p.returncode != want:
+    if p.returncode:
         sys.exit(f'bench: {" ".join(command)}: status {p.returncode}')
     return usage.ru_utime, usage.ru_maxrss << 10
-
-
-def use(command, out=subprocess.DEVNULL, err=None, want=0):
-    return end(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err), command, want)
 
 
 def record(work, path):
@@ -61,20 +58,22 @@ def record(work, path):
     return path
 
 
-def text_of_accesses():
+def write_text(path):
     """A loop of four instructions that read and write at random in 256 MiB, as lackey writes it."""
     r = random.Random(1)
-    return ''.join(f'I  {0x400000 + 4 * (n % 4):08x},4\n {"S" if n % 4 == 0 else "L"} {0x100000000 + (r.getrandbits(28) & ~7):x},8\n'
-                   for n in range(text_accesses)).encode()
+    with open(path, 'w') as f:
+        for n in range(text_accesses):
+            f.write(f'I  {0x400000 + 4 * (n % 4):08x},4\n'
+                    f' {"S" if n % 4 == 0 else "L"} {0x100000000 + (r.getrandbits(28) & ~7):x},8\n')
+    return path
 
 
 def import_text(text, times, path):
     command = [gnomon, 'trace', 'import', '--format', 'lackey', '-', path]
-    p = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    for _ in range(times):
-        p.stdin.write(text)
-    p.stdin.close()
-    end(p, command, 0)
+    cat = subprocess.Popen(['cat'] + [text] * times, stdout=subprocess.PIPE)
+    use(command, feed=cat.stdout)
+    cat.stdout.close()
+    cat.wait()
     return path
 
 
@@ -129,7 +128,8 @@ def memory(pairs):
 
 def peers(ours):
     program = [f'{tmp.name}/work'] + works[0].split(':')
-    use(['gcc', '-O2', '-static', '-o', program[0]] + [f'{source}/guest/{f}' for f in ('work.c', 'work_lookup.c', 'work_pointers.c')])
+    use(['gcc', '-O2', '-D_GNU_SOURCE', '-static', '-o', program[0]] +
+        [f'{source}/guest/{f}' for f in ('work.c', 'work_lookup.c', 'work_pointers.c')])
     best = [None] * 3
     for _ in range(runs):
         with open(f'{tmp.name}/cachegrind', 'w+') as f:
@@ -148,7 +148,7 @@ def peers(ours):
         print(f'{name:26}{rate / 1e6:8.1f} M/s; replay native {ours[0] / rate:6.1f} times, virtualized {ours[1] / rate:6.1f} times')
 
 
-text = text_of_accesses()
+text = write_text(f'{tmp.name}/text')
 short = [(w.split(':')[0], record(w, f'{tmp.name}/{n}.trace')) for n, w in enumerate(works)]
 short.append(('random, model', import_text(text, 1, f'{tmp.name}/text.trace')))
 ours = speeds(short)
