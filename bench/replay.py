@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """
-Speed and memory of gnomon replay, one design at a time, beside simulators that can be run: replay.py GNOMON KIT [RUNS]
+Speed and memory of gnomon replay, one design at a time, beside simulators that can be run: replay.py GNOMON KIT
+[RUNS]
 
-Million accesses a second of user CPU time, decoding included, one thread, with Skylake's TLBs, walk caches and memory caches; the
-best of RUNS, since whatever disturbs only takes time. Rates below the goal of 25 are marked with '!'. Three traces: two workloads of
-a Linux guest with the tables that it had, and accesses at random, imported from text, with tables by the model of an operating
-system. Designs that a guest has to take part in get tables by the model throughout. Then memory: the most that a replay of a trace
-took, and of one ten times as long, which must not be more ('!': by over a tenth).
+Million accesses a second of user CPU time, decoding included, one thread, with Skylake's TLBs, walk caches and memory
+caches; the best of RUNS, since whatever disturbs only takes time. Rates below the goal of 25 are marked with '!'.
+Three traces: two workloads of a Linux guest with the tables that it had, and accesses at random, imported from text,
+with tables by the model of an operating system. Designs that a guest has to take part in get tables by the model
+throughout. Then memory: the most that a replay of a trace took, and of one ten times as long, which must not be more
+('!': by over a tenth).
 
-The peers run the first workload as a program of the host: Valgrind's cachegrind, which models caches and no translation, and its
-lackey, which only writes each access as a line of text, what a simulator behind a pipe would begin with. They take every
-instruction's fetch for an access; a recorded guest's trace has those that look up a page.
+The peers run the first workload as a program of the host: Valgrind's cachegrind, which models caches and no
+translation, and its lackey, which only writes each access as a line of text, what a simulator behind a pipe would
+begin with. They take every instruction's fetch for an access; a recorded guest's trace has those that look up a page.
 
 Environment: WORKS="name:N:MiB name:N:MiB", TEXT: accesses of the imported trace, PEERS=no.
 """
@@ -24,8 +26,8 @@ import tempfile
 
 GOAL = 25
 MEMORY_GROWS = 1.1
-DESIGNS = [('radix', 'native'), ('radix', 'virt'), ('shadow', 'virt'), ('agile', 'virt'), ('dmt', 'native'), ('dmt', 'virt'),
-           ('pvdmt', 'virt'), ('hugegpt', 'virt'), ('radix', 'nested')]
+DESIGNS = [('radix', 'native'), ('radix', 'virt'), ('shadow', 'virt'), ('agile', 'virt'), ('dmt', 'native'),
+           ('dmt', 'virt'), ('pvdmt', 'virt'), ('hugegpt', 'virt'), ('radix', 'nested')]
 if len(sys.argv) not in (3, 4):
     sys.exit(__doc__)
 gnomon, kit = sys.argv[1:3]
@@ -80,8 +82,8 @@ def import_text(text, times, path):
 def replay(trace, design, setup):
     """Accesses a second, and memory."""
     with open(f'{tmp.name}/json', 'w+') as f:
-        seconds, memory = use([gnomon, 'replay', trace, '--designs', design, '--setups', setup, '--hw', 'skylake', '--jobs', '1',
-                               '--quiet', '--json', '-'], out=f)
+        seconds, memory = use([gnomon, 'replay', trace, '--designs', design, '--setups', setup, '--hw', 'skylake',
+                               '--jobs', '1', '--quiet', '--json', '-'], out=f)
         f.seek(0)
         result, = json.load(f)['results']
     if result['error']:
@@ -134,8 +136,8 @@ def peers(ours):
     for _ in range(runs):
         with open(f'{tmp.name}/cachegrind', 'w+') as f:
             seconds = [use(program)[0],
-                       use(['valgrind', '--tool=cachegrind', '--cache-sim=yes', '--cachegrind-out-file=/dev/null'] + program,
-                           err=f)[0],
+                       use(['valgrind', '--tool=cachegrind', '--cache-sim=yes', '--cachegrind-out-file=/dev/null'] +
+                           program, err=f)[0],
                        use(['valgrind', '--tool=lackey', '--trace-mem=yes', '--log-file=/dev/null'] + program)[0]]
             f.seek(0)
             refs = [int(m.replace(',', '')) for m in re.findall(r'[ID]\s+refs:\s+([\d,]+)', f.read())]
@@ -145,7 +147,8 @@ def peers(ours):
     print(f'\nPeers: {works[0]}, {accesses / 1e6:.0f} M accesses ({refs[1] / 1e6:.0f} M of data), {best[0]:.2f} s by itself')
     for name, s in (('cachegrind', best[1]), ('lackey, text to nowhere', best[2])):
         rate = accesses / s
-        print(f'{name:26}{rate / 1e6:8.1f} M/s; replay native {ours[0] / rate:6.1f} times, virtualized {ours[1] / rate:6.1f} times')
+        print(f'{name:26}{rate / 1e6:8.1f} M/s; replay native {ours[0] / rate:6.1f} times, '
+              f'virtualized {ours[1] / rate:6.1f} times')
 
 
 text = write_text(f'{tmp.name}/text')
