@@ -144,7 +144,8 @@ def peers(ours):
         best = [s if b is None else min(b, s) for b, s in zip(best, seconds)]
         said(f'{works[0]}: alone {seconds[0]:.2f} s, cachegrind {seconds[1]:.2f} s, lackey {seconds[2]:.2f} s')
     accesses = sum(refs)
-    print(f'\nPeers: {works[0]}, {accesses / 1e6:.0f} M accesses ({refs[1] / 1e6:.0f} M of data), {best[0]:.2f} s by itself')
+    print(f'\nPeers: {works[0]}, {accesses / 1e6:.0f} M accesses ({refs[1] / 1e6:.0f} M of data), '
+          f'{best[0]:.2f} s by itself')
     for name, s in (('cachegrind', best[1]), ('lackey, text to nowhere', best[2])):
         rate = accesses / s
         print(f'{name:26}{rate / 1e6:8.1f} M/s; replay native {ours[0] / rate:6.1f} times, '
