@@ -5,7 +5,7 @@
 #include "cli/cli.h"
 #include "cli/jobs.h"
 #include "lab/html.h"
-#include "lab/replay.h"
+#include "lab/replay_resume.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -13,13 +13,14 @@
 #include <unistd.h>
 
 struct replay_command {
-	const char *designs, *setups, *pages, *json, *csv, *html, *sim_log;
+	const char *designs, *setups, *pages, *json, *csv, *html, *sim_log, *resume;
 	struct vm_config vm;       /* of it: the processor */
 	struct replay_config cfg;
 	const char *spec;
 	bool quiet, terminal;
 	double began, shown;
-	uint64_t bytes;            /* of the trace's file; 0: not known */
+	double group_began;
+	unsigned group, groups;    /* with --resume: the pass over the trace at hand, and how many there are */
 };
 
 /* A signal handler has no other way. */
@@ -173,6 +174,14 @@ static int set_sim_log(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int set_resume(void *ctx, const char *v, struct error *err)
+{
+	if (!*v)
+		return error_set(err, -EINVAL, "--resume: an empty name");
+	((struct replay_command *)ctx)->resume = v;
+	return 0;
+}
+
 static int set_quiet(void *ctx, const char *v, struct error *err)
 {
 	(void)v, (void)err;
@@ -204,6 +213,10 @@ static const struct option_desc replay_options[] = {
 	{"sim-log", "FILE",
 	 "write where the references of walks hit, as the DMT artifact's simulators do; of more than one design, setup or\n"
 	 "size of pages to FILE.DESIGN-SETUP-PAGES (docs/trace-import.md)", set_sim_log},
+	{"resume", "FILE",
+	 "keep the results of finished cells (a design in a setup with pages of a size) in FILE, and begin with those that it\n"
+	 "has, so that the same command goes on after an interruption. Takes a pass over the trace for every --jobs cells",
+	 set_resume},
 	{"quiet", NULL, "no progress", set_quiet},
 	{0},
 };
@@ -219,7 +232,7 @@ static void help(FILE *out)
 	      out);
 	options_help(out, groups);
 	fputs("\nExit status: 0; 2 bad options, or no trace; 8 a machine gave up; 10 failure of the host;\n"
-	      "16 the trace is damaged; 130 interrupted. Results that are partial say so.\n",
+	      "16 the trace is damaged, or --resume's FILE; 130 interrupted. Results that are partial say so.\n",
 	      out);
 }
 
@@ -298,17 +311,33 @@ static bool stop(void *ctx)
 static void show_progress(void *ctx, const struct trace_reader *r, uint64_t events)
 {
 	struct replay_command *c = ctx;
-	double t = jobs_clock(), spent = t - c->began;
-	double part = c->bytes ? (double)trace_reader_bytes(r) / (double)c->bytes : 0;
-	char left[40] = "";
+	struct trace_totals totals;
+	double t = jobs_clock(), spent = t - c->group_began;
+	double part = trace_reader_totals(r, &totals) ? (double)trace_reader_bytes(r) / (double)totals.bytes : 0;
+	char left[40] = "", group[40] = "";
 
 	if (c->quiet || t - c->shown < (c->terminal ? 0.2 : 10))
 		return;
 	c->shown = t;
+	if (c->groups > 1) {
+		snprintf(group, sizeof(group), "group %u of %u: ", c->group, c->groups);
+		part = (c->group - 1 + part) / c->groups;
+	}
 	if (part > 0.001)
-		snprintf(left, sizeof(left), ", %2.0f %%, %.0f s left", 100 * part, spent / part - spent);
-	fprintf(stderr, "%s%.1f M events, %.1f M a second%s%s", c->terminal ? "\r" : "", (double)events / 1e6,
+		snprintf(left, sizeof(left), ", %2.0f %%, %.0f s left", 100 * part, (t - c->began) * (1 / part - 1));
+	fprintf(stderr, "%s%s%.1f M events, %.1f M a second%s%s", c->terminal ? "\r" : "", group, (double)events / 1e6,
 		(double)events / 1e6 / spent, left, c->terminal ? "\033[K" : "\n");
+}
+
+static void begin_group(void *ctx, unsigned number, unsigned groups)
+{
+	struct replay_command *c = ctx;
+
+	c->group_began = jobs_clock();
+	if (number == 1)
+		c->began = c->group_began;
+	c->group = number;
+	c->groups = groups;
 }
 
 static void end_progress(const struct replay_command *c)
@@ -399,9 +428,9 @@ static int write_sim_logs(const struct replay_command *c, const struct replay_re
 	return ret;
 }
 
-static int status_of(const struct replay_results *r)
+static int status_of(int why)
 {
-	switch (r->partial ? r->why.code : 0) {
+	switch (why) {
 	case 0: return CLI_OK;
 	case -EINTR: return CLI_INTERRUPTED;
 	case -EBADMSG: return CLI_DAMAGED;
@@ -417,42 +446,62 @@ static int fail(const struct error *err)
 	case -EBADMSG: return CLI_DAMAGED;
 	case -ENOMEM:
 	case -EIO: return CLI_HOST_FAILED;
+	case -EINTR: return CLI_INTERRUPTED;
 	default: return CLI_USAGE;
 	}
 }
 
-static int run(struct replay_command *c, const char *path, struct error *err)
+static void catch_signals(void)
+{
+	struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART | (int)SA_RESETHAND};
+
+	sigaction(SIGINT, &sa, NULL);
+	sigaction(SIGTERM, &sa, NULL);
+}
+
+/* In one pass. @why: of results that are partial */
+static int run(struct replay_command *c, const char *path, struct error *why, struct error *err)
 {
 	static struct replay_results out; /* large */
-	struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART | (int)SA_RESETHAND};
 	struct trace_reader *r = NULL;
-	struct trace_totals totals;
 	json_t *report;
 	int ret = trace_reader_open(&r, path, err);
 
 	if (ret)
 		return ret;
-	c->bytes = trace_reader_totals(r, &totals) ? totals.bytes : 0;
-	sigaction(SIGINT, &sa, NULL);
-	sigaction(SIGTERM, &sa, NULL);
-	c->began = jobs_clock();
-	c->cfg.engine = c->vm.engine;
+	catch_signals();
 	ret = replay_trace(&out, &c->cfg, r, err);
 	trace_reader_close(r);
 	end_progress(c);
-	if (ret) {
-		replay_free(&out);
-		return ret;
+	if (!ret) {
+		report = replay_report(&out, &c->vm.engine.cpu.hw);
+		ret = write_results(c, report, err);
+		json_decref(report);
 	}
-	report = replay_report(&out, &c->vm.engine.cpu.hw);
-	ret = write_results(c, report, err);
-	json_decref(report);
 	if (!ret && c->sim_log)
 		ret = write_sim_logs(c, &out, err);
+	if (out.partial)
+		*why = out.why;
 	replay_free(&out);
-	if (!ret && out.partial)
-		cli_error("replay", out.why.text);
-	return ret ? ret : status_of(&out);
+	return ret;
+}
+
+static int run_resumable(struct replay_command *c, const char *path, struct error *why, struct error *err)
+{
+	const struct replay_resume how = {path, c->resume, GNOMON_VERSION, begin_group, c};
+	json_t *report;
+	int ret;
+
+	if (c->sim_log)
+		return error_set(err, -EINVAL, "--sim-log: what walks hit is not kept by --resume");
+	catch_signals();
+	ret = replay_resumable(&report, why, &c->cfg, &how, err);
+	end_progress(c);
+	if (ret)
+		return ret;
+	ret = write_results(c, report, err);
+	json_decref(report);
+	return ret;
 }
 
 static int replay_command(int argc, char **argv)
@@ -460,7 +509,7 @@ static int replay_command(int argc, char **argv)
 	static struct replay_command c; /* large */
 	const struct option_group groups[] = {{.title = "Options", .table = replay_options, .ctx = &c}, {0}};
 	const char *path = NULL;
-	struct error err = {0};
+	struct error err = {0}, why = {0};
 	unsigned args;
 	int ret;
 
@@ -489,8 +538,14 @@ static int replay_command(int argc, char **argv)
 	}
 	if (make_cells(&c, &err))
 		return fail(&err);
-	ret = run(&c, path, &err);
-	return ret < 0 ? fail(&err) : ret;
+	c.cfg.engine = c.vm.engine;
+	c.began = c.group_began = jobs_clock();
+	ret = c.resume ? run_resumable(&c, path, &why, &err) : run(&c, path, &why, &err);
+	if (ret)
+		return fail(&err);
+	if (why.code)
+		cli_error("replay", why.text);
+	return status_of(why.code);
 }
 
 const struct command cmd_replay = {"replay", "replay a trace under designs of address translation", replay_command, help};

@@ -337,7 +337,8 @@ static void feed(struct replay_results *out, const struct replay_config *cfg, st
 		out->events += n;
 		if (cfg->progress)
 			cfg->progress(cfg->ctx, r, out->events);
-		if (out->events == cfg->limit_events || all_failed(out))
+		out->whole = out->events == cfg->limit_events;
+		if (out->whole || all_failed(out))
 			return;
 		if (cfg->stop && cfg->stop(cfg->ctx)) {
 			out->partial = true;
@@ -346,6 +347,7 @@ static void feed(struct replay_results *out, const struct replay_config *cfg, st
 		}
 	}
 	out->partial = ret < 0;
+	out->whole = ret == 0;
 }
 
 static void conclude_all(struct replay_results *out, struct crew *c)
@@ -376,15 +378,20 @@ static int check(struct replay_results *out, const struct replay_config *cfg, st
 	return cfg->cells ? 0 : error_set(err, -EINVAL, "no design is left that could be replayed");
 }
 
+void replay_results_begin(struct replay_results *out, const struct replay_config *cfg, const struct trace_reader *r)
+{
+	*out = (struct replay_results){.info = *trace_reader_info(r)};
+	strncpy(out->path, trace_reader_path(r), sizeof(out->path) - 1);
+	out->memory = cfg->memory ? cfg->memory : out->info.memory;
+}
+
 int replay_trace(struct replay_results *out, const struct replay_config *cfg, struct trace_reader *r, struct error *err)
 {
 	struct crew *c = calloc(1, sizeof(*c));
 	double began = now();
 	int ret;
 
-	*out = (struct replay_results){.info = *trace_reader_info(r)};
-	strncpy(out->path, trace_reader_path(r), sizeof(out->path) - 1);
-	out->memory = cfg->memory ? cfg->memory : out->info.memory;
+	replay_results_begin(out, cfg, r);
 	ret = c ? check(out, cfg, err) : error_set(err, -ENOMEM, "replay: out of memory");
 	for (unsigned i = 0; i < cfg->cells && !ret; i++, c->machines++, out->results++)
 		ret = make_machine(&c->machine[i], out, cfg, i, err);

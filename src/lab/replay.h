@@ -81,9 +81,13 @@ struct replay_results {
 	double seconds;              /* of the host */
 	bool partial;                /* it was stopped, the trace ended badly, or a machine gave up: */
 	struct error why;
+	bool whole;                  /* the trace, or what the limit permits of it, was given out to its end */
 	struct replay_result result[REPLAY_CELLS_MAX];
 	unsigned results;
 };
+
+/* Results of nothing so far: what is known of the trace, without events. */
+void replay_results_begin(struct replay_results *out, const struct replay_config *cfg, const struct trace_reader *r);
 
 /*
  * Gives all of the trace to the machines. What goes wrong on the way, and the end that stop() asked for, leave
@@ -96,6 +100,11 @@ void replay_free(struct replay_results *r);
 
 /* The results as JSON, schema REPLAY_SCHEMA (docs/FORMATS.md). */
 json_t *replay_report(const struct replay_results *r, const struct hw *hw);
+/*
+ * ... with @results instead of its own: elements of such reports' "results", whose speedups are set to what they are among
+ * these. Takes the reference.
+ */
+json_t *replay_report_of(const struct replay_results *r, const struct hw *hw, json_t *results);
 /* A table for people, and comma-separated values, made of that JSON alone. */
 void replay_print(const json_t *report, FILE *out);
 void replay_print_csv(const json_t *report, FILE *out);

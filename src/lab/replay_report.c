@@ -37,34 +37,6 @@ static struct figures figures_of(const struct replay_result *res, const struct h
 	return f;
 }
 
-/* What the cell is compared with: radix in the same setup, with the same pages. */
-static const struct replay_result *baseline(const struct replay_results *r, const struct replay_cell *cell)
-{
-	for (unsigned i = 0; i < r->results; i++) {
-		const struct replay_cell *c = &r->result[i].cell;
-
-		if (c->setup == cell->setup && c->pages == cell->pages && strcmp(replay_design_name(c->design), "radix") == 0)
-			return &r->result[i];
-	}
-	return NULL;
-}
-
-static json_t *build_speedup(const struct replay_results *r, const struct replay_result *res, const struct figures *f,
-			     const struct hw *hw)
-{
-	const struct replay_result *base = baseline(r, &res->cell);
-	struct figures b;
-	json_t *o;
-
-	if (!base)
-		return json_null();
-	b = figures_of(base, hw);
-	o = json_object();
-	put_real(o, "walk", ratio(b.mean_cycles, f->mean_cycles));
-	put_real(o, "total", ratio(b.cost.total, f->cost.total));
-	return o;
-}
-
 static json_t *build_cycles(const struct figures *f)
 {
 	json_t *o = json_object();
@@ -113,7 +85,7 @@ static json_t *build_os(const struct osm_stats *s)
 	return o;
 }
 
-static json_t *build_result(const struct replay_results *r, const struct replay_result *res, const struct hw *hw)
+static json_t *build_result(const struct replay_result *res, const struct hw *hw)
 {
 	struct figures f = figures_of(res, hw);
 	const struct obs *obs = &res->obs;
@@ -136,7 +108,7 @@ static json_t *build_result(const struct replay_results *r, const struct replay_
 	put(o, "hypercalls", obs->pv.requests);
 	put(o, "table_kib", (obs->tables.ept_bytes + obs->tables.shadow_bytes_max) >> 10);
 	json_object_set_new(o, "cycles", build_cycles(&f));
-	json_object_set_new(o, "speedup", build_speedup(r, res, &f, hw));
+	json_object_set_new(o, "speedup", json_null()); /* what it is compared with may come later */
 	report_put_counts(o, obs);
 	return o;
 }
@@ -154,23 +126,7 @@ static json_t *build_trace(const struct replay_results *r)
 	return o;
 }
 
-json_t *replay_report(const struct replay_results *r, const struct hw *hw)
-{
-	json_t *o = json_object(), *results = json_array();
-
-	for (unsigned i = 0; i < r->results; i++)
-		json_array_append_new(results, build_result(r, &r->result[i], hw));
-	put_text(o, "schema", REPLAY_SCHEMA);
-	json_object_set_new(o, "trace", build_trace(r));
-	put_text(o, "hw", hw->name);
-	json_object_set_new(o, "partial", json_boolean(r->partial));
-	json_object_set_new(o, "why", r->partial ? json_string(r->why.text) : json_null());
-	put_real(o, "host_seconds", r->seconds);
-	json_object_set_new(o, "results", results);
-	return o;
-}
-
-/* ---- text ---- */
+/* ---- of that JSON ---- */
 
 static const json_t *at(const json_t *o, const char *path)
 {
@@ -193,6 +149,60 @@ static const char *text(const json_t *o, const char *path)
 
 	return s ? s : "";
 }
+
+static bool is_same(const json_t *a, const json_t *b, const char *key) { return strcmp(text(a, key), text(b, key)) == 0; }
+
+/* What a result is compared with: radix in the same setup, with the same pages. */
+static const json_t *baseline(const json_t *results, const json_t *r)
+{
+	for (size_t i = 0; i < json_array_size(results); i++) {
+		const json_t *o = json_array_get(results, i);
+
+		if (strcmp(text(o, "design"), "radix") == 0 && is_same(o, r, "setup") && is_same(o, r, "pages"))
+			return o;
+	}
+	return NULL;
+}
+
+static json_t *build_speedup(const json_t *results, const json_t *r)
+{
+	const json_t *base = baseline(results, r);
+	json_t *o;
+
+	if (!base)
+		return json_null();
+	o = json_object();
+	put_real(o, "walk", ratio(number(base, "cycles.mean_walk"), number(r, "cycles.mean_walk")));
+	put_real(o, "total", ratio(number(base, "cycles.total"), number(r, "cycles.total")));
+	return o;
+}
+
+json_t *replay_report_of(const struct replay_results *r, const struct hw *hw, json_t *results)
+{
+	json_t *o = json_object();
+
+	for (size_t i = 0; i < json_array_size(results); i++)
+		json_object_set_new(json_array_get(results, i), "speedup", build_speedup(results, json_array_get(results, i)));
+	put_text(o, "schema", REPLAY_SCHEMA);
+	json_object_set_new(o, "trace", build_trace(r));
+	put_text(o, "hw", hw->name);
+	json_object_set_new(o, "partial", json_boolean(r->partial));
+	json_object_set_new(o, "why", r->partial ? json_string(r->why.text) : json_null());
+	put_real(o, "host_seconds", r->seconds);
+	json_object_set_new(o, "results", results);
+	return o;
+}
+
+json_t *replay_report(const struct replay_results *r, const struct hw *hw)
+{
+	json_t *results = json_array();
+
+	for (unsigned i = 0; i < r->results; i++)
+		json_array_append_new(results, build_result(&r->result[i], hw));
+	return replay_report_of(r, hw, results);
+}
+
+/* ---- text ---- */
 
 static const struct column {
 	const char *title, *path, *format;

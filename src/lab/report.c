@@ -532,6 +532,8 @@ void report_file_abandon(struct report_file *f)
 /* Closes fd, so that a full disk is noticed. @ret: how writing it went; returns that, or how closing went */
 static int close_written(struct report_file *f, int ret)
 {
+	if (ret == 0 && f->durable && fsync(f->fd))
+		ret = -errno;
 	if (close(f->fd) && ret == 0)
 		ret = -errno;
 	f->fd = -1;

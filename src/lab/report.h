@@ -37,6 +37,7 @@ struct report_file {
 	const char *path;
 	char *temp; /* NULL: direct */
 	int fd;
+	bool durable; /* its owner may set it: what is in place outlasts a loss of power, at the cost of waiting for the disk */
 };
 /* Opens it; so an unwritable path is known before a long run. -errno with @err; nothing is left behind. */
 int report_file_open(struct report_file *f, const char *path, struct error *err);
