@@ -140,6 +140,13 @@ static int set_audit(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int set_audit_registers(void *ctx, const char *v, struct error *err)
+{
+	(void)v, (void)err;
+	((struct vm_config *)ctx)->engine.audit_registers = true;
+	return 0;
+}
+
 static int set_audit_every(void *ctx, const char *v, struct error *err)
 {
 	struct engine_config *cfg = &((struct vm_config *)ctx)->engine;
@@ -277,6 +284,8 @@ const struct option_desc guest_options[] = {
 	{"shadow-memory", "SIZE", "limit of the shadow tables", set_shadow_memory},
 	{"audit", NULL, "check the scheme's tables after every exit: slow", set_audit},
 	{"audit-every", "N", "check them after every Nth exit", set_audit_every},
+	{"audit-registers", NULL, "compare every translation by the guest's registers (DMT) with its tables: a guest whose "
+	 "registers say otherwise ends the run", set_audit_registers},
 	{"hw", "NAME|FILE", "translation hardware and its costs: a built-in description (default skylake;\n"
 			    "gnomon hw list) or a file; what the guest does and sees stays the same", set_hw},
 	{"data-cache", NULL, "data accesses go through the modelled caches too: slow", set_data_cache},
@@ -302,7 +311,7 @@ bool guest_option_of_processor(const struct option_desc *d)
 bool guest_option_of_machine(const struct option_desc *d)
 {
 	static int (*const setters[])(void *, const char *, struct error *) = {
-		set_limit, set_host_pages, set_shadow_sync, set_shadow_memory, set_audit, set_audit_every, set_hw,
+		set_limit, set_host_pages, set_shadow_sync, set_shadow_memory, set_audit, set_audit_every, set_audit_registers, set_hw,
 		set_data_cache, set_no_vpid, set_cpu, set_code_cache, set_no_fast_path,
 	};
 

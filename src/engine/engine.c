@@ -67,7 +67,7 @@ static int make_vm(struct engine_vm **out, struct engine_machine *machine, const
 		free(vm);
 		return r;
 	}
-	vm->cpu->mmu.dmt.audit |= cfg->audit;
+	vm->cpu->mmu.dmt.audit |= cfg->audit_registers;
 	/* Firmware hands a PC over in virtual-wire mode: the PIC's interrupts pass through the local APIC. */
 	lapic_virtual_wire(vm->ops->lapic(vm));
 	*out = vm;

@@ -65,6 +65,7 @@ struct engine_config {
 	uint64_t shadow_memory;     /* limit of shadow tables in bytes, 0 = default */
 	bool audit;                 /* check the backend's tables after exits: slow */
 	uint64_t audit_every;       /* ... after every one (0 or 1), or every so many */
+	bool audit_registers;       /* compare translations by registers (mmu/dmt.h) with the tables: slow */
 };
 
 /* RAM of a PC with @memory bytes: below the device hole at 3 GiB, the rest from 4 GiB. Returns the number of ranges. */

@@ -101,6 +101,7 @@ static json_t *build_config(const struct vm_config *cfg)
 	put_kib(o, "shadow_memory_kib", e->shadow_memory);
 	json_object_set_new(o, "audit", json_boolean(e->audit));
 	json_object_set_new(o, "audit_every", json_integer((json_int_t)(e->audit ? max_u64(e->audit_every, 1) : 0)));
+	json_object_set_new(o, "audit_registers", json_boolean(e->audit_registers));
 	put(o, "maxphyaddr", e->cpu.maxphyaddr);
 	json_object_set_new(o, "mitigations", json_boolean(e->cpu.mitigations));
 	put(o, "seed", e->cpu.seed);

@@ -72,7 +72,7 @@ dmt | pvdmt)
 	teas "$case"
 	# Every translation by registers compared with the tables; huge pages, which Linux has from 512 MiB of memory on.
 	schemes=native-dmt memory=640M work=gups:2000:32:huge,areas:1:4
-	boot "$case" --cpu-features +dmt --audit
+	boot "$case" --cpu-features +dmt --audit-registers
 	counted tea_tables_moved tea_tables_parked tea_huge_tables
 	;;
 absent)

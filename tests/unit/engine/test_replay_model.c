@@ -57,7 +57,7 @@ static struct osm_config os_config(enum osm_kind kind, unsigned round)
 static struct engine_vm *vm_new(enum engine_mmu mmu, const struct osm_config *os)
 {
 	struct engine_config cfg = {.mmu = mmu, .memory = os->memory, .host_pages = HOST_PAGES_2M, .audit = true,
-				    .audit_every = 64};
+				    .audit_every = 64, .audit_registers = true};
 	struct engine_vm *vm;
 	struct error err = {0};
 
