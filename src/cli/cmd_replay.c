@@ -214,8 +214,9 @@ static const struct option_desc replay_options[] = {
 	 "write where the references of walks hit, as the DMT artifact's simulators do; of more than one design, setup or\n"
 	 "size of pages to FILE.DESIGN-SETUP-PAGES (docs/trace-import.md)", set_sim_log},
 	{"resume", "FILE",
-	 "keep the results of finished cells (a design in a setup with pages of a size) in FILE, and begin with those that it\n"
-	 "has, so that the same command goes on after an interruption. Takes a pass over the trace for every --jobs cells",
+	 "keep the results of finished cells (a design in a setup with pages of a size) in FILE, and begin with\n"
+	 "those that it has: the same command goes on after an interruption. Takes a pass over the trace for every\n"
+	 "--jobs cells",
 	 set_resume},
 	{"quiet", NULL, "no progress", set_quiet},
 	{0},

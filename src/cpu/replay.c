@@ -116,7 +116,7 @@ static void apply_mode(struct cpu *cpu)
 	cpu_update_mode(cpu);
 }
 
-bool replay_is_initial_msr(const struct trace_event *ev)
+static bool is_initial_msr(const struct trace_event *ev)
 {
 	return ev->kind == TRACE_WRMSR && is_initial(ev) && ev->addr != MSR_EFER;
 }
@@ -131,9 +131,10 @@ void replay_load_msr(struct cpu *cpu, const struct trace_event *ev)
 	cpu->mmu.stats = mmu;
 }
 
-bool replay_note_register(struct replay *r, const struct trace_event *ev)
+/* Is it the initial value of a register? Then it has been noted. */
+static bool note_register(struct replay *r, const struct trace_event *ev)
 {
-	if (!is_initial(ev) || replay_is_initial_msr(ev))
+	if (!is_initial(ev) || is_initial_msr(ev))
 		return false;
 	if (ev->kind == TRACE_CR0)
 		r->cr0 = ev->value;
@@ -168,6 +169,36 @@ void replay_registers(const struct replay *r, struct cpu *cpu)
 		cpu->gpr[REG_RIP] = 0;
 	}
 	cpu_update_mode(cpu);
+}
+
+static void load_noted(struct replay *r, const struct replay_outside *to, void *ctx)
+{
+	if (r->initial)
+		to->load_registers(ctx, r);
+	r->initial = false;
+}
+
+int replay_take_outside(struct replay *r, const struct replay_outside *to, void *ctx, struct error *err)
+{
+	int ret = 0;
+
+	for (; r->at < r->n && !ret; r->at++) {
+		const struct trace_event *ev = &r->ev[r->at];
+
+		if (ev->kind == TRACE_PAGE) {
+			ret = to->write(ctx, ev->addr & PAGE_MASK, trace_event_page(ev), PAGE_SIZE, err);
+		} else if (ev->kind == TRACE_STORE) {
+			ret = to->write(ctx, ev->addr, &ev->value, ev->size, err);
+		} else if (is_initial_msr(ev)) {
+			load_noted(r, to, ctx);
+			to->load_msr(ctx, ev);
+		} else if (!note_register(r, ev)) {
+			break;
+		}
+	}
+	if (!ret && r->at < r->n)
+		load_noted(r, to, ctx);
+	return ret;
 }
 
 /* ---- one event ---- */

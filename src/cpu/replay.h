@@ -62,13 +62,21 @@ void replay_abandon(struct replay *r);
 /* Takes the processor out of non-root operation with nothing having happened: no exit that anybody counts. */
 void replay_leave(struct cpu *cpu);
 
-/* Is it the initial value of a register (REPLAY_OUTSIDE)? Then it has been noted for replay_registers(). */
-bool replay_note_register(struct replay *r, const struct trace_event *ev);
 /*
- * Is it the initial value of another MSR? All noted registers come before it. replay_load_msr() loads it, on the
- * processor that holds the guest's MSRs, as WRMSR does and without counting anything.
+ * What events that do not concern the processor do: the bare machine and the hypervisor differ in that. Nothing of it
+ * is counted.
  */
-bool replay_is_initial_msr(const struct trace_event *ev);
+struct replay_outside {
+	/* Guest-physical memory. Failures are negative errno with @err. */
+	int (*write)(void *ctx, uint64_t gpa, const void *from, unsigned bytes, struct error *err);
+	/* The initial values of registers, for replay_registers(). The TLBs are its own. */
+	void (*load_registers)(void *ctx, const struct replay *r);
+	/* That of another MSR, for replay_load_msr(); the registers come before it. */
+	void (*load_msr)(void *ctx, const struct trace_event *ev);
+};
+/* Takes all events that are next and do not concern the processor (REPLAY_OUTSIDE). Errors of write(). */
+int replay_take_outside(struct replay *r, const struct replay_outside *to, void *ctx, struct error *err);
+/* Loads an initial value on the processor that holds the guest's MSRs, as WRMSR does and without counting anything. */
 void replay_load_msr(struct cpu *cpu, const struct trace_event *ev);
 /* Gives @cpu all registers as noted, and segments to go with them. The TLBs are the caller's. */
 void replay_registers(const struct replay *r, struct cpu *cpu);

@@ -65,54 +65,33 @@ int engine_replay_begin(struct engine_vm *vm, bool populate, struct error *err)
 
 void replay_destroy(struct engine_replay *r) { free(r); }
 
-static int write_memory(struct engine_vm *vm, uint64_t a, const void *from, unsigned bytes, struct error *err)
+static int write_memory(void *ctx, uint64_t a, const void *from, unsigned bytes, struct error *err)
 {
+	struct engine_vm *vm = ctx;
+
 	if (engine_mem_write(vm, gpa(a), from, bytes) == 0)
 		return 0;
 	return error_set(err, -EINVAL, "replay: the trace writes guest-physical %#llx: no memory there", (unsigned long long)a);
 }
 
-static void load_registers(struct engine_vm *vm, struct replay *r)
+static void load_registers(void *ctx, const struct replay *r)
 {
-	r->initial = false;
-	replay_registers(r, vm->cpu);
+	replay_registers(r, ((struct engine_vm *)ctx)->cpu);
 }
 
-static void load_msr(struct engine_vm *vm, struct replay *r, const struct trace_event *ev)
+static void load_msr(void *ctx, const struct trace_event *ev)
 {
-	if (r->initial)
-		load_registers(vm, r);
-	replay_load_msr(vm->cpu, ev);
+	replay_load_msr(((struct engine_vm *)ctx)->cpu, ev);
 }
 
-/* All events that are next and do not concern the processor. */
-static int take_outside(struct engine_vm *vm, struct replay *r, struct error *err)
-{
-	int ret = 0;
-
-	for (; r->at < r->n && !ret; r->at++) {
-		const struct trace_event *ev = &r->ev[r->at];
-
-		if (ev->kind == TRACE_PAGE)
-			ret = write_memory(vm, ev->addr & PAGE_MASK, trace_event_page(ev), PAGE_SIZE, err);
-		else if (ev->kind == TRACE_STORE)
-			ret = write_memory(vm, ev->addr, &ev->value, ev->size, err);
-		else if (replay_is_initial_msr(ev))
-			load_msr(vm, r, ev);
-		else if (!replay_note_register(r, ev))
-			break;
-	}
-	if (!ret && r->initial && r->at < r->n)
-		load_registers(vm, r);
-	return ret;
-}
+static const struct replay_outside outside = {write_memory, load_registers, load_msr};
 
 static int run_native(struct engine_vm *vm, struct replay *r, struct error *err)
 {
 	int ret = 0;
 
 	while (!ret && replay_run(vm->cpu) == REPLAY_OUTSIDE)
-		ret = take_outside(vm, r, err);
+		ret = replay_take_outside(r, &outside, vm, err);
 	return ret;
 }
 

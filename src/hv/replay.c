@@ -49,8 +49,9 @@ int hv_forget(struct hv_vm *vm, struct error *err)
 
 /* ---- what comes from outside ---- */
 
-static int write_memory(struct hv_vm *vm, uint64_t a, const void *from, unsigned bytes, struct error *err)
+static int write_memory(void *ctx, uint64_t a, const void *from, unsigned bytes, struct error *err)
 {
+	struct hv_vm *vm = ctx;
 	void *to = p2m_ptr(vm, a);
 
 	if (!to)
@@ -62,46 +63,28 @@ static int write_memory(struct hv_vm *vm, uint64_t a, const void *from, unsigned
 	return 0;
 }
 
-static void load_registers(struct hv_vm *vm, struct replay *r)
+static void load_registers(void *ctx, const struct replay *r)
 {
-	r->initial = false;
-	replay_registers(r, hv_get_state(vm));
-	hv_put_state(vm);
-}
-
-static void load_msr(struct hv_vm *vm, struct replay *r, const struct trace_event *ev)
-{
+	struct hv_vm *vm = ctx;
 	struct work work = hv_save_work(vm);
 
-	if (r->initial)
-		load_registers(vm, r);
+	replay_registers(r, hv_get_state(vm));
+	hv_put_state(vm);
+	hv_restore_work(vm, &work);
+}
+
+static void load_msr(void *ctx, const struct trace_event *ev)
+{
+	struct hv_vm *vm = ctx;
+	struct work work = hv_save_work(vm);
+
 	hv_load_state(vm);
 	replay_load_msr(vm->emul, ev);
 	hv_settle_requests(vm);
 	hv_restore_work(vm, &work);
 }
 
-/* All events that are next and do not concern the processor. */
-static int take_outside(struct hv_vm *vm, struct replay *r, struct error *err)
-{
-	int ret = 0;
-
-	for (; r->at < r->n && !ret; r->at++) {
-		const struct trace_event *ev = &r->ev[r->at];
-
-		if (ev->kind == TRACE_PAGE)
-			ret = write_memory(vm, ev->addr & PAGE_MASK, trace_event_page(ev), PAGE_SIZE, err);
-		else if (ev->kind == TRACE_STORE)
-			ret = write_memory(vm, ev->addr, &ev->value, ev->size, err);
-		else if (replay_is_initial_msr(ev))
-			load_msr(vm, r, ev);
-		else if (!replay_note_register(r, ev))
-			break;
-	}
-	if (!ret && r->initial && r->at < r->n)
-		load_registers(vm, r);
-	return ret;
-}
+static const struct replay_outside outside = {write_memory, load_registers, load_msr};
 
 /* ---- the guest ---- */
 
@@ -163,7 +146,7 @@ int hv_replay(struct hv_vm *vm, struct replay *r, struct error *err)
 	hv_make_current(vm);
 	for (;;) {
 		if (how == REPLAY_ANEW)
-			ret = take_outside(vm, r, err);
+			ret = replay_take_outside(r, &outside, vm, err);
 		if (ret || (how == REPLAY_ANEW && r->at >= r->n))
 			return ret;
 		if (core->by_emulation)

@@ -101,8 +101,8 @@ void replay_free(struct replay_results *r);
 /* The results as JSON, schema REPLAY_SCHEMA (docs/FORMATS.md). */
 json_t *replay_report(const struct replay_results *r, const struct hw *hw);
 /*
- * ... with @results instead of its own: elements of such reports' "results", whose speedups are set to what they are among
- * these. Takes the reference.
+ * ... with @results instead of its own: elements of such reports' "results", whose speedups are set to what they are
+ * among these. Takes the reference.
  */
 json_t *replay_report_of(const struct replay_results *r, const struct hw *hw, json_t *results);
 /* A table for people, and comma-separated values, made of that JSON alone. */

@@ -150,7 +150,10 @@ static const char *text(const json_t *o, const char *path)
 	return s ? s : "";
 }
 
-static bool is_same(const json_t *a, const json_t *b, const char *key) { return strcmp(text(a, key), text(b, key)) == 0; }
+static bool is_same(const json_t *a, const json_t *b, const char *key)
+{
+	return strcmp(text(a, key), text(b, key)) == 0;
+}
 
 /* What a result is compared with: radix in the same setup, with the same pages. */
 static const json_t *baseline(const json_t *results, const json_t *r)

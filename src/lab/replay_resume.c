@@ -433,8 +433,8 @@ static int begin(struct resumption *s, struct error *err)
 	return read_file(s, err);
 }
 
-int replay_resumable(json_t **report, struct error *why, const struct replay_config *cfg, const struct replay_resume *how,
-		     struct error *err)
+int replay_resumable(json_t **report, struct error *why, const struct replay_config *cfg,
+		     const struct replay_resume *how, struct error *err)
 {
 	struct resumption *s = calloc(1, sizeof(*s));
 	double began = now();

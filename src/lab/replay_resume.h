@@ -28,7 +28,7 @@ struct replay_resume {
  * file is damaged or none of this kind; errors of trace_reader_open(), replay_trace() and of writing the file. What is
  * finished stays in the file then, and there is no report.
  */
-int replay_resumable(json_t **report, struct error *why, const struct replay_config *cfg, const struct replay_resume *how,
-		     struct error *err);
+int replay_resumable(json_t **report, struct error *why, const struct replay_config *cfg,
+		     const struct replay_resume *how, struct error *err);
 
 #endif
