@@ -281,10 +281,10 @@ static int audit_pool(struct audit *a)
 	return used == a->o->stats.pool.used ? 0 : wrong(a, "the pool's frames counted", used, a->o->stats.pool.used);
 }
 
-static int audit_near(struct audit *a)
+static int audit_near(struct audit *a, const struct os_near *near, unsigned entries)
 {
-	for (unsigned i = 0; i < OS_NEAR; i++) {
-		const struct os_near *n = &a->o->near[i];
+	for (unsigned i = 0; i < entries; i++) {
+		const struct os_near *n = &near[i];
 		unsigned slot = (unsigned)(n->key >> 3 & 0x7ff);
 		uint64_t va = n->key >> 14 << 21;
 		struct os_leaf l;
@@ -335,7 +335,9 @@ int osm_audit(const struct osm *o, struct error *err)
 	if (!r)
 		r = audit_pool(&a);
 	if (!r)
-		r = audit_near(&a);
+		r = audit_near(&a, o->near, OS_NEAR);
+	if (!r)
+		r = audit_near(&a, o->near_code, OS_NEAR_CODE);
 	if (!r && (o->dying || spaces != o->spaces))
 		r = wrong(&a, "TEAs in between, or spaces counted", o->dying != NULL, spaces);
 	free(a.count);

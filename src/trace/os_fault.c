@@ -23,7 +23,7 @@ static bool permits(uint64_t e, unsigned kind)
 /* From now on accesses of @kind by this entry need no look at it. */
 static void remember(struct osm *o, uint64_t va, const struct os_leaf *l, unsigned kind)
 {
-	struct os_near *n = os_near_of(o, va);
+	struct os_near *n = os_near_of(o, va, kind);
 	uint64_t key = os_near_key(o->current, va);
 
 	if (os_is_huge(l)) {

@@ -102,6 +102,7 @@ struct os_space {
 #define OS_OUT   4096u
 #define OS_GROUP 64u    /* accesses of a group; longer ones are cut */
 #define OS_NEAR  65536u
+#define OS_NEAR_CODE 256u
 
 struct os_pool_segment {
 	uint64_t first;
@@ -114,7 +115,10 @@ struct os_leaf { /* the lowest table for an address, and the entry in it */
 	uint64_t entry; /* 0: nothing there */
 };
 
-/* Blocks of 2 MiB that were accessed, as a cache: the way through the tables is longer. */
+/*
+ * Blocks of 2 MiB that were accessed, as a cache: the way through the tables is longer. Code has entries of its own: it
+ * is few blocks, and each instruction asks for one, while its data would push it out.
+ */
 struct os_near {
 	uint64_t key;           /* block << 14 | (slot of its space + 1) << 3 | of a huge page: kinds that are ready */
 	struct os_table *table; /* of level 1; NULL: it is a huge page */
@@ -137,7 +141,7 @@ struct osm {
 	unsigned grouped;
 	bool group_known;        /* all of it is os_known() */
 	bool group_faults;
-	struct os_near near[OS_NEAR];
+	struct os_near near[OS_NEAR], near_code[OS_NEAR_CODE];
 
 	/* memory */
 	uint64_t frames;
@@ -288,7 +292,18 @@ const struct os_vma *os_area(struct osm *o, struct os_space *s, uint64_t va, uns
 
 /* ---- os_fault.c, os_huge.c: pages ---- */
 
-static inline struct os_near *os_near_of(struct osm *o, uint64_t va) { return &o->near[(va >> 21) % OS_NEAR]; }
+static inline struct os_near *os_near_of(struct osm *o, uint64_t va, unsigned kind)
+{
+	return kind == TRACE_FETCH ? &o->near_code[(va >> 21) % OS_NEAR_CODE] : &o->near[(va >> 21) % OS_NEAR];
+}
+/* What is known of the block of @va, in any space, is so no more. */
+static inline void os_near_forget(struct osm *o, uint64_t va)
+{
+	for (unsigned kind = TRACE_WRITE; kind <= TRACE_FETCH; kind++)
+		if (os_near_of(o, va, kind)->key >> 14 == va >> 21)
+			*os_near_of(o, va, kind) = (struct os_near){0};
+}
+
 static inline uint64_t os_near_key(const struct os_space *s, uint64_t va)
 {
 	return va >> 21 << 14 | (s->slot + 1) << 3;
@@ -297,7 +312,7 @@ static inline uint64_t os_near_key(const struct os_space *s, uint64_t va)
 /* Is it known that the access is possible, and changes nothing in the tables? */
 static inline bool os_known(struct osm *o, uint64_t va, unsigned kind)
 {
-	const struct os_near *n = os_near_of(o, va);
+	const struct os_near *n = os_near_of(o, va, kind);
 	unsigned i = os_index(va, 1);
 
 	if ((n->key & ~7ull) != os_near_key(o->current, va))

@@ -63,7 +63,7 @@ void os_table_free(struct osm *o, struct os_table *t)
 	else if (o->frame[t->frame].type == OS_POOL)
 		os_pool_free(o, t->frame);
 	if (t->level == 1)
-		*os_near_of(o, t->va) = (struct os_near){0};
+		os_near_forget(o, t->va);
 	o->stats.table_frames--;
 	os_table_forget(t);
 }
@@ -83,7 +83,7 @@ static void forget_known(struct osm *o, struct os_table *t, unsigned index)
 	for (unsigned k = 0; t->level == 1 && k < 3; k++)
 		t->ready[k][index / 64] &= ~(1ull << index % 64);
 	if (t->level == 2)
-		*os_near_of(o, t->va + index * SIZE_2M) = (struct os_near){0};
+		os_near_forget(o, t->va + index * SIZE_2M);
 }
 
 void os_table_set(struct osm *o, struct os_table *t, unsigned index, uint64_t entry)

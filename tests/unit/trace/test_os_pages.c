@@ -86,6 +86,25 @@ static void code_is_fetched_once_a_page(void **state)
 	rig_delete(r);
 }
 
+/* Whatever the distance of data from code: what is known of one does not push out what is known of the other. */
+static void data_does_not_push_code_out(void **state)
+{
+	struct osm_config cfg = config(OSM_PAGES_4K, OSM_PLAIN);
+	struct os_rig *r = rig_new(&cfg);
+
+	(void)state;
+	for (unsigned shift = 22; shift < 46; shift++)
+		for (unsigned i = 0; i < 3; i++) {
+			struct trace_event ev = rig_access(TRACE_READ, 0x401000 + (1ull << shift), 8);
+
+			ev.mode = TRACE_USER;
+			ev.pc = 0x401000;
+			put(r, ev);
+		}
+	assert_int_equal(stats(r).fetches_added, 1);
+	rig_delete(r);
+}
+
 static void unmapped_is_gone_and_comes_back_new(void **state)
 {
 	struct osm_config cfg = config(OSM_PAGES_4K, OSM_PLAIN);
@@ -502,6 +521,7 @@ int main(void)
 		cmocka_unit_test(a_page_comes_when_it_is_touched),
 		cmocka_unit_test(groups_are_tried_again_as_a_whole),
 		cmocka_unit_test(code_is_fetched_once_a_page),
+		cmocka_unit_test(data_does_not_push_code_out),
 		cmocka_unit_test(unmapped_is_gone_and_comes_back_new),
 		cmocka_unit_test(areas_are_inferred),
 		cmocka_unit_test(stacks_grow_down),
