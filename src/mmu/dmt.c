@@ -401,7 +401,8 @@ void mmu_dmt_load(struct mmu *m, const struct dmt_entry *e, unsigned n)
 	struct mmu_dmt *d = &m->dmt;
 
 	memset(d->loaded, 0, sizeof(d->loaded));
-	memcpy(d->loaded, e, n * sizeof(*e));
+	if (n)
+		memcpy(d->loaded, e, n * sizeof(*e));
 	d->loads = n;
 	load_stage(m, 0, d->loaded, n);
 }
