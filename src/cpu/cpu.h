@@ -226,6 +226,7 @@ struct cpu {
 	/* -- emulator role: see cpu_emulate_one() -- */
 	const struct cpu_emul_ops *emul_ops;
 	void *emul_ctx;
+	const struct vmx_limits *vmx_limits; /* NULL: none */
 };
 
 /* ---- making and running (cpu/cpu.c, cpu/run.c) ---- */
@@ -352,12 +353,17 @@ struct cpu_emul_ops {
 	/* As mmu_translate(); the returned page is machine memory, or a device page if is_ram is false. */
 	enum xlate_event (*translate)(void *ctx, struct cpu *cpu, uint64_t lin, enum access_kind kind,
 				      enum access_mode mode, struct xlate *out, bool *is_ram, uint64_t *gpa);
-	/* Machine address of guest-physical @gpa (PDPTE loads are not translated); false: no RAM there. */
-	bool (*physical)(void *ctx, uint64_t gpa, hpa_t *out);
+	/* Machine address of physical @pa, as this processor has it in root operation; false: no RAM there. */
+	bool (*physical)(void *ctx, uint64_t pa, hpa_t *out);
+	/* As mmu_translate_gpa(), for what the processor reads by guest-physical address; no RAM: a page that is none. */
+	enum xlate_event (*translate_gpa)(void *ctx, uint64_t gpa, enum access_kind kind, struct xlate *out);
 	/* Is all of [@gpa, @gpa + @bytes) RAM? */
 	bool (*holds)(void *ctx, uint64_t gpa, uint64_t bytes);
-	/* A write of @bytes at guest-physical @gpa to RAM is complete. */
-	void (*wrote)(void *ctx, uint64_t gpa, unsigned bytes);
+	/* A write of @bytes at physical @pa to RAM is complete. */
+	void (*wrote)(void *ctx, uint64_t pa, unsigned bytes);
+	/* INVEPT and INVVPID succeeded, with operands as vmx_invept() and vmx_invvpid() have them. */
+	void (*invept)(void *ctx, uint64_t type, uint64_t eptp);
+	void (*invvpid)(void *ctx, uint64_t type, uint16_t vpid, uint64_t addr);
 };
 
 enum cpu_emul_result {

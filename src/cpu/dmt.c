@@ -15,13 +15,11 @@
 /* Machine address of guest-physical @at. 0; -1: no RAM there; EXEC_STOP: an EPT event. */
 static int locate(struct cpu *cpu, uint64_t at, hpa_t *out)
 {
-	struct xlate x;
-
 	*out = hpa(at);
-	if (cpu->emul_ops)
-		return cpu->emul_ops->physical(cpu->emul_ctx, at, out) ? 0 : -1;
-	if (cpu->mmu.regs.nested) {
-		enum xlate_event ev = mmu_translate_gpa(&cpu->mmu, gpa(at), ACCESS_READ, &x);
+	if (cpu->emul_ops || cpu->mmu.regs.nested) {
+		struct xlate x = {0};
+		enum xlate_event ev = cpu->emul_ops ? cpu->emul_ops->translate_gpa(cpu->emul_ctx, at, ACCESS_READ, &x)
+						    : mmu_translate_gpa(&cpu->mmu, gpa(at), ACCESS_READ, &x);
 
 		if (ev)
 			return vmx_exit_ept(cpu, ev, &x, 0, false);

@@ -24,13 +24,11 @@ int cpu_read_pdptes(struct cpu *cpu, uint64_t cr3, uint64_t pdpte[4])
 	uint64_t reserved = BIT64(1) | BIT64(2) | (0xfull << 5) | ~((1ull << cpu->cfg.maxphyaddr) - 1);
 	uint64_t at = cr3 & 0xffffffe0;
 	hpa_t table = hpa(at);
-	struct xlate x;
 
-	if (cpu->emul_ops) {
-		if (!cpu->emul_ops->physical(cpu->emul_ctx, at, &table))
-			table = hpa(~0ull << PAGE_SHIFT); /* nothing there: reads as ones */
-	} else if (cpu->mmu.regs.nested) {
-		enum xlate_event ev = mmu_translate_gpa(&cpu->mmu, gpa(at), ACCESS_READ, &x);
+	if (cpu->emul_ops || cpu->mmu.regs.nested) {
+		struct xlate x = {0};
+		enum xlate_event ev = cpu->emul_ops ? cpu->emul_ops->translate_gpa(cpu->emul_ctx, at, ACCESS_READ, &x)
+						    : mmu_translate_gpa(&cpu->mmu, gpa(at), ACCESS_READ, &x);
 
 		if (ev)
 			return vmx_exit_ept(cpu, ev, &x, 0, false);

@@ -50,6 +50,7 @@ enum vmx_result vmx_fail(struct cpu *cpu, uint32_t error)
 	if (cpu->vmx.current.v == VMCS_NONE)
 		return VMX_FAIL_INVALID;
 	vmcs_put(vmcs_region(cpu), VMCS_VM_INSTRUCTION_ERROR, error);
+	vmcs_wrote(cpu);
 	return VMX_FAIL_VALID;
 }
 
@@ -108,22 +109,29 @@ bool vmx_cr_fixed_ok(const struct cpu *cpu, unsigned cr, uint64_t value)
 	return (value & must) == must && !(value & ~may);
 }
 
+static struct vmx_allowed allowed(uint32_t must, uint32_t may, uint32_t limit)
+{
+	return (struct vmx_allowed){must, must | (may & limit)};
+}
+/* What is allowed of @group beside what the processor itself allows. */
+#define LIMIT(cpu, group) ((cpu)->vmx_limits ? (cpu)->vmx_limits->group : ~(__typeof__((cpu)->vmx_limits->group))0)
+
 struct vmx_allowed vmx_allowed_pin(const struct cpu *cpu)
 {
-	(void)cpu;
-	return (struct vmx_allowed){PIN_DEFAULT1, PIN_DEFAULT1 | PIN_EXTERNAL_INTERRUPT | PIN_NMI |
-							  PIN_VIRTUAL_NMI | PIN_PREEMPTION_TIMER};
+	return allowed(PIN_DEFAULT1, PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMI | PIN_PREEMPTION_TIMER,
+		       LIMIT(cpu, pin));
 }
 
 struct vmx_allowed vmx_allowed_proc(const struct cpu *cpu)
 {
-	(void)cpu;
-	return (struct vmx_allowed){
-		PROC_DEFAULT1, PROC_DEFAULT1_OLD | PROC_INTERRUPT_WINDOW | PROC_TSC_OFFSETTING | PROC_HLT |
-				       PROC_INVLPG | PROC_MWAIT | PROC_RDPMC | PROC_RDTSC | PROC_CR3_LOAD |
-				       PROC_CR3_STORE | PROC_CR8_LOAD | PROC_CR8_STORE | PROC_NMI_WINDOW |
-				       PROC_MOV_DR | PROC_UNCOND_IO | PROC_IO_BITMAPS | PROC_MTF |
-				       PROC_MSR_BITMAPS | PROC_MONITOR | PROC_PAUSE | PROC_SECONDARY};
+	const uint32_t may = PROC_INTERRUPT_WINDOW | PROC_TSC_OFFSETTING | PROC_HLT | PROC_INVLPG | PROC_MWAIT | PROC_RDPMC |
+			     PROC_RDTSC | PROC_CR3_LOAD | PROC_CR3_STORE | PROC_CR8_LOAD | PROC_CR8_STORE |
+			     PROC_NMI_WINDOW | PROC_MOV_DR | PROC_UNCOND_IO | PROC_IO_BITMAPS | PROC_MTF |
+			     PROC_MSR_BITMAPS | PROC_MONITOR | PROC_PAUSE | PROC_SECONDARY;
+	struct vmx_allowed a = allowed(PROC_DEFAULT1, may, LIMIT(cpu, proc));
+
+	a.may |= PROC_DEFAULT1_OLD;
+	return a;
 }
 
 struct vmx_allowed vmx_allowed_proc2(const struct cpu *cpu)
@@ -135,23 +143,26 @@ struct vmx_allowed vmx_allowed_proc2(const struct cpu *cpu)
 	may |= cpu_has(cpu, CPUF_RDRAND) ? PROC2_RDRAND : 0;
 	may |= cpu_has(cpu, CPUF_INVPCID) ? PROC2_INVPCID : 0;
 	may |= cpu_has(cpu, CPUF_RDSEED) ? PROC2_RDSEED : 0;
-	return (struct vmx_allowed){0, may};
+	return allowed(0, may, LIMIT(cpu, proc2));
 }
 
 struct vmx_allowed vmx_allowed_exit(const struct cpu *cpu)
 {
-	(void)cpu;
-	return (struct vmx_allowed){EXIT_DEFAULT1, EXIT_DEFAULT1_OLD | EXIT_SAVE_DEBUG | EXIT_HOST_64 |
-							   EXIT_ACK_INTERRUPT | EXIT_SAVE_PAT |
-							   EXIT_LOAD_PAT | EXIT_SAVE_EFER | EXIT_LOAD_EFER |
-							   EXIT_SAVE_PREEMPTION};
+	const uint32_t may = EXIT_HOST_64 | EXIT_ACK_INTERRUPT | EXIT_SAVE_PAT | EXIT_LOAD_PAT | EXIT_SAVE_EFER |
+			     EXIT_LOAD_EFER | EXIT_SAVE_PREEMPTION;
+	struct vmx_allowed a = allowed(EXIT_DEFAULT1, may, LIMIT(cpu, exit));
+
+	a.may |= EXIT_DEFAULT1_OLD | EXIT_SAVE_DEBUG;
+	return a;
 }
 
 struct vmx_allowed vmx_allowed_entry(const struct cpu *cpu)
 {
-	(void)cpu;
-	return (struct vmx_allowed){ENTRY_DEFAULT1, ENTRY_DEFAULT1_OLD | ENTRY_LOAD_DEBUG | ENTRY_IA32E |
-						    ENTRY_LOAD_PAT | ENTRY_LOAD_EFER};
+	struct vmx_allowed a = allowed(ENTRY_DEFAULT1, ENTRY_IA32E | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER,
+				       LIMIT(cpu, entry));
+
+	a.may |= ENTRY_DEFAULT1_OLD | ENTRY_LOAD_DEBUG;
+	return a;
 }
 
 /* As a capability MSR has it: bits that must be 1 below, bits that may be 1 above. */
@@ -162,11 +173,12 @@ static uint64_t allowed_msr(struct vmx_allowed a, uint32_t also_must)
 
 static uint64_t ept_vpid_cap(const struct cpu *cpu)
 {
-	return EPT_CAP_EXEC_ONLY | EPT_CAP_WALK_4 | EPT_CAP_UC | EPT_CAP_WB | EPT_CAP_2M |
-	       (cpu_has(cpu, CPUF_LA57) ? EPT_CAP_WALK_5 : 0) | (cpu_has(cpu, CPUF_PDPE1GB) ? EPT_CAP_1G : 0) |
-	       EPT_CAP_INVEPT | EPT_CAP_AD |
-	       EPT_CAP_INVEPT_SINGLE | EPT_CAP_INVEPT_ALL | VPID_CAP_INVVPID | VPID_CAP_ADDRESS |
-	       VPID_CAP_SINGLE | VPID_CAP_ALL | VPID_CAP_SINGLE_GLOBALS;
+	uint64_t cap = EPT_CAP_EXEC_ONLY | EPT_CAP_WALK_4 | EPT_CAP_UC | EPT_CAP_WB | EPT_CAP_2M |
+		       (cpu_has(cpu, CPUF_LA57) ? EPT_CAP_WALK_5 : 0) | (cpu_has(cpu, CPUF_PDPE1GB) ? EPT_CAP_1G : 0) |
+		       EPT_CAP_INVEPT | EPT_CAP_AD | EPT_CAP_INVEPT_SINGLE | EPT_CAP_INVEPT_ALL | VPID_CAP_INVVPID |
+		       VPID_CAP_ADDRESS | VPID_CAP_SINGLE | VPID_CAP_ALL | VPID_CAP_SINGLE_GLOBALS;
+
+	return cap & LIMIT(cpu, ept_vpid);
 }
 
 int vmx_read_capability(const struct cpu *cpu, uint32_t msr, uint64_t *v)
@@ -185,8 +197,8 @@ int vmx_read_capability(const struct cpu *cpu, uint32_t msr, uint64_t *v)
 	case MSR_VMX_ENTRY_CTLS: *v = allowed_msr(vmx_allowed_entry(cpu), ENTRY_DEFAULT1_OLD); return 0;
 	case MSR_VMX_TRUE_ENTRY_CTLS: *v = allowed_msr(vmx_allowed_entry(cpu), 0); return 0;
 	case MSR_VMX_MISC:
-		*v = VMX_MISC_STORE_LMA | VMX_MISC_ACTIVITY_HLT | 4ull << VMX_MISC_CR3_TARGET_SHIFT |
-		     VMX_MISC_ZERO_LEN;
+		*v = (VMX_MISC_STORE_LMA | VMX_MISC_ACTIVITY_HLT | 4ull << VMX_MISC_CR3_TARGET_SHIFT |
+		      VMX_MISC_ZERO_LEN) & LIMIT(cpu, misc);
 		return 0;
 	case MSR_VMX_CR0_FIXED0: *v = CR0_FIXED0; return 0;
 	case MSR_VMX_CR0_FIXED1: *v = CR0_FIXED1; return 0;
@@ -254,7 +266,7 @@ static bool region_pointer_ok(const struct cpu *cpu, hpa_t region)
 /* The revision identifier; bit 31 is the shadow-VMCS indicator, which must be 0 as well. */
 static bool region_revision_ok(const struct cpu *cpu, hpa_t region)
 {
-	return machmem_read32(cpu->mmu.mem, region) == VMCS_REVISION;
+	return cpu_phys_read32(cpu, region.v) == VMCS_REVISION;
 }
 
 enum vmx_result vmx_vmxon(struct cpu *cpu, hpa_t region)
@@ -283,14 +295,19 @@ enum vmx_result vmx_vmxoff(struct cpu *cpu)
 
 enum vmx_result vmx_vmclear(struct cpu *cpu, hpa_t region)
 {
+	uint8_t *at;
+
 	if (!cpu->vmx.on)
 		return VMX_FAIL_INVALID;
 	if (!region_pointer_ok(cpu, region))
 		return vmx_fail(cpu, VMXERR_VMCLEAR_ADDRESS);
 	if (region.v == cpu->vmx.vmxon.v)
 		return vmx_fail(cpu, VMXERR_VMCLEAR_VMXON);
-	if (machmem_is_ram(cpu->mmu.mem, region))
-		memset((uint8_t *)machmem_ptr(cpu->mmu.mem, region) + VMCS_OFF_LAUNCHED, 0, 4);
+	at = cpu_phys_ptr(cpu, region.v);
+	if (at) {
+		put_u32(at + VMCS_OFF_LAUNCHED, 0);
+		cpu_phys_wrote(cpu, region.v + VMCS_OFF_LAUNCHED, 4);
+	}
 	if (region.v == cpu->vmx.current.v)
 		cpu->vmx.current.v = VMCS_NONE;
 	return VMX_SUCCEED;
@@ -304,7 +321,7 @@ enum vmx_result vmx_vmptrld(struct cpu *cpu, hpa_t region)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_ADDRESS);
 	if (region.v == cpu->vmx.vmxon.v)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_VMXON);
-	if (!machmem_is_ram(cpu->mmu.mem, region) || !region_revision_ok(cpu, region))
+	if (!region_revision_ok(cpu, region))
 		return vmx_fail(cpu, VMXERR_VMPTRLD_REVISION);
 	cpu->vmx.current = region;
 	cpu->vmx.dirty = VMX_DIRTY_CONTROLS | VMX_DIRTY_HOST;
@@ -356,6 +373,7 @@ enum vmx_result vmx_vmwrite(struct cpu *cpu, uint32_t field, uint64_t v)
 	if (field & 1)
 		v = v << 32 | (uint32_t)vmcs_get(region, field);
 	vmcs_put(region, field, v);
+	vmcs_wrote(cpu);
 	mark_dirty(cpu, field);
 	cpu->vmx.counts.vmwrites++;
 	return VMX_SUCCEED;
@@ -422,9 +440,22 @@ enum vmx_result vmx_invept(struct cpu *cpu, uint64_t type, uint64_t eptp)
 	if ((type != INVEPT_SINGLE && type != INVEPT_ALL) ||
 	    (type == INVEPT_SINGLE && !vmx_eptp_ok(cpu, eptp)))
 		return vmx_fail(cpu, VMXERR_INV_OPERAND);
-	mmu_flush_ept(&cpu->mmu, eptp, type == INVEPT_ALL);
+	if (cpu->emul_ops)
+		cpu->emul_ops->invept(cpu->emul_ctx, type, eptp);
+	else
+		mmu_flush_ept(&cpu->mmu, eptp, type == INVEPT_ALL);
 	cpu->vmx.counts.invepts++;
 	return VMX_SUCCEED;
+}
+
+static void flush_vpid(struct mmu *mmu, uint64_t type, uint16_t vpid, gva_t addr)
+{
+	switch (type) {
+	case INVVPID_ADDRESS: mmu_flush_vpid_page(mmu, vpid, addr); break;
+	case INVVPID_SINGLE: mmu_flush_vpid_all(mmu, vpid); break;
+	case INVVPID_ALL: mmu_flush_all_vpids(mmu); break;
+	default: mmu_flush_vpid_keep_globals(mmu, vpid); break;
+	}
 }
 
 enum vmx_result vmx_invvpid(struct cpu *cpu, uint64_t type, uint16_t vpid, gva_t addr)
@@ -434,12 +465,10 @@ enum vmx_result vmx_invvpid(struct cpu *cpu, uint64_t type, uint16_t vpid, gva_t
 	if (type > INVVPID_SINGLE_KEEP_GLOBALS || (type != INVVPID_ALL && !vpid) ||
 	    (type == INVVPID_ADDRESS && !vmx_canonical(cpu, addr.v)))
 		return vmx_fail(cpu, VMXERR_INV_OPERAND);
-	switch (type) {
-	case INVVPID_ADDRESS: mmu_flush_vpid_page(&cpu->mmu, vpid, addr); break;
-	case INVVPID_SINGLE: mmu_flush_vpid_all(&cpu->mmu, vpid); break;
-	case INVVPID_ALL: mmu_flush_all_vpids(&cpu->mmu); break;
-	default: mmu_flush_vpid_keep_globals(&cpu->mmu, vpid); break;
-	}
+	if (cpu->emul_ops)
+		cpu->emul_ops->invvpid(cpu->emul_ctx, type, vpid, addr.v);
+	else
+		flush_vpid(&cpu->mmu, type, vpid, addr);
 	cpu->vmx.counts.invvpids++;
 	return VMX_SUCCEED;
 }

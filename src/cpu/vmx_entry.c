@@ -514,7 +514,7 @@ static bool guest_link_ok(const struct cpu *cpu, const uint8_t *v, struct guest 
 	uint64_t link = vmcs_get(v, VMCS_GUEST_VMCS_LINK);
 
 	if (link == VMCS_NONE || (page_pointer_ok(cpu, link) && link != cpu->vmx.current.v &&
-				  machmem_read32(cpu->mmu.mem, hpa(link)) == VMCS_REVISION))
+				  cpu_phys_read32(cpu, link) == VMCS_REVISION))
 		return true;
 	g->qualification = ENTRY_FAIL_LINK_POINTER;
 	return false;
@@ -531,7 +531,7 @@ bool vmx_pdptes_ok(const struct cpu *cpu, const uint64_t pdpte[4])
 bool vmx_read_pdptes(const struct cpu *cpu, uint64_t cr3, uint64_t pdpte[4])
 {
 	for (unsigned i = 0; i < 4; i++)
-		pdpte[i] = machmem_read64(cpu->mmu.mem, hpa((cr3 & 0xffffffe0) + 8 * i));
+		pdpte[i] = cpu_phys_read64(cpu, (cr3 & 0xffffffe0) + 8 * i);
 	return vmx_pdptes_ok(cpu, pdpte);
 }
 
@@ -646,7 +646,7 @@ static void load_guest_state(struct cpu *cpu, const uint8_t *v, const struct gue
 	load_guest_controls(cpu, v, g);
 	load_guest_registers(cpu, v, g);
 	load_guest_nonregister(cpu, v, g);
-	if (!x->vpid)
+	if (!x->vpid && !cpu->emul_ops)
 		mmu_flush_vpid_all(&cpu->mmu, 0);
 	cpu_update_mode(cpu);
 }
@@ -731,8 +731,10 @@ enum vmx_result vmx_enter(struct cpu *cpu, bool launch, bool *exited)
 		vmx_fail_entry(cpu, EXIT_REASON_ENTRY_MSR_LOAD, bad);
 		return VMX_SUCCEED;
 	}
-	if (launch)
+	if (launch) {
 		put_u32(v + VMCS_OFF_LAUNCHED, 1);
+		vmcs_wrote(cpu);
+	}
 	*exited = injects(&g) && inject(cpu, v, g.intr_info);
 	return VMX_SUCCEED;
 }

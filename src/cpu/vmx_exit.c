@@ -32,8 +32,8 @@ static bool msr_loadable(uint32_t msr)
 uint32_t vmx_load_msrs(struct cpu *cpu, uint64_t area, uint32_t count)
 {
 	for (uint32_t i = 0; i < count; i++) {
-		uint64_t index = machmem_read64(cpu->mmu.mem, hpa(area + 16ull * i));
-		uint64_t value = machmem_read64(cpu->mmu.mem, hpa(area + 16ull * i + 8));
+		uint64_t index = cpu_phys_read64(cpu, area + 16ull * i);
+		uint64_t value = cpu_phys_read64(cpu, area + 16ull * i + 8);
 
 		if (i == MSR_AREA_MAX || index >> 32 || !msr_loadable((uint32_t)index) ||
 		    cpu_wrmsr(cpu, (uint32_t)index, value))
@@ -44,17 +44,15 @@ uint32_t vmx_load_msrs(struct cpu *cpu, uint64_t area, uint32_t count)
 
 uint32_t vmx_store_msrs(struct cpu *cpu, uint64_t area, uint32_t count)
 {
-	const struct machmem *mem = cpu->mmu.mem;
-
 	for (uint32_t i = 0; i < count; i++) {
-		hpa_t at = hpa(area + 16ull * i + 8);
-		uint64_t index = machmem_read64(mem, hpa(at.v - 8)), value;
+		uint64_t at = area + 16ull * i, index = cpu_phys_read64(cpu, at), value;
 
 		if (i == MSR_AREA_MAX || index >> 32 || index == MSR_SMBASE || is_x2apic((uint32_t)index) ||
 		    cpu_rdmsr(cpu, (uint32_t)index, &value))
 			return i + 1;
 		/* The index was read from RAM, so this is RAM: both lie in one 16-byte unit. */
-		put_u64(machmem_ptr(mem, at), value);
+		put_u64(cpu_phys_ptr(cpu, at + 8), value);
+		cpu_phys_wrote(cpu, at + 8, 8);
 	}
 	return 0;
 }
@@ -201,6 +199,7 @@ static void save_guest_state(struct cpu *cpu, uint8_t *v)
 static void vmx_abort(struct cpu *cpu, uint8_t *v, uint32_t why)
 {
 	put_u32(v + VMCS_OFF_ABORT, why);
+	vmcs_wrote(cpu);
 	cpu->shutdown = true;
 	cpu->stop = (struct stop){.kind = STOP_SHUTDOWN};
 }
@@ -280,7 +279,7 @@ void vmx_load_host_state(struct cpu *cpu)
 	leave_nonroot(cpu);
 	load_host_registers(cpu, v);
 	load_host_segments(cpu, v);
-	if (!cpu->vmx.vpid)
+	if (!cpu->vmx.vpid && !cpu->emul_ops)
 		mmu_flush_vpid_all(&cpu->mmu, 0);
 	if (!host64 && cpu->cr4 & CR4_PAE && !vmx_read_pdptes(cpu, cpu->cr3, cpu->pdpte))
 		vmx_abort(cpu, v, VMX_ABORT_HOST_PDPTE);
@@ -299,6 +298,7 @@ void vmx_do_exit(struct cpu *cpu)
 
 	record_exit(cpu, v);
 	save_guest_state(cpu, v);
+	vmcs_wrote(cpu);
 	if (vmx_store_msrs(cpu, vmcs_get(v, VMCS_EXIT_MSR_STORE_ADDR),
 			   vmcs_get32(v, VMCS_EXIT_MSR_STORE_COUNT))) {
 		leave_nonroot(cpu);
@@ -316,5 +316,6 @@ void vmx_fail_entry(struct cpu *cpu, uint32_t reason, uint64_t qualification)
 
 	vmcs_put(v, VMCS_EXIT_REASON, reason | EXIT_REASON_ENTRY_FAILURE);
 	vmcs_put(v, VMCS_EXIT_QUALIFICATION, qualification);
+	vmcs_wrote(cpu);
 	vmx_load_host_state(cpu);
 }

@@ -200,11 +200,9 @@ int vmx_intercept_dr(struct cpu *cpu, const struct uop *u, unsigned dr, unsigned
 
 static bool bitmap_bit(const struct cpu *cpu, uint64_t bitmap, unsigned bit)
 {
-	hpa_t at = hpa(bitmap + bit / 8);
+	const uint8_t *at = cpu_phys_ptr(cpu, bitmap + bit / 8);
 
-	if (!machmem_is_ram(cpu->mmu.mem, at))
-		return true; /* nothing answers: all ones */
-	return *(const uint8_t *)machmem_ptr(cpu->mmu.mem, at) >> (bit & 7) & 1;
+	return !at || *at >> (bit & 7) & 1; /* where nothing answers: all ones */
 }
 
 /* Bitmap A covers ports 0-7fff, B the rest. An access that wraps around the port space always exits. */

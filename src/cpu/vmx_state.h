@@ -47,6 +47,15 @@ struct vmx_walk {
 	uint64_t shadow_root;                        /* machine address, PTE_SWITCH, PTE_SWITCH_W */
 };
 
+/*
+ * A processor in the emulator role stands for one that has less of VMX than it executes: what is allowed of each group of
+ * controls, and of IA32_VMX_EPT_VPID_CAP, IA32_VMX_MISC and IA32_VMX_VMFUNC, beside what the processor itself allows.
+ */
+struct vmx_limits {
+	uint32_t pin, proc, proc2, exit, entry;
+	uint64_t ept_vpid, misc, vmfunc;
+};
+
 struct vmx_state {
 	bool on;                /* VMXON executed */
 	bool nonroot;           /* in VMX non-root operation */

@@ -10,6 +10,7 @@
 #ifndef GNOMON_CPU_VMX_VMCS_H
 #define GNOMON_CPU_VMX_VMCS_H
 
+#include "cpu/phys.h"
 #include "cpu/vmx.h"
 #include <assert.h>
 
@@ -42,9 +43,16 @@ static ALWAYS_INLINE unsigned vmcs_field_offset(uint32_t f)
 }
 
 /* The current VMCS; there must be one. It is RAM: VMPTRLD found its revision identifier there. */
-static ALWAYS_INLINE uint8_t *vmcs_region(const struct cpu *cpu)
+static inline uint8_t *vmcs_region(const struct cpu *cpu)
 {
-	return machmem_ptr(cpu->mmu.mem, cpu->vmx.current);
+	return likely(!cpu->emul_ops) ? machmem_ptr(cpu->mmu.mem, cpu->vmx.current)
+				      : cpu_phys_ptr(cpu, cpu->vmx.current.v);
+}
+/* It was written by other than VMWRITE. */
+static inline void vmcs_wrote(struct cpu *cpu)
+{
+	if (unlikely(cpu->emul_ops != NULL))
+		cpu_phys_wrote(cpu, cpu->vmx.current.v, PAGE_SIZE);
 }
 
 /* Fields that are known to exist. */

@@ -75,6 +75,15 @@ static bool physical(void *ctx, uint64_t a, hpa_t *out)
 	return true;
 }
 
+static enum xlate_event translate_gpa(void *ctx, uint64_t a, enum access_kind kind, struct xlate *out)
+{
+	hpa_t at;
+
+	(void)kind;
+	out->page = physical(ctx, a & PAGE_MASK, &at) ? at : hpa(~0ull << PAGE_SHIFT);
+	return XLATE_OK;
+}
+
 static bool holds(void *ctx, uint64_t a, uint64_t bytes)
 {
 	const struct hv_vm *vm = ctx;
@@ -82,7 +91,8 @@ static bool holds(void *ctx, uint64_t a, uint64_t bytes)
 	return machmem_holds(vm->ram, vm->rams, a, bytes);
 }
 
-static const struct cpu_emul_ops ops = {.translate = translate, .physical = physical, .holds = holds, .wrote = wrote};
+static const struct cpu_emul_ops ops = {.translate = translate, .physical = physical,
+					 .translate_gpa = translate_gpa, .holds = holds, .wrote = wrote};
 
 int hv_emulator_create(struct hv_vm *vm, struct error *err)
 {
