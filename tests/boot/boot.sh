@@ -6,7 +6,7 @@
 #   shadow ept la57 ...   variants of a scheme, each against native
 #   generic      Debian's generic kernel under shadow and EPT
 #   bzimage      the compressed kernel through the 64-bit boot protocol
-#   audit        a boot whose tables are checked after every exit (brute force: every 16th)
+#   audit        a boot whose tables are checked after every exit (brute force: every 64th)
 #   hw           other translation hardware, and no VPIDs: the same instructions, the same state
 #   fast-path    every access through the TLB model: the same walks, references and misses
 #   translate    host code and the interpreter: every counter the same; translate-all: on all hardware
@@ -127,7 +127,7 @@ bzimage)
 audit)
 	work=forkwait:2
 	compare "$kit/vmlinux-cloud" native,shadow,ept --audit
-	compare "$kit/vmlinux-cloud" native,brute --audit-every 16
+	compare "$kit/vmlinux-cloud" native,brute --audit-every 64
 	;;
 hw)
 	work=forkwait:5,cow:2:16,ctxsw:20
