@@ -10,7 +10,7 @@ packages() {
 	guest) echo gcc libc6-dev busybox-static cpio lz4 xz-utils ;;
 	kernel) echo gcc libc6-dev make flex bison bc libelf-dev xz-utils patch binutils ;;
 	rootfs) echo mmdebstrap e2fsprogs fakeroot fakechroot ;;
-	test) echo libcmocka-dev qemu-system-x86 qemu-utils e2fsprogs patch ;;
+	test) echo libcmocka-dev qemu-system-x86 qemu-utils e2fsprogs patch seabios ;;
 	bench) echo gcc libc6-dev qemu-system-x86 qemu-utils valgrind ;;
 	*) echo "setup: unknown group '$1' (build, guest, kernel, rootfs, test, bench)" >&2; exit 2 ;;
 	esac

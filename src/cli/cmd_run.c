@@ -62,7 +62,7 @@ static void help(FILE *out)
 		{0},
 	};
 
-	fputs("Usage: gnomon run --kernel FILE [--mmu SCHEME] [OPTIONS]\n"
+	fputs("Usage: gnomon run --kernel FILE|--firmware FILE [--mmu SCHEME] [OPTIONS]\n"
 	      "       gnomon run --vm FILE [--vm FILE]... [--slice N] [OPTIONS OF THE PROCESSOR]\n\n"
 	      "Boots one guest. Its serial port is the terminal: Ctrl-A X ends the run, Ctrl-A H helps.\n"
 	      "With --vm: boots guests that files describe, with the options below as keys (docs/FORMATS.md),\n"

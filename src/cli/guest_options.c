@@ -41,6 +41,23 @@ static int set_kernel(void *ctx, const char *v, struct error *err)
 	return 0;
 }
 
+static int set_firmware(void *ctx, const char *v, struct error *err)
+{
+	struct vm_config *cfg = ctx;
+
+	(void)err;
+	cfg->firmware = v;
+	cfg->engine.rom = true;
+	return 0;
+}
+
+static int set_firmware_log(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct vm_config *)ctx)->firmware_log = v;
+	return 0;
+}
+
 static int set_initrd(void *ctx, const char *v, struct error *err)
 {
 	(void)err;
@@ -262,6 +279,9 @@ const struct option_desc guest_options[] = {
 	{"kernel", "FILE", "Linux bzImage, ELF with a PVH note (vmlinux), or multiboot 1", set_kernel},
 	{"initrd", "FILE", "initial ramdisk; multiboot modules: FILE[ ARGS][,FILE...]", set_initrd},
 	{"append", "TEXT", "kernel command line", set_append},
+	{"firmware", "FILE", "instead of a kernel a PC's firmware, from RESET on (SeaBIOS, up to 1M);\n"
+			     "its screen and keyboard are the serial port", set_firmware},
+	{"firmware-log", "FILE", "what firmware writes to port 402", set_firmware_log},
 	{"memory", "SIZE", "guest RAM, 4M to 64G (default 512M)", set_memory},
 	{"disk", "FILE[,ro][,snapshot][,serial=X]",
 	 "a virtio disk, raw or qcow2; give it again for more. ro: read-only;\n"
@@ -335,7 +355,9 @@ bool guest_option_repeats(const struct option_desc *d) { return d->set == add_di
 
 int guest_options_check(const struct vm_config *cfg, struct error *err)
 {
-	if (!cfg->kernel)
+	if (!cfg->kernel && !cfg->firmware)
 		return error_set(err, -EINVAL, "--kernel FILE is missing");
+	if (cfg->firmware && (cfg->kernel || cfg->initrd || *cfg->append))
+		return error_set(err, -EINVAL, "--firmware: it finds what to boot on a disk: no kernel, initrd and command line");
 	return memmap_check_memory(cfg->engine.memory, cfg->engine.cpu.maxphyaddr, err);
 }

@@ -241,7 +241,7 @@ static int read_keys(struct vm_file *f, config_t *cfg, struct error *err)
 		if (ret)
 			return ret;
 	}
-	if (!f->vm.cfg.kernel)
+	if (!f->vm.cfg.kernel && !f->vm.cfg.firmware)
 		return refuse(f, 1, "kernel", "missing", err);
 	if (memmap_check_memory(f->vm.cfg.engine.memory, f->vm.cfg.engine.cpu.maxphyaddr, &why))
 		return refuse(f, line_of(root, "memory"), "memory", why.text, err);

@@ -3,8 +3,10 @@
  *
  * Left out: bridges and further buses, functions other than 0, port and 64-bit BARs, expansion ROMs, MSI without X,
  * power management, error reporting (what no device answers reads as all ones and is no error), PCI Express beyond
- * the memory-mapped way to configuration space.
- * Source: PCI Local Bus Specification 3.0, "Configuration Space"; PCI Firmware Specification, "MCFG".
+ * the memory-mapped way to configuration space. Of the 440FX: its registers but for those of the shadow RAM (PAM), which
+ * are remembered and have no effect: the RAM below 1 MiB is always there and can be written.
+ * Source: PCI Local Bus Specification 3.0, "Configuration Space"; PCI Firmware Specification, "MCFG"; Intel 440FX PCIset,
+ * "PMC Register Description".
  */
 #include "dev/pci_impl.h"
 
@@ -13,6 +15,16 @@
 #define HOST_BRIDGE_VENDOR 0x1b36 /* a generic host bridge that drivers know nothing special of */
 #define HOST_BRIDGE_DEVICE 0x0008
 #define HOST_BRIDGE_CLASS  0x060000u
+
+/* Intel's 82441FX, on a board that firmware takes for QEMU's: then it looks for fw_cfg. */
+#define PMC_VENDOR          0x8086
+#define PMC_DEVICE          0x1237
+#define PMC_REVISION        2
+#define PMC_SUBSYSTEM_VENDOR 0x1af4
+#define PMC_SUBSYSTEM       0x1100
+#define PMC_PAM             0x59
+#define PMC_PAMS            7
+#define PMC_PAM_BITS        0x33 /* read enable and write enable of two segments each */
 
 #define FIRST_CAPABILITY 0x40
 #define ADDRESS_ENABLE   0x80000000u
@@ -192,7 +204,10 @@ static void memory_write(struct pci_bus *bus, uint64_t addr, unsigned bytes, uin
 
 /* ---- the bus as a device of the platform ---- */
 
-static bool is_ecam(uint64_t addr) { return addr - PCI_ECAM_BASE < PCI_ECAM_BYTES; }
+static bool has_ecam(const struct pci_bus *bus, uint64_t addr)
+{
+	return !bus->is_440fx && addr - PCI_ECAM_BASE < PCI_ECAM_BYTES;
+}
 
 static uint64_t bus_read(void *state, uint64_t addr, unsigned bytes, uint64_t now)
 {
@@ -201,7 +216,7 @@ static uint64_t bus_read(void *state, uint64_t addr, unsigned bytes, uint64_t no
 	if (addr < 0x10000)
 		v = port_read(state, addr, bytes, now);
 	else
-		v = is_ecam(addr) ? ecam_read(state, addr - PCI_ECAM_BASE, bytes, now)
+		v = has_ecam(state, addr) ? ecam_read(state, addr - PCI_ECAM_BASE, bytes, now)
 				  : memory_read(state, addr, bytes, now);
 	return low_bytes(v, bytes);
 }
@@ -210,7 +225,7 @@ static void bus_write(void *state, uint64_t addr, unsigned bytes, uint64_t v, ui
 {
 	if (addr < 0x10000)
 		port_write(state, addr, bytes, v, now);
-	else if (is_ecam(addr))
+	else if (has_ecam(state, addr))
 		ecam_write(state, addr - PCI_ECAM_BASE, bytes, v, now);
 	else
 		memory_write(state, addr, bytes, v, now);
@@ -264,6 +279,20 @@ void pci_bus_init(struct pci_bus *bus)
 	bus->slots = 1;
 }
 
+void pci_bus_init_440fx(struct pci_bus *bus)
+{
+	static const struct pci_identity bridge = {.vendor = PMC_VENDOR, .device = PMC_DEVICE, .revision = PMC_REVISION,
+						   .subsystem_vendor = PMC_SUBSYSTEM_VENDOR, .subsystem = PMC_SUBSYSTEM,
+						   .class_code = HOST_BRIDGE_CLASS};
+	static const struct pci_ops none = {0};
+
+	pci_bus_init(bus);
+	bus->is_440fx = true;
+	pci_function_init(&bus->bridge, &bridge, &none, NULL);
+	bus->bridge.writable[PCI_INTERRUPT_LINE] = 0;
+	memset(bus->bridge.writable + PMC_PAM, PMC_PAM_BITS, PMC_PAMS);
+}
+
 /* Naturally aligned, one after the other. */
 static void assign_bars(struct pci_function *fn, uint64_t *next)
 {
@@ -284,7 +313,8 @@ int pci_bus_add(struct pci_bus *bus, struct pci_function *fn)
 
 	if (bus->slots == PCI_SLOTS)
 		return -ENOSPC;
-	assign_bars(fn, &next);
+	if (!bus->is_440fx)
+		assign_bars(fn, &next);
 	assert(next <= PCI_WINDOW_BASE + PCI_WINDOW_BYTES); /* 31 functions with 6 BARs of at most 1 MiB */
 	fn->config[PCI_INTERRUPT_PIN] = 1;
 	bus->bar_next = next;
@@ -298,8 +328,12 @@ struct device pci_bus_device(struct pci_bus *bus)
 		{true, PCI_ADDRESS_PORT, 4}, {true, PCI_DATA_PORT, 4}, {false, PCI_ECAM_BASE, PCI_ECAM_BYTES},
 		{false, PCI_WINDOW_BASE, PCI_WINDOW_BYTES}, {false, 0, 0},
 	};
+	static const struct device_range of_440fx[] = {
+		{true, PCI_ADDRESS_PORT, 4}, {true, PCI_DATA_PORT, 4},
+		{false, PCI_440FX_BASE, PCI_440FX_END - PCI_440FX_BASE}, {false, 0, 0},
+	};
 
-	return (struct device){.name = "pci", .state = bus, .ranges = ranges, .read = bus_read, .write = bus_write,
+	return (struct device){.name = "pci", .state = bus, .ranges = bus->is_440fx ? of_440fx : ranges, .read = bus_read, .write = bus_write,
 			       .advance = bus_advance, .irq = bus_irq};
 }
 

@@ -3,8 +3,9 @@
  * BARs, capabilities, MSI-X, and interrupt pins.
  *
  * A function is a struct that its device embeds; the bus routes accesses to it. Devices are functions 0 of
- * slots 1 to 31; slot 0 is the host bridge. The loaders stand in for firmware, so BARs have addresses from
- * the start; decoding is off until software turns it on.
+ * slots 1 to 31; slot 0 is the host bridge. Where loaders stand in for firmware, BARs have addresses from
+ * the start; decoding is off until software turns it on. Where firmware runs, the bridge is an Intel 440FX, which
+ * firmware knows, and BARs have no addresses.
  */
 #ifndef GNOMON_DEV_PCI_H
 #define GNOMON_DEV_PCI_H
@@ -23,6 +24,9 @@
 /* Where the host bridge decodes memory accesses to devices. */
 #define PCI_WINDOW_BASE  0xc0000000ull
 #define PCI_WINDOW_BYTES 0x20000000ull
+/* ... and where that of a 440FX does, as far as there is no RAM. It has no ECAM. */
+#define PCI_440FX_BASE   0x80000000ull
+#define PCI_440FX_END    0xfec00000ull
 /* Interrupt inputs that pins are wired to: INTA of slot n to PCI_IRQ_FIRST + n % PCI_IRQS. */
 #define PCI_IRQ_FIRST    16
 #define PCI_IRQS         8
@@ -81,6 +85,7 @@ struct pci_bus {
 	struct pci_function bridge;
 	unsigned slots;                     /* used so far, with the bridge */
 	uint32_t address;                   /* what was written to PCI_ADDRESS_PORT */
+	bool is_440fx;
 	uint64_t bar_next;                  /* where the next BAR gets its first address */
 };
 
@@ -90,6 +95,8 @@ extern const struct state_desc pci_bus_desc, pci_function_desc;
 /* ---- the bus ---- */
 
 void pci_bus_init(struct pci_bus *bus);
+/* The same as firmware finds it, with a 440FX. */
+void pci_bus_init_440fx(struct pci_bus *bus);
 /* Puts a function into the next free slot. Returns the slot, or -ENOSPC if bus or window is full: nothing changed. */
 int pci_bus_add(struct pci_bus *bus, struct pci_function *fn);
 struct device pci_bus_device(struct pci_bus *bus);

@@ -37,6 +37,17 @@ unsigned engine_ram_layout(uint64_t memory, struct machmem_range range[2])
 	return range[1].bytes ? 2 : 1;
 }
 
+unsigned engine_guest_layout(const struct engine_config *cfg, struct machmem_range range[ENGINE_RANGES_MAX])
+{
+	unsigned n = engine_ram_layout(cfg->memory, range);
+
+	if (!cfg->rom)
+		return n;
+	range[2] = range[1];
+	range[1] = (struct machmem_range){ENGINE_ROM_BASE, ENGINE_ROM_BYTES};
+	return n + 1;
+}
+
 int engine_config_check(const struct engine_config *cfg, struct error *err)
 {
 	if (cfg->mmu >= ENGINE_MMU_COUNT)
@@ -60,7 +71,7 @@ static int make_vm(struct engine_vm **out, struct engine_machine *machine, const
 	vm->cfg = *cfg;
 	pthread_mutex_init(&vm->snapshot_lock, NULL);
 	vm->machine = machine;
-	vm->rams = engine_ram_layout(cfg->memory, vm->ram);
+	vm->rams = engine_guest_layout(cfg, vm->ram);
 	vm->ops = engine_mmu_is_bare(cfg->mmu) ? &engine_native_ops : &engine_hv_ops;
 	r = vm->ops->create(vm, err);
 	if (r) {
@@ -69,7 +80,8 @@ static int make_vm(struct engine_vm **out, struct engine_machine *machine, const
 	}
 	vm->cpu->mmu.dmt.audit |= cfg->audit_registers;
 	/* Firmware hands a PC over in virtual-wire mode: the PIC's interrupts pass through the local APIC. */
-	lapic_virtual_wire(vm->ops->lapic(vm));
+	if (!cfg->rom)
+		lapic_virtual_wire(vm->ops->lapic(vm));
 	*out = vm;
 	return 0;
 }

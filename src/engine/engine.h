@@ -58,6 +58,7 @@ struct engine_config {
 	enum engine_mmu mmu;
 	struct cpu_config cpu;
 	uint64_t memory;            /* guest RAM in bytes, page multiple; laid out by engine_ram_layout() */
+	bool rom;                   /* the last ENGINE_ROM_BYTES below 4 GiB are memory, too: firmware goes there */
 	/* hypervisor options; ignored by native */
 	enum host_pages host_pages; /* largest EPT (and p2m) mapping */
 	bool shadow_sync_always;    /* no out-of-sync leaf tables */
@@ -70,6 +71,15 @@ struct engine_config {
 
 /* RAM of a PC with @memory bytes: below the device hole at 3 GiB, the rest from 4 GiB. Returns the number of ranges. */
 unsigned engine_ram_layout(uint64_t memory, struct machmem_range range[2]);
+/*
+ * Where firmware is: the end of it is what a processor executes first after RESET. Memory like the rest, in the numbering
+ * of pages also; that it can be overwritten is up to the guest.
+ */
+#define ENGINE_ROM_BYTES ((uint64_t)1 << 20)
+#define ENGINE_ROM_BASE  (((uint64_t)4 << 30) - ENGINE_ROM_BYTES)
+/* All memory of a guest. */
+#define ENGINE_RANGES_MAX 3
+unsigned engine_guest_layout(const struct engine_config *cfg, struct machmem_range range[ENGINE_RANGES_MAX]);
 
 struct engine_vm; /* one VM with one vCPU */
 

@@ -26,7 +26,7 @@ struct engine_machine {
 struct engine_vm {
 	struct engine_config cfg;
 	const struct engine_ops *ops;
-	struct machmem_range ram[2]; /* guest-physical */
+	struct machmem_range ram[ENGINE_RANGES_MAX]; /* guest-physical */
 	unsigned rams;
 	struct cpu *cpu;             /* the (physical) processor */
 	/* under a hypervisor */

@@ -118,7 +118,7 @@ struct hv_dirty {
 struct hv_vm {
 	struct hv_machine *machine;
 	struct engine_config cfg;
-	struct machmem_range ram[2]; /* guest RAM, guest-physical */
+	struct machmem_range ram[ENGINE_RANGES_MAX]; /* guest RAM, guest-physical */
 	unsigned rams;
 	struct machmem *mem;
 	struct cpu *cpu;          /* the physical processor: through cpu/vmx.h only */

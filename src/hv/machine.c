@@ -23,6 +23,8 @@ uint64_t hv_machine_memory(const struct engine_config *cfg)
 
 	if (cfg->host_pages == HOST_PAGES_1G)
 		room += 2 * SIZE_1G;
+	if (cfg->rom)
+		room += ENGINE_ROM_BYTES;
 	return (cfg->memory + room + SIZE_2M - 1) & ~(SIZE_2M - 1);
 }
 

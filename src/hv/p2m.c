@@ -27,7 +27,7 @@
 static_assert(MACHMEM_SPAN_MAX >> PAGE_SHIFT <= P2M_MFN + 1ull, "every frame number fits");
 
 struct p2m {
-	uint32_t *word[2];     /* for each range of guest RAM: [ram[i].bytes >> PAGE_SHIFT] */
+	uint32_t *word[ENGINE_RANGES_MAX];     /* for each range of guest RAM: [ram[i].bytes >> PAGE_SHIFT] */
 	uint64_t frames;       /* allocated */
 	struct p2m_source source;
 	struct p2m_watch watch;

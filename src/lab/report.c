@@ -88,7 +88,10 @@ static json_t *build_config(const struct vm_config *cfg)
 	const struct engine_config *e = &cfg->engine;
 	json_t *o = json_object();
 
-	put_string(o, "kernel", cfg->kernel);
+	if (cfg->firmware)
+		put_string(o, "firmware", cfg->firmware);
+	else
+		put_string(o, "kernel", cfg->kernel);
 	json_object_set_new(o, "initrd", cfg->initrd ? json_string(cfg->initrd) : json_null());
 	put_string(o, "append", cfg->append);
 	put_kib(o, "memory_kib", e->memory);

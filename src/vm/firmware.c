@@ -1,13 +1,16 @@
 /*
- * The state in which a PC's firmware hands over to a boot loader, as far as a
- * multiboot kernel that returns to real mode can see it: a vector table whose
- * entries return, with an end of interrupt where the PIC waits for one, the PIC at
- * vectors 8 and 0x70 with the timer's input open, and the timer at 18.2 Hz.
+ * An image of a PC's firmware, as a chipset shows it after RESET: below 4 GiB, and its end below 1 MiB also, where it is
+ * shadowed in RAM already. Left out: write protection.
  *
- * Left out: firmware services (INT 10h and the like return and do nothing), the
- * BIOS data area.
+ * Where no firmware runs, the state in which it hands over to a boot loader, as far as a multiboot kernel that returns to
+ * real mode can see it: a vector table whose entries return, with an end of interrupt where the PIC waits for one, the PIC at
+ * vectors 8 and 0x70 with the timer's input open, and the timer at 18.2 Hz. Left out: firmware services (INT 10h and the
+ * like return and do nothing), the BIOS data area.
  */
 #include "vm/firmware.h"
+
+#include <errno.h>
+#include <inttypes.h>
 
 #define HANDLERS 0xfe000ull /* at the end of the ROM area, away from the ACPI tables */
 #define VECTORS  256u
@@ -58,4 +61,23 @@ int firmware_leave_behind(struct engine_vm *vm, struct platform *p, struct error
 		return error_set(err, ret, "no memory for the interrupt vectors");
 	program_devices(p);
 	return 0;
+}
+
+/* ---- an image ---- */
+
+#define IMAGE_UNIT   (64u << 10)
+#define SHADOW_BYTES (128u << 10)
+
+int firmware_load(struct engine_vm *vm, const struct blob *image, struct error *err)
+{
+	uint64_t shadow = min_u64(image->bytes, SHADOW_BYTES);
+	int ret;
+
+	if (image->bytes % IMAGE_UNIT || image->bytes > ENGINE_ROM_BYTES)
+		return error_set(err, -ENOEXEC, "firmware '%s': %" PRIu64 " bytes: not a multiple of 64 KiB up to 1 MiB", image->name,
+				 image->bytes);
+	ret = engine_mem_write(vm, gpa(ENGINE_ROM_BASE + ENGINE_ROM_BYTES - image->bytes), image->data, image->bytes);
+	if (ret == 0)
+		ret = engine_mem_write(vm, gpa((1u << 20) - shadow), image->data + image->bytes - shadow, shadow);
+	return ret ? error_set(err, ret, "firmware '%s': no memory for it", image->name) : 0;
 }

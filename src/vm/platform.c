@@ -222,6 +222,8 @@ size_t platform_take_output(struct platform *p, uint8_t *buf, size_t bytes)
 	return serial_take_output(&p->serial, buf, bytes);
 }
 
+size_t platform_take_log(struct platform *p, uint8_t *buf, size_t bytes) { return fw_cfg_take_log(&p->fw_cfg, buf, bytes); }
+
 static void refresh_state(struct platform *p, const void *state)
 {
 	for (unsigned i = 0; i < p->devices; i++)
@@ -244,22 +246,46 @@ void platform_power_button(struct platform *p)
 	refresh_state(p, &p->acpi_pm);
 }
 
-void platform_init(struct platform *p, uint64_t memory, int64_t epoch)
+static void add_bus(struct platform *p)
+{
+	p->next[p->devices] = UINT64_MAX;
+	p->device[p->devices++] = pci_bus_device(&p->pci);
+}
+
+/* SeaBIOS takes the serial port for its screen and keyboard if it is told so. */
+static void tell_firmware(struct platform *p)
+{
+	static const uint8_t serial_port[8] = {SERIAL_COM1_PORT & 0xff, SERIAL_COM1_PORT >> 8};
+
+	fw_cfg_add_file(&p->fw_cfg, "etc/sercon-port", serial_port, sizeof(serial_port));
+	fw_cfg_add_log(&p->fw_cfg);
+}
+
+void platform_init(struct platform *p, uint64_t memory, int64_t epoch, bool firmware)
 {
 	memset(p, 0, sizeof(*p));
+	p->runs_firmware = firmware;
+	ps2_keyboard_init(&p->keyboard);
 	serial_init(&p->serial, SERIAL_COM1_PORT, SERIAL_COM1_IRQ);
 	pic_init(&p->pic);
 	pit_init(&p->pit);
 	ioapic_init(&p->ioapic, PLATFORM_IOAPIC_ID);
 	rtc_init(&p->rtc, memory, epoch);
 	acpi_pm_init(&p->acpi_pm);
-	i8042_init(&p->i8042);
+	i8042_init(&p->i8042, firmware ? &p->keyboard : NULL);
 	reset_init(&p->reset);
 	debug_exit_init(&p->debug_exit);
 	fw_cfg_init(&p->fw_cfg, memory);
+	if (firmware)
+		tell_firmware(p);
 	testdev_init(&p->testdev);
-	pci_bus_init(&p->pci);
+	if (firmware)
+		pci_bus_init_440fx(&p->pci);
+	else
+		pci_bus_init(&p->pci);
 	list_devices(p);
+	if (firmware)
+		add_bus(p);
 	for (unsigned i = 0; i < p->devices; i++) {
 		p->next[i] = UINT64_MAX;
 		refresh_device(p, i);
@@ -267,7 +293,7 @@ void platform_init(struct platform *p, uint64_t memory, int64_t epoch)
 	find_next_event(p);
 }
 
-bool platform_has_pci(const struct platform *p) { return p->pci.slots > 1; }
+bool platform_has_pci(const struct platform *p) { return p->runs_firmware || p->pci.slots > 1; }
 
 int platform_add_pci(struct platform *p, struct pci_function *fn)
 {
@@ -276,10 +302,8 @@ int platform_add_pci(struct platform *p, struct pci_function *fn)
 
 	if (slot < 0)
 		return slot;
-	if (first) {
-		p->next[p->devices] = UINT64_MAX;
-		p->device[p->devices++] = pci_bus_device(&p->pci);
-	}
+	if (first)
+		add_bus(p);
 	return 0;
 }
 
@@ -316,7 +340,9 @@ unsigned platform_sections(struct platform *p, struct state_object section[PLATF
 	};
 	unsigned n = ARRAY_SIZE(list) - (platform_has_pci(p) ? 0 : 2);
 
-	static_assert(ARRAY_SIZE(list) <= PLATFORM_SECTIONS_MAX, "room for all");
+	static_assert(ARRAY_SIZE(list) < PLATFORM_SECTIONS_MAX, "room for all, and the keyboard");
 	memcpy(section, list, n * sizeof(*list));
+	if (p->runs_firmware)
+		section[n++] = (struct state_object){"keyboard", &ps2_keyboard_desc, &p->keyboard};
 	return n;
 }

@@ -47,6 +47,8 @@ struct platform {
 	struct reset_port reset;
 	struct debug_exit debug_exit;
 	struct fw_cfg fw_cfg;
+	bool runs_firmware;
+	struct ps2_keyboard keyboard;      /* with firmware */
 	struct testdev testdev;
 	struct pci_bus pci;
 
@@ -63,8 +65,10 @@ struct platform {
  * The machine after RESET. @p must not be moved afterwards: its devices refer to it.
  * @memory: RAM in bytes (CMOS and fw_cfg report it)
  * @epoch: seconds since 1970 (UTC) that the clock shows at time 0; RTC_DEFAULT_EPOCH for a deterministic run
+ * @firmware: firmware is going to run. For it there are a keyboard, a PCI bus with a 440FX, whatever is on it, files that
+ * have it use the serial port as its screen and keyboard, and a port for its log.
  */
-void platform_init(struct platform *p, uint64_t memory, int64_t epoch);
+void platform_init(struct platform *p, uint64_t memory, int64_t epoch, bool firmware);
 /*
  * Puts a function on the PCI bus, before the machine runs; the first one brings the bus with it. -ENOSPC if the bus
  * is full.
@@ -102,12 +106,14 @@ uint32_t platform_debug_code(const struct platform *p);
 
 /* Serial console: as serial_take_output() and serial_put_input(). */
 size_t platform_take_output(struct platform *p, uint8_t *buf, size_t bytes);
+/* What firmware has to say of its work, taken after each access; nothing without firmware. */
+size_t platform_take_log(struct platform *p, uint8_t *buf, size_t bytes);
 size_t platform_put_input(struct platform *p, const uint8_t *buf, size_t bytes);
 /*
  * State: the sections that the platform is saved as, itself and its devices; what is on the PCI bus has its own. Loading
  * them into a platform that was made in the same way makes it the other one.
  */
-#define PLATFORM_SECTIONS_MAX 14
+#define PLATFORM_SECTIONS_MAX 15
 unsigned platform_sections(struct platform *p, struct state_object section[PLATFORM_SECTIONS_MAX]);
 /* The user presses the power button. */
 void platform_power_button(struct platform *p);

@@ -213,6 +213,31 @@ static int vm_boot(struct vm *vm, struct error *err)
 	return ret;
 }
 
+static int vm_open_firmware_log(struct vm *vm, struct error *err)
+{
+	const char *name = vm->cfg.firmware_log;
+
+	vm->firmware_log = name ? fopen(name, "we") : NULL;
+	return name && !vm->firmware_log ? error_set(err, -errno, "firmware log '%s': %s", name, strerror(errno)) : 0;
+}
+
+/* From RESET on the processor executes firmware. */
+static int vm_reset(struct vm *vm, struct error *err)
+{
+	struct blob image;
+	int ret = read_file(&image, &vm->cfg, "firmware", vm->cfg.firmware, ENGINE_ROM_BYTES, err);
+
+	if (ret)
+		return ret;
+	ret = vm_make_machine(vm, false, err);
+	if (ret == 0)
+		ret = firmware_load(vm->engine, &image, err);
+	if (ret == 0)
+		ret = vm_open_firmware_log(vm, err);
+	blob_free(&image);
+	return ret;
+}
+
 int vm_create(struct vm **out, const struct vm_config *cfg, struct error *err)
 {
 	return vm_create_on(out, cfg, NULL, err);
@@ -241,7 +266,7 @@ static int vm_allocate(struct vm **out, const struct vm_config *cfg, struct engi
 		return ret;
 	}
 	platform_init(&vm->platform, cfg->engine.memory,
-		      cfg->clock == VM_CLOCK_WALL ? (int64_t)time(NULL) : RTC_DEFAULT_EPOCH);
+		      cfg->clock == VM_CLOCK_WALL ? (int64_t)time(NULL) : RTC_DEFAULT_EPOCH, cfg->engine.rom);
 	*out = vm;
 	return 0;
 }
@@ -253,7 +278,7 @@ int vm_create_on(struct vm **out, const struct vm_config *cfg, struct engine_mac
 
 	if (ret)
 		return ret;
-	ret = vm_boot(vm, err);
+	ret = cfg->firmware ? vm_reset(vm, err) : vm_boot(vm, err);
 	if (ret)
 		vm_destroy(vm);
 	else
@@ -283,6 +308,8 @@ void vm_destroy(struct vm *vm)
 	vm_close_devices(vm, NULL);
 	if (vm->engine)
 		engine_destroy(vm->engine);
+	if (vm->firmware_log)
+		fclose(vm->firmware_log);
 	if (vm->wake_fd >= 0)
 		close(vm->wake_fd);
 	for (unsigned i = 0; i < DEVICES_DISKS_MAX; i++)
@@ -554,6 +581,9 @@ static void vm_flush_output(struct vm *vm)
 			vm->console.output(vm->console.ctx, data, n);
 		vm_match_output(vm, data, n);
 	}
+	n = platform_take_log(&vm->platform, data, sizeof(data));
+	if (n && vm->firmware_log)
+		fwrite(data, 1, n, vm->firmware_log);
 }
 
 /* Brings typed bytes to the serial port, or to the virtio console if the terminal is its. */

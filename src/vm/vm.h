@@ -32,6 +32,11 @@ struct vm_config {
 	const char *kernel;     /* path; with an image in memory just what it is called */
 	const void *kernel_image; /* NULL: read the file; else kernel_bytes of it, needed while vm_create() runs */
 	uint64_t kernel_bytes;
+	/*
+	 * Instead of a kernel: the image of a PC's firmware, which the processor executes from RESET on; a path. The engine's
+	 * rom is set then. The log is a file, NULL if none is wanted.
+	 */
+	const char *firmware, *firmware_log;
 	const char *initrd;     /* path; multiboot: "file args,file args,..."; NULL if none */
 	const char *append;     /* kernel command line, "" if none */
 	const char *directory;  /* of kernel and initrd, if their paths are relative, with a slash; NULL: the current one */

@@ -117,6 +117,8 @@ int vm_config_to_text(char **out, const struct vm_config *cfg, struct error *err
 
 	json_object_set_new(o, "schema", json_string(SCHEMA));
 	json_object_set_new(o, "memory_bytes", json_integer((json_int_t)cfg->engine.memory));
+	if (cfg->engine.rom)
+		json_object_set_new(o, "rom", json_true());
 	put_processor(o, &cfg->engine.cpu);
 	json_object_set_new(o, "clock", json_string(cfg->clock == VM_CLOCK_WALL ? "wall" : "icount"));
 	ret = put_devices(o, cfg, err);
@@ -258,6 +260,8 @@ static int take_all(const json_t *o, struct vm_config *cfg, struct error *err)
 		return wrong(err, "clock");
 	cfg->clock = *clock == 'w' ? VM_CLOCK_WALL : VM_CLOCK_ICOUNT;
 	ret = take_number(o, "memory_bytes", INT64_MAX, &cfg->engine.memory, err);
+	if (!ret && json_object_get(o, "rom")) /* only with firmware */
+		ret = take_bool(o, "rom", &cfg->engine.rom, err);
 	if (!ret)
 		ret = take_processor(o, &cfg->engine.cpu, err);
 	return ret ? ret : take_devices(o, &cfg->devices, err);

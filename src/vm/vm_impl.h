@@ -5,6 +5,8 @@
 #include "vm/platform.h"
 #include "vm/vm.h"
 
+#include <stdio.h>
+
 #define INPUT_BYTES 64
 
 struct vm {
@@ -15,6 +17,7 @@ struct vm {
 	struct platform platform;
 	struct devices *devices;    /* NULL: none were asked for */
 	char *disk_text[DEVICES_DISKS_MAX]; /* what cfg.devices.disk[] says of disks that were replaced; else NULL */
+	FILE *firmware_log;         /* NULL: none is wanted */
 	void (*say)(void *ctx, const char *line);
 	void *say_ctx;
 	struct engine_run run;

@@ -74,6 +74,18 @@ for c in run compare; do
 	refused 'there is room for' $c --kernel "$dir/exit" --initrd "$dir/large" --memory 16M
 	rm "$dir/large"
 done
+# Firmware.
+for c in run compare; do
+	refused 'no kernel, initrd and command line' $c --kernel "$dir/exit" --firmware "$dir/zeros"
+	refused 'no kernel, initrd and command line' $c --append x --firmware "$dir/zeros"
+	refused "firmware '$dir/none'" $c --firmware "$dir/none"
+	refused '100000 bytes: not a multiple of 64 KiB up to 1 MiB' $c --firmware "$dir/zeros"
+	refused 'the file is empty' $c --firmware /dev/null
+	head -c 1114112 /dev/zero >"$dir/large"
+	refused "firmware '$dir/large'" $c --firmware "$dir/large"
+done
+head -c 65536 /dev/zero >"$dir/rom"
+refused "firmware log '$dir/none/log'" run --firmware "$dir/rom" --firmware-log "$dir/none/log"
 # Devices.
 head -c 65536 /dev/zero >"$dir/disk.img"
 for c in run compare; do

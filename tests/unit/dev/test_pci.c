@@ -127,6 +127,30 @@ static void bars(void **state)
 	assert_int_equal(toy[1].reads, 0);
 }
 
+/* What firmware finds: the bridge it knows, and BARs that it has yet to place, wherever no RAM is. */
+static void as_firmware_finds_it(void **state)
+{
+	(void)state;
+	pci_bus_init_440fx(&bus);
+	pci_function_init(&toy[0].fn, &(struct pci_identity){.vendor = 0x1234}, toy[0].fn.ops, &toy[0]);
+	pci_add_bar(&toy[0].fn, 0, 0x1000);
+	assert_int_equal(pci_bus_add(&bus, &toy[0].fn), 1);
+	dev = pci_bus_device(&bus);
+	assert_int_equal(config_port(0, PCI_VENDOR_ID, 4), 0x12378086);
+	assert_int_equal(config_port(0, PCI_SUBSYSTEM_VENDOR, 4), 0x11001af4);
+	wr(PCI_ADDRESS_PORT, 4, 0x80000058);
+	assert_int_equal(rd(PCI_DATA_PORT, 4), 0); /* no RAM is shadowed yet, as the registers have it */
+	wr(PCI_DATA_PORT, 4, 0xffffffff);
+	assert_int_equal(rd(PCI_DATA_PORT, 4), 0x33333300);
+	assert_int_equal(config_port(1, PCI_BAR0, 4), 0);
+	wr(PCI_DATA_PORT, 4, PCI_ECAM_BASE); /* it has no ECAM there */
+	wr(PCI_ADDRESS_PORT, 4, 0x80000800 + PCI_COMMAND);
+	wr(PCI_DATA_PORT, 2, PCI_COMMAND_MEMORY);
+	assert_int_equal(rd(PCI_ECAM_BASE + 0x18, 4), 0x18);
+	assert_int_equal(dev.ranges[2].base, PCI_440FX_BASE);
+	assert_int_equal(dev.ranges[2].base + dev.ranges[2].bytes, PCI_440FX_END);
+}
+
 static void edges_of_config_space(void **state)
 {
 	(void)state;
@@ -240,6 +264,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(identity, setup), cmocka_unit_test_setup(bars, setup),
+		cmocka_unit_test_setup(as_firmware_finds_it, setup),
 		cmocka_unit_test_setup(edges_of_config_space, setup), cmocka_unit_test_setup(capabilities, setup),
 		cmocka_unit_test_setup(msix, setup), cmocka_unit_test_setup(pin, setup),
 		cmocka_unit_test_setup(full_bus, setup),

@@ -9,7 +9,7 @@ static struct platform p;
 static int setup(void **state)
 {
 	(void)state;
-	platform_init(&p, 256 << 20, RTC_DEFAULT_EPOCH);
+	platform_init(&p, 256 << 20, RTC_DEFAULT_EPOCH, false);
 	return 0;
 }
 

@@ -61,7 +61,7 @@ static void keyboard_controller(void **state)
 	struct device d = i8042_device(&k);
 
 	(void)state;
-	i8042_init(&k);
+	i8042_init(&k, NULL);
 	assert_int_equal(in8(&d, 0x64, 0) & 3, 0); /* ready for a command, nothing to read */
 	out8(&d, 0x64, 0xaa, 0);
 	assert_int_equal(in8(&d, 0x64, 0) & 1, 1);
@@ -73,8 +73,49 @@ static void keyboard_controller(void **state)
 	assert_int_equal(in8(&d, 0x60, 0), 0x47);
 	out8(&d, 0x64, 0xff, 0); /* pulses no line */
 	assert_int_equal(k.request, PLATFORM_RUN);
+	out8(&d, 0x60, 0xff, 0); /* to a keyboard that is not there */
+	assert_int_equal(in8(&d, 0x64, 0) & 1, 0);
 	out8(&d, 0x64, 0xfe, 0);
 	assert_int_equal(k.request, PLATFORM_RESET);
+}
+
+static void keyboard(void **state)
+{
+	struct ps2_keyboard keys;
+	struct i8042 k;
+	struct device d = i8042_device(&k);
+
+	(void)state;
+	ps2_keyboard_init(&keys);
+	i8042_init(&k, &keys);
+	out8(&d, 0x64, 0x60, 0);
+	out8(&d, 0x60, 0x01, 0); /* interrupts */
+	assert_false(irq_level(&d, I8042_IRQ));
+	out8(&d, 0x60, 0xff, 0); /* reset: acknowledged, and passed */
+	assert_true(irq_level(&d, I8042_IRQ));
+	assert_int_equal(in8(&d, 0x60, 0), 0xfa);
+	assert_int_equal(in8(&d, 0x64, 0) & 1, 1);
+	out8(&d, 0x64, 0xad, 0); /* its clock is held: what is in the buffer stays, nothing follows */
+	assert_int_equal(in8(&d, 0x60, 0), 0xaa);
+	assert_false(irq_level(&d, I8042_IRQ));
+	out8(&d, 0x60, 0xf2, 0); /* who are you */
+	assert_int_equal(in8(&d, 0x60, 0), 0xfa);
+	out8(&d, 0x64, 0xad, 0);
+	assert_int_equal(in8(&d, 0x60, 0), 0xab);
+	assert_int_equal(in8(&d, 0x64, 0) & 1, 0);
+	out8(&d, 0x64, 0xae, 0);
+	assert_int_equal(in8(&d, 0x60, 0), 0x83);
+	out8(&d, 0x60, 0xed, 0);
+	assert_int_equal(in8(&d, 0x60, 0), 0xfa);
+	out8(&d, 0x60, 0x07, 0); /* a parameter, no command */
+	assert_int_equal(in8(&d, 0x60, 0), 0xfa);
+	out8(&d, 0x60, 0x07, 0);
+	assert_int_equal(in8(&d, 0x60, 0), 0xfe);
+	out8(&d, 0x60, 0xed, 0);
+	out8(&d, 0x60, 0xee, 0); /* a command in a parameter's place */
+	assert_int_equal(in8(&d, 0x60, 0), 0xfa);
+	assert_int_equal(in8(&d, 0x60, 0), 0xee);
+	assert_int_equal(in8(&d, 0x64, 0) & 1, 0);
 }
 
 static void reset_ports(void **state)
@@ -125,10 +166,11 @@ static uint64_t item(const struct device *d, uint16_t key, unsigned bytes)
 static void firmware_configuration(void **state)
 {
 	struct fw_cfg f;
-	struct device d = fw_cfg_device(&f);
+	struct device d;
 
 	(void)state;
 	fw_cfg_init(&f, 0x123456000);
+	d = fw_cfg_device(&f);
 	assert_int_equal(item(&d, 0, 4), 0x554d4551);
 	assert_int_equal(item(&d, 1, 4), 1);
 	assert_int_equal(item(&d, 3, 8), 0x123456000);
@@ -136,6 +178,48 @@ static void firmware_configuration(void **state)
 	assert_int_equal(item(&d, 5, 2), 1);
 	assert_int_equal(item(&d, 15, 2), 1);
 	assert_int_equal(item(&d, 0x19, 4), 0);
+}
+
+static void firmware_files(void **state)
+{
+	static const char name[] = "etc/second";
+	struct fw_cfg f;
+	struct device d;
+	uint8_t log[4];
+
+	(void)state;
+	fw_cfg_init(&f, 0);
+	assert_int_equal(fw_cfg_device(&f).ranges[0].base, 0x510);
+	fw_cfg_add_file(&f, "etc/first", "1", 1);
+	fw_cfg_add_file(&f, name, "0123456789", 10);
+	fw_cfg_add_log(&f);
+	d = fw_cfg_device(&f);
+	assert_int_equal(item(&d, 0x19, 4), 0x02000000); /* big-endian: two files */
+	assert_int_equal(item(&d, 0x19, 8) >> 32, 0x01000000);
+	item(&d, 0x19, 4 + 64);
+	assert_int_equal(in8(&d, 0x511, 0), 0);
+	item(&d, 0x19, 4 + 64 + 3);
+	assert_int_equal(in8(&d, 0x511, 0), 10);
+	assert_int_equal(in8(&d, 0x511, 0), 0);
+	assert_int_equal(in8(&d, 0x511, 0), 0x21);
+	item(&d, 0x19, 4 + 64 + 8);
+	for (unsigned i = 0; i < FW_CFG_NAME_MAX; i++)
+		assert_int_equal(in8(&d, 0x511, 0), i < sizeof(name) ? name[i] : 0);
+	assert_int_equal(in8(&d, 0x511, 0), 0); /* past the end */
+	assert_int_equal(item(&d, 0x21, 8), 0x3736353433323130);
+	assert_int_equal(in8(&d, 0x511, 0), '8');
+	assert_int_equal(in8(&d, 0x511, 0), '9');
+	assert_int_equal(in8(&d, 0x511, 0), 0);
+	assert_int_equal(item(&d, 0x22, 8), 0); /* no such file */
+	assert_int_equal(in8(&d, 0x402, 0), 0xe9);
+	for (unsigned i = 0; i < FW_CFG_LOG + 2; i++)
+		out8(&d, 0x402, (uint8_t)i, 0);
+	assert_int_equal(fw_cfg_take_log(&f, log, sizeof(log)), 4);
+	assert_int_equal(log[0], 2); /* the oldest were lost */
+	for (unsigned i = 4; i < FW_CFG_LOG; i += 4)
+		assert_int_equal(fw_cfg_take_log(&f, log, sizeof(log)), 4);
+	assert_int_equal(log[3], FW_CFG_LOG + 1);
+	assert_int_equal(fw_cfg_take_log(&f, log, sizeof(log)), 0);
 }
 
 static void test_device(void **state)
@@ -162,9 +246,9 @@ static void test_device(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(pm_timer), cmocka_unit_test(power), cmocka_unit_test(keyboard_controller),
+		cmocka_unit_test(pm_timer), cmocka_unit_test(power), cmocka_unit_test(keyboard_controller), cmocka_unit_test(keyboard),
 		cmocka_unit_test(reset_ports), cmocka_unit_test(debug_exit),
-		cmocka_unit_test(firmware_configuration), cmocka_unit_test(test_device),
+		cmocka_unit_test(firmware_configuration), cmocka_unit_test(firmware_files), cmocka_unit_test(test_device),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -70,7 +70,7 @@ static void make(struct scene *s)
 {
 	const struct devices_host host = {.platform = &s->platform};
 
-	platform_init(&s->platform, 64 << 20, 0);
+	platform_init(&s->platform, 64 << 20, 0, false);
 	assert_int_equal(devices_create(&s->devices, &s->cfg, &host, &s->err), 0);
 }
 
