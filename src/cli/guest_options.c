@@ -292,7 +292,7 @@ const struct option_desc guest_options[] = {
 	{"balloon", "SIZE", "a virtio balloon: the guest is asked to give back SIZE of its memory", set_balloon},
 	{"virtio-console", "FILE", "a virtio console (hvc0), its output to FILE. '-': it is on the terminal,\nwhere the serial port then has its output only", set_virtio_console},
 	{"virtio-packed", NULL, "offer packed rings to the drivers of virtio devices", set_packed},
-	{"cpu-features", "LIST", "hide or show features: -f,+f,... (-la57,+pcid)", set_features},
+	{"cpu-features", "LIST", "hide or show features: -f,+f,... (-pcid,+la57; +vmx: VT-x for the guest itself)", set_features},
 	{"maxphyaddr", "N", "physical-address bits, 36 to 52 (default 46)", set_maxphyaddr},
 	{"mitigations", NULL, "report the processor as affected by speculation flaws", set_mitigations},
 	{"seed", "N", "for RDRAND and RDSEED (default 0)", set_seed},

@@ -242,12 +242,12 @@ struct block *blocks_decode(struct cpu *cpu, uint64_t at, uint64_t hpa2, unsigne
 	struct block *b = block_alloc(cpu);
 	struct source s;
 	unsigned off = 0;
-	bool ends = false;
+	enum block_place place = PLACE_ANY;
 
 	source_of(cpu, &s, at, hpa2);
-	while (b->insns < BLOCK_INSNS_MAX && !ends && off < s.page_left) {
+	while (b->insns < BLOCK_INSNS_MAX && place == PLACE_ANY && off < s.page_left) {
 		struct uop *u = &b->uop[b->insns];
-		int len = lower_one(cpu, s.bytes + off, s.avail - off, bits, off, u, &ends);
+		int len = lower_one(cpu, s.bytes + off, s.avail - off, bits, off, u, &place);
 
 		/* An instruction that crosses into the next frame is a block of its own. */
 		if (len == 0 || off + (unsigned)len > s.page_left) {
@@ -256,13 +256,9 @@ struct block *blocks_decode(struct cpu *cpu, uint64_t at, uint64_t hpa2, unsigne
 			if (len == 0)
 				return NULL;
 			b->hpa2 = hpa2;
-			ends = true;
+			place = PLACE_ALONE;
 		}
-		/*
-		 * An instruction after which the block is left for another reason than a jump (RDTSC,
-		 * WRMSR, ...) may look at the instruction count, which is only exact where a block begins.
-		 */
-		if (ends && b->insns > 0 && !(u->flags & UOP_SETS_RIP))
+		if (place == PLACE_ALONE && b->insns > 0)
 			break;
 		off += (unsigned)len;
 		b->insns++;

@@ -32,7 +32,7 @@ static const uint8_t needs[][2] = {
 	{CPUF_PDPE1GB, CPUF_LM}, {CPUF_LAHF_LM, CPUF_LM}, {CPUF_LA57, CPUF_LM}, {CPUF_PKU, CPUF_LM},
 	{CPUF_PKU, CPUF_XSAVE}, {CPUF_ARCH_CAP, CPUF_MSR}, {CPUF_DMT, CPUF_LM}, {CPUF_DMT, CPUF_MSR},
 	{CPUF_AVX, CPUF_XSAVE}, {CPUF_AVX, CPUF_SSE4_2}, {CPUF_AVX2, CPUF_AVX}, {CPUF_FMA, CPUF_AVX},
-	{CPUF_F16C, CPUF_AVX},
+	{CPUF_F16C, CPUF_AVX}, {CPUF_VMX, CPUF_LM}, {CPUF_VMX, CPUF_MSR},
 };
 
 /* Where CPUID has it. */
@@ -72,8 +72,9 @@ void cpu_config_default(struct cpu_config *cfg)
 				   .code_cache = 64u << 20};
 	for (unsigned i = 0; i < CPUF_COUNT; i++)
 		cfg->feature[i] = !host_lacks((enum cpu_feature)i);
-	/* Software that finds 5-level paging uses it, and no processor has DMT: to be asked for. */
+	/* Software that finds 5-level paging or VMX uses it, and no processor has DMT: to be asked for. */
 	cfg->feature[CPUF_LA57] = false;
+	cfg->feature[CPUF_VMX] = false;
 	cfg->feature[CPUF_DMT] = false;
 	hw_default(&cfg->hw);
 }

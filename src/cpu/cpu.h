@@ -178,6 +178,7 @@ struct cpu {
 
 	/* -- between instructions -- */
 	bool shadow_sti, shadow_movss; /* interrupts blocked for one instruction */
+	bool behind_movss;         /* the instruction that is being executed is the one that MOV SS blocked them for */
 	uint64_t sti_lifted;       /* insns value at which the run loop took shadow_sti away early, or ~0 */
 	bool nmi_blocked;
 	bool nmi_pending, init_pending;
@@ -244,9 +245,9 @@ void cpu_reset(struct cpu *cpu);
 enum cpu_run_status {
 	CPU_RUN_DEADLINE,   /* @until instructions/ticks reached */
 	CPU_RUN_BUS,        /* perform cpu->bus.want, cpu_bus_done(), and run again */
-	CPU_RUN_HALTED,     /* HLT and nothing deliverable: lapic_next_deadline() says how long */
+	CPU_RUN_HALTED,     /* HLT and nothing deliverable: cpu_wake_tsc() says how long */
 	CPU_RUN_EXTINT,     /* give the vector of the external interrupt controller */
-	CPU_RUN_VMEXIT,     /* VMX: the processor is in root operation again */
+	CPU_RUN_VMEXIT,     /* VMX: the processor is in root operation again, which is the caller's: vmx_setup_root() */
 	CPU_RUN_SHUTDOWN,   /* triple fault */
 	CPU_RUN_EOI,        /* lapic_take_eoi(): a level-triggered interrupt was ended */
 	CPU_RUN_KICKED,     /* cpu->kick was set (it is cleared) */
@@ -269,6 +270,8 @@ bool cpu_boundary_quiet(struct cpu *cpu);
 
 /* A debug trap belongs to the instruction before it: it is taken before anybody stops at the boundary. */
 static inline bool cpu_debug_trap_due(const struct cpu *cpu) { return cpu->db_pending && !cpu->shadow_movss; }
+/* TSC value at which a halted processor has something to do by itself; UINT64_MAX: never. */
+uint64_t cpu_wake_tsc(const struct cpu *cpu);
 static inline uint64_t cpu_tsc(const struct cpu *cpu) { return cpu->insns + cpu->tsc_base; }
 /* Idle: moves time forward to @tsc (no effect if that is past). */
 void cpu_skip_time(struct cpu *cpu, uint64_t tsc);

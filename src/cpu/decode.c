@@ -153,8 +153,21 @@ bool decode_one(const uint8_t *bytes, unsigned avail, unsigned bits_, struct ins
 	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, bytes, avail < 15 ? avail : 15, &in->z, in->op));
 }
 
+/*
+ * An instruction after which the block is left for another reason than a jump (RDTSC, WRMSR, ...) may look at the
+ * instruction count, which is only exact where a block begins.
+ */
+static enum block_place place_of(const struct insn *in, const struct uop *u)
+{
+	bool last = in->ends_block || u->exec == exec_ud || u->flags & UOP_SETS_RIP;
+
+	if (in->alone || (last && !(u->flags & UOP_SETS_RIP)))
+		return PLACE_ALONE;
+	return last ? PLACE_LAST : PLACE_ANY;
+}
+
 int lower_one(struct cpu *cpu, const uint8_t *bytes, unsigned avail, unsigned bits_, unsigned off, struct uop *u,
-	      bool *ends)
+	      enum block_place *place)
 {
 	struct insn in = {.bytes = bytes, .mode_bits = bits_, .cpu = cpu};
 	ZydisDecoder d;
@@ -166,12 +179,12 @@ int lower_one(struct cpu *cpu, const uint8_t *bytes, unsigned avail, unsigned bi
 	if (ZYAN_SUCCESS(st)) {
 		lower_generic(&in, u);
 		lower_by_group(&in, u);
-		*ends = in.ends_block || u->exec == exec_ud || (u->flags & UOP_SETS_RIP);
+		*place = place_of(&in, u);
 		return u->len;
 	}
 	if (st == ZYDIS_STATUS_NO_MORE_DATA && avail < 15)
 		return 0;
-	*ends = true;
+	*place = PLACE_ALONE;
 	u->len = 1;
 	u->exec = st == ZYDIS_STATUS_NO_MORE_DATA || st == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? exec_too_long : exec_ud;
 	return 1;

@@ -20,6 +20,7 @@ struct insn {
 	unsigned mode_bits;     /* 16, 32, 64 */
 	struct cpu *cpu;        /* for features and stub creation only, not for state */
 	bool ends_block;        /* set by lowering: nothing may follow in this block */
+	bool alone;             /* ... nor come before it, though it sets RIP */
 };
 
 /*

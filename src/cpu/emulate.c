@@ -44,17 +44,17 @@ static int decode_at_rip(struct cpu *cpu, struct uop *u)
 	uint64_t lin = cpu->code_bits == 64 ? rip : (uint32_t)(cpu->seg[SEG_CS].base + rip);
 	uint8_t bytes[INSN_BYTES_MAX];
 	unsigned got = 0;
-	bool ends = false;
+	enum block_place place;
 
 	if (fetch(cpu, lin, bytes, &got))
 		return EXEC_STOP;
-	if (lower_one(cpu, bytes, got, cpu->code_bits, 0, u, &ends))
+	if (lower_one(cpu, bytes, got, cpu->code_bits, 0, u, &place))
 		return 0;
 	/* It goes on in the next page. */
 	lin += got;
 	if (fetch(cpu, cpu->code_bits == 64 ? lin : (uint32_t)lin, bytes, &got))
 		return EXEC_STOP;
-	return lower_one(cpu, bytes, got, cpu->code_bits, 0, u, &ends) ? 0 : raise_ud(cpu);
+	return lower_one(cpu, bytes, got, cpu->code_bits, 0, u, &place) ? 0 : raise_ud(cpu);
 }
 
 static enum cpu_emul_result stopped(struct cpu *cpu, const struct uop *u)

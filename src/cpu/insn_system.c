@@ -1,6 +1,6 @@
 /*
  * System instructions: the dispatch to their groups, and those that belong to no
- * larger one - flags, HLT, time stamps, random numbers, CPUID, MSRs, caches, VMX.
+ * larger one - flags, HLT, time stamps, random numbers, CPUID, MSRs, caches.
  *
  * Source: SDM volume 2. Left out: MONITOR and MWAIT, RSM, SMX, performance
  * counters (hidden or #UD, as on a processor without them).
@@ -66,6 +66,7 @@ bool lower_from_table(struct insn *in, struct uop *u, const struct sys_insn *tab
 		u->flags |= UOP_SETS_RIP;
 	if (e->flags & (SYS_ENDS | SYS_RIP))
 		in->ends_block = true;
+	in->alone = e->flags & SYS_ALONE;
 	return true;
 }
 
@@ -315,45 +316,6 @@ static int x_wrmsr(struct cpu *cpu, const struct uop *u)
 	return r ? EXEC_STOP : EXEC_LEAVE;
 }
 
-/* ---- VMX instructions: not there on the bare machine, exits in non-root operation ---- */
-
-static uint32_t vmx_operand_info(const struct uop *u)
-{
-	if (u->flags & UOP_HAS_MEM)
-		return vmx_insn_info_mem(u);
-	return (uint32_t)(u->dst / 8 & 15) << INSN_INFO_REG1_SHIFT | INSN_INFO_REG_FORM;
-}
-
-static int x_vmx(struct cpu *cpu, const struct uop *u)
-{
-	uint64_t displacement = u->flags & UOP_HAS_MEM ? vmx_insn_displacement(cpu, u) : 0;
-	uint32_t info = vmx_operand_info(u);
-
-	if (!cpu->vmx.nonroot)
-		return raise_ud(cpu);
-	if (u->aux != EXIT_REASON_VMCALL &&
-	    (cpu_real_or_v86(cpu) || (cpu_lma(cpu) && !cpu->long_mode)))
-		return raise_ud(cpu);
-	switch (u->aux) {
-	case EXIT_REASON_VMCALL: case EXIT_REASON_VMLAUNCH: case EXIT_REASON_VMRESUME: case EXIT_REASON_VMXOFF:
-		return vmx_intercept(cpu, u, u->aux, 0);
-	case EXIT_REASON_INVEPT: case EXIT_REASON_INVVPID:
-		info |= (uint32_t)(u->dst / 8) << INSN_INFO_REG2_SHIFT;
-		break;
-	case EXIT_REASON_VMREAD: /* r/m, r */
-		info |= (uint32_t)(u->src / 8) << INSN_INFO_REG2_SHIFT;
-		break;
-	case EXIT_REASON_VMWRITE: /* r, r/m */
-		if (!(u->flags & UOP_HAS_MEM))
-			info = (uint32_t)(u->src / 8) << INSN_INFO_REG1_SHIFT | INSN_INFO_REG_FORM;
-		info |= (uint32_t)(u->dst / 8) << INSN_INFO_REG2_SHIFT;
-		break;
-	default:
-		break;
-	}
-	return vmx_intercept_insn_info(cpu, u, u->aux, displacement, info);
-}
-
 /* ---- tables ---- */
 
 static const struct sys_insn misc_table[] = {
@@ -391,22 +353,11 @@ static const struct sys_insn misc_table[] = {
 	{ZYDIS_MNEMONIC_CPUID, x_cpuid, 0, NO_FEATURE, 0},
 	{ZYDIS_MNEMONIC_RDMSR, x_rdmsr, SYS_ENDS, CPUF_MSR, 0},
 	{ZYDIS_MNEMONIC_WRMSR, x_wrmsr, SYS_ENDS, CPUF_MSR, 0},
-	{ZYDIS_MNEMONIC_VMCALL, x_vmx, SYS_ENDS, NO_FEATURE, EXIT_REASON_VMCALL},
-	{ZYDIS_MNEMONIC_VMLAUNCH, x_vmx, SYS_ENDS, NO_FEATURE, EXIT_REASON_VMLAUNCH},
-	{ZYDIS_MNEMONIC_VMRESUME, x_vmx, SYS_ENDS, NO_FEATURE, EXIT_REASON_VMRESUME},
-	{ZYDIS_MNEMONIC_VMXOFF, x_vmx, SYS_ENDS, NO_FEATURE, EXIT_REASON_VMXOFF},
-	{ZYDIS_MNEMONIC_VMXON, x_vmx, SYS_ENDS, NO_FEATURE, EXIT_REASON_VMXON},
-	{ZYDIS_MNEMONIC_VMCLEAR, x_vmx, SYS_ENDS, NO_FEATURE, EXIT_REASON_VMCLEAR},
-	{ZYDIS_MNEMONIC_VMPTRLD, x_vmx, SYS_ENDS, NO_FEATURE, EXIT_REASON_VMPTRLD},
-	{ZYDIS_MNEMONIC_VMPTRST, x_vmx, SYS_ENDS, NO_FEATURE, EXIT_REASON_VMPTRST},
-	{ZYDIS_MNEMONIC_VMREAD, x_vmx, SYS_ENDS, NO_FEATURE, EXIT_REASON_VMREAD},
-	{ZYDIS_MNEMONIC_VMWRITE, x_vmx, SYS_ENDS, NO_FEATURE, EXIT_REASON_VMWRITE},
-	{ZYDIS_MNEMONIC_INVEPT, x_vmx, SYS_ENDS, NO_FEATURE, EXIT_REASON_INVEPT},
-	{ZYDIS_MNEMONIC_INVVPID, x_vmx, SYS_ENDS, NO_FEATURE, EXIT_REASON_INVVPID},
 };
 
 bool lower_system(struct insn *in, struct uop *u)
 {
 	return lower_from_table(in, u, misc_table, ARRAY_SIZE(misc_table)) || lower_segment(in, u) ||
-	       lower_far(in, u) || lower_control(in, u) || lower_descriptor(in, u) || lower_io(in, u);
+	       lower_far(in, u) || lower_control(in, u) || lower_descriptor(in, u) || lower_vmx(in, u) ||
+	       lower_io(in, u);
 }

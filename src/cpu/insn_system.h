@@ -13,6 +13,7 @@
 #define SYS_NOT64 0x08u /* #UD in 64-bit mode */
 #define SYS_REG   0x10u /* #UD with a memory operand */
 #define SYS_MEM   0x20u /* #UD with a register operand */
+#define SYS_ALONE 0x40u /* in its block, though it sets RIP */
 
 #define NO_FEATURE (-1)
 
@@ -45,6 +46,7 @@ bool lower_far(struct insn *in, struct uop *u);        /* insn_far.c: far JMP, C
 bool lower_event(struct insn *in, struct uop *u);      /* insn_event.c: INT, SYSCALL, SYSENTER, ... */
 bool lower_control(struct insn *in, struct uop *u);    /* insn_cr.c: control and debug registers, TLB, XCR0, PKRU */
 bool lower_descriptor(struct insn *in, struct uop *u); /* insn_desc.c: LGDT, LLDT, LTR, LAR, VERR, ... */
+bool lower_vmx(struct insn *in, struct uop *u);        /* insn_vmx.c: VMXON, VMREAD, VMLAUNCH, ... */
 bool lower_io(struct insn *in, struct uop *u);         /* insn_io.c: IN, OUT */
 
 /* Reads the 16-bit operand 0 (SYS tables: register in u->dst) or memory. 0 or EXEC_STOP. */

@@ -2,7 +2,7 @@
  * Model-specific registers: those that CPUID announces, and the few that software
  * for this family reads without asking. Any other is #GP(0), as on a machine
  * without thermal sensors, performance counters and power management; so are the
- * VMX capability MSRs, since CPUID shows no VMX.
+ * VMX capability MSRs, if CPUID shows no VMX.
  *
  * Source: SDM volume 4; volume 3, "Memory Type Range Registers", "Time-Stamp
  * Counter", "Machine-Check MSRs".
@@ -23,7 +23,7 @@
 #define MISC_ENABLE_WRITABLE 0x400c51889ull
 #define MISC_ENABLE_ONES 0x1800ull /* no branch trace store, no precise event sampling: read-only */
 #define DEBUGCTL_WRITABLE 3ull
-#define FEATURE_CONTROL_LOCKED 1ull
+#define FEATURE_CONTROL_WRITABLE (FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMXON)
 #define SPEC_CTRL_WRITABLE 0x403ull /* IBRS, STIBP, BHI_DIS_S */
 #define MTRR_DEF_WRITABLE 0xcffull
 
@@ -250,7 +250,7 @@ int cpu_rdmsr(struct cpu *cpu, uint32_t msr, uint64_t *v)
 	case MSR_PLATFORM_ID:
 		return give(true, 0, v);
 	case MSR_FEATURE_CONTROL:
-		return give(true, FEATURE_CONTROL_LOCKED, v);
+		return give(true, cpu_has(cpu, CPUF_VMX) ? cpu->msr.feature_control : FEATURE_CONTROL_LOCK, v);
 	case MSR_BIOS_SIGN_ID:
 		return give(true, MICROCODE_REVISION << 32, v);
 	case MSR_PLATFORM_INFO:
@@ -266,8 +266,19 @@ int cpu_rdmsr(struct cpu *cpu, uint32_t msr, uint64_t *v)
 	case MSR_MCG_CAP:
 		return give(cpu_has(cpu, CPUF_MCA), 0, v);
 	default:
+		if (cpu_has(cpu, CPUF_VMX) && vmx_read_capability(cpu, msr, v) == 0)
+			return 0;
 		return read_plain(cpu, msr, v);
 	}
+}
+
+/* Firmware, or an operating system that finds it open, sets and locks it. */
+static int write_feature_control(struct cpu *cpu, uint64_t v)
+{
+	if (!cpu_has(cpu, CPUF_VMX) || cpu->msr.feature_control & FEATURE_CONTROL_LOCK || v & ~FEATURE_CONTROL_WRITABLE)
+		return -1;
+	cpu->msr.feature_control = v;
+	return 0;
 }
 
 static int write_msr(struct cpu *cpu, uint32_t msr, uint64_t v)
@@ -289,6 +300,8 @@ static int write_msr(struct cpu *cpu, uint32_t msr, uint64_t v)
 		return 0;
 	case MSR_EFER:
 		return cpu_has(cpu, CPUF_LM) || cpu_has(cpu, CPUF_NX) ? write_efer(cpu, v) : -1;
+	case MSR_FEATURE_CONTROL:
+		return write_feature_control(cpu, v);
 	case MSR_BIOS_SIGN_ID: /* cleared before CPUID loads it: no effect here */
 		return 0;
 	case MSR_DMT_LOAD:

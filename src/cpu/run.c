@@ -282,7 +282,7 @@ static int handle_stop(struct cpu *cpu)
 	switch (s.kind) {
 	case STOP_VMEXIT:
 		vmx_do_exit(cpu);
-		return CPU_RUN_VMEXIT;
+		return cpu->vmx.outside ? CPU_RUN_VMEXIT : run_on; /* after a VMX abort the loop finds the shutdown */
 	case STOP_BUS:
 		if (unlikely(cpu->recorder))
 			record_stopped(cpu);
@@ -331,7 +331,7 @@ void cpu_give_extint(struct cpu *cpu, uint8_t vector)
 
 static void poll_lapic(struct cpu *cpu)
 {
-	if (cpu->vmx.nonroot)
+	if (vmx_outside_guest(&cpu->vmx))
 		return;
 	lapic_advance(&cpu->lapic, cpu_tsc(cpu));
 	if (cpu->lapic.nmi) {
@@ -365,7 +365,9 @@ static int take_events(struct cpu *cpu, bool *took)
 		cpu->extint_ack = false;
 		return deliver(cpu, &ev);
 	}
-	if (!cpu->vmx.nonroot && interrupts_open(cpu)) {
+	if (vmx_wants_extint(cpu) && !cpu->vmx.outside)
+		return CPU_RUN_EXTINT;
+	if (!vmx_external_exits(cpu) && !vmx_outside_guest(&cpu->vmx) && interrupts_open(cpu)) {
 		if (cpu->extint && lapic_accepts_extint(&cpu->lapic))
 			return CPU_RUN_EXTINT;
 		if (lapic_pending(&cpu->lapic) >= 0)
@@ -385,14 +387,17 @@ static uint64_t insns_at(const struct cpu *cpu, uint64_t tsc)
 	return tsc <= now ? cpu->insns : tsc - now > UINT64_MAX - cpu->insns ? UINT64_MAX : cpu->insns + (tsc - now);
 }
 
+uint64_t cpu_wake_tsc(const struct cpu *cpu)
+{
+	uint64_t apic = vmx_outside_guest(&cpu->vmx) ? UINT64_MAX : lapic_next_deadline(&cpu->lapic);
+
+	return min_u64(apic, vmx_preemption_deadline(cpu));
+}
+
 /* The instruction count at which the loop must look up again. */
 static uint64_t next_deadline(const struct cpu *cpu, uint64_t until)
 {
-	if (!cpu->vmx.nonroot)
-		return min_u64(until, insns_at(cpu, lapic_next_deadline(&cpu->lapic)));
-	if (cpu->vmx.pin & PIN_PREEMPTION_TIMER)
-		return min_u64(until, insns_at(cpu, cpu->vmx.preemption_deadline));
-	return until;
+	return min_u64(until, insns_at(cpu, cpu_wake_tsc(cpu)));
 }
 
 /* ---- one instruction, with everything that can happen around it ---- */
@@ -420,7 +425,7 @@ static uint64_t code_breakpoints(const struct cpu *cpu)
 static void lift_sti(struct cpu *cpu)
 {
 	if (!cpu->shadow_sti || cpu->extint || cpu->nmi_pending || vmx_proc(cpu, PROC_INTERRUPT_WINDOW | PROC_NMI_WINDOW) ||
-	    (!cpu->vmx.nonroot && lapic_pending(&cpu->lapic) >= 0))
+	    (!vmx_outside_guest(&cpu->vmx) && lapic_pending(&cpu->lapic) >= 0))
 		return;
 	cpu->shadow_sti = false;
 	if (needs_single(cpu))
@@ -437,7 +442,7 @@ bool cpu_boundary_quiet(struct cpu *cpu)
 	poll_lapic(cpu);
 	if (cpu->nmi_pending || lapic_has_eoi(&cpu->lapic) || next_deadline(cpu, cpu->until) != cpu->deadline)
 		return false;
-	if (cpu->vmx.nonroot && (cpu->init_pending || cpu->vmx.mtf_pending ||
+	if (cpu->vmx.nonroot && (cpu->init_pending || cpu->lapic.init || cpu->vmx.mtf_pending ||
 				 vmx_proc(cpu, PROC_INTERRUPT_WINDOW | PROC_NMI_WINDOW | PROC_MTF)))
 		return false;
 	if ((interrupts_open(cpu) || cpu->vmx.nonroot) && (cpu->extint || lapic_pending(&cpu->lapic) >= 0))
@@ -456,6 +461,7 @@ static struct boundary boundary_enter(struct cpu *cpu)
 	struct boundary b = {cpu->shadow_sti, cpu->shadow_movss, cpu->rflags & RF_RF, cpu->rflags & RF_TF};
 
 	cpu->shadow_sti = cpu->shadow_movss = false;
+	cpu->behind_movss = b.movss;
 	cpu->tf_after = false;
 	if (b.rf) {
 		cpu->rflags &= ~RF_RF;
@@ -496,6 +502,7 @@ static int step(struct cpu *cpu)
 	struct boundary was;
 	struct block *b;
 	uint64_t hit, at, insns = cpu->insns, held = cpu->db_pending;
+	bool monitored = vmx_proc(cpu, PROC_MTF);
 	int st;
 
 	if ((cpu->dr7 & 0xff) && !(cpu->rflags & RF_RF) && !cpu->bus.done_count) {
@@ -512,6 +519,7 @@ static int step(struct cpu *cpu)
 		return abandon(cpu, held);
 	was = boundary_enter(cpu);
 	st = run_block(cpu, b, 1);
+	cpu->behind_movss = false;
 	if (st == EXEC_STOP || st == EXEC_STALE) {
 		boundary_restore(cpu, was);
 		if (st == EXEC_STALE)
@@ -521,7 +529,7 @@ static int step(struct cpu *cpu)
 	cpu->bus.done_count = 0;
 	if (was.tf && !cpu->tf_after && (cpu->insns != insns || st == EXEC_REPEAT))
 		cpu->db_pending |= DR6_BS;
-	if (vmx_proc(cpu, PROC_MTF))
+	if (monitored) /* not if the instruction has just entered the guest */
 		cpu->vmx.mtf_pending = true;
 	cpu_update_careful(cpu);
 	return run_on;

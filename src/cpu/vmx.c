@@ -236,6 +236,7 @@ void vmx_setup_root(struct cpu *cpu, hpa_t cr3)
 	cpu->dr7 = DR7_FIXED;
 	cpu->msr.feature_control = FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMXON;
 	cpu->halted = false;
+	cpu->vmx.outside = true;
 	cpu_set_rflags(cpu, RF_ONE);
 	cpu_update_mode(cpu);
 }
@@ -277,8 +278,9 @@ enum vmx_result vmx_vmxon(struct cpu *cpu, hpa_t region)
 		return vmx_fail(cpu, VMXERR_VMXON_IN_ROOT);
 	if (!region_pointer_ok(cpu, region) || !region_revision_ok(cpu, region))
 		return VMX_FAIL_INVALID;
-	cpu->vmx = (struct vmx_state){.on = true, .vmxon = region, .current = {VMCS_NONE},
-				      .debugctl = cpu->vmx.debugctl, .preemption_deadline = UINT64_MAX};
+	cpu->vmx = (struct vmx_state){.on = true, .outside = cpu->vmx.outside, .vmxon = region,
+				      .current = {VMCS_NONE}, .debugctl = cpu->vmx.debugctl,
+				      .preemption_deadline = UINT64_MAX};
 	return VMX_SUCCEED;
 }
 

@@ -29,6 +29,8 @@ enum vmx_result {
  * set, so that VMXON and the host-state checks of VM entry can succeed.
  * @cr3: host-physical address of a PML4 table (never walked if the software in root operation is host C)
  * Leaves general-purpose, FPU and debug-address registers, other MSRs and the local APIC alone.
+ * From then on until RESET root operation is the caller's, in host C: cpu_run() returns CPU_RUN_VMEXIT after a VM exit.
+ * Without this, root operation is the machine's own software, and cpu_run() goes on there.
  */
 void vmx_setup_root(struct cpu *cpu, hpa_t cr3);
 /* Selectors that vmx_setup_root() loads: good values for the host-state area. */
@@ -269,6 +271,17 @@ static inline void vmx_vectoring_end(struct cpu *cpu) { cpu->vmx.vectoring = fal
 static inline bool vmx_iret_unblocks_nmi(const struct cpu *c)
 {
 	return !c->vmx.nonroot || (c->vmx.pin & (PIN_NMI | PIN_VIRTUAL_NMI)) != PIN_NMI;
+}
+
+/* TSC value at which the preemption timer expires; UINT64_MAX: it does not. */
+static inline uint64_t vmx_preemption_deadline(const struct cpu *c)
+{
+	return c->vmx.nonroot && c->vmx.pin & PIN_PREEMPTION_TIMER ? c->vmx.preemption_deadline : UINT64_MAX;
+}
+/* Do external interrupts cause VM exits now, and are not delivered? */
+static inline bool vmx_external_exits(const struct cpu *c)
+{
+	return c->vmx.nonroot && c->vmx.pin & PIN_EXTERNAL_INTERRUPT;
 }
 
 /*

@@ -26,7 +26,8 @@ static bool is_x2apic(uint32_t msr) { return msr >> 8 == MSR_X2APIC_FIRST >> 8; 
 static bool msr_loadable(uint32_t msr)
 {
 	return msr != MSR_FS_BASE && msr != MSR_GS_BASE && msr != MSR_SMM_MONITOR_CTL &&
-	       msr != MSR_BIOS_UPDT_TRIG && msr != MSR_BIOS_SIGN_ID && !is_x2apic(msr);
+	       msr != MSR_BIOS_UPDT_TRIG && msr != MSR_BIOS_SIGN_ID && !is_x2apic(msr) && msr != MSR_DMT_LOAD &&
+	       msr != MSR_PV_REQUEST;
 }
 
 uint32_t vmx_load_msrs(struct cpu *cpu, uint64_t area, uint32_t count)

@@ -447,10 +447,13 @@ int vmx_check_windows(struct cpu *cpu)
 
 	if (!x->nonroot)
 		return 0;
-	if (cpu->init_pending) {
-		cpu->init_pending = false;
+	if (cpu->init_pending || cpu->lapic.init) {
+		cpu->init_pending = cpu->lapic.init = false;
 		return exit_between(cpu, EXIT_REASON_INIT);
 	}
+	/* It has been acknowledged: there is no way back. */
+	if (cpu->extint_ack && vmx_external_exits(cpu))
+		return vmx_intercept_external(cpu);
 	if (x->mtf_pending)
 		return exit_between(cpu, EXIT_REASON_MONITOR_TRAP);
 	if (cpu->db_pending && !cpu->shadow_movss)

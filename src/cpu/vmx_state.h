@@ -58,6 +58,7 @@ struct vmx_limits {
 
 struct vmx_state {
 	bool on;                /* VMXON executed */
+	bool outside;           /* root operation is host C's (vmx_setup_root()): a VM exit ends cpu_run() */
 	bool nonroot;           /* in VMX non-root operation */
 	uint8_t dirty;          /* VMX_DIRTY_* */
 	hpa_t vmxon;            /* VMXON region */
@@ -94,5 +95,8 @@ struct vmx_state {
 	struct vmx_counts counts;
 };
 #define VMCS_NONE (~0ull)
+
+/* The processor executes a guest of host C, which has the machine's own local APIC and its time to itself. */
+static inline bool vmx_outside_guest(const struct vmx_state *x) { return x->nonroot && x->outside; }
 
 #endif

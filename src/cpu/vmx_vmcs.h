@@ -48,12 +48,8 @@ static inline uint8_t *vmcs_region(const struct cpu *cpu)
 	return likely(!cpu->emul_ops) ? machmem_ptr(cpu->mmu.mem, cpu->vmx.current)
 				      : cpu_phys_ptr(cpu, cpu->vmx.current.v);
 }
-/* It was written by other than VMWRITE. */
-static inline void vmcs_wrote(struct cpu *cpu)
-{
-	if (unlikely(cpu->emul_ops != NULL))
-		cpu_phys_wrote(cpu, cpu->vmx.current.v, PAGE_SIZE);
-}
+/* The processor has written to it. Software keeps it where it likes, over code, too. */
+static inline void vmcs_wrote(struct cpu *cpu) { cpu_phys_wrote(cpu, cpu->vmx.current.v, PAGE_SIZE); }
 
 /* Fields that are known to exist. */
 static ALWAYS_INLINE uint64_t vmcs_get(const uint8_t *region, uint32_t f)

@@ -143,7 +143,7 @@ static void finish_bus(struct engine_vm *vm, const struct engine_run *run)
 
 static void exit_halted(struct engine_vm *vm, struct engine_run *run)
 {
-	uint64_t tick = lapic_next_deadline(&vm->cpu->lapic), tsc = cpu_tsc(vm->cpu);
+	uint64_t tick = cpu_wake_tsc(vm->cpu), tsc = cpu_tsc(vm->cpu);
 
 	run->exit = ENGINE_EXIT_HLT;
 	run->hlt.wake_ns = tick == UINT64_MAX ? UINT64_MAX : native_now(vm) + (tick > tsc ? tick - tsc : 0);
@@ -195,11 +195,8 @@ static bool exit_from_status(struct engine_vm *vm, struct engine_run *run, enum 
 	case CPU_RUN_KICKED:
 		run->exit = ENGINE_EXIT_INTR;
 		return true;
-	case CPU_RUN_VMEXIT:
-		run->exit = ENGINE_EXIT_FAIL;
-		snprintf(run->fail.text, sizeof(run->fail.text), "the guest entered VMX operation: not supported");
-		return true;
-	case CPU_RUN_EOI: /* native_run() looks for one before the next stretch */
+	case CPU_RUN_VMEXIT: /* not here: root operation is the guest's own */
+	case CPU_RUN_EOI:    /* native_run() looks for one before the next stretch */
 	case CPU_RUN_DEADLINE:
 		break;
 	}

@@ -238,7 +238,8 @@ void guest_run(struct guest *g, const struct test *t, struct outcome *out)
 {
 	struct cpu *c = g->cpu;
 	uint64_t rip = test_rip(t);
-	bool ends = false, through = true;
+	enum block_place place;
+	bool through = true;
 	struct uop u;
 	int r;
 
@@ -246,7 +247,7 @@ void guest_run(struct guest *g, const struct test *t, struct outcome *out)
 		set_code_bits(g, t->bits);
 	load_state(c, &t->in);
 	c->gpr[REG_RIP] = rip;
-	lower_one(c, guest_data(g, rip), 15, t->bits, 0, &u, &ends);
+	lower_one(c, guest_data(g, rip), 15, t->bits, 0, &u, &place);
 	if (!c->xlate || !run_translated(g, rip, &r)) {
 		r = interpret(c, &u);
 		through = false;

@@ -79,12 +79,12 @@ static int run(struct cpu *c, const char *code, unsigned len)
 {
 	uint8_t bytes[16] = {0};
 	struct uop u;
-	bool ends;
+	enum block_place place;
 
 	memcpy(bytes, code, len);
 	c->gpr[REG_RIP] = CODE_AT;
 	c->stop = (struct stop){.kind = STOP_NONE};
-	assert_int_equal(lower_one(c, bytes, 15, 32, 0, &u, &ends), len);
+	assert_int_equal(lower_one(c, bytes, 15, 32, 0, &u, &place), len);
 	if (u.exec(c, &u) != EXEC_STOP)
 		return NO_FAULT;
 	assert_int_equal(c->stop.kind, STOP_EXCEPTION);
@@ -346,7 +346,7 @@ static void lower_everything(struct cpu *c, unsigned map)
 		uint8_t b[16] = {0};
 		unsigned len = 0;
 		struct uop u;
-		bool ends;
+		enum block_place place;
 
 		if (prefix[p])
 			b[len++] = prefix[p];
@@ -359,7 +359,7 @@ static void lower_everything(struct cpu *c, unsigned map)
 		b[len++] = (uint8_t)(reg << 3 | (mem ? 0 : 0xc1));
 		for (unsigned imm = 0; imm < 256; imm++) {
 			b[len] = (uint8_t)imm;
-			lower_one(c, b, 15, 64, 0, &u, &ends);
+			lower_one(c, b, 15, 64, 0, &u, &place);
 			if (u.len == len)
 				break; /* no immediate */
 		}
@@ -372,7 +372,7 @@ static void lower_everything_vex(struct cpu *c, unsigned map)
 		unsigned reg = n >> 12 & 7, mem = n >> 15 & 1;
 		uint8_t b[16] = {0xc4, (uint8_t)(0xe0 | map), 0, (uint8_t)n, (uint8_t)(reg << 3 | (mem ? 0 : 0xc1))};
 		struct uop u;
-		bool ends;
+		enum block_place place;
 
 		/* W and L, prefix; a register in vvvv, and none */
 		b[2] = (uint8_t)((n >> 8 & 1) << 7 | (n >> 9 & 1) << 2 | (n >> 10 & 3));
@@ -381,7 +381,7 @@ static void lower_everything_vex(struct cpu *c, unsigned map)
 			if (imm >= 256)
 				b[2] &= (uint8_t)~0x08;
 			b[5] = (uint8_t)imm;
-			lower_one(c, b, 15, 64, 0, &u, &ends);
+			lower_one(c, b, 15, 64, 0, &u, &place);
 			if (u.len == 5)
 				imm |= 255; /* no immediate */
 		}
