@@ -25,7 +25,7 @@ configure = echo "  SETUP   $(1)" && mkdir -p $(1) && \
 # A line for each file only where it takes the place of the one before.
 NINJA = ninja $$([ -t 1 ] || echo --quiet)
 
-.PHONY: all run shell debian test bench bench-moving bench-replay guest guest-generic guest-kernel rootfs sanitize debug clean distclean help FORCE
+.PHONY: all run shell debian test bench bench-moving bench-replay guest guest-generic guest-kvm guest-kernel rootfs sanitize debug clean distclean help FORCE
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/build.ninja
@@ -51,6 +51,11 @@ guest:
 
 guest-generic: guest
 	@scripts/fetch-kernel.sh generic $(GUEST)
+
+# A guest that is a hypervisor: Debian's KVM, and a guest for it (docs/kvm.md).
+guest-kvm: guest
+	@scripts/setup.sh --check build
+	@scripts/make-initramfs.sh $(GUEST) kvm
 
 # Debian's kernel with page tables for HugeGPT and DMT, from source (docs/guest-kernel.md): minutes, once.
 guest-kernel:
@@ -92,7 +97,7 @@ debian:
 # Without the Debian image its test is skipped.
 test:
 	@scripts/setup.sh build guest rootfs test
-	@$(MAKE) --no-print-directory all guest-generic $(ASAN)/build.ninja
+	@$(MAKE) --no-print-directory all guest-generic guest-kvm $(ASAN)/build.ninja
 	@scripts/make-rootfs.sh $(GUEST) || echo "make test: going on without the Debian image" >&2
 	@scripts/run-tests.sh $(BUILD) $(ASAN)
 
@@ -138,6 +143,7 @@ help:
 	@echo "make bench-moving   trackers, saving and resuming a large VM, migration beside a plain copy and QEMU"
 	@echo "make bench-replay   speed and memory of replaying traces, beside simulators under Valgrind"
 	@echo "make guest      fetch the kernel and build the initramfs in build/guest"
+	@echo "make guest-kvm  ... and a guest that runs guests of its own under Debian's KVM"
 	@echo "make guest-kernel   build the kernel that takes part in HugeGPT and DMT (minutes, once)"
 	@echo "make rootfs     make that Debian's disk image in build/guest"
 	@echo "make sanitize   build build-asan with AddressSanitizer and UBSan (also: make debug)"

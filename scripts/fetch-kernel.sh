@@ -2,7 +2,8 @@
 # Gets one of Debian's kernels into the build folder without installing it:
 #   fetch-kernel.sh cloud|generic OUTDIR
 # leaves OUTDIR/kernel-FLAVOUR/ (the unpacked package), OUTDIR/vmlinuz-FLAVOUR
-# and OUTDIR/vmlinux-FLAVOUR; of the cloud kernel's modules those of virtio stay. Does nothing, and needs no network, when they are there.
+# and OUTDIR/vmlinux-FLAVOUR; of the cloud kernel's modules those of virtio and KVM stay. Does nothing, and needs no network,
+# when they are there.
 set -euo pipefail
 
 die() { echo "fetch-kernel: $*" >&2; exit 1; }
@@ -49,7 +50,8 @@ fetch() {
 	rm -rf "$temp/tree/usr"
 	# Modules: nothing loads others.
 	if [ "$flavour" = cloud ]; then
-		find "$temp/tree/lib/modules" -type f ! -name 'virtio*.ko' ! -name '*failover.ko' -delete
+		find "$temp/tree/lib/modules" -type f ! -name 'virtio*.ko' ! -name '*failover.ko' \
+			! -name kvm.ko ! -name kvm-intel.ko ! -name irqbypass.ko -delete
 		find "$temp/tree/lib" -type d -empty -delete
 	else
 		rm -rf "$temp/tree/lib"
@@ -64,7 +66,7 @@ scripts=$(cd "$scripts" && pwd)
 out=$(cd "$out" && pwd)
 tree=$out/kernel-$flavour
 there() {
-	compgen -G "$tree/boot/vmlinuz-*" >/dev/null && { [ "$flavour" != cloud ] || [ -d "$tree/lib/modules" ]; }
+	compgen -G "$tree/boot/vmlinuz-*" >/dev/null && { [ "$flavour" != cloud ] || compgen -G "$tree/lib/modules/*/kernel/arch/x86/kvm/kvm.ko" >/dev/null; }
 }
 there || fetch
 image=$(compgen -G "$tree/boot/vmlinuz-*" | head -n 1)

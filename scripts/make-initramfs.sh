@@ -1,12 +1,14 @@
 #!/bin/bash
-# Builds the guest's initramfs, the same bytes every time: make-initramfs.sh OUTDIR
+# Builds the guest's initramfs, the same bytes every time: make-initramfs.sh OUTDIR [kvm]
 # leaves OUTDIR/initramfs.cpio (uncompressed newc: unpacking it costs the guest least)
 # and OUTDIR/initramfs-dev.cpio, the same with the modules of virtio devices and
-# programs that use those; it needs the cloud kernel in OUTDIR (fetch-kernel.sh).
+# programs that use those; it needs the cloud kernel in OUTDIR (fetch-kernel.sh). With
+# "kvm" it leaves OUTDIR/initramfs-kvm.cpio instead: a guest that is a hypervisor, with
+# the kernel's KVM, a program that uses it, and the kernel and initramfs of its own guest.
 set -euo pipefail
 
 die() { echo "make-initramfs: $*" >&2; exit 1; }
-[ $# -eq 1 ] || die "usage: make-initramfs.sh OUTDIR"
+[ $# -eq 1 ] || { [ $# -eq 2 ] && [ "$2" = kvm ]; } || die "usage: make-initramfs.sh OUTDIR [kvm]"
 top=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
@@ -15,11 +17,28 @@ busybox=/bin/busybox
 # In the order they are loaded: each after what it needs.
 modules="virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci
 	virtio_blk virtio-rng virtio_console virtio_balloon failover net_failover virtio_net"
+# The monitor under /dev/kvm has the loaders and devices of the program itself.
+monitor_sources="$top/guest/kvm/*.c
+	$top/src/vm/load.c $top/src/vm/load_*.c $top/src/vm/elf_image.c $top/src/vm/memmap.c $top/src/vm/acpi.c
+	$top/src/vm/firmware.c $top/src/vm/file.c $top/src/vm/platform.c
+	$top/src/dev/acpi_pm.c $top/src/dev/debug_exit.c $top/src/dev/fw_cfg.c $top/src/dev/i8042.c $top/src/dev/ioapic.c
+	$top/src/dev/p*.c $top/src/dev/r*.c $top/src/dev/serial.c $top/src/dev/testdev.c
+	$top/src/base/error.c $top/src/base/state.c"
 kernel=$(compgen -G "$out/kernel-cloud/lib/modules/*/kernel" | head -n 1 || true)
 
-newest() { # true if the file is newer than everything that goes into it
+newest() { # true if the file is there and newer than everything that goes into it
 	local f
+	[ -e "$1" ] || return 1
 	for f in "$top"/guest/*.[ch] "$busybox" "$0" $(compgen -G "$out/kernel-cloud/lib/modules/*" || true); do
+		[ "$1" -nt "$f" ] || return 1
+	done
+}
+
+# ... and everything that the third is made of.
+newest_kvm() {
+	local f
+	newest "$1" || return 1
+	for f in "$top"/guest/kvm/*.[ch] "$top"/src/{vm,dev,base,engine,cpu,arch,mem}/*.[ch] "$out/vmlinux-cloud" "$out/$small"; do
 		[ "$1" -nt "$f" ] || return 1
 	done
 }
@@ -29,7 +48,13 @@ compile() { # program source...
 	${CC:-gcc} "${cflags[@]}" -o "$root/$1" "${@:2}"
 }
 
-# What both have; $1: where the first program goes.
+# Without GNU's names for the registers in a signal's context: the processor has the same names.
+compile_monitor() { # program
+	local plain=(${cflags[@]/-D_GNU_SOURCE/})
+	${CC:-gcc} "${plain[@]}" -I"$top/src" -o "$root/$1" $monitor_sources
+}
+
+# What all have; $1: where the first program goes.
 common() {
 	mkdir -p "$root"/{bin,dev,proc,sys,root,tmp}
 	compile "$1" "$top/guest/init.c"
@@ -38,10 +63,10 @@ common() {
 	ln -s busybox "$root/bin/sh"
 }
 
-add_modules() {
+add_modules() { # module...
 	local n=10 m file
 	mkdir -p "$root/modules" "$root/mnt"
-	for m in $modules; do
+	for m in "$@"; do
 		file=$(find "$kernel" -name "$m.ko")
 		[ -n "$file" ] || die "the kernel has no module $m"
 		cp "$file" "$root/modules/$((n++))-$m.ko"
@@ -57,11 +82,26 @@ pack() { # file
 	mv "$temp/$1" "$out/$1"
 }
 
-small=initramfs.cpio devices=initramfs-dev.cpio
+# A guest that is a hypervisor. Its module kvm-intel is loaded by the workload, with parameters.
+hypervisor_tree() {
+	mkdir -p "$root/kvm"
+	common bin/gnomon-init bin/gnomon-work-cpu
+	compile init "$top/guest/init_devices.c"
+	compile bin/gnomon-work "$top/guest/work_kvm.c"
+	compile_monitor bin/gnomon-kvm
+	add_modules irqbypass kvm
+	cp "$(find "$kernel" -name kvm-intel.ko)" "$out/$small" "$root/kvm/"
+	cp "$out/vmlinux-cloud" "$root/kvm/vmlinux"
+}
+
+small=initramfs.cpio devices=initramfs-dev.cpio hypervisor=initramfs-kvm.cpio
 wanted=
-[ -e "$out/$small" ] && newest "$out/$small" || wanted=$small
-if [ -n "$kernel" ]; then
-	[ -e "$out/$devices" ] && newest "$out/$devices" || wanted="$wanted $devices"
+if [ "${2-}" = kvm ]; then
+	[ -n "$kernel" ] && [ -e "$out/vmlinux-cloud" ] && [ -e "$out/$small" ] || die "no kernel, or no initramfs, for the inner guest"
+	newest_kvm "$out/$hypervisor" || wanted=$hypervisor
+else
+	newest "$out/$small" || wanted=$small
+	[ -z "$kernel" ] || newest "$out/$devices" || wanted="$wanted $devices"
 fi
 [ -n "$wanted" ] || exit 0
 
@@ -70,13 +110,15 @@ trap 'rm -rf "$temp"' EXIT
 echo "  GUEST   init gnomon-work"
 for name in $wanted; do
 	root=$temp/root-$name
-	if [ "$name" = $small ]; then
-		common init bin/gnomon-work
-	else
+	case $name in
+	$small) common init bin/gnomon-work ;;
+	$hypervisor) hypervisor_tree ;;
+	$devices)
 		common bin/gnomon-init bin/gnomon-work-cpu
 		compile init "$top/guest/init_devices.c"
 		compile bin/gnomon-work "$top/guest/work_devices.c"
-		add_modules
-	fi
+		add_modules $modules
+		;;
+	esac
 	pack "$name"
 done

@@ -24,6 +24,7 @@ static int run_query_stats(const struct control_call *call, json_t **ret, struct
 	if (!hash) {
 		json_object_del(guest, "state_hash");
 		json_object_del(guest, "state_hash_no_accessed");
+		json_object_del(guest, "memory_hash");
 	}
 	return 0;
 }

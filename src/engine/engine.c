@@ -27,16 +27,6 @@ const char *const engine_mmu_name[ENGINE_MMU_COUNT] = {
 	[ENGINE_NATIVE_DMT] = "native-dmt",
 };
 
-#define HOLE_START (3 * SIZE_1G)
-#define HOLE_END   (4 * SIZE_1G)
-
-unsigned engine_ram_layout(uint64_t memory, struct machmem_range range[2])
-{
-	range[0] = (struct machmem_range){0, min_u64(memory, HOLE_START)};
-	range[1] = (struct machmem_range){HOLE_END, memory - range[0].bytes};
-	return range[1].bytes ? 2 : 1;
-}
-
 unsigned engine_guest_layout(const struct engine_config *cfg, struct machmem_range range[ENGINE_RANGES_MAX])
 {
 	unsigned n = engine_ram_layout(cfg->memory, range);

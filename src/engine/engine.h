@@ -70,7 +70,14 @@ struct engine_config {
 };
 
 /* RAM of a PC with @memory bytes: below the device hole at 3 GiB, the rest from 4 GiB. Returns the number of ranges. */
-unsigned engine_ram_layout(uint64_t memory, struct machmem_range range[2]);
+#define ENGINE_HOLE_START (3 * SIZE_1G)
+#define ENGINE_HOLE_END   (4 * SIZE_1G)
+static inline unsigned engine_ram_layout(uint64_t memory, struct machmem_range range[2])
+{
+	range[0] = (struct machmem_range){0, min_u64(memory, ENGINE_HOLE_START)};
+	range[1] = (struct machmem_range){ENGINE_HOLE_END, memory - range[0].bytes};
+	return range[1].bytes ? 2 : 1;
+}
 /*
  * Where firmware is: the end of it is what a processor executes first after RESET. Memory like the rest, in the numbering
  * of pages also; that it can be overwritten is up to the guest.
@@ -363,7 +370,7 @@ void engine_observe(const struct engine_vm *vm, struct obs *obs);
  * out bit 5 of every aligned quadword of memory, where page tables have their
  * accessed flag: the one thing a guest that does not flush may see differ.
  */
-struct engine_hash { uint64_t all[2], no_accessed[2]; };
+struct engine_hash { uint64_t all[2], no_accessed[2], memory[2]; };
 void engine_state_hash(struct engine_vm *vm, struct engine_hash *h);
 
 /* A few lines on the state of the vCPU (and, under a hypervisor, of the last exit), for messages. */

@@ -7,7 +7,7 @@
 #include "engine/engine_impl.h"
 
 #define XXH_STATIC_LINKING_ONLY /* the state on the stack: nothing to allocate, nothing to fail */
-#include <xxhash.h>
+#include "mem/page_hash.h"
 
 /* x87 and SSE registers (the upper halves of YMM registers are hashed too); what follows in the FXSAVE image is reserved. */
 #define FX_ARCHITECTURAL FX_XMM(16)
@@ -61,24 +61,11 @@ static void hash_registers(struct engine_vm *vm, XXH3_state_t *h)
 	hash_dmt(vm, h);
 }
 
-static bool is_zero(const uint64_t *page)
-{
-	for (unsigned i = 0; i < PAGE_SIZE / 8; i += 4)
-		if (page[i] | page[i + 1] | page[i + 2] | page[i + 3])
-			return false;
-	return true;
-}
+struct memory_hashes {
+	XXH3_state_t all, no_accessed, memory;
+};
 
-/* Zero pages are left out, so that a page without a frame equals one that was only read. */
-static void hash_page(XXH3_state_t *h, uint64_t gfn_no, const uint64_t *page)
-{
-	if (is_zero(page))
-		return;
-	XXH3_128bits_update(h, &gfn_no, sizeof(gfn_no));
-	XXH3_128bits_update(h, page, PAGE_SIZE);
-}
-
-static void hash_memory(struct engine_vm *vm, XXH3_state_t *all, XXH3_state_t *no_accessed)
+static void hash_memory(struct engine_vm *vm, struct memory_hashes *h)
 {
 	uint64_t masked[PAGE_SIZE / 8];
 
@@ -88,30 +75,28 @@ static void hash_memory(struct engine_vm *vm, XXH3_state_t *all, XXH3_state_t *n
 		for (uint64_t g = first; g < first + (vm->ram[i].bytes >> PAGE_SHIFT); g++) {
 			const uint64_t *page = (const uint64_t *)vm->ops->page(vm, g, false);
 
-			if (!page || is_zero(page))
+			if (!page || page_is_zero(page))
 				continue;
-			hash_page(all, g, page);
+			page_hash_add(&h->all, g, page);
+			page_hash_add(&h->memory, g, page);
 			for (unsigned w = 0; w < PAGE_SIZE / 8; w++)
 				masked[w] = page[w] & ~PTE_A;
-			hash_page(no_accessed, g, masked);
+			page_hash_add(&h->no_accessed, g, masked);
 		}
 	}
 }
 
 void engine_state_hash(struct engine_vm *vm, struct engine_hash *h)
 {
-	XXH3_state_t all, no_accessed;
-	XXH128_hash_t d;
+	struct memory_hashes s;
 
-	XXH3_128bits_reset(&all);
-	XXH3_128bits_reset(&no_accessed);
-	hash_registers(vm, &all);
-	hash_registers(vm, &no_accessed);
-	hash_memory(vm, &all, &no_accessed);
-	d = XXH3_128bits_digest(&all);
-	h->all[0] = d.low64;
-	h->all[1] = d.high64;
-	d = XXH3_128bits_digest(&no_accessed);
-	h->no_accessed[0] = d.low64;
-	h->no_accessed[1] = d.high64;
+	XXH3_128bits_reset(&s.all);
+	XXH3_128bits_reset(&s.no_accessed);
+	XXH3_128bits_reset(&s.memory);
+	hash_registers(vm, &s.all);
+	hash_registers(vm, &s.no_accessed);
+	hash_memory(vm, &s);
+	page_hash_end(&s.all, h->all);
+	page_hash_end(&s.no_accessed, h->no_accessed);
+	page_hash_end(&s.memory, h->memory);
 }

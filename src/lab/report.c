@@ -128,6 +128,7 @@ static json_t *build_guest(const struct vm_result *r, const struct report_host *
 	json_object_set_new(o, "virtual_seconds", json_real((double)r->virtual_ns / 1e9));
 	put_hash(o, "state_hash", r->hash.all);
 	put_hash(o, "state_hash_no_accessed", r->hash.no_accessed);
+	put_hash(o, "memory_hash", r->hash.memory);
 	return o;
 }
 

@@ -266,7 +266,7 @@ static void finish(struct run *r)
 	o->insns = engine_insns(r->vm);
 	o->now = engine_now(r->vm);
 	engine_observe(r->vm, &o->obs);
-	o->hash = (struct engine_hash){{0}, {0}};
+	o->hash = (struct engine_hash){.all = {0}};
 	o->regs = (struct engine_regs){{0}, 0, 0};
 	o->sregs = (struct engine_sregs){0};
 	if (in_an_instruction(r))

@@ -32,15 +32,6 @@ void fake_engine_free(struct engine_vm *vm)
 
 uint8_t *fake_engine_ram(struct engine_vm *vm, uint64_t a) { return vm->ram + a; }
 
-unsigned engine_ram_layout(uint64_t memory, struct machmem_range range[2])
-{
-	const uint64_t hole = 3 * SIZE_1G;
-
-	range[0] = (struct machmem_range){0, min_u64(memory, hole)};
-	range[1] = (struct machmem_range){4 * SIZE_1G, memory > hole ? memory - hole : 0};
-	return memory > hole ? 2 : 1;
-}
-
 static bool is_ram(const struct engine_vm *vm, uint64_t a, uint64_t bytes)
 {
 	struct machmem_range r[2];
