@@ -185,7 +185,7 @@ static void run_extint(struct engine_vm *vm)
 
 static void test_same_everywhere(void **state)
 {
-	struct engine_hash first = {{0}, {0}}, h;
+	struct engine_hash first = {.all = {0}}, h;
 
 	(void)state;
 	for (enum engine_mmu mmu = ENGINE_NATIVE; mmu < ENGINE_MMU_COUNT; mmu++) {
