@@ -53,9 +53,9 @@ guest-generic: guest
 	@scripts/fetch-kernel.sh generic $(GUEST)
 
 # A guest that is a hypervisor: Debian's KVM, and a guest for it (docs/kvm.md).
-guest-kvm: guest
-	@scripts/setup.sh --check build
-	@scripts/make-initramfs.sh $(GUEST) kvm
+guest-kvm: guest $(BUILD)/build.ninja
+	@$(NINJA) -C $(BUILD) guest/kvm/gnomon-kvm
+	@scripts/make-initramfs.sh $(GUEST) $(BUILD)/guest/kvm/gnomon-kvm
 
 # Debian's kernel with page tables for HugeGPT and DMT, from source (docs/guest-kernel.md): minutes, once.
 guest-kernel:

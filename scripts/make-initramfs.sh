@@ -1,14 +1,15 @@
 #!/bin/bash
-# Builds the guest's initramfs, the same bytes every time: make-initramfs.sh OUTDIR [kvm]
+# Builds the guest's initramfs, the same bytes every time: make-initramfs.sh OUTDIR [MONITOR]
 # leaves OUTDIR/initramfs.cpio (uncompressed newc: unpacking it costs the guest least)
 # and OUTDIR/initramfs-dev.cpio, the same with the modules of virtio devices and
 # programs that use those; it needs the cloud kernel in OUTDIR (fetch-kernel.sh). With
-# "kvm" it leaves OUTDIR/initramfs-kvm.cpio instead: a guest that is a hypervisor, with
-# the kernel's KVM, a program that uses it, and the kernel and initramfs of its own guest.
+# MONITOR (guest/kvm, built) it leaves OUTDIR/initramfs-kvm.cpio instead: a guest that is a
+# hypervisor, with the kernel's KVM, the monitor, and the kernel and initramfs of its guest.
 set -euo pipefail
 
 die() { echo "make-initramfs: $*" >&2; exit 1; }
-[ $# -eq 1 ] || { [ $# -eq 2 ] && [ "$2" = kvm ]; } || die "usage: make-initramfs.sh OUTDIR [kvm]"
+[ $# -eq 1 ] || [ $# -eq 2 ] || die "usage: make-initramfs.sh OUTDIR [MONITOR]"
+monitor=${2:+$(realpath "$2")}
 top=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
@@ -17,13 +18,6 @@ busybox=/bin/busybox
 # In the order they are loaded: each after what it needs.
 modules="virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci
 	virtio_blk virtio-rng virtio_console virtio_balloon failover net_failover virtio_net"
-# The monitor under /dev/kvm has the loaders and devices of the program itself.
-monitor_sources="$top/guest/kvm/*.c
-	$top/src/vm/load.c $top/src/vm/load_*.c $top/src/vm/elf_image.c $top/src/vm/memmap.c $top/src/vm/acpi.c
-	$top/src/vm/firmware.c $top/src/vm/file.c $top/src/vm/platform.c
-	$top/src/dev/acpi_pm.c $top/src/dev/debug_exit.c $top/src/dev/fw_cfg.c $top/src/dev/i8042.c $top/src/dev/ioapic.c
-	$top/src/dev/p*.c $top/src/dev/r*.c $top/src/dev/serial.c $top/src/dev/testdev.c
-	$top/src/base/error.c $top/src/base/state.c"
 kernel=$(compgen -G "$out/kernel-cloud/lib/modules/*/kernel" | head -n 1 || true)
 
 newest() { # true if the file is there and newer than everything that goes into it
@@ -34,11 +28,10 @@ newest() { # true if the file is there and newer than everything that goes into 
 	done
 }
 
-# ... and everything that the third is made of.
-newest_kvm() {
+newest_kvm() { # ... and what the third is made of besides
 	local f
 	newest "$1" || return 1
-	for f in "$top"/guest/kvm/*.[ch] "$top"/src/{vm,dev,base,engine,cpu,arch,mem}/*.[ch] "$out/vmlinux-cloud" "$out/$small"; do
+	for f in "$monitor" "$out/vmlinux-cloud" "$out/$small"; do
 		[ "$1" -nt "$f" ] || return 1
 	done
 }
@@ -46,12 +39,6 @@ newest_kvm() {
 cflags=(-std=gnu11 -D_GNU_SOURCE -O2 -march=x86-64 -static -s -Wall -Wextra -Wl,--build-id=none -fno-pie -no-pie)
 compile() { # program source...
 	${CC:-gcc} "${cflags[@]}" -o "$root/$1" "${@:2}"
-}
-
-# Without GNU's names for the registers in a signal's context: the processor has the same names.
-compile_monitor() { # program
-	local plain=(${cflags[@]/-D_GNU_SOURCE/})
-	${CC:-gcc} "${plain[@]}" -I"$top/src" -o "$root/$1" $monitor_sources
 }
 
 # What all have; $1: where the first program goes.
@@ -88,7 +75,8 @@ hypervisor_tree() {
 	common bin/gnomon-init bin/gnomon-work-cpu
 	compile init "$top/guest/init_devices.c"
 	compile bin/gnomon-work "$top/guest/work_kvm.c"
-	compile_monitor bin/gnomon-kvm
+	cp "$monitor" "$root/bin/gnomon-kvm"
+	strip "$root/bin/gnomon-kvm"
 	add_modules irqbypass kvm
 	cp "$(find "$kernel" -name kvm-intel.ko)" "$out/$small" "$root/kvm/"
 	cp "$out/vmlinux-cloud" "$root/kvm/vmlinux"
@@ -96,7 +84,7 @@ hypervisor_tree() {
 
 small=initramfs.cpio devices=initramfs-dev.cpio hypervisor=initramfs-kvm.cpio
 wanted=
-if [ "${2-}" = kvm ]; then
+if [ -n "$monitor" ]; then
 	[ -n "$kernel" ] && [ -e "$out/vmlinux-cloud" ] && [ -e "$out/$small" ] || die "no kernel, or no initramfs, for the inner guest"
 	newest_kvm "$out/$hypervisor" || wanted=$hypervisor
 else

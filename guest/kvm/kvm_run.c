@@ -311,7 +311,7 @@ int kvm_machine_init(struct kvm_machine *m, struct engine_vm *vm, const char *pr
 	if (sigprocmask(SIG_BLOCK, &set, NULL) || set_signal_mask(vm) || timer_create(CLOCK_MONOTONIC, &ev, &m->timer))
 		return error_set(err, -errno, "timer: %s", strerror(errno));
 	clock_gettime(CLOCK_MONOTONIC, &m->start);
-	platform_init(&m->platform, vm->memory, RTC_DEFAULT_EPOCH);
+	platform_init(&m->platform, vm->memory, RTC_DEFAULT_EPOCH, false);
 	return 0;
 }
 
