@@ -103,7 +103,7 @@ void cpu_reset(struct cpu *cpu)
 	cpu->msr.misc_enable = 1; /* fast strings */
 	reset_segments(cpu);
 	reset_fpu(cpu);
-	cpu->vmx = (struct vmx_state){.current = hpa(VMCS_NONE)};
+	cpu->vmx = (struct vmx_state){.current = hpa(VMCS_NONE), .counts = cpu->vmx.counts, .tally = cpu->vmx.tally};
 	cpu->lapic.has_x2apic = cpu_has(cpu, CPUF_X2APIC);
 	cpu->lapic.has_tsc_deadline = cpu_has(cpu, CPUF_TSC_DEADLINE);
 	cpu->lapic.maxphyaddr = cpu->cfg.maxphyaddr;

@@ -228,6 +228,7 @@ struct cpu {
 	const struct cpu_emul_ops *emul_ops;
 	void *emul_ctx;
 	const struct vmx_limits *vmx_limits; /* NULL: none */
+	const struct vmx_watch *vmx_watch;   /* NULL: nobody follows what software in root operation does */
 };
 
 /* ---- making and running (cpu/cpu.c, cpu/run.c) ---- */

@@ -280,7 +280,9 @@ enum vmx_result vmx_vmxon(struct cpu *cpu, hpa_t region)
 		return VMX_FAIL_INVALID;
 	cpu->vmx = (struct vmx_state){.on = true, .outside = cpu->vmx.outside, .vmxon = region,
 				      .current = {VMCS_NONE}, .debugctl = cpu->vmx.debugctl,
-				      .preemption_deadline = UINT64_MAX};
+				      .preemption_deadline = UINT64_MAX,
+				      .counts = cpu->vmx.counts, .tally = cpu->vmx.tally};
+	vmx_tell(cpu, VMX_EVENT_ON, 0, 0);
 	return VMX_SUCCEED;
 }
 
@@ -290,6 +292,7 @@ enum vmx_result vmx_vmxoff(struct cpu *cpu)
 		return VMX_FAIL_INVALID;
 	cpu->vmx.on = false;
 	cpu->vmx.current.v = VMCS_NONE;
+	vmx_tell(cpu, VMX_EVENT_OFF, 0, 0);
 	return VMX_SUCCEED;
 }
 
@@ -312,6 +315,7 @@ enum vmx_result vmx_vmclear(struct cpu *cpu, hpa_t region)
 	}
 	if (region.v == cpu->vmx.current.v)
 		cpu->vmx.current.v = VMCS_NONE;
+	vmx_tell(cpu, VMX_EVENT_CLEAR, region.v, 0);
 	return VMX_SUCCEED;
 }
 
@@ -327,6 +331,7 @@ enum vmx_result vmx_vmptrld(struct cpu *cpu, hpa_t region)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_REVISION);
 	cpu->vmx.current = region;
 	cpu->vmx.dirty = VMX_DIRTY_CONTROLS | VMX_DIRTY_HOST;
+	vmx_tell(cpu, VMX_EVENT_PTRLD, region.v, 0);
 	return VMX_SUCCEED;
 }
 
@@ -378,6 +383,7 @@ enum vmx_result vmx_vmwrite(struct cpu *cpu, uint32_t field, uint64_t v)
 	vmcs_wrote(cpu);
 	mark_dirty(cpu, field);
 	cpu->vmx.counts.vmwrites++;
+	vmx_tell(cpu, VMX_EVENT_WRITE, field, v);
 	return VMX_SUCCEED;
 }
 
@@ -447,6 +453,7 @@ enum vmx_result vmx_invept(struct cpu *cpu, uint64_t type, uint64_t eptp)
 	else
 		mmu_flush_ept(&cpu->mmu, eptp, type == INVEPT_ALL);
 	cpu->vmx.counts.invepts++;
+	vmx_tell(cpu, VMX_EVENT_INVEPT, type, eptp);
 	return VMX_SUCCEED;
 }
 
@@ -472,5 +479,6 @@ enum vmx_result vmx_invvpid(struct cpu *cpu, uint64_t type, uint16_t vpid, gva_t
 	else
 		flush_vpid(&cpu->mmu, type, vpid, addr);
 	cpu->vmx.counts.invvpids++;
+	vmx_tell(cpu, VMX_EVENT_INVVPID, type, vpid);
 	return VMX_SUCCEED;
 }

@@ -626,6 +626,7 @@ static void load_guest_nonregister(struct cpu *cpu, const uint8_t *v, const stru
 	cpu->mmu.pml = (struct mmu_pml){.on = x->proc2 & PROC2_PML && x->eptp & EPTP_AD,
 					.log = vmcs_get(v, VMCS_PML_ADDRESS),
 					.index = (uint16_t)vmcs_get(v, VMCS_GUEST_PML_INDEX)};
+	x->pml_from = cpu->mmu.pml.index;
 	cpu->shadow_sti = g->interruptibility & INTERRUPTIBILITY_STI;
 	cpu->shadow_movss = g->interruptibility & INTERRUPTIBILITY_MOVSS;
 	cpu->nmi_blocked = g->interruptibility & INTERRUPTIBILITY_NMI;
@@ -719,6 +720,7 @@ enum vmx_result vmx_enter(struct cpu *cpu, bool launch, bool *exited)
 	cpu->vmx.counts.entries++;
 
 	read_guest(cpu, v, &g);
+	vmx_tell(cpu, VMX_EVENT_ENTRY, g.rip, g.intr_info);
 	*exited = true;
 	if (!check_guest_state(cpu, v, &g)) {
 		vmx_fail_entry(cpu, EXIT_REASON_ENTRY_GUEST_STATE, g.qualification);

@@ -60,6 +60,18 @@ uint32_t vmx_store_msrs(struct cpu *cpu, uint64_t area, uint32_t count)
 
 /* ---- recording why ---- */
 
+static void count_exit(struct cpu *cpu, uint32_t reason, uint64_t qualification)
+{
+	struct vmx_tally *t = &cpu->vmx.tally;
+	uint32_t basic = reason & 0xffff;
+
+	if (basic < VMX_TALLY_REASONS)
+		t->exits[basic]++;
+	if (cpu->mmu.pml.on)
+		t->pml_logged += (uint16_t)(cpu->vmx.pml_from - cpu->mmu.pml.index);
+	vmx_tell(cpu, VMX_EVENT_EXIT, reason, qualification);
+}
+
 static void record_exit(struct cpu *cpu, uint8_t *v)
 {
 	const struct vmx_state *x = &cpu->vmx;
@@ -300,6 +312,7 @@ void vmx_do_exit(struct cpu *cpu)
 	record_exit(cpu, v);
 	save_guest_state(cpu, v);
 	vmcs_wrote(cpu);
+	count_exit(cpu, e->reason, e->qualification);
 	if (vmx_store_msrs(cpu, vmcs_get(v, VMCS_EXIT_MSR_STORE_ADDR),
 			   vmcs_get32(v, VMCS_EXIT_MSR_STORE_COUNT))) {
 		leave_nonroot(cpu);
@@ -318,5 +331,6 @@ void vmx_fail_entry(struct cpu *cpu, uint32_t reason, uint64_t qualification)
 	vmcs_put(v, VMCS_EXIT_REASON, reason | EXIT_REASON_ENTRY_FAILURE);
 	vmcs_put(v, VMCS_EXIT_QUALIFICATION, qualification);
 	vmcs_wrote(cpu);
+	count_exit(cpu, reason | EXIT_REASON_ENTRY_FAILURE, qualification);
 	vmx_load_host_state(cpu);
 }

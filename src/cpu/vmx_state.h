@@ -29,6 +29,28 @@ struct vmx_counts {
 	uint64_t entries, vmreads, vmwrites, invepts, invvpids;
 };
 
+/* What became of the guests of software in root operation, counted from the processor's making on. */
+#define VMX_TALLY_REASONS 70
+struct vmx_tally {
+	uint64_t exits[VMX_TALLY_REASONS]; /* by basic reason; entries that failed on guest state or an MSR are exits, too */
+	uint64_t pml_logged;               /* entries made in page-modification logs */
+};
+
+/* What software in root operation does, for who follows it: vmx_watch. */
+enum vmx_event {
+	VMX_EVENT_ON, VMX_EVENT_OFF,
+	VMX_EVENT_PTRLD, VMX_EVENT_CLEAR, /* a: the region's physical address */
+	VMX_EVENT_WRITE,                  /* a: field, b: value */
+	VMX_EVENT_ENTRY,                  /* a: the guest's RIP, b: VM-entry interruption information */
+	VMX_EVENT_EXIT,                   /* a: exit reason, b: qualification; the VMCS has the rest */
+	VMX_EVENT_INVEPT,                 /* a: type, b: EPTP */
+	VMX_EVENT_INVVPID,                /* a: type, b: VPID */
+};
+struct vmx_watch {
+	void (*seen)(void *ctx, enum vmx_event what, uint64_t a, uint64_t b); /* after it succeeded */
+	void *ctx;
+};
+
 /* Groups of fields written since the last entry that passed the checks on them. */
 #define VMX_DIRTY_CONTROLS 1u
 #define VMX_DIRTY_HOST     2u
@@ -93,6 +115,8 @@ struct vmx_state {
 	struct vmx_walk walk;
 	struct vmx_exit exit;
 	struct vmx_counts counts;
+	struct vmx_tally tally;
+	uint16_t pml_from;            /* the log's index at VM entry */
 };
 #define VMCS_NONE (~0ull)
 

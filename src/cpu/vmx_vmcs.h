@@ -65,6 +65,13 @@ static ALWAYS_INLINE void vmcs_put(uint8_t *region, uint32_t f, uint64_t v)
 	put_u64(region + vmcs_field_offset(f), v & vmcs_field_mask(f));
 }
 
+/* Who follows root operation is told. */
+static inline void vmx_tell(const struct cpu *cpu, enum vmx_event what, uint64_t a, uint64_t b)
+{
+	if (unlikely(cpu->vmx_watch != NULL))
+		cpu->vmx_watch->seen(cpu->vmx_watch->ctx, what, a, b);
+}
+
 /* ---- shared between vmx.c, vmx_entry.c and vmx_exit.c ---- */
 
 /* VMfail with @error: valid or invalid by whether there is a current VMCS. */

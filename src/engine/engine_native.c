@@ -260,7 +260,22 @@ static void native_nmi(struct engine_vm *vm)
 	vm->cpu->nmi_pending = true;
 }
 
-static void native_observe(const struct engine_vm *vm, struct obs *obs) { engine_observe_cpu(vm->cpu, obs); }
+/* The hypervisor that is counted is the guest's own, if it is one. */
+static void native_observe(const struct engine_vm *vm, struct obs *obs)
+{
+	const struct vmx_state *x = &vm->cpu->vmx;
+
+	static_assert(OBS_EXIT_REASONS == VMX_TALLY_REASONS, "copied one by one");
+	engine_observe_cpu(vm->cpu, obs);
+	for (unsigned i = 0; i < VMX_TALLY_REASONS; i++)
+		obs->exits.total += obs->exits.by_reason[i] = x->tally.exits[i];
+	obs->hypervisor.entries = x->counts.entries;
+	obs->hypervisor.vmreads = x->counts.vmreads;
+	obs->hypervisor.vmwrites = x->counts.vmwrites;
+	obs->hypervisor.invepts = x->counts.invepts;
+	obs->hypervisor.invvpids = x->counts.invvpids;
+	obs->tracking.logged = x->tally.pml_logged;
+}
 
 static void native_describe(struct engine_vm *vm, char *buf, size_t bytes)
 {

@@ -440,6 +440,48 @@ static void test_traps_at_entry(void **state)
 	destroy(f);
 }
 
+/* Who follows root operation sees what it does, and all of it is counted. */
+struct seen {
+	unsigned events[VMX_EVENT_INVVPID + 1];
+	uint64_t exit_reason, entry_rip;
+};
+
+static void note(void *ctx, enum vmx_event what, uint64_t a, uint64_t b)
+{
+	struct seen *s = ctx;
+
+	(void)b;
+	s->events[what]++;
+	if (what == VMX_EVENT_EXIT)
+		s->exit_reason = a;
+	if (what == VMX_EVENT_ENTRY)
+		s->entry_rip = a;
+}
+
+static void test_watched(void **state)
+{
+	struct fix *f = with_guest(16);
+	struct seen s = {.exit_reason = 0};
+	const struct vmx_watch watch = {note, &s};
+
+	(void)state;
+	LOAD(f, GUEST_AT, p_cpuid);
+	f->cpu->vmx_watch = &watch;
+	RUN(f, p_vmlaunch, 0, 0);
+	f->cpu->gpr[RBX] = GUEST_AT + 2;
+	RUN(f, p_vmwrite_reg, 0, VMCS_GUEST_RIP);
+	vw(f, VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_HLT);
+	RUN(f, p_vmresume, 0, 0);
+	assert_int_equal(s.events[VMX_EVENT_ENTRY], 2);
+	assert_int_equal(s.events[VMX_EVENT_EXIT], 2);
+	assert_int_equal(s.events[VMX_EVENT_WRITE], 2);
+	assert_int_equal(s.exit_reason, EXIT_REASON_HLT);
+	assert_int_equal(s.entry_rip, GUEST_AT + 2);
+	assert_int_equal(f->cpu->vmx.tally.exits[EXIT_REASON_CPUID], 1);
+	assert_int_equal(f->cpu->vmx.tally.exits[EXIT_REASON_HLT], 1);
+	destroy(f);
+}
+
 /* The guest loops and exits; the host counts and resumes. Translated it must come to the same. */
 PIECE(p_host_loop, "incq %r8; mov $0x681e, %esi; vmread %rsi, %rbx; add $2, %rbx; vmwrite %rbx, %rsi; cmp $1000, %r8;"
 		   "je 1f; vmresume; 1: hlt");
@@ -656,6 +698,7 @@ int main(void)
 		cmocka_unit_test(test_launch_and_exit),
 		cmocka_unit_test(test_behind_movss),
 		cmocka_unit_test(test_traps_at_entry),
+		cmocka_unit_test(test_watched),
 		cmocka_unit_test(test_loop_interpreted_and_translated),
 		cmocka_unit_test(test_interrupt_exits),
 		cmocka_unit_test(test_interrupt_delivered),
