@@ -1,8 +1,7 @@
 /*
  * Making and keeping host stubs. See stub.h for what they are.
  *
- * The code lives in a memory file that is mapped twice, once writable and once
- * executable, so that no mapping is ever both. Both the arena and the table are
+ * Both the code's memory (base/code_memory.h) and the table are
  * sized for the whole key space (every opcode, operand kind and immediate byte of
  * SSE to AVX2, MMX and x87); pages that are never used cost nothing. Nothing is
  * ever thrown away, so a decoded instruction may keep a pointer to its stub.
@@ -14,8 +13,8 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
+
+#include "base/code_memory.h"
 
 #define TABLE_SLOTS (2 * STUBS_MAX) /* power of two */
 #define STUB_ALIGN  16u
@@ -27,8 +26,7 @@ struct stub_slot {
 };
 
 struct host_stubs {
-	uint8_t *rw;
-	const uint8_t *rx;
+	struct code_memory code;
 	size_t used;
 	unsigned count;
 	struct stub_slot *table; /* [TABLE_SLOTS], open addressing */
@@ -40,36 +38,6 @@ struct emit {
 	unsigned n;
 };
 
-static int map_arena(struct host_stubs *s, struct error *err)
-{
-	int fd = memfd_create("gnomon-stubs", MFD_CLOEXEC);
-	void *rw, *rx;
-	int rc = 0;
-
-	if (fd < 0)
-		return error_set(err, -errno, "host stubs: memfd_create: %s", strerror(errno));
-	if (ftruncate(fd, (off_t)STUBS_BYTES) < 0) {
-		rc = error_set(err, -errno, "host stubs: cannot size the code arena: %s", strerror(errno));
-		goto out;
-	}
-	rw = mmap(NULL, STUBS_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (rw == MAP_FAILED) {
-		rc = error_set(err, -errno, "host stubs: cannot map the code arena: %s", strerror(errno));
-		goto out;
-	}
-	rx = mmap(NULL, STUBS_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	if (rx == MAP_FAILED) {
-		rc = error_set(err, -errno, "host stubs: cannot map executable memory: %s", strerror(errno));
-		munmap(rw, STUBS_BYTES);
-		goto out;
-	}
-	s->rw = rw;
-	s->rx = rx;
-out:
-	close(fd);
-	return rc;
-}
-
 int stubs_create(struct host_stubs **out, struct error *err)
 {
 	struct host_stubs *s = calloc(1, sizeof(*s));
@@ -78,7 +46,7 @@ int stubs_create(struct host_stubs **out, struct error *err)
 	if (!s)
 		return error_set(err, -ENOMEM, "host stubs: out of memory");
 	s->table = calloc(TABLE_SLOTS, sizeof(*s->table));
-	rc = s->table ? map_arena(s, err) : error_set(err, -ENOMEM, "host stubs: out of memory");
+	rc = s->table ? code_memory_map(&s->code, STUBS_BYTES, "host stubs", err) : error_set(err, -ENOMEM, "host stubs: out of memory");
 	if (rc < 0) {
 		free(s->table);
 		free(s);
@@ -92,8 +60,7 @@ void stubs_destroy(struct host_stubs *s)
 {
 	if (!s)
 		return;
-	munmap(s->rw, STUBS_BYTES);
-	munmap((void *)(uintptr_t)s->rx, STUBS_BYTES);
+	code_memory_unmap(&s->code);
 	free(s->table);
 	free(s);
 }
@@ -116,12 +83,13 @@ static const uint8_t *add_stub(struct host_stubs *s, struct stub_slot *slot, uin
 {
 	if (s->used + STUB_MAX > STUBS_BYTES || s->count >= STUBS_MAX)
 		return NULL;
-	memcpy(s->rw + s->used, e->code, e->n);
+	code_memory_reach(&s->code, s->used + STUB_MAX);
+	memcpy(s->code.rw + s->used, e->code, e->n);
 	slot->key = key;
 	slot->offset = (uint32_t)s->used;
 	s->used += (e->n + STUB_ALIGN - 1) & ~(size_t)(STUB_ALIGN - 1);
 	s->count++;
-	return s->rx + slot->offset;
+	return s->code.rx + slot->offset;
 }
 
 /* ---- writing code ---- */
@@ -235,7 +203,7 @@ vec_stub_fn stub_vector(struct host_stubs *s, const struct stub_desc *d)
 	struct emit e = { .n = 0 };
 
 	if (slot->key)
-		return (vec_stub_fn)(uintptr_t)(s->rx + slot->offset);
+		return (vec_stub_fn)(uintptr_t)(s->code.rx + slot->offset);
 	emit_entry(&e, d);
 	emit_insn(&e, d);
 	emit_exit(&e, d);
@@ -333,7 +301,7 @@ vex_stub_fn stub_vex(struct host_stubs *s, const struct vex_desc *d)
 	struct emit e = {.n = 0};
 
 	if (slot->key)
-		return (vex_stub_fn)(uintptr_t)(s->rx + slot->offset);
+		return (vex_stub_fn)(uintptr_t)(s->code.rx + slot->offset);
 	emit_vex_entry(&e, d);
 	emit_vex_insn(&e, d);
 	emit_vex_exit(&e, d);
@@ -352,7 +320,7 @@ x87_stub_fn stub_x87(struct host_stubs *s, uint8_t escape, uint8_t modrm)
 	struct emit e = { .n = 0 };
 
 	if (slot->key)
-		return (x87_stub_fn)(uintptr_t)(s->rx + slot->offset);
+		return (x87_stub_fn)(uintptr_t)(s->code.rx + slot->offset);
 	PUT(&e, "\x0f\xae\x5c\x24\xf8"); /* stmxcsr [rsp-8] */
 	PUT(&e, "\x48\x0f\xae\x0f");     /* fxrstor64 [rdi] */
 	PUT(&e, "\x89\xd0\x04\x7f\x9e"); /* mov eax, edx; add al, 127; sahf */

@@ -11,8 +11,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "cpu/vector.h"
 #include "cpu/xlate_impl.h"
@@ -413,25 +411,6 @@ static void emit_routines(struct cpu *cpu, struct translator *x)
 
 /* ---- making ---- */
 
-static int map_buffer(struct translator *x, struct error *err)
-{
-	int fd = memfd_create("gnomon-code", MFD_CLOEXEC), rc = 0;
-	void *rw = MAP_FAILED, *rx = MAP_FAILED;
-
-	if (fd < 0)
-		return error_set(err, -errno, "translator: memfd_create: %s", strerror(errno));
-	if (ftruncate(fd, (off_t)x->bytes) == 0) {
-		rw = mmap(NULL, x->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		rx = mmap(NULL, x->bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	}
-	if (rw == MAP_FAILED || rx == MAP_FAILED)
-		rc = error_set(err, -errno, "translator: no memory for code: %s", strerror(errno));
-	close(fd);
-	x->rw = rw == MAP_FAILED ? NULL : rw;
-	x->rx = rx == MAP_FAILED ? NULL : rx;
-	return rc;
-}
-
 /*
  * No code anywhere. An entry of zeroes is found by linear address 0 alone, so in the first slot: BLOCK_NO_HPA is no page,
  * while machine address 0 may well be one.
@@ -446,23 +425,27 @@ static void empty_cache(struct translator *x)
 int xlate_create(struct cpu *cpu, struct error *err)
 {
 	struct translator *x = calloc(1, sizeof(*x));
+	uint64_t bytes;
+	int r;
 
 	cpu->xlate = x;
 	if (!x)
 		return error_set(err, -ENOMEM, "translator: out of memory");
-	x->bytes = (cpu->cfg.code_cache + PAGE_SIZE - 1) & PAGE_MASK;
-	if (x->bytes < 4 * XBLOCK_MOST || x->bytes > XCODE_BYTES_MAX)
+	bytes = (cpu->cfg.code_cache + PAGE_SIZE - 1) & PAGE_MASK;
+	if (bytes < 4 * XBLOCK_MOST || bytes > XCODE_BYTES_MAX)
 		return error_set(err, -EINVAL, "translator: a code cache of %llu bytes is outside %u KiB to 1 GiB",
 				 (unsigned long long)cpu->cfg.code_cache, 4 * XBLOCK_MOST >> 10);
-	x->link_most = (unsigned)(x->bytes / 128); /* its code out of line alone is about as long */
+	x->link_most = (unsigned)(bytes / 128); /* its code out of line alone is about as long */
 	x->links[0] = calloc(XLINK_CHUNK, sizeof(*x->links[0]));
 	if (!x->links[0])
 		return error_set(err, -ENOMEM, "translator: out of memory");
-	if (map_buffer(x, err))
-		return err ? err->code : -ENOMEM;
-	x->out = (struct a_buf){.p = x->rw, .to_rx = x->rx - x->rw};
+	r = code_memory_map(&x->code, bytes, "translator", err);
+	if (r)
+		return r;
+	x->out = (struct a_buf){.p = x->code.rw, .to_rx = x->code.rx - x->code.rw};
 	for (unsigned m = 0; m < XMODES; m++)
 		cpu->xcache[m] = x->cache[m];
+	code_memory_reach(&x->code, XBLOCK_MOST);
 	emit_routines(cpu, x);
 	x->first = x->out.p;
 	x->generation = 1;
@@ -476,10 +459,7 @@ void xlate_destroy(struct cpu *cpu)
 
 	if (!x)
 		return;
-	if (x->rw)
-		munmap(x->rw, x->bytes);
-	if (x->rx)
-		munmap((void *)(uintptr_t)x->rx, x->bytes);
+	code_memory_unmap(&x->code);
 	for (unsigned i = 0; i < XLINK_CHUNKS; i++)
 		free(x->links[i]);
 	free(x);
@@ -649,7 +629,12 @@ static bool room_for_links(struct translator *x)
 
 static bool room(struct translator *x)
 {
-	return x->out.p + XBLOCK_MOST <= x->rw + x->bytes && room_for_links(x);
+	size_t end = (size_t)(x->out.p - x->code.rw) + XBLOCK_MOST;
+
+	if (end > x->code.bytes || !room_for_links(x))
+		return false;
+	code_memory_reach(&x->code, end);
+	return true;
 }
 
 static const uint8_t *translate(struct cpu *cpu, struct block *b)

@@ -2,6 +2,7 @@
 #ifndef GNOMON_CPU_XLATE_IMPL_H
 #define GNOMON_CPU_XLATE_IMPL_H
 
+#include "base/code_memory.h"
 #include "cpu/asm.h"
 #include "cpu/decode.h"
 #include "cpu/xlate.h"
@@ -102,9 +103,7 @@ static_assert(2 * BLOCK_INSNS_MAX < XTICKS, "at most two accesses to an instruct
 
 struct translator {
 	struct a_buf out;
-	uint8_t *rw;
-	const uint8_t *rx;
-	size_t bytes;
+	struct code_memory code;
 	uint8_t *first;          /* behind the fixed routines */
 	uint32_t generation;     /* of the buffer's contents: block->xgeneration */
 	bool smap;               /* CR4.SMAP, which it was made for: what STAC makes of the mode */
