@@ -171,7 +171,7 @@ static bool count_check(bool ok, bool excused, const char *fmt, va_list ap)
 		known++;
 		return false;
 	}
-	shown = ++failures <= SHOWN_FAILURES;
+	shown = ++failures <= option_number("show", SHOWN_FAILURES);
 	if (shown) {
 		print("FAIL: ");
 		vprint(fmt, ap);
@@ -181,6 +181,12 @@ static bool count_check(bool ok, bool excused, const char *fmt, va_list ap)
 }
 
 bool failure_shown(void) { return shown; }
+
+void check_sums(u64 *made, u64 *failed)
+{
+	*made = checks;
+	*failed = failures;
+}
 
 bool check(bool ok, const char *fmt, ...)
 {

@@ -74,6 +74,8 @@ void vprint(const char *fmt, va_list ap);
 bool check(bool ok, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Likewise for what another PC is known to get wrong: counted only if it is not named on the command line. */
 bool check_unless(const char *word, bool ok, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* How many checks there were so far, and how many of them failed. */
+void check_sums(u64 *made, u64 *failed);
 /* Whether the last check failed and was printed: more about it may follow. */
 bool failure_shown(void);
 /* Checks that last_trap ended in @vector with error code @error. */
