@@ -442,12 +442,20 @@ static bool guest_tables_ok(const struct cpu *cpu, const struct guest *g)
 	       !(g->gdtr_limit >> 16) && !(g->idtr_limit >> 16);
 }
 
+/* Behind the last canonical address is a RIP that an instruction may end at: the highest bit may differ from the rest. */
+static bool guest_rip64_ok(const struct cpu *cpu, uint64_t rip)
+{
+	uint64_t high = rip >> (cpu_has(cpu, CPUF_LA57) ? 57 : 48);
+
+	return !high || high == UINT64_MAX >> (cpu_has(cpu, CPUF_LA57) ? 57 : 48);
+}
+
 /* "Checks on Guest RIP, RFLAGS, and SSP" */
 static bool guest_rip_rflags_ok(const struct cpu *cpu, const struct guest *g)
 {
 	bool code64 = g->ia32e && g->seg[SEG_CS].attr & SEG_AR_L;
 
-	if (code64 ? !vmx_canonical(cpu, g->rip) : g->rip >> 32 != 0)
+	if (code64 ? !guest_rip64_ok(cpu, g->rip) : g->rip >> 32 != 0)
 		return false;
 	if (g->rflags & 0xffffffffffc08028ull || !(g->rflags & RF_ONE))
 		return false;

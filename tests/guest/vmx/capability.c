@@ -78,8 +78,7 @@ static void ept_capabilities(void)
 	}
 	if (can_proc2(P2_VPID))
 		check(!(v & CAP_INVVPID) || v >> 40 & 15, "INVVPID has a type");
-	check(!(v & ~0x00000f0107f54141ull & ~CAP_ADVANCED & ~CAP_WALK5 & ~(1ull << 23)),
-	      "EPT and VPID: reserved bits of 0x%lx", v);
+	check(!(v & ~0x003f0f0106f341c1ull), "EPT and VPID: reserved bits of 0x%lx", v);
 }
 
 static void control_registers(void)

@@ -15,6 +15,8 @@ PAGES(io_bitmaps, 2);
 PAGES(msr_bitmap, 1);
 PAGES(test_pages, 8);
 static u8 guest_tss[0x68 + 32 + 1] __attribute__((aligned(16)));
+static u8 guest_tss32[0x68 + 32 + 1] __attribute__((aligned(16)));
+static u64 guest_idt32[256] __attribute__((aligned(16)));
 u64 guest_pml4[512] PAGE_ALIGNED, test_pdpt[512] PAGE_ALIGNED, test_pd[512] PAGE_ALIGNED, test_pt[512] PAGE_ALIGNED;
 u64 ept_pml4[512] PAGE_ALIGNED, ept_pdpt[512] PAGE_ALIGNED, ept_pd[4 * 512] PAGE_ALIGNED;
 u64 ept_test_pd[512] PAGE_ALIGNED, ept_test_pt[512] PAGE_ALIGNED;
@@ -23,6 +25,7 @@ static u64 guest_pd_pae[4 * 512] PAGE_ALIGNED;
 u64 guest_pdpt_pae[4] PAGE_ALIGNED;
 struct guest_gate guest_idt[256] __attribute__((aligned(16)));
 static bool launched;
+static u64 host_cr0;
 
 int vm_enter_asm(u64 *registers, int resume);
 
@@ -82,7 +85,7 @@ static void good_host(void)
 	vm_put(F_HOST_TR_BASE, at(tss_bytes()));
 	vm_put(F_HOST_GDTR_BASE, gdt.base);
 	vm_put(F_HOST_IDTR_BASE, idt.base);
-	vm_put(F_HOST_CR0, read_cr0());
+	vm_put(F_HOST_CR0, host_cr0);
 	vm_put(F_HOST_CR3, read_cr3());
 	vm_put(F_HOST_CR4, read_cr4());
 	vm_put(F_HOST_SYSENTER_CS, 0);
@@ -159,14 +162,22 @@ static void good_segments(enum mode m)
 
 	for (u32 f = F_GUEST_ES_SEL; f <= F_GUEST_GS_SEL; f += 2)
 		segment(f, old ? 0 : SEL_DATA, 0, limit, data);
-	segment(F_GUEST_CS_SEL, old ? 0 : m == LONG ? SEL_CODE : SEL_CODE32, 0, limit, code);
+	segment(F_GUEST_CS_SEL, old ? LOW_SELECTOR : m == LONG ? SEL_CODE : SEL_CODE32, old ? LOW_BASE : 0, limit, code);
 	segment(F_GUEST_LDTR_SEL, 0, 0, 0, 0x10000);
-	segment(F_GUEST_TR_SEL, SEL_TSS, at(guest_tss), sizeof(guest_tss) - 1, 0x8b);
+	segment(F_GUEST_TR_SEL, SEL_TSS, at(m == LONG || m == COMPAT ? guest_tss : guest_tss32), sizeof(guest_tss) - 1, 0x8b);
+}
+
+static void good_idt(enum mode m)
+{
+	bool wide = m == LONG || m == COMPAT;
+
+	vm_put(F_GUEST_IDTR_BASE, wide ? at(guest_idt) : m == REAL ? LOW_BASE + LOW_IVT : at(guest_idt32));
+	vm_put(F_GUEST_IDTR_LIMIT, wide ? sizeof(guest_idt) - 1 : m == REAL ? 0x3ff : sizeof(guest_idt32) - 1);
 }
 
 static void good_registers(enum mode m)
 {
-	u64 cr0 = read_cr0(), cr4 = read_cr4(), cr3 = at(guest_pml4);
+	u64 cr0 = host_cr0, cr4 = read_cr4(), cr3 = at(guest_pml4);
 
 	if (m == PAE)
 		cr3 = at(guest_pdpt_pae);
@@ -185,12 +196,11 @@ static void good_registers(enum mode m)
 	vm_put(F_GUEST_CR4, cr4);
 	vm_put(F_GUEST_DR7, 0x400);
 	vm_put(F_GUEST_RSP, m == V86 || m == REAL ? 0x1000 : at(guest_stack_top));
-	vm_put(F_GUEST_RIP, at(g_call));
+	vm_put(F_GUEST_RIP, m == V86 || m == REAL ? 0 : at(g_call));
 	vm_put(F_GUEST_RFLAGS, m == V86 ? 0x20002 : 2);
 	vm_put(F_GUEST_GDTR_BASE, vm_get(F_HOST_GDTR_BASE));
 	vm_put(F_GUEST_GDTR_LIMIT, GDT_ENTRIES * 8 - 1);
-	vm_put(F_GUEST_IDTR_BASE, m == REAL ? 0 : at(guest_idt));
-	vm_put(F_GUEST_IDTR_LIMIT, m == REAL ? 0x3ff : sizeof(guest_idt) - 1);
+	good_idt(m);
 	vm_put(F_GUEST_SYSENTER_CS, 0);
 	vm_put(F_GUEST_SYSENTER_ESP, 0);
 	vm_put(F_GUEST_SYSENTER_EIP, 0);
@@ -360,6 +370,32 @@ void guest_gate_set(unsigned vector, const void *handler)
 							 (a & 0xffff0000) << 32, a >> 32 };
 }
 
+/* VMCALL at the beginning of the 64 KiB for old code, and handlers of the real-mode vectors. */
+static void build_low(void)
+{
+	u8 *low = (u8 *)(uintptr_t)LOW_BASE;
+
+	memset(low, 0xf4, 0x3000); /* HLT */
+	memcpy(low, g_call, 3);
+	for (unsigned i = 0; i < 256; i++) {
+		((volatile u32 *)(low + LOW_IVT))[i] = (u32)LOW_SELECTOR << 16 | (LOW_HANDLERS + 16 * i);
+		memcpy(low + LOW_HANDLERS + 16 * i, g_call, 3);
+	}
+}
+
+static void build_guest32(void)
+{
+	for (unsigned i = 0; i < 256; i++) {
+		u64 a = at(guest_vectors32) + 16 * i;
+
+		guest_idt32[i] = (a & 0xffff) | (u64)SEL_CODE32 << 16 | 0x8e00ull << 32 | (a & 0xffff0000) << 32;
+	}
+	memcpy(guest_tss32 + 4, &(u32){ (u32)at(guest_stack_top) }, 4);
+	memcpy(guest_tss32 + 8, &(u32){ SEL_DATA }, 4);
+	guest_tss32[0x66] = 0x68;
+	memset(guest_tss32 + 0x68, 0xff, 33);
+}
+
 static void build_guest(void)
 {
 	for (unsigned i = 0; i < 256; i++)
@@ -413,6 +449,9 @@ int main(void)
 		{ "exits", group_exits },
 		{ "registers", group_registers },
 		{ "bitmaps", group_bitmaps },
+		{ "exceptions", group_exceptions },
+		{ "debug", group_debug },
+		{ "injection", group_injection },
 	};
 	bool chosen = any_chosen(list, ARRAY_SIZE(list));
 
@@ -421,7 +460,10 @@ int main(void)
 		check(option("absent"), "CPUID shows VMX");
 		finish("vmx");
 	}
+	host_cr0 = read_cr0();
 	build_guest();
+	build_guest32();
+	build_low();
 	/* These also read what the processor has and enter VMX operation. */
 	for (unsigned i = 0; i < ARRAY_SIZE(early); i++)
 		run_group(&early[i]);

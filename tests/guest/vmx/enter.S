@@ -97,6 +97,15 @@ g_return:
 	add	$16, %rsp
 	iretq
 
+/* Those of a 32-bit guest do VMCALL at once: which vector it was is where that is. */
+	.global guest_vectors32
+	.balign 16
+guest_vectors32:
+	.rept 256
+	.balign 16
+	vmcall
+	.endr
+
 g_call:	vmcall
 	jmp	g_call
 

@@ -85,6 +85,8 @@ static unsigned left_out;
 
 static void try_row(enum mode m, const struct row *r)
 {
+	if (option("verbose"))
+		print("%s\n", r->what);
 	vm_good(m);
 	if (apply(r)) {
 		check_outcome(r->what, r->expect, vm_enter());
@@ -343,6 +345,8 @@ void group_entry_controls(void)
 	reserved_control_bits("exit controls", F_EXIT, cap.exit);
 	reserved_control_bits("entry controls", F_ENTRY, cap.entry);
 	memset(test_pages, 0, PAGE);
+	if (can_proc2(P2_EPT))
+		ept_good();
 	TRY(LONG, execution_rows);
 	cr3_target_count();
 	eptp_checks();
@@ -513,11 +517,11 @@ static const struct row pae_rows[] = {
 	{ "CR3 with low bits", { { F_GUEST_CR3, OR, 0x1f } }, ENTERS },
 };
 static const struct row v86_rows[] = {
-	{ "virtual-8086 mode", { { F_GUEST_RFLAGS, OR, 1 } }, ANY_EXIT },
+	{ "virtual-8086 mode", { { F_GUEST_RFLAGS, OR, 1 } }, ENTERS },
 	{ "virtual-8086: CS base", { { F_GUEST_CS_BASE, SET, 0x10 } }, BAD_GUEST },
 	{ "virtual-8086: SS base", { { F_GUEST_SS_SEL, SET, 0x10 } }, BAD_GUEST },
-	{ "virtual-8086: SS base that fits", { { F_GUEST_SS_SEL, SET, 0x10 }, { F_GUEST_SS_BASE, SET, 0x100 } }, ANY_EXIT },
-	{ "virtual-8086: selectors differ in RPL", { { F_GUEST_SS_SEL, SET, 0x13 }, { F_GUEST_SS_BASE, SET, 0x130 } }, ANY_EXIT },
+	{ "virtual-8086: SS base that fits", { { F_GUEST_SS_SEL, SET, 0x10 }, { F_GUEST_SS_BASE, SET, 0x100 } }, ENTERS },
+	{ "virtual-8086: selectors differ in RPL", { { F_GUEST_SS_SEL, SET, 0x13 }, { F_GUEST_SS_BASE, SET, 0x130 } }, ENTERS },
 	{ "virtual-8086: DS limit", { { F_GUEST_DS_LIMIT, SET, 0xfffff } }, BAD_GUEST },
 	{ "virtual-8086: ES limit", { { F_GUEST_ES_LIMIT, SET, 0xfffe } }, BAD_GUEST },
 	{ "virtual-8086: FS rights", { { F_GUEST_FS_AR, SET, 0x93 } }, BAD_GUEST },
@@ -526,20 +530,20 @@ static const struct row v86_rows[] = {
 	{ "virtual-8086: TR is checked", { { F_GUEST_TR_AR, SET, 0x82 } }, BAD_GUEST },
 };
 static const struct row real_rows[] = {
-	{ "real mode", { { F_GUEST_RFLAGS, OR, 1 } }, ANY_EXIT },
+	{ "real mode", { { F_GUEST_RFLAGS, OR, 1 } }, ENTERS },
 	{ "real mode, IA-32e control", { { F_ENTRY, OR, N_IA32E } }, BAD_GUEST },
 	{ "PG without PE", { { F_GUEST_CR0, OR, CR0_PG } }, BAD_GUEST },
 	{ "NE clear", { { F_GUEST_CR0, CLEAR, CR0_NE } }, BAD_GUEST },
 	{ "real mode: SS.DPL", { { F_GUEST_SS_AR, OR, 0x60 } }, BAD_GUEST },
 	{ "real mode: RFLAGS.VM", { { F_GUEST_RFLAGS, OR, 1 << 17 } }, BAD_GUEST },
-	{ "real mode: EFER.LME", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, SET, EFER_LME } }, ANY_EXIT },
+	{ "real mode: EFER.LME", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, SET, EFER_LME } }, ENTERS },
 	{ "real mode: EFER.LMA", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, SET, EFER_LMA | EFER_LME } }, BAD_GUEST },
-	{ "real mode: CS of type 3", { { F_GUEST_CS_AR, SET, 0x93 } }, ANY_EXIT },
+	{ "real mode: CS of type 3", { { F_GUEST_CS_AR, SET, 0x93 } }, ENTERS },
 	{ "real mode: CS of type 3, DPL 3", { { F_GUEST_CS_AR, SET, 0xf3 } }, BAD_GUEST },
 	{ "real mode: CS of type 7", { { F_GUEST_CS_AR, SET, 0x97 } }, BAD_GUEST },
-	{ "real mode: RPLs differ", { { F_GUEST_SS_SEL, SET, 0x13 }, { F_GUEST_SS_BASE, SET, 0x130 } }, ANY_EXIT },
-	{ "real mode: base that is not 16 times the selector", { { F_GUEST_CS_BASE, SET, 0x123450 } }, ANY_EXIT },
-	{ "real mode: big limit", { { F_GUEST_DS_LIMIT, SET, 0xffffffff }, { F_GUEST_DS_AR, SET, 0x8093 } }, ANY_EXIT },
+	{ "real mode: RPLs differ", { { F_GUEST_SS_SEL, SET, 0x13 }, { F_GUEST_SS_BASE, SET, 0x130 } }, ENTERS },
+	{ "real mode: base that is not 16 times the selector", { { F_GUEST_CS_BASE, SET, (u64)g_call } }, ENTERS },
+	{ "real mode: big limit", { { F_GUEST_DS_LIMIT, SET, 0xffffffff }, { F_GUEST_DS_AR, SET, 0x8093 } }, ENTERS },
 	{ "real mode: external interrupt with IF clear", { { F_INJECT, SET, INFO(T_EXTERNAL, 0x40) } }, BAD_GUEST },
 };
 static const struct row bare_rows[] = {

@@ -31,8 +31,8 @@ GUEST(x_rdrand16, "rdrand %di");
 GUEST(x_rdseed, "rdseed %r15");
 GUEST(x_sgdt, "sgdt " MEMORY);
 GUEST(x_sidt, "sidt %gs:(%rbx)");
-GUEST_AT(x_lgdt, "sgdt (%rbx)", "lgdt (%rbx)");
-GUEST_AT(x_lidt, "sidt (%rbx)", "lidt (%rbx)");
+GUEST(x_lgdt, "lgdt (%rbx)");
+GUEST(x_lidt, "lidt (%rbx)");
 GUEST(x_sldt, "sldt %r12d");
 GUEST(x_sldt_memory, "sldt -8(%rbp)");
 GUEST(x_str, "str %rsi");
@@ -113,9 +113,9 @@ static const struct exit_case cases[] = {
 	  .info = MEMORY_INFO, .info_mask = ID(3) },
 	{ .what = "SIDT", CODE(x_sidt), .proc2 = P2_TABLES, .reason = R_GDTR_IDTR, .form = MEMORY_FORM,
 	  .info = MEM_INFO(0, NO_REG, G_RBX, 5) | ID(1), .info_mask = ID(3) },
-	{ .what = "LGDT", CODE_AT(x_lgdt), .proc2 = P2_TABLES, .reason = R_GDTR_IDTR, .form = MEMORY_FORM,
+	{ .what = "LGDT", CODE(x_lgdt), .proc2 = P2_TABLES, .reason = R_GDTR_IDTR, .form = MEMORY_FORM,
 	  .info = MEM_INFO(0, NO_REG, G_RBX, 3) | ID(2), .info_mask = ID(3), .flags = ON_ONLY },
-	{ .what = "LIDT", CODE_AT(x_lidt), .proc2 = P2_TABLES, .reason = R_GDTR_IDTR, .form = MEMORY_FORM,
+	{ .what = "LIDT", CODE(x_lidt), .proc2 = P2_TABLES, .reason = R_GDTR_IDTR, .form = MEMORY_FORM,
 	  .info = MEM_INFO(0, NO_REG, G_RBX, 3) | ID(3), .info_mask = ID(3), .flags = ON_ONLY },
 	{ .what = "SLDT to a register", CODE(x_sldt), .proc2 = P2_TABLES, .reason = R_LDTR_TR, .form = REGISTER_FORM,
 	  .info = 1 << 10 | REG1(12), .info_mask = 1 << 10 | REG1(15) | ID(3) },
@@ -253,11 +253,10 @@ static const struct priority in_user_mode[] = {
 	{ "LMSW in user mode", u_lmsw, 0, 0, V_GP, 0 },
 	{ "MOV from CR3 in user mode", u_cr3, PROC_CR3_STORE, 0, V_GP, 0 },
 	{ "MOV from CR8 in user mode", u_cr8, PROC_CR8_STORE, 0, V_GP, 0 },
-	{ "MOV DR in user mode", u_dr, PROC_DR, 0, V_GP, 0 },
 	{ "RDMSR in user mode", u_rdmsr, 0, 0, V_GP, 0 },
 	{ "WRMSR in user mode", u_wrmsr, 0, 0, V_GP, 0 },
 	{ "IN in user mode", u_in, PROC_IO, 0, V_GP, 0 },
-	{ "LGDT in user mode", x_lgdt_at, 0, P2_TABLES, V_GP, 0 },
+	{ "LGDT in user mode", x_lgdt, 0, P2_TABLES, V_GP, 0 },
 	{ "LLDT in user mode", x_lldt, 0, P2_TABLES, V_GP, 0 },
 	{ "RDPMC in user mode", x_rdpmc, PROC_RDPMC, 0, V_GP, 0 },
 	{ "CPUID in user mode", x_cpuid, 0, 0, EXITS, R_CPUID },
@@ -266,6 +265,7 @@ static const struct priority in_user_mode[] = {
 	{ "SGDT in user mode", x_sgdt, 0, P2_TABLES, EXITS, R_GDTR_IDTR },
 	{ "STR in user mode", x_str, 0, P2_TABLES, EXITS, R_LDTR_TR },
 	{ "RDRAND in user mode", x_rdrand, 0, P2_RDRAND, EXITS, R_RDRAND },
+	{ "MOV DR in user mode", u_dr, PROC_DR, 0, EXITS, R_DR }, /* before the fault, unlike its neighbours */
 	{ "VMCALL in user mode", x_vmcall, 0, 0, EXITS, R_VMCALL },
 	{ "VMCLEAR in user mode", x_vmclear, 0, 0, EXITS, R_VMCLEAR },
 	{ "VMREAD in user mode", x_vmread, 0, 0, EXITS, R_VMREAD },
@@ -379,8 +379,10 @@ static void task_switches(void)
 		{ "task switch by INT", t_int, t_int, 3, 2, INFO(T_SOFT_INT, 0x40) },
 		{ "task switch by #UD", t_ud, t_ud, 3, 0, INFO(T_HARD, 6) },
 	};
-	u64 tss = vm_get(F_GUEST_TR_BASE);
+	u64 tss;
 
+	vm_good(PAE);
+	tss = vm_get(F_GUEST_TR_BASE);
 	/* The task to switch to, available; IRET goes to a busy one, by the back link of the present task. */
 	idt32[0x40] = idt32[6] = (u64)SEL_FREE << 16 | 0x8500ull << 32;
 	for (unsigned i = 0; i < ARRAY_SIZE(list); i++) {

@@ -180,6 +180,8 @@ static void cr3(void)
 	}
 	for (u64 i = 0; i < targets && i < 4; i++) {
 		vm_good(LONG);
+		for (u32 j = 0; j < 4; j++)
+			vm_put(F_CR3_TARGET0 + 2 * j, 0);
 		vm_or(F_PROC, PROC_CR3_LOAD);
 		vm_put(F_CR3_TARGET0 + 2 * (u32)i, at(guest_pml4));
 		vm_put(F_CR3_TARGETS, i + 1);
@@ -240,8 +242,8 @@ static void debug_registers(void)
 	vm_good(LONG);
 	vm_or(F_PROC, PROC_DR);
 	vm_or(F_GUEST_CR4, CR4_DE);
-	if (vm_run("MOV to DR4 under CR4.DE", d_to_dr4))
-		expect_event("MOV to DR4 under CR4.DE", V_UD, 0);
+	if (vm_run("MOV to DR4 under CR4.DE", d_to_dr4)) /* before the fault */
+		expect_exit("MOV to DR4 under CR4.DE", R_DR, 4 | 3 << 8);
 	/* The exit comes before general detect. */
 	vm_good(LONG);
 	vm_or(F_PROC, PROC_DR);

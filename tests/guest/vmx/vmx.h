@@ -262,6 +262,10 @@ enum mode {
 	REAL,  /* 16-bit real mode (unrestricted guest) */
 };
 bool vm_can(enum mode m);
+/* Old code: 64 KiB of low memory, beginning with VMCALL; the handler of vector V at LOW_HANDLERS + 16 * V. */
+#define LOW_BASE 0x60000ull
+#define LOW_SELECTOR 0x6000
+enum { LOW_CODE = 0x100, LOW_STACK = 0xf000, LOW_HANDLERS = 0x2000, LOW_IVT = 0x8000 };
 /* Writes every field of the current VMCS: a guest that can be entered, under the fewest controls. */
 void vm_good(enum mode m);
 void vm_put(u32 field, u64 v);
@@ -306,7 +310,7 @@ static inline u64 at(const volatile void *p) { return (u64)(uintptr_t)p; }
 	extern const char name[], name##_at[], name##_next[]
 extern const char g_call[];   /* VMCALL, again and again */
 extern const char g_return[]; /* the end of an event handler: IRETQ */
-extern const char vm_exit_entry[], guest_vectors[], guest_event[];
+extern const char vm_exit_entry[], guest_vectors[], guest_vectors32[], guest_event[];
 extern u8 guest_stack_top[];
 struct guest_gate { u64 low, high; };
 extern struct guest_gate guest_idt[256];
