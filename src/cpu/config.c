@@ -72,7 +72,11 @@ void cpu_config_default(struct cpu_config *cfg)
 				   .code_cache = 64u << 20};
 	for (unsigned i = 0; i < CPUF_COUNT; i++)
 		cfg->feature[i] = !host_lacks((enum cpu_feature)i);
-	/* Software that finds 5-level paging or VMX uses it, and no processor has DMT: to be asked for. */
+	/*
+	 * Software that finds 5-level paging or VMX uses it, and no processor has DMT: to be asked for. VME is of no use in
+	 * 64-bit mode.
+	 */
+	cfg->feature[CPUF_VME] = false;
 	cfg->feature[CPUF_LA57] = false;
 	cfg->feature[CPUF_VMX] = false;
 	cfg->feature[CPUF_DMT] = false;

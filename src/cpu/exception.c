@@ -5,8 +5,8 @@
  *
  * Source: SDM volume 3, "Interrupt and Exception Handling" and "64-bit Mode
  * Exception and Interrupt Handling"; volume 2, "INT n/INTO/INT3/INT1"; for
- * virtual-8086 mode "Interrupt and Exception Handling in Virtual-8086 Mode".
- * Left out: the virtual-8086 mode extensions (CR4.VME, hidden in CPUID).
+ * virtual-8086 mode "Interrupt and Exception Handling in Virtual-8086 Mode" (INT n with
+ * its extensions, CR4.VME: insn_event.c).
  */
 #include "cpu/flags.h"
 #include "cpu/record.h"

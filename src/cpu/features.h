@@ -9,6 +9,7 @@
 
 #define CPU_FEATURES(X)                                      \
 	X(FPU, "fpu", 1, 0, 3, 0)                            \
+	X(VME, "vme", 1, 0, 3, 1)                            \
 	X(DE, "de", 1, 0, 3, 2)                              \
 	X(PSE, "pse", 1, 0, 3, 3)                            \
 	X(TSC, "tsc", 1, 0, 3, 4)                            \

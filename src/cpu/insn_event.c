@@ -31,8 +31,70 @@ static int software_event(struct cpu *cpu, const struct uop *u, uint8_t vector, 
 	return EXEC_LEAVE;
 }
 
+/* ---- INT n in virtual-8086 mode ---- */
+
+#define TSS_IOMAP_BASE    102u
+#define REDIRECTION_BYTES 32u /* the bit map before the I/O permission bit map */
+
+int cpu_take_virtual_flags(struct cpu *cpu, uint64_t *image, uint64_t *mask)
+{
+	if (*image & RF_TF || (*image & RF_IF && cpu->rflags & RF_VIP))
+		return raise_gp0(cpu);
+	*image = (*image & ~RF_VIF) | (*image & RF_IF ? RF_VIF : 0);
+	*mask = (*mask & ~(RF_IF | RF_IOPL)) | RF_VIF;
+	return 0;
+}
+
+/* With VME: does the TSS leave @vector to the program's own table? 0 with *own, or EXEC_STOP. */
+static int read_redirection(struct cpu *cpu, uint8_t vector, bool *own)
+{
+	uint16_t map;
+	uint8_t bits;
+	uint32_t at;
+
+	if (cpu->tr.limit < TSS_IOMAP_BASE + 1)
+		return raise_gp0(cpu);
+	if (table_read(cpu, (uint32_t)(cpu->tr.base + TSS_IOMAP_BASE), &map, 2))
+		return EXEC_STOP;
+	at = map - REDIRECTION_BYTES + vector / 8u;
+	if (at > cpu->tr.limit)
+		return raise_gp0(cpu);
+	if (table_read(cpu, (uint32_t)(cpu->tr.base + at), &bits, 1))
+		return EXEC_STOP;
+	*own = !(bits >> (vector & 7) & 1);
+	return 0;
+}
+
+/* As real mode does it, by the table at linear address 0; with IOPL below 3 VIF takes the place of IF. */
+static int int_by_own_table(struct cpu *cpu, const struct uop *u, uint8_t vector)
+{
+	uint64_t rflags = cpu_get_rflags(cpu);
+	struct fstack st;
+	uint32_t to;
+
+	if (table_read(cpu, vector * 4u, &to, 4))
+		return EXEC_STOP;
+	fstack_current(cpu, &st);
+	if (fstack_push(cpu, &st, 2, cpu_iopl(cpu) < 3 ? cpu_virtual_flags(rflags) : rflags) ||
+	    fstack_push(cpu, &st, 2, cpu->seg[SEG_CS].sel) || fstack_push(cpu, &st, 2, uop_next_rip(cpu, u)))
+		return EXEC_STOP;
+	fstack_commit(cpu, &st);
+	cpu->rflags &= ~(RF_TF | RF_RF | (cpu_iopl(cpu) < 3 ? RF_VIF : RF_IF));
+	seg_load_real(cpu, SEG_CS, (uint16_t)(to >> 16));
+	cpu->gpr[REG_RIP] = (uint16_t)to;
+	cpu_update_cpl(cpu);
+	cpu->tf_after = true;
+	return EXEC_LEAVE;
+}
+
 static int x_int(struct cpu *cpu, const struct uop *u)
 {
+	bool own = false;
+
+	if (cpu_vme(cpu) && read_redirection(cpu, (uint8_t)u->imm, &own))
+		return EXEC_STOP;
+	if (own)
+		return int_by_own_table(cpu, u, (uint8_t)u->imm);
 	if (cpu_v86(cpu) && cpu_iopl(cpu) < 3)
 		return raise_gp0(cpu);
 	return software_event(cpu, u, (uint8_t)u->imm, EVENT_SOFT_INT);

@@ -431,7 +431,6 @@ static int iret_commit(struct cpu *cpu, const struct uop *u, const struct frame 
 	finish(cpu, f->rip);
 	if (cpl > old)
 		seg_drop_inaccessible(cpu, cpl);
-	cpu->vmx.nmi_unblocking_iret = false;
 	return EXEC_LEAVE;
 }
 
@@ -562,14 +561,15 @@ static int iret_protected(struct cpu *cpu, const struct uop *u)
 	return EXEC_LEAVE;
 }
 
-/* Real mode, and virtual-8086 mode with IOPL 3, where IOPL itself stays. */
+/* Real mode, and virtual-8086 mode, where IOPL itself stays; with IOPL below 3 and VME VIF takes the place of IF. */
 static int iret_real(struct cpu *cpu, const struct uop *u)
 {
+	bool virtual = cpu_v86(cpu) && cpu_iopl(cpu) < 3;
 	uint64_t old = cpu_get_rflags(cpu), mask;
 	struct frame f = {0};
 	struct fstack st;
 
-	if (cpu_v86(cpu) && cpu_iopl(cpu) < 3)
+	if (virtual && !(cpu_vme(cpu) && u->opsize == 2))
 		return raise_gp0(cpu);
 	fstack_current(cpu, &st);
 	if (pop_frame(cpu, &st, u->opsize, &f))
@@ -579,10 +579,11 @@ static int iret_real(struct cpu *cpu, const struct uop *u)
 	mask = RF_ARITH | RF_TF | RF_IF | RF_DF | RF_NT | (cpu_v86(cpu) ? 0 : RF_IOPL);
 	if (u->opsize == 4)
 		mask |= RF_RF | RF_AC | RF_ID;
+	if (virtual && cpu_take_virtual_flags(cpu, &f.rflags, &mask))
+		return EXEC_STOP;
 	cpu_set_rflags(cpu, (old & ~mask) | (f.rflags & mask));
 	fstack_commit(cpu, &st);
 	seg_load_real(cpu, SEG_CS, f.cs);
-	cpu->vmx.nmi_unblocking_iret = false;
 	return finish(cpu, f.rip);
 }
 
@@ -598,10 +599,16 @@ static void unblock_nmi(struct cpu *cpu)
 
 static int x_iret(struct cpu *cpu, const struct uop *u)
 {
+	int r;
+
 	unblock_nmi(cpu);
 	if (likely(cpu->long_mode))
-		return iret_long(cpu, u);
-	return cpu_real_or_v86(cpu) ? iret_real(cpu, u) : iret_protected(cpu, u);
+		r = iret_long(cpu, u);
+	else
+		r = cpu_real_or_v86(cpu) ? iret_real(cpu, u) : iret_protected(cpu, u);
+	if (r != EXEC_STOP)
+		cpu->vmx.nmi_unblocking_iret = false;
+	return r;
 }
 
 /* ---- lowering ---- */

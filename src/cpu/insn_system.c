@@ -116,20 +116,33 @@ static int x_hlt(struct cpu *cpu, const struct uop *u)
 /* CLI, STI: CPL against IOPL; in virtual-8086 mode CPL is 3. */
 static bool may_change_if(const struct cpu *cpu) { return cpu->cpl <= cpu_iopl(cpu) || cpu_real_mode(cpu); }
 
+/* Where they may not: do they act on VIF instead (SDM "Virtual-8086 Mode Extensions", "Protected-Mode Virtual Interrupts")? */
+static bool has_virtual_if(const struct cpu *cpu)
+{
+	return cpu_v86(cpu) ? cpu_vme(cpu) : cpu->cpl == 3 && cpu->cr4 & CR4_PVI;
+}
+
 static int x_cli(struct cpu *cpu, const struct uop *u)
 {
 	(void)u;
-	if (!may_change_if(cpu))
+	if (may_change_if(cpu))
+		cpu->rflags &= ~RF_IF;
+	else if (has_virtual_if(cpu))
+		cpu->rflags &= ~RF_VIF;
+	else
 		return raise_gp0(cpu);
-	cpu->rflags &= ~RF_IF;
 	return EXEC_NEXT;
 }
 
 static int x_sti(struct cpu *cpu, const struct uop *u)
 {
 	(void)u;
-	if (!may_change_if(cpu))
-		return raise_gp0(cpu);
+	if (!may_change_if(cpu)) {
+		if (!has_virtual_if(cpu) || cpu->rflags & RF_VIP)
+			return raise_gp0(cpu);
+		cpu->rflags |= RF_VIF;
+		return EXEC_LEAVE;
+	}
 	if (!(cpu->rflags & RF_IF)) {
 		cpu->rflags |= RF_IF;
 		cpu->shadow_sti = true;
@@ -137,13 +150,19 @@ static int x_sti(struct cpu *cpu, const struct uop *u)
 	return EXEC_LEAVE;
 }
 
+/* In virtual-8086 mode with IOPL below 3: may it be, with @bytes? Then VIF stands for IF. */
+static bool v86_flags_ok(const struct cpu *cpu, unsigned bytes) { return cpu_vme(cpu) && bytes == 2; }
+
 static int x_pushf(struct cpu *cpu, const struct uop *u)
 {
 	struct fstack st;
 	uint64_t image = cpu_get_rflags(cpu) & ~(RF_VM | RF_RF);
 
-	if (cpu_v86(cpu) && cpu_iopl(cpu) < 3)
-		return raise_gp0(cpu);
+	if (cpu_v86(cpu) && cpu_iopl(cpu) < 3) {
+		if (!v86_flags_ok(cpu, u->aux))
+			return raise_gp0(cpu);
+		image = cpu_virtual_flags(image);
+	}
 	if (cpu->long_mode && u->aux == 8) {
 		uint64_t sp = cpu->gpr[RSP] - 8;
 
@@ -170,23 +189,22 @@ static uint64_t popf_mask(const struct cpu *cpu, unsigned bytes)
 		mask |= RF_IOPL | RF_IF;
 	else if (cpu->cpl <= cpu_iopl(cpu))
 		mask |= RF_IF;
-	if (bytes == 2)
-		return mask & 0xffff;
-	return mask | RF_RF | RF_VIF | RF_VIP; /* these are cleared */
+	return bytes == 2 ? mask & 0xffff : mask | RF_RF; /* RF is cleared */
 }
 
 static int x_popf(struct cpu *cpu, const struct uop *u)
 {
 	struct fstack st;
 	uint64_t v, mask = popf_mask(cpu, u->aux), old = cpu_get_rflags(cpu);
+	bool virtual = cpu_v86(cpu) && cpu_iopl(cpu) < 3;
 
-	if (cpu_v86(cpu) && cpu_iopl(cpu) < 3)
+	if (virtual && !v86_flags_ok(cpu, u->aux))
 		return raise_gp0(cpu);
 	fstack_current(cpu, &st);
-	if (fstack_pop(cpu, &st, u->aux, &v))
+	if (fstack_pop(cpu, &st, u->aux, &v) || (virtual && cpu_take_virtual_flags(cpu, &v, &mask)))
 		return EXEC_STOP;
 	fstack_commit(cpu, &st);
-	v &= ~(RF_RF | RF_VIF | RF_VIP);
+	v &= ~RF_RF;
 	cpu_set_rflags(cpu, (old & ~mask) | (v & mask));
 	return EXEC_LEAVE;
 }

@@ -46,6 +46,8 @@ static inline bool cpu_real_mode(const struct cpu *cpu) { return !(cpu->cr0 & CR
 static inline bool cpu_v86(const struct cpu *cpu) { return cpu->rflags & RF_VM; }
 static inline bool cpu_real_or_v86(const struct cpu *cpu) { return cpu_real_mode(cpu) || cpu_v86(cpu); }
 static inline bool cpu_lma(const struct cpu *cpu) { return cpu->efer & EFER_LMA; }
+/* Virtual-8086 mode with its extensions. */
+static inline bool cpu_vme(const struct cpu *cpu) { return cpu_v86(cpu) && cpu->cr4 & CR4_VME; }
 static inline unsigned cpu_iopl(const struct cpu *cpu) { return (unsigned)(cpu->rflags >> 12) & 3; }
 
 static inline bool canonical_width(uint64_t a, unsigned width)
@@ -153,6 +155,19 @@ void fstack_commit(struct cpu *cpu, const struct fstack *s);
 int io_check_permission(struct cpu *cpu, uint16_t port, unsigned bytes);
 /* I/O breakpoints: notes in db_pending those that an access matched. */
 void io_check_breakpoints(struct cpu *cpu, uint16_t port, unsigned bytes);
+
+/* ---- virtual-8086 mode with VME and IOPL below 3: 16-bit images of flags (insn_event.c) ---- */
+
+/* FLAGS as the program sees it: VIF in the place of IF, and IOPL 3. */
+static inline uint64_t cpu_virtual_flags(uint64_t rflags)
+{
+	return (rflags & ~RF_IF) | RF_IOPL | (rflags & RF_VIF ? RF_IF : 0);
+}
+/*
+ * The other way, for POPF and IRET: makes of *@image and of the *@mask of flags that may change those for RFLAGS.
+ * Returns 0, or EXEC_STOP: #GP(0) if the image has TF set, or IF with an interrupt pending (VIP).
+ */
+int cpu_take_virtual_flags(struct cpu *cpu, uint64_t *image, uint64_t *mask);
 
 /* ---- task switches (task.c) ---- */
 

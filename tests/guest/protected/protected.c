@@ -1,7 +1,8 @@
 /*
  * 32-bit protected mode: segment limits and types, task switches by every way there
- * is and what they store and check, virtual-8086 mode, and paging with 4-byte
- * entries (4 MiB pages) and with PAE.
+ * is and what they store and check, 16-bit code, stacks, gates and tasks, virtual-8086
+ * mode and its extensions (where CPUID has them), and paging with 4-byte entries
+ * (4 MiB pages) and with PAE.
  *
  * Checks that QEMU's translator (7.2) fails are excused there by the word "qemu".
  */
@@ -98,6 +99,10 @@ enum {
 	VM = 1 << 17,
 	TF = 1 << 8,
 	BUSY = 2,
+	IF = 1 << 9,
+	IOPL = 3 << 12,
+	VIF = 1 << 19,
+	VIP = 1 << 20,
 };
 
 struct tss {
@@ -105,7 +110,7 @@ struct tss {
 	u32 esp0, ss0, esp1, ss1, esp2, ss2, cr3, eip, eflags, eax, ecx, edx, ebx, esp, ebp, esi, edi;
 	u32 es, cs, ss, ds, fs, gs, ldt;
 	u16 trap, map;
-	u8 io[8];
+	u8 redirect[32], io[8];
 };
 struct __attribute__((packed)) table { u16 limit; u32 base; };
 struct gate { u16 low, selector; u8 zero, type; u16 high; };
@@ -483,6 +488,162 @@ static void task_conforming(void)
 	__asm__ volatile("clts");
 }
 
+/* ---- 16 bits: code, stacks, gates, tasks, and a local table ---- */
+
+struct tss16 { u16 link, sp0, ss0, sp1, ss1, sp2, ss2, ip, flags, ax, cx, dx, bx, sp, bp, si, di, es, cs, ss, ds, ldt; };
+static struct tss16 small_tss __attribute__((aligned(4)));
+static u64 local_table[2] __attribute__((aligned(8)));
+volatile u16 frame16[8];
+volatile u32 regs16[4];
+extern const char code16[], handler16[], task16[], gate16[];
+enum { STACK16 = 0x300000 };
+
+/* code16: near calls are of two bytes, and IP is 16 bits wide. handler16: three words were pushed, and where the stack is. */
+__asm__(".pushsection .text\n	.code16\n"
+        "code16:	movl $0x89ab0000, %eax\n	movw %sp, %cx\n	call 1f\n	subw %cx, %dx\n	movw %dx, "
+        "%ax\n	movl $regs16, %ebx\n	movl %eax, %ss:(%ebx)\n	lretl\n1:	movw %sp, %dx\n	ret\n"
+        "handler16:	movl $frame16, %ebx\n	popw %ss:(%ebx)\n	popw %ss:2(%ebx)\n	popw %ss:4(%ebx)\n	"
+        "ljmpl $8, $handler16_end\n"
+        "task16:	movl $regs16, %ebx\n	movl %eax, (%ebx)\n	movl %esp, 4(%ebx)\n	incw %si\n	iretw\n	jmp "
+        "task16\n"
+        "gate16:	movl $frame16, %ebx\n	movl %esp, %eax\n	movw %ss:(%eax), %cx\n	movw %cx, %ss:(%ebx)\n	"
+        "movw %ss:2(%eax), %cx\n	movw %cx, %ss:2(%ebx)\n	movw %ss:4(%eax), %cx\n	movw %cx, %ss:4(%ebx)\n	"
+        "movw %ss:6(%eax), %cx\n	movw %cx, %ss:6(%ebx)\n	movw %ss:8(%eax), %cx\n	movw %cx, %ss:8(%ebx)\n	"
+        "int $0x21\n	.code32\n.popsection\n");
+
+static u32 low16(const char *p) { return (u32)p & 0xffff; }
+
+static void stack_of_16_bits(void)
+{
+	volatile u32 *memory = (volatile u32 *)STACK16;
+	u32 esp;
+
+	set(SCRATCH, STACK16, 0xffff, 0x93, 0);
+	memory[0] = memory[0xfffc / 4] = memory[0x10000 / 4] = 0;
+	__asm__ volatile("mov %%esp, %%esi; mov %1, %%ss; mov $0xabcd0004, %%esp; push $0x11; push $0x22; mov %%esp, %0;"
+	                 "mov %2, %%ss; mov %%esi, %%esp"
+	                 : "=&r"(esp) : "r"(SCRATCH), "r"(DATA) : "esi", "memory");
+	same("a 16-bit stack pointer wraps, the rest of ESP stays", esp, 0xabcdfffc);
+	same("pushed at its bottom", memory[0], 0x11);
+	same("pushed at its top", memory[0xfffc / 4], 0x22);
+	same("and nothing above it", memory[0x10000 / 4], 0);
+	__asm__ volatile("mov %%esp, %%esi; mov %1, %%ss; mov $0xabcdfffc, %%esp; pop %0; pop %0; mov %%esp, %0; mov %2, %%ss;"
+	                 "mov %%esi, %%esp" : "=&r"(esp) : "r"(SCRATCH), "r"(DATA) : "esi", "memory");
+	same("and POP wraps", esp, 0xabcd0004);
+	/* Expand-down, 16 bits: from above the limit to 64 KiB. */
+	set(SCRATCH, STACK16, 0x0fff, 0x97, 0);
+	TRY("mov %%eax, %%es; mov %%es:(%%ebx), %%eax", SCRATCH, 0xfffc, 0);
+	expect("expand-down, 16 bits: its top", NONE, 0);
+	TRY("mov %%eax, %%es; mov %%es:(%%ebx), %%eax", SCRATCH, 0xfffd, 0);
+	expect("past 64 KiB", qemu ? fault.vector : 13, 0);
+	TRY("mov %%eax, %%es; mov %%es:(%%ebx), %%eax", SCRATCH, 0x10000, 0);
+	expect("all of it past 64 KiB", qemu ? fault.vector : 13, 0);
+	TRY("mov %%eax, %%es; mov %%es:(%%ebx), %%eax", SCRATCH, 0xffe, 0);
+	expect("across its limit", qemu ? fault.vector : 13, 0);
+	/* A segment of 4 GiB with a base: linear addresses wrap. */
+	set(SCRATCH, 0xfffff000, 0xfffff, 0x93, 0xc);
+	memory[0] = 0x600df00d;
+	TRY("mov %%eax, %%es; mov %%es:(%%ebx), %%eax; cmp $0x600df00d, %%eax; je 2f; ud2", SCRATCH, STACK16 + 0x1000, 0);
+	expect("linear addresses wrap at 4 GiB", NONE, 0);
+}
+
+static void code_of_16_bits(void)
+{
+	set(CODE16, (u32)code16 & 0xffff0000, 0xffff, 0x9b, 0);
+	regs16[0] = 0;
+	TRY("push %%cs; push $1f; push %%eax; push %%ebx; lret; 1: add $0, %%esp", CODE16, low16(code16), 0);
+	expect("16-bit code by a far return", NONE, 0);
+	same("a near call pushes two bytes", regs16[0], 0x89abfffe);
+	if (qemu)
+		return;
+	set(CODE16, (u32)code16 & 0xffff0000, low16(code16) - 1, 0x9b, 0);
+	TRY("push %%eax; push %%ebx; lret", CODE16, low16(code16), 0);
+	expect("past the limit of a 16-bit segment", 13, 0);
+	set(CODE16, (u32)code16 & 0xffff0000, 0xffff, 0x9b, 0);
+}
+
+static void gates_of_16_bits(void)
+{
+	__asm__ volatile("" : : : "memory");
+	((volatile struct gate *)idt)[0x31] = (struct gate){ (u16)low16(handler16), CODE16, 0, 0x86, qemu ? 0 : 0xdead };
+	frame16[0] = frame16[1] = frame16[2] = 0;
+	TRY("stc; int $0x31; .globl handler16_end; handler16_end: mov %%esp, %%eax; mov %%eax, regs16", 0, 0, 0);
+	expect("INT through a 16-bit gate", NONE, 0);
+	same("a word of CS", frame16[1], CODE);
+	same("a word of flags", frame16[2] & 0x201, 1);
+	same("IP: behind INT n", *(u8 *)((resume_eip & 0xffff0000) | (u16)(frame16[0] - 2)), 0xcd);
+	same("three words", regs16[0], resume_esp);
+	gate_default(0x31);
+	/* A call gate of 16 bits with a parameter, from user mode. */
+	((volatile u64 *)gdt)[CALL_GATE / 8] = low16(gate16) | (u64)CODE16 << 16 | 1ull << 32 | 0xe4ull << 40 |
+					       (qemu ? 0 : 0xdeadull << 48);
+	TRY("push $0x23; push %%esp; push $2; push $0x1b; push $1f; iret; 1: mov $0x23, %%eax; mov %%eax, %%ds; pushw $0x777;"
+	    "lcall $0x5b, $0xdeadbeef", 0, 0, 0);
+	expect("a 16-bit call gate, and INT from there", 0x21, 0);
+	same("in the inner level", fault.cs & 0xffff, CODE16);
+	same("the parameter of a 16-bit call gate", frame16[2], 0x777);
+	same("CS of the caller, a word", frame16[1], UCODE);
+	same("SS of the caller, a word", frame16[4], UDATA);
+	same("SP of the caller, a word", frame16[3], (u16)(resume_esp - 6));
+}
+
+static void task_of_16_bits(void)
+{
+	set(TSS16, (u32)&small_tss, sizeof(small_tss) - 1, 0x81, 0);
+	small_tss = (struct tss16){ .ip = (u16)low16(task16), .flags = 2, .ax = 0x1234, .si = 7, .cs = CODE16, .ss = DATA,
+				    .ds = DATA, .es = DATA };
+	/* Its stack is below 64 KiB, in a flat segment: ESP's upper half is all ones there. */
+	set(SCRATCH, STACK16, 0xffff, 0x93, 0);
+	small_tss.ss = SCRATCH;
+	small_tss.sp = 0x100;
+	regs16[0] = 0;
+	TRY("mov $0x55667788, %%edi; push %%fs; mov $0x23, %%edx; mov %%edx, %%fs; lcall $0x68, $0; mov %%edi, regs16 + 8;"
+	    "mov %%fs, %%edx; mov %%edx, regs16 + 12; pop %%fs", 0, 0, 0);
+	expect("call of a 16-bit task", NONE, 0);
+	same("its AX", regs16[0] & 0xffff, 0x1234);
+	same("its SP", regs16[1] & 0xffff, 0x100);
+	same("saved: SI", small_tss.si, 8);
+	same("saved: IP, behind IRET", small_tss.ip - low16(task16), 17);
+	same("the link", small_tss.link, MAIN_TSS);
+	same("back: 32 bits of EDI", regs16[2], 0x55667788);
+	same("back: FS", regs16[3] & 0xffff, UDATA);
+	same("not busy", type_of(TSS16), 0x81);
+	__asm__ volatile("clts");
+	set(TSS16, (u32)&small_tss, 42, 0x81, 0);
+	TRY("lcall $0x68, $0", 0, 0, 0);
+	expect("a 16-bit TSS that is too small", 10, TSS16);
+}
+
+static void local_descriptors(void)
+{
+	volatile u64 *t = local_table;
+
+	t[0] = 0x00cf9b000000ffff; /* an entry 0 is as good as others */
+	t[1] = 0x0000930000000000 | 15 | (u64)(u32)bytes << 16;
+	TRY("mov %%eax, %%es", 0xc, 0, 0);
+	expect("a local selector without a local table", 13, 0xc);
+	set(LDT, (u32)local_table, sizeof(local_table) - 1, 0x82, 0);
+	TRY("lldt %%ax", LDT, 0, 0);
+	expect("LLDT", NONE, 0);
+	TRY("mov %%eax, %%es; movb %%es:15, %%al", 0xc, 0, 0);
+	expect("a local data segment", NONE, 0);
+	TRY("mov %%eax, %%es; movb %%es:16, %%al", 0xc, 0, 0);
+	expect("past its limit", 13, 0);
+	TRY("mov %%eax, %%es", 0x14, 0, 0);
+	expect("past the local table", 13, 0x14);
+	TRY("ljmp $4, $1f; 1: mov %%cs, %%ebx; ljmp $8, $1f; 1: cmp $4, %%bx; je 2f; ud2", 0, 0, 0);
+	expect("local code", NONE, 0);
+	TRY("lldt %%ax", 0xc, 0, 0);
+	expect("LLDT of a local selector", 13, 0xc);
+	TRY("lldt %%ax", DATA, 0, 0);
+	expect("LLDT of a data segment", 13, DATA);
+	set(LDT, (u32)local_table, sizeof(local_table) - 1, 0x02, 0);
+	TRY("lldt %%ax", LDT, 0, 0);
+	expect("LLDT: not present", 11, LDT);
+	TRY("lldt %%ax", 0, 0, 0);
+	expect("LLDT of null", NONE, 0);
+}
+
 /* ---- virtual-8086 mode ---- */
 
 enum { V86_CODE = 0x7000 };
@@ -560,6 +721,121 @@ static void virtual_8086(void)
 		__asm__ volatile("clts; pushf; andl $~0x4000, (%esp); popf");
 		set(OTHER_TSS, (u32)&other, sizeof(other) - 1, 0x89, 0);
 	}
+}
+
+/* ---- virtual-8086 mode extensions, protected-mode virtual interrupts ---- */
+
+static bool has_vme(void)
+{
+	u32 a = 1, b, c, d;
+
+	__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "=c"(c), "=d"(d));
+	return d >> 1 & 1;
+}
+
+static u16 v86_word(u32 offset) { return *(volatile u16 *)(V86_CODE + offset); }
+
+static void v86_own_handler(unsigned vector, bool own)
+{
+	volatile u8 *redirect = &main_tss.redirect[vector / 8];
+
+	*redirect = (u8)(own ? *redirect & ~(1u << vector % 8) : *redirect | 1u << vector % 8);
+	*(volatile u32 *)(vector * 4) = 0x7000100; /* 700:100 */
+	*(volatile u16 *)(V86_CODE + 0x100) = 0x0b0f;
+}
+
+static void virtual_interrupts(void)
+{
+	V86("VME: CLI", VIF, 6, 0, 0xfa, 0x0f, 0x0b);
+	same("cleared VIF", fault.eflags & (VIF | IF), 0);
+	V86("VME: STI", 0, 6, 0, 0xfb, 0x0f, 0x0b);
+	same("set VIF", fault.eflags & (VIF | IF), VIF);
+	V86("VME: STI, one is pending", VIP, 13, 0, 0xfb, 0x0f, 0x0b);
+	V86("VME: CLI with IOPL 3", IOPL | VIF, 6, 0, 0xfa, 0x0f, 0x0b);
+	same("left VIF", fault.eflags & (VIF | IF), VIF);
+	V86("VME: PUSHF", VIF, 6, 0, 0x9c, 0x0f, 0x0b);
+	same("pushed VIF as IF, and IOPL 3", v86_word(0x7fe) & (IF | IOPL), IF | IOPL);
+	V86("VME: PUSHF", 0, 6, 0, 0x9c, 0x0f, 0x0b);
+	same("pushed a VIF of 0", v86_word(0x7fe) & (IF | IOPL), IOPL);
+	V86("VME: PUSHFD", 0, 13, 0, 0x66, 0x9c);
+	V86("VME: POPF", 0, 6, 0, 0x68, 0x03, 0x02, 0x9d, 0x0f, 0x0b);
+	same("popped IF into VIF", fault.eflags & (VIF | IF | IOPL | 1), VIF | 1);
+	V86("VME: POPF, IF is clear", VIF | VIP, 6, 0, 0x68, 0x02, 0x00, 0x9d, 0x0f, 0x0b);
+	same("cleared VIF, left VIP", fault.eflags & (VIF | VIP), VIP);
+	V86("VME: POPF, one is pending", VIP, 13, 0, 0x68, 0x03, 0x02, 0x9d);
+	V86("VME: POPF of TF", 0, 13, 0, 0x68, 0x02, 0x01, 0x9d);
+	V86("VME: POPFD", 0, 13, 0, 0x66, 0x9d);
+	V86("VME: IRET", 0, 6, 0, 0x68, 0x03, 0x02, 0x68, 0x00, 0x07, 0x68, 0x0c, 0x00, 0xcf, 0xf4, 0xf4, 0x0f, 0x0b);
+	same("popped IF into VIF", fault.eflags & (VIF | IF | IOPL | 1), VIF | 1);
+	same("went there", fault.eip, 12);
+	V86("VME: IRET, one is pending", VIP, 13, 0, 0x68, 0x03, 0x02, 0x68, 0x00, 0x07, 0x68, 0x0c, 0x00, 0xcf);
+	same("at IRET", fault.eip, 9);
+	V86("VME: IRET of TF", 0, 13, 0, 0x68, 0x02, 0x01, 0x68, 0x00, 0x07, 0x68, 0x0c, 0x00, 0xcf);
+	V86("VME: IRETD", 0, 13, 0, 0x66, 0xcf);
+	V86("VME: INT3 is not redirected", VIF, 3, 0, 0xcc);
+}
+
+static void redirected_interrupts(void)
+{
+	v86_own_handler(0x21, true);
+	V86("VME: INT to the program's handler", VIF, 6, 0, 0xcd, 0x21);
+	same("entered", fault.eip, 0x100);
+	same("cleared VIF", fault.eflags & (VIF | IF), 0);
+	same("IP", v86_word(0x7fa), 2);
+	same("CS", v86_word(0x7fc), 0x700);
+	same("FLAGS: VIF as IF, and IOPL 3", v86_word(0x7fe) & (IF | IOPL), IF | IOPL);
+	V86("VME: the same, VIF is clear", VIP, 6, 0, 0xcd, 0x21);
+	same("FLAGS without IF", v86_word(0x7fe) & (IF | IOPL), IOPL);
+	same("left VIP", fault.eflags & VIP, VIP);
+	V86("VME: the same with IOPL 3", IOPL | VIF, 6, 0, 0xcd, 0x21);
+	same("FLAGS as they are", v86_word(0x7fe) & (IF | IOPL), IOPL);
+	same("left VIF", fault.eflags & VIF, VIF);
+	v86_own_handler(0x21, false);
+	V86("VME: INT to the monitor, IOPL 0", VIF, 13, 0, 0xcd, 0x21);
+	V86("VME: INT to the monitor, IOPL 3", IOPL, 0x21, 0, 0xcd, 0x21);
+	main_tss.map = 0xff00;
+	V86("VME: the bit map is past the TSS", IOPL, 13, 0, 0xcd, 0x21);
+	main_tss.map = (u16)__builtin_offsetof(struct tss, io);
+}
+
+#define USER "push $0x23; push %%esp; push %%ebx; push $0x1b; push $1f; iret; 1: "
+
+static void user_virtual_interrupts(void)
+{
+	TRY(USER "cli; int $0x21", 0, VIF | 2, 0);
+	expect("PVI: CLI", 0x21, 0);
+	same("cleared VIF", fault.eflags & VIF, 0);
+	TRY(USER "sti; int $0x21", 0, 2, 0);
+	expect("PVI: STI", 0x21, 0);
+	same("set VIF, not IF", fault.eflags & (VIF | IF), VIF);
+	TRY(USER "sti; int $0x21", 0, VIP | 2, 0);
+	expect("PVI: STI, one is pending", 13, 0);
+	TRY(USER "pushl $0x202; popf; int $0x21", 0, 2, 0);
+	expect("PVI: POPF", 0x21, 0);
+	same("leaves VIF and IF", fault.eflags & (VIF | IF), 0);
+	TRY(USER "pushl $2; popf; int $0x21", 0, VIF | VIP | 2, 0);
+	same("POPF leaves VIF and VIP", fault.eflags & (VIF | VIP), VIF | VIP);
+}
+
+static void extensions(void)
+{
+	u32 cr4;
+
+	__asm__ volatile("mov %%cr4, %0" : "=r"(cr4));
+	if (!has_vme()) {
+		TRY("mov %%eax, %%cr4", cr4 | 1, 0, 0);
+		expect("CR4.VME without VME", 13, 0);
+		return;
+	}
+	__asm__ volatile("mov %0, %%cr4" : : "r"(cr4 | 1));
+	virtual_interrupts();
+	redirected_interrupts();
+	TRY(USER "cli", 0, 2, 0);
+	expect("user CLI without PVI", 13, 0);
+	__asm__ volatile("mov %0, %%cr4" : : "r"(cr4 | 2));
+	user_virtual_interrupts();
+	V86("V86: CLI with PVI only", 0, 13, 0, 0xfa);
+	__asm__ volatile("mov %0, %%cr4" : : "r"(cr4));
 }
 
 /* ---- user mode, call gates ---- */
@@ -743,7 +1019,8 @@ int main(const u32 *information)
 {
 	static void (*const groups[])(void) = {
 	        segments,        task_calls,   task_interrupts, task_errors, task_state_errors,
-	        task_conforming, virtual_8086, privilege,       paging_32,   paging_pae,
+	        task_conforming, stack_of_16_bits, code_of_16_bits, gates_of_16_bits, task_of_16_bits, local_descriptors,
+	        virtual_8086, extensions, privilege,       paging_32,   paging_pae,
 	};
 
 	for (const char *p = (const char *)information[4]; *p; p++)
