@@ -4,10 +4,12 @@
  *
  * Where no firmware runs, the state in which it hands over to a boot loader, as far as a multiboot kernel that returns to
  * real mode can see it: a vector table whose entries return, with an end of interrupt where the PIC waits for one, the PIC at
- * vectors 8 and 0x70 with the timer's input open, and the timer at 18.2 Hz. Left out: firmware services (INT 10h and the
- * like return and do nothing), the BIOS data area.
+ * vectors 8 and 0x70 with the timer's input open, the timer at 18.2 Hz, and those words of the BIOS data area by which
+ * kernels find the end of low memory (Xen puts its start-up code for processors below it) and the serial port. Left out:
+ * firmware services (INT 10h and the like return and do nothing), the rest of the BIOS data area.
  */
 #include "vm/firmware.h"
+#include "vm/memmap.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -23,6 +25,12 @@ static const uint8_t handlers[] = {
 	0x50, 0xb0, 0x20, 0xe6, 0xa0, 0xe6, 0x20, 0x58, 0xcf, /* the same with both controllers */
 };
 enum { HANDLER_IGNORE = 0, HANDLER_MASTER = 1, HANDLER_SLAVE = 8 };
+
+#define BIOS_DATA   0x400ull
+#define BIOS_COM1   0x00u /* port of the first serial port */
+#define BIOS_EBDA   0x0eu /* segment of the extended BIOS data area */
+#define BIOS_MEMORY 0x13u /* KiB of low memory, up to that area */
+#define BIOS_BYTES  0x15u
 
 static unsigned handler_of(unsigned vector)
 {
@@ -47,6 +55,16 @@ static void program_devices(struct platform *p)
 	}
 }
 
+static int write_bios_data(struct engine_vm *vm)
+{
+	uint8_t d[BIOS_BYTES] = {0};
+
+	put_u16(d + BIOS_COM1, 0x3f8);
+	put_u16(d + BIOS_EBDA, MEMMAP_LOW_END >> 4);
+	put_u16(d + BIOS_MEMORY, MEMMAP_LOW_END >> 10);
+	return engine_mem_write(vm, gpa(BIOS_DATA), d, sizeof(d));
+}
+
 int firmware_leave_behind(struct engine_vm *vm, struct platform *p, struct error *err)
 {
 	uint8_t table[4 * VECTORS];
@@ -57,8 +75,10 @@ int firmware_leave_behind(struct engine_vm *vm, struct platform *p, struct error
 	ret = engine_mem_write(vm, gpa(0), table, sizeof(table));
 	if (ret == 0)
 		ret = engine_mem_write(vm, gpa(HANDLERS), handlers, sizeof(handlers));
+	if (ret == 0)
+		ret = write_bios_data(vm);
 	if (ret)
-		return error_set(err, ret, "no memory for the interrupt vectors");
+		return error_set(err, ret, "no memory for the interrupt vectors and BIOS data");
 	program_devices(p);
 	return 0;
 }
