@@ -25,7 +25,7 @@ configure = echo "  SETUP   $(1)" && mkdir -p $(1) && \
 # A line for each file only where it takes the place of the one before.
 NINJA = ninja $$([ -t 1 ] || echo --quiet)
 
-.PHONY: all run shell debian test bench bench-moving bench-replay guest guest-generic guest-kvm guest-kernel rootfs sanitize debug clean distclean help FORCE
+.PHONY: all run shell debian test bench bench-moving bench-replay guest guest-generic guest-kvm guest-xen guest-kernel rootfs sanitize debug clean distclean help FORCE
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/build.ninja
@@ -56,6 +56,10 @@ guest-generic: guest
 guest-kvm: guest $(BUILD)/build.ninja
 	@$(NINJA) -C $(BUILD) guest/kvm/gnomon-kvm
 	@scripts/make-initramfs.sh $(GUEST) $(BUILD)/guest/kvm/gnomon-kvm
+
+# Debian's Xen and a domain 0 for it (docs/xen.md).
+guest-xen: guest-generic
+	@scripts/fetch-xen.sh $(GUEST)
 
 # Debian's kernel with page tables for HugeGPT and DMT, from source (docs/guest-kernel.md): minutes, once.
 guest-kernel:
@@ -144,6 +148,7 @@ help:
 	@echo "make bench-replay   speed and memory of replaying traces, beside simulators under Valgrind"
 	@echo "make guest      fetch the kernel and build the initramfs in build/guest"
 	@echo "make guest-kvm  ... and a guest that runs guests of its own under Debian's KVM"
+	@echo "make guest-xen  fetch Debian's Xen and make its domain 0"
 	@echo "make guest-kernel   build the kernel that takes part in HugeGPT and DMT (minutes, once)"
 	@echo "make rootfs     make that Debian's disk image in build/guest"
 	@echo "make sanitize   build build-asan with AddressSanitizer and UBSan (also: make debug)"

@@ -2,8 +2,8 @@
 # Gets one of Debian's kernels into the build folder without installing it:
 #   fetch-kernel.sh cloud|generic OUTDIR
 # leaves OUTDIR/kernel-FLAVOUR/ (the unpacked package), OUTDIR/vmlinuz-FLAVOUR
-# and OUTDIR/vmlinux-FLAVOUR; of the cloud kernel's modules those of virtio and KVM stay. Does nothing, and needs no network,
-# when they are there.
+# and OUTDIR/vmlinux-FLAVOUR; of the cloud kernel's modules those of virtio and KVM stay, of the generic one's those of Xen.
+# Does nothing, and needs no network, when they are there.
 set -euo pipefail
 
 die() { echo "fetch-kernel: $*" >&2; exit 1; }
@@ -52,10 +52,10 @@ fetch() {
 	if [ "$flavour" = cloud ]; then
 		find "$temp/tree/lib/modules" -type f ! -name 'virtio*.ko' ! -name '*failover.ko' \
 			! -name kvm.ko ! -name kvm-intel.ko ! -name irqbypass.ko -delete
-		find "$temp/tree/lib" -type d -empty -delete
 	else
-		rm -rf "$temp/tree/lib"
+		find "$temp/tree/lib/modules" -type f ! -name 'xen*.ko' -delete
 	fi
+	find "$temp/tree/lib" -type d -empty -delete
 	chmod 755 "$temp/tree"
 	rm -rf "$tree"
 	mv "$temp/tree" "$tree"
@@ -65,9 +65,12 @@ mkdir -p "$out"
 scripts=$(cd "$scripts" && pwd)
 out=$(cd "$out" && pwd)
 tree=$out/kernel-$flavour
-there() {
-	compgen -G "$tree/boot/vmlinuz-*" >/dev/null && { [ "$flavour" != cloud ] || compgen -G "$tree/lib/modules/*/kernel/arch/x86/kvm/kvm.ko" >/dev/null; }
-}
+# With the module that came last to the list.
+case $flavour in
+cloud) newest='kernel/arch/x86/kvm/kvm.ko' ;;
+generic) newest='kernel/drivers/xen/xen-evtchn.ko' ;;
+esac
+there() { compgen -G "$tree/boot/vmlinuz-*" >/dev/null && compgen -G "$tree/lib/modules/*/$newest" >/dev/null; }
 there || fetch
 image=$(compgen -G "$tree/boot/vmlinuz-*" | head -n 1)
 if [ ! -e "$out/vmlinux-$flavour" ] || [ "$image" -nt "$out/vmlinux-$flavour" ]; then
