@@ -28,7 +28,8 @@ enum access_mode cpu_access_mode(const struct cpu *cpu, unsigned cpl)
 {
 	if (cpl == 3)
 		return (cpu->rflags & RF_AC) && (cpu->cr0 & CR0_AM) ? MODE_USER_ALIGN : MODE_USER;
-	return (cpu->rflags & RF_AC) && (cpu->cr4 & CR4_SMAP) ? MODE_SUPER_AC : MODE_SUPER;
+	/* Without SMAP too: what the two modes may do is then the same, and STAC need not ask. */
+	return cpu->rflags & RF_AC ? MODE_SUPER_AC : MODE_SUPER;
 }
 
 /* ---- descriptors ---- */

@@ -55,7 +55,7 @@ static bool goes_on(struct cpu *cpu, const struct block *b, const struct uop *u)
 {
 	uint64_t done = (uint64_t)(u - b->uop) + 1, limit = cpu->xinsns + ((cpu->xlimit - cpu->xbase) >> XTICKS_SHIFT);
 
-	if (cpu->code_bits != 64 || cpu->mode >= XMODES || cpu->xlate->smap != !!(cpu->cr4 & CR4_SMAP))
+	if (cpu->code_bits != 64 || cpu->mode >= XMODES)
 		return false;
 	cpu->insns += done;
 	if (cpu->insns > limit || !cpu_boundary_quiet(cpu)) {
@@ -656,11 +656,6 @@ const uint8_t *xlate_code(struct cpu *cpu, struct block *b)
 	const uint8_t *code = NULL;
 
 	cpu->xlink = NULL;
-	if (unlikely(x->smap != !!(cpu->cr4 & CR4_SMAP))) {
-		x->smap = !x->smap;
-		xlate_flush(cpu);
-		from = NULL;
-	}
 	if (unlikely(cpu->xvec_off)) { /* host code has just refused it */
 		cpu->xvec_off = false;
 		return NULL;
@@ -696,7 +691,7 @@ const uint8_t *xlate_cached(struct cpu *cpu, uint64_t at)
 	uint64_t rip = cpu->gpr[REG_RIP];
 	const struct xcache_entry *e;
 
-	if (cpu->xlink || cpu->xvec_off || cpu->code_bits != 64 || cpu->mode >= XMODES || x->smap != !!(cpu->cr4 & CR4_SMAP))
+	if (cpu->xlink || cpu->xvec_off || cpu->code_bits != 64 || cpu->mode >= XMODES)
 		return NULL;
 	e = xcache_slot(x, cpu->mode, rip);
 	return e->lin == rip && e->page == (at & PAGE_MASK) ? e->code : NULL;

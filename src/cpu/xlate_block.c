@@ -976,7 +976,7 @@ static void emit_vzeroupper(struct tr *t, unsigned i)
 static void emit_set_ac(struct tr *t, unsigned i)
 {
 	bool set = t->insn[i].kind == X_STAC;
-	unsigned mode = set && t->x->smap ? MODE_SUPER_AC : MODE_SUPER;
+	unsigned mode = set ? MODE_SUPER_AC : MODE_SUPER;
 
 	flags_before(t, i, true);
 	emit_check_cpl0(t, i);

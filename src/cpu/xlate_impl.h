@@ -106,7 +106,6 @@ struct translator {
 	struct code_memory code;
 	uint8_t *first;          /* behind the fixed routines */
 	uint32_t generation;     /* of the buffer's contents: block->xgeneration */
-	bool smap;               /* CR4.SMAP, which it was made for: what STAC makes of the mode */
 	struct xlink *links[XLINK_CHUNKS];
 	unsigned link_count, link_most;
 	struct xcache_entry cache[XMODES][XCACHE_SLOTS];

@@ -280,6 +280,41 @@ static void code_without_end(void **state)
 	}
 }
 
+/* CR4.SMAP comes and goes with every VM exit of a hypervisor that has it from a guest that has not: host code stays. */
+static void smap_comes_and_goes(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	EACH(r, CACHE) {
+		uint64_t flushes = r.cpu->stats.code_flushes;
+
+		PUT(&r, CODE, 0x0f, 0x01, 0xcb, /* stac */
+		    0x48, 0x8b, 0x0e,           /* mov rcx, [rsi]: a user page */
+		    0x0f, 0x01, 0xca,           /* clac */
+		    0x48, 0x8b, 0x1e, 0xf4);    /* mov rbx, [rsi]; hlt */
+		for (uint64_t table = TABLES; table <= TABLES + 0x2000; table += PAGE_SIZE)
+			put_u64(r.host + table, get_u64(r.host + table) | PTE_U);
+		map(&r, DATA, PTE_P | PTE_W | PTE_U);
+		put_u64(r.host + DATA, 0x1234);
+		r.cpu->gpr[RSI] = DATA;
+		for (unsigned i = 1; i <= 6; i++) {
+			bool smap = i % 2 == 0;
+
+			r.cpu->halted = false;
+			r.cpu->cr4 = smap ? r.cpu->cr4 | CR4_SMAP : r.cpu->cr4 & ~CR4_SMAP;
+			r.cpu->gpr[REG_RIP] = CODE;
+			r.cpu->gpr[RCX] = r.cpu->gpr[RBX] = 0;
+			cpu_update_mode(r.cpu);
+			assert_int_equal(cpu_run(r.cpu, i * LONG), CPU_RUN_HALTED);
+			assert_int_equal(r.cpu->gpr[RCX], 0x1234);
+			assert_int_equal(r.cpu->gpr[RBX], smap ? 0 : 0x1234);
+			assert_int_equal(r.cpu->gpr[REG_RIP], smap ? HALT + EXC_PF + 1 : CODE + 13);
+		}
+		assert_int_equal(r.cpu->stats.code_flushes, flushes);
+	}
+}
+
 /* SSE in host registers: the control word and its flags are the guest's, and #NM comes when it should. */
 static void vector_state(void **state)
 {
@@ -459,6 +494,7 @@ int main(void)
 		cmocka_unit_test(flags_at_a_fault),	  cmocka_unit_test(split_store_that_faults),
 		cmocka_unit_test(block_that_changes_itself), cmocka_unit_test(deadline_within_a_loop),
 		cmocka_unit_test(kick_out_of_a_loop),	  cmocka_unit_test(code_without_end),
+		cmocka_unit_test(smap_comes_and_goes),
 		cmocka_unit_test(vector_state),		  cmocka_unit_test(pushes_over_a_page),
 		cmocka_unit_test(pops_and_flags),	  cmocka_unit_test(order_of_use),
 		cmocka_unit_test(far_targets),		  cmocka_unit_test(avx_moves),
