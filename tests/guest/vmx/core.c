@@ -19,7 +19,7 @@ static u8 guest_tss32[0x68 + 32 + 1] __attribute__((aligned(16)));
 static u64 guest_idt32[256] __attribute__((aligned(16)));
 u64 guest_pml4[512] PAGE_ALIGNED, test_pdpt[512] PAGE_ALIGNED, test_pd[512] PAGE_ALIGNED, test_pt[512] PAGE_ALIGNED;
 u64 ept_pml4[512] PAGE_ALIGNED, ept_pdpt[512] PAGE_ALIGNED, ept_pd[4 * 512] PAGE_ALIGNED;
-u64 ept_test_pd[512] PAGE_ALIGNED, ept_test_pt[512] PAGE_ALIGNED;
+u64 ept_test_pdpt[512] PAGE_ALIGNED, ept_test_pd[512] PAGE_ALIGNED, ept_test_pt[512] PAGE_ALIGNED;
 u32 guest_pd32[1024] PAGE_ALIGNED;
 static u64 guest_pd_pae[4 * 512] PAGE_ALIGNED;
 u64 guest_pdpt_pae[4] PAGE_ALIGNED;
@@ -245,6 +245,7 @@ void ept_good(void)
 {
 	memset(ept_pml4, 0, sizeof(ept_pml4));
 	memset(ept_pdpt, 0, sizeof(ept_pdpt));
+	memset(ept_test_pdpt, 0, sizeof(ept_test_pdpt));
 	memset(ept_test_pd, 0, sizeof(ept_test_pd));
 	memset(ept_test_pt, 0, sizeof(ept_test_pt));
 	ept_pml4[0] = at(ept_pdpt) | EPT_RWX;
@@ -252,12 +253,18 @@ void ept_good(void)
 		ept_pdpt[i] = (at(ept_pd) + i * PAGE) | EPT_RWX;
 	for (unsigned i = 0; i < 4 * 512; i++)
 		ept_pd[i] = (i * MIB2) | EPT_RWX | EPT_LARGE | EPT_WB;
-	ept_pdpt[TEST_GPA / GIB] = at(ept_test_pd) | EPT_RWX;
+	ept_pml4[1] = at(ept_test_pdpt) | EPT_RWX;
+	ept_test_pdpt[0] = at(ept_test_pd) | EPT_RWX;
 	ept_test_pd[0] = at(ept_test_pt) | EPT_RWX;
 	for (unsigned i = 0; i < 8; i++)
 		ept_test_pt[i] = (at(test_pages) + i * PAGE) | EPT_RWX | EPT_WB;
 	if (cap.ept_vpid & CAP_INVEPT_ALL)
 		invept(INVEPT_ALL, 0);
+}
+
+bool ept_testable(void)
+{
+	return (can_proc2(P2_EPT) && cap.physical >= 40) || skip("EPT with guest-physical addresses of 40 bits");
 }
 
 void vm_good_ept(enum mode m, bool ad)
@@ -452,6 +459,11 @@ int main(void)
 		{ "exceptions", group_exceptions },
 		{ "debug", group_debug },
 		{ "injection", group_injection },
+		{ "ept", group_ept },
+		{ "ept-misconfiguration", group_ept_misconfig },
+		{ "ept-flags", group_ept_flags },
+		{ "pml", group_pml },
+		{ "tags", group_tags },
 	};
 	bool chosen = any_chosen(list, ARRAY_SIZE(list));
 

@@ -328,10 +328,12 @@ void vmcs_current(u8 *region); /* clears the region and makes it the current VMC
 #define TEST_LINEAR (0x50ull << 39)       /* guest-linear, mapped by test_pt[] of the guest */
 extern u64 test_pdpt[512], test_pd[512], test_pt[512];
 extern u8 test_pages[8 * 4096];           /* host-physical: what is behind */
+#define TEST_PAGE(n) ((volatile u64 *)(test_pages + 4096 * (n)))
 
 /* EPT. */
-#define TEST_GPA (8 * GIB)                /* guest-physical, mapped by ept_test_pt[] */
-extern u64 ept_pml4[512], ept_pdpt[512], ept_pd[4 * 512], ept_test_pd[512], ept_test_pt[512];
+#define TEST_GPA (1ull << 39)             /* guest-physical: a path of EPT entries of its own */
+extern u64 ept_pml4[512], ept_pdpt[512], ept_pd[4 * 512], ept_test_pdpt[512], ept_test_pd[512], ept_test_pt[512];
+bool ept_testable(void);                  /* EPT, and guest-physical addresses wide enough; or a line that says no */
 #define EPT_R 1ull
 #define EPT_W 2ull
 #define EPT_X 4ull
