@@ -33,12 +33,34 @@ static const uint8_t field_flags[VMCS_GROUPS][VMCS_GROUP_SLOTS] = {
 #undef X
 };
 
+/* Fields that there are only where a control may be set, by the appendix's notes. */
+static bool field_offered(const struct cpu *cpu, uint32_t f)
+{
+	switch (f & ~1u) {
+	case VMCS_VPID: return vmx_allowed_proc2(cpu).may & PROC2_VPID;
+	case VMCS_EPTP: case VMCS_GUEST_PHYSICAL:
+	case VMCS_GUEST_PDPTE0: case VMCS_GUEST_PDPTE1: case VMCS_GUEST_PDPTE2: case VMCS_GUEST_PDPTE3:
+		return vmx_allowed_proc2(cpu).may & PROC2_EPT;
+	case VMCS_PML_ADDRESS: case VMCS_GUEST_PML_INDEX: return vmx_allowed_proc2(cpu).may & PROC2_PML;
+	case VMCS_PROC_CTL2: return vmx_allowed_proc(cpu).may & PROC_SECONDARY;
+	case VMCS_MSR_BITMAP: return vmx_allowed_proc(cpu).may & PROC_MSR_BITMAPS;
+	case VMCS_TSC_OFFSET: return vmx_allowed_proc(cpu).may & PROC_TSC_OFFSETTING;
+	case VMCS_VIRTUAL_APIC_ADDR: case VMCS_TPR_THRESHOLD: return vmx_allowed_proc(cpu).may & PROC_TPR_SHADOW;
+	case VMCS_GUEST_PREEMPTION_TIMER: return vmx_allowed_pin(cpu).may & PIN_PREEMPTION_TIMER;
+	case VMCS_GUEST_PAT: return vmx_allowed_entry(cpu).may & ENTRY_LOAD_PAT;
+	case VMCS_GUEST_EFER: return vmx_allowed_entry(cpu).may & ENTRY_LOAD_EFER;
+	case VMCS_HOST_PAT: return vmx_allowed_exit(cpu).may & EXIT_LOAD_PAT;
+	case VMCS_HOST_EFER: return vmx_allowed_exit(cpu).may & EXIT_LOAD_EFER;
+	default: return true;
+	}
+}
+
 /* FIELD_* of an encoding as software gave it, 0 if there is no such field. */
-static unsigned field_lookup(uint32_t f)
+static unsigned field_lookup(const struct cpu *cpu, uint32_t f)
 {
 	bool high = f & 1, wide = (f >> 13 & 3) == 1;
 
-	if (f & 0xffff9000u || vmcs_field_index(f) >= VMCS_GROUP_SLOTS || (high && !wide))
+	if (f & 0xffff9000u || vmcs_field_index(f) >= VMCS_GROUP_SLOTS || (high && !wide) || !field_offered(cpu, f))
 		return 0;
 	return field_flags[vmcs_field_group(f)][vmcs_field_index(f)];
 }
@@ -341,7 +363,7 @@ enum vmx_result vmx_vmread(struct cpu *cpu, uint32_t field, uint64_t *v)
 
 	if (cpu->vmx.current.v == VMCS_NONE)
 		return VMX_FAIL_INVALID;
-	if (!field_lookup(field))
+	if (!field_lookup(cpu, field))
 		return vmx_fail(cpu, VMXERR_VMREADWRITE_FIELD);
 	whole = vmcs_get(vmcs_region(cpu), field);
 	*v = field & 1 ? whole >> 32 : whole;
@@ -367,7 +389,7 @@ static void mark_dirty(struct cpu *cpu, uint32_t field)
 
 enum vmx_result vmx_vmwrite(struct cpu *cpu, uint32_t field, uint64_t v)
 {
-	unsigned flags = field_lookup(field);
+	unsigned flags = field_lookup(cpu, field);
 	uint8_t *region;
 
 	if (cpu->vmx.current.v == VMCS_NONE)
