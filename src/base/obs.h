@@ -22,6 +22,23 @@ struct obs_nested {
 	uint64_t ept12_bytes;   /* its EPT */
 };
 
+/*
+ * Levels of virtualization: a guest (L1) that is a hypervisor itself, and executes its own guest (L2) by VMX instructions.
+ * Exits that are L1's own are all others.
+ */
+struct obs_levels {
+	uint64_t l1_vmx;        /* exits of L1 for VMX instructions */
+	uint64_t entries;       /* VM entries of L1's that came to execute L2 */
+	uint64_t exits, by_reason[OBS_EXIT_REASONS]; /* of L2 */
+	uint64_t by_l0;         /* after which L2 went on: L1 did not see them */
+	uint64_t reflected, reflected_by_reason[OBS_EXIT_REASONS]; /* VM exits as L1 saw them */
+	uint64_t composed;      /* entries made in tables that combine L1's EPT and its host's */
+	uint64_t dropped_entries, dropped; /* entries that L1's INVEPT found changed; times that all of a table went */
+	uint64_t ept12_walks;   /* of L1's EPT by software */
+	uint64_t logged;        /* entries of L1's page-modification log */
+	uint64_t ept02_bytes;   /* of the tables that combine */
+};
+
 /* Agile paging: guest tables between shadow and nested. */
 struct obs_agile {
 	uint64_t to_nested, to_shadow; /* tables that went over, and back */
@@ -84,6 +101,7 @@ struct obs {
 		uint64_t moved;                /* pages whose contents moved for it */
 	} pv;
 	struct obs_nested nested;
+	struct obs_levels levels;
 	struct obs_agile agile;
 	/* Devices with queues: what their drivers and they said to each other, and bytes of guest memory they touched. */
 	struct { uint64_t doorbells, chains, interrupts, bytes_read, bytes_written; } devices;

@@ -381,9 +381,9 @@ enum cpu_emul_result {
 /*
  * Executes the one instruction at CS:gpr[REG_RIP] on a processor with emul_ops.
  * Device accesses have as address what translate() gave as gpa. Never counts time.
- * @counted: set if the instruction (or REP stretch) counts as one completed instruction
+ * @counted: how many completed instructions the instruction (or REP stretch) counts as
  */
-enum cpu_emul_result cpu_emulate_one(struct cpu *cpu, unsigned max_iterations, bool *counted);
+enum cpu_emul_result cpu_emulate_one(struct cpu *cpu, unsigned max_iterations, unsigned *counted);
 /* Forgets answered bus reads: before the first cpu_emulate_one() of another instruction. */
 void cpu_emul_begin(struct cpu *cpu);
 

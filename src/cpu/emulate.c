@@ -68,7 +68,7 @@ static enum cpu_emul_result stopped(struct cpu *cpu, const struct uop *u)
 	return EMUL_EXCEPTION;
 }
 
-enum cpu_emul_result cpu_emulate_one(struct cpu *cpu, unsigned max_iterations, bool *counted)
+enum cpu_emul_result cpu_emulate_one(struct cpu *cpu, unsigned max_iterations, unsigned *counted)
 {
 	uint64_t insns = cpu->insns;
 	struct uop u;
@@ -76,7 +76,7 @@ enum cpu_emul_result cpu_emulate_one(struct cpu *cpu, unsigned max_iterations, b
 
 	if (cpu->replay)
 		return replay_emulate_one(cpu, max_iterations, counted);
-	*counted = false;
+	*counted = 0;
 	cpu->bus.replay = 0;
 	if (decode_at_rip(cpu, &u))
 		return stopped(cpu, NULL);
@@ -95,8 +95,8 @@ enum cpu_emul_result cpu_emulate_one(struct cpu *cpu, unsigned max_iterations, b
 
 		cpu->gpr[REG_RIP] = cpu->code_bits == 64 ? next : (uint32_t)next;
 	}
-	/* An INT n that faulted on the way to its handler takes back one: it is not complete. */
-	*counted = cpu->insns == insns;
+	/* An INT n that faulted on the way to its handler takes back one, a VM entry that injects one completes it as well. */
+	*counted = (unsigned)(cpu->insns - insns + 1);
 	cpu->insns = insns;
 	return EMUL_DONE;
 }

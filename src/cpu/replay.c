@@ -574,14 +574,14 @@ static int emulate_group(struct cpu *cpu, unsigned i)
 	return st;
 }
 
-enum cpu_emul_result replay_emulate_one(struct cpu *cpu, unsigned max_iterations, bool *counted)
+enum cpu_emul_result replay_emulate_one(struct cpu *cpu, unsigned max_iterations, unsigned *counted)
 {
 	struct replay *r = cpu->replay;
 	unsigned i, iterations = 0;
 	const struct trace_event *first;
 	int st = 0;
 
-	*counted = false;
+	*counted = 0;
 	if (r->at >= r->n)
 		return EMUL_DONE;
 	i = group_start(r, r->at);
@@ -604,7 +604,7 @@ enum cpu_emul_result replay_emulate_one(struct cpu *cpu, unsigned max_iterations
 	if (st)
 		return cpu->stop.kind == STOP_EXCEPTION ? EMUL_EXCEPTION : EMUL_NESTED;
 	cpu->gpr[REG_RIP] = code_address(cpu, cpu->gpr[REG_RIP] + insn_of(first).len);
-	*counted = true;
+	*counted = 1;
 	return EMUL_DONE;
 }
 

@@ -82,7 +82,7 @@ void replay_load_msr(struct cpu *cpu, const struct trace_event *ev);
 void replay_registers(const struct replay *r, struct cpu *cpu);
 
 /* cpu_emulate_one(): the emulator's processor makes the accesses of the instruction that exited. */
-enum cpu_emul_result replay_emulate_one(struct cpu *cpu, unsigned max_iterations, bool *counted);
+enum cpu_emul_result replay_emulate_one(struct cpu *cpu, unsigned max_iterations, unsigned *counted);
 /* cpu_deliver_event() on it: those of the delivery that exited. EXEC_NEXT. */
 int replay_deliver(struct cpu *cpu);
 

@@ -145,6 +145,7 @@ static inline void vmx_save_live(const struct cpu *cpu, struct vmx_live *l)
 
 /* What vmx_set_dmt() and its neighbours set, all at once. */
 void vmx_set_walk(struct cpu *cpu, const struct vmx_walk *w);
+static inline const struct vmx_walk *vmx_walk(const struct cpu *cpu) { return &cpu->vmx.walk; }
 
 static inline void vmx_load_live(struct cpu *cpu, const struct vmx_live *l)
 {

@@ -55,7 +55,7 @@ struct hv_core {
 	struct bus_access want;
 	enum hv_continuation continuation;
 	unsigned max_iterations;  /* of the emulation that is being continued */
-	bool was_sti, was_movss, was_rf, was_tf; /* in force at the instruction being emulated */
+	bool was_sti, was_movss, was_rf, was_tf, was_monitored; /* in force at the instruction being emulated */
 	bool completed;           /* the last emulated instruction is complete */
 	bool cr3_written;         /* it loads CR3: the backend is to know even if the value is the same */
 	bool cr3_followed;        /* a task switch loaded CR3: vm->guest has it, the backend does not know yet */
@@ -101,6 +101,39 @@ static inline uint64_t hv_own_insns(const struct hv_vm *vm)
 static inline void hv_count_reads(struct hv_vm *vm, uint64_t n) { vm->obs.hypervisor.table_reads += n; }
 static inline void hv_count_writes(struct hv_vm *vm, uint64_t n) { vm->obs.hypervisor.table_writes += n; }
 
+/* ---- hv/nested*.c: the guest is a hypervisor (L1) and has a guest of its own (L2) ---- */
+/* -ENOMEM, -EINVAL: not under this scheme. Nothing if the guest's processor has no VMX. Before the backend is made. */
+int hv_nested_create(struct hv_vm *vm, struct error *err);
+void hv_nested_destroy(struct hv_vm *vm);
+/* The VMCS that is current while the VM has the processor. */
+hpa_t hv_current_vmcs(const struct hv_vm *vm);
+/*
+ * The emulator's processor may have gone from L1 to L2 or back: the VMCS of where it is becomes current, and
+ * hv_commit_paging() will tell the backend. True: all of its registers are to be stored.
+ */
+bool hv_nested_follow(struct hv_vm *vm);
+void hv_nested_followed(struct hv_vm *vm);
+/* For what concerns the VM whoever runs: VMCS01 is current. What it returns is for going back, with what changed there. */
+bool hv_nested_outside(struct hv_vm *vm);
+void hv_nested_inside_again(struct hv_vm *vm, bool inside);
+/* An exit of L2. */
+enum hv_verdict hv_nested_handle(struct hv_vm *vm, uint32_t reason);
+/* L1's processor, which has L2's whole state, exits as emul->vmx.exit says. */
+enum hv_verdict hv_nested_reflect(struct hv_vm *vm);
+/* What L1's processor would do between two instructions of L2's. */
+enum hv_boundary {
+	HV_BOUNDARY_QUIET,  /* nothing */
+	HV_BOUNDARY_EXITED, /* exit to L1: the verdict says how that went */
+	HV_BOUNDARY_VECTOR, /* it waits for the platform's vector */
+};
+enum hv_boundary hv_nested_boundary(struct hv_vm *vm, enum hv_verdict *v);
+/* Windows that L1 asked for; what L1 adds to the TSC; TSC (L1's) at which its preemption timer expires. */
+uint32_t hv_nested_windows(const struct hv_vm *vm);
+uint64_t hv_nested_tsc_offset(const struct hv_vm *vm);
+uint64_t hv_nested_deadline(const struct hv_vm *vm);
+/* Guest frames have moved. */
+void hv_nested_moved(struct hv_vm *vm);
+
 /* ---- hv/ownership.c ---- */
 /* Do the tables that the VMCS names reach frames of this VM only? If not, a line in @buf and false. */
 bool hv_audit_owners(struct hv_vm *vm, char *buf, size_t bytes);
@@ -143,6 +176,10 @@ enum hv_verdict hv_settle(struct hv_vm *vm, enum hv_verdict v);
 enum hv_verdict hv_ask(struct hv_vm *vm, const struct bus_access *a, enum hv_continuation next);
 
 /* ---- hv/exit_event.c ---- */
+/* An IRET that unblocked NMIs faulted: it will be executed again, and NMIs are blocked until then. */
+void hv_reblock_nmi(struct hv_vm *vm, bool unblocked_by_iret);
+/* Is an NMI pending? */
+bool hv_wants_nmi(struct hv_vm *vm);
 void hv_inject_exception(struct hv_vm *vm, uint8_t vector, bool has_error, uint32_t error);
 /* A triple fault: the guest runs no more. */
 void hv_shut_down(struct hv_vm *vm);
@@ -171,6 +208,7 @@ hv_exit_handler exit_exception, exit_external_interrupt, exit_triple_fault, exit
 hv_exit_handler exit_preemption_timer, exit_ept_violation, exit_ept_misconfig, exit_pml_full;
 hv_exit_handler exit_cpuid, exit_hlt, exit_invd, exit_emulated, exit_undefined;
 hv_exit_handler exit_invlpg, exit_invpcid;
+hv_exit_handler exit_vmx;
 hv_exit_handler exit_cr, exit_rdmsr, exit_wrmsr, exit_io;
 /* Second half of exit_io(), once the platform has answered. */
 enum hv_verdict exit_io_finish(struct hv_vm *vm);
@@ -179,6 +217,12 @@ enum hv_verdict exit_io_finish(struct hv_vm *vm);
 static inline bool hv_debug_trap_due(struct hv_vm *vm)
 {
 	return hv_read(vm, VMCS_GUEST_PENDING_DEBUG) & (PENDING_DEBUG_BS | PENDING_DEBUG_ENABLED);
+}
+
+/* Pending #DB in the processor's form. */
+static inline uint64_t hv_pending_traps(struct hv_vm *vm)
+{
+	return hv_read(vm, VMCS_GUEST_PENDING_DEBUG) & (PENDING_DEBUG_B | PENDING_DEBUG_BS);
 }
 
 /* Bits of pending #DB, from the processor's form (DR6) to the VMCS field's. */
@@ -205,6 +249,10 @@ void hv_put_registers(struct hv_vm *vm);
 enum hv_verdict hv_emulate_continue(struct hv_vm *vm);
 /* Delivers the event that the exit interrupted by emulation: when delivery itself needs a device or a traced page. */
 enum hv_verdict hv_emulate_delivery(struct hv_vm *vm);
+/* Delivers an exception by emulation; what comes of that may be an exit of L2's. @unblocked: by an IRET that caused it */
+enum hv_verdict hv_deliver(struct hv_vm *vm, const struct event *ev, bool unblocked);
+/* The emulator's processor exits as emul->vmx.exit says, and goes on as its host state has it. */
+enum hv_verdict hv_emulated_exit(struct hv_vm *vm);
 /*
  * Real-address mode without "unrestricted guest", and the first instructions after it, until no segment
  * register holds what VM entry refuses: executes one instruction, or delivers what is due.

@@ -69,35 +69,41 @@ static bool make_maps(struct hv_vm *vm, const struct hv_tracker *t)
 int hv_dirty_arm(struct hv_vm *vm, enum engine_dirty how, struct error *err)
 {
 	struct hv_dirty *d = &vm->dirty;
+	bool inside;
 	int r = 0;
 
 	hv_make_current(vm);
+	inside = hv_nested_outside(vm);
 	if (!make_maps(vm, trackers[how]))
 		r = error_set(err, -ENOMEM, "tracking of pages: out of memory");
 	else if (trackers[how]->arm)
 		r = trackers[how]->arm(vm, err);
+	if (!r && d->page_of_frame)
+		note_frames(vm);
 	if (r) {
 		free_maps(d);
-		return r;
+	} else {
+		d->tracker = trackers[how];
+		vm->mmu->track(vm);
 	}
-	if (d->page_of_frame)
-		note_frames(vm);
-	d->tracker = trackers[how];
-	vm->mmu->track(vm);
-	return 0;
+	hv_nested_inside_again(vm, inside);
+	return r;
 }
 
 void hv_dirty_disarm(struct hv_vm *vm)
 {
 	const struct hv_tracker *t = vm->dirty.tracker;
+	bool inside;
 
 	if (!t)
 		return;
 	hv_make_current(vm);
+	inside = hv_nested_outside(vm);
 	free_maps(&vm->dirty);
 	if (t->disarm)
 		t->disarm(vm);
 	vm->mmu->track(vm);
+	hv_nested_inside_again(vm, inside);
 }
 
 /* ---- collecting ---- */
@@ -118,11 +124,14 @@ static uint64_t take(uint64_t *from, uint64_t *to, uint64_t words)
 int hv_dirty_collect(struct hv_vm *vm, uint64_t *written, uint64_t *accessed)
 {
 	struct hv_dirty *d = &vm->dirty;
+	bool inside;
 
 	if (!d->tracker || (accessed && !d->tracker->accesses))
 		return -EINVAL;
 	hv_make_current(vm);
+	inside = hv_nested_outside(vm);
 	d->tracker->collect(vm);
+	hv_nested_inside_again(vm, inside);
 	vm->obs.tracking.collections++;
 	if (written)
 		vm->obs.tracking.pages += take(d->written, written, hv_page_words(vm));

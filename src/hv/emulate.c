@@ -10,6 +10,7 @@
  */
 #include "hv/core.h"
 #include "hv/dirty.h"
+#include "hv/nested.h"
 
 #include "cpu/dmt.h"
 
@@ -37,6 +38,10 @@ static enum xlate_event translate(void *ctx, struct cpu *cpu, uint64_t lin, enum
 	if (unlikely(cpu->cr3 != vm->guest.cr3))
 		follow_cr3(vm);
 	guest_walk(vm, lin, kind, mode, true, &w);
+	if (!w.ok && w.event) {
+		*out = w.ept;
+		return w.event;
+	}
 	if (!w.ok) {
 		out->error_code = w.error;
 		return XLATE_PAGE_FAULT;
@@ -77,9 +82,16 @@ static bool physical(void *ctx, uint64_t a, hpa_t *out)
 
 static enum xlate_event translate_gpa(void *ctx, uint64_t a, enum access_kind kind, struct xlate *out)
 {
+	struct hv_vm *vm = ctx;
+	uint64_t rights;
 	hpa_t at;
 
-	(void)kind;
+	if (vm->stage2) {
+		enum xlate_event ev = vm->stage2(vm, a, kind, false, true, &a, &rights, out);
+
+		if (ev)
+			return ev;
+	}
 	out->page = physical(ctx, a & PAGE_MASK, &at) ? at : hpa(~0ull << PAGE_SHIFT);
 	return XLATE_OK;
 }
@@ -92,7 +104,8 @@ static bool holds(void *ctx, uint64_t a, uint64_t bytes)
 }
 
 static const struct cpu_emul_ops ops = {.translate = translate, .physical = physical,
-					 .translate_gpa = translate_gpa, .holds = holds, .wrote = wrote};
+					 .translate_gpa = translate_gpa, .holds = holds, .wrote = wrote,
+					 .invept = nested_invept, .invvpid = nested_invvpid};
 
 int hv_emulator_create(struct hv_vm *vm, struct error *err)
 {
@@ -277,6 +290,9 @@ static void store_msrs(struct hv_vm *vm, bool all)
 	hv_write(vm, VMCS_GUEST_SYSENTER_ESP, e->msr.sysenter_esp);
 	hv_write(vm, VMCS_GUEST_SYSENTER_EIP, e->msr.sysenter_eip);
 	hv_write(vm, VMCS_GUEST_PAT, e->msr.pat);
+	/* What a single step is depends on it, and VM entry looks. */
+	if (hv_nested_inside(vm))
+		hv_write(vm, VMCS_GUEST_DEBUGCTL, e->vmx.debugctl);
 }
 
 /* Registers that VMX leaves in the processor. */
@@ -382,11 +398,13 @@ static void store_state(struct hv_vm *vm, bool all)
 void hv_put_registers(struct hv_vm *vm)
 {
 	vm->emul->db_pending = 0;
+	hv_nested_follow(vm);
 	store_state(vm, true);
 	hv_write(vm, VMCS_GUEST_ACTIVITY, ACTIVITY_ACTIVE);
 	hv_write(vm, VMCS_GUEST_PENDING_DEBUG, 0);
 	hv_core(vm)->paging_changed = true;
 	hv_commit_paging(vm);
+	hv_nested_followed(vm);
 }
 
 void hv_put_state(struct hv_vm *vm)
@@ -458,6 +476,8 @@ static void boundary_enter(struct hv_vm *vm)
 	core->was_movss = e->shadow_movss;
 	core->was_rf = rflags & RF_RF;
 	core->was_tf = rflags & RF_TF;
+	core->was_monitored = vmx_proc(e, PROC_MTF);
+	e->behind_movss = core->was_movss;
 	e->shadow_sti = e->shadow_movss = e->tf_after = false;
 	if (core->was_rf)
 		cpu_set_rflags(e, rflags & ~RF_RF);
@@ -484,19 +504,59 @@ static void apply_rare_effects(struct hv_vm *vm)
 	core->halted = e->halted && !hv_debug_trap_due(vm);
 }
 
-static enum hv_verdict emulated_completely(struct hv_vm *vm, bool complete, bool counted)
+static enum hv_verdict emulated_completely(struct hv_vm *vm, bool complete, unsigned counted)
 {
 	struct hv_core *core = hv_core(vm);
+	bool all = core->by_emulation;
 
 	if (core->was_tf && !vm->emul->tf_after)
 		vm->emul->db_pending |= DR6_BS;
-	store_state(vm, core->by_emulation);
-	if (core->by_emulation)
+	if (core->was_monitored)
+		vm->emul->vmx.mtf_pending = true;
+	all |= hv_nested_follow(vm);
+	store_state(vm, all);
+	if (all)
 		apply_rare_effects(vm);
 	core->completed = complete;
 	vm->emulated_insns += counted;
 	hv_commit_paging(vm);
+	hv_nested_followed(vm);
 	return HV_RESUME;
+}
+
+enum hv_verdict hv_emulated_exit(struct hv_vm *vm)
+{
+	struct cpu *e = vm->emul;
+
+	e->stop = (struct stop){0};
+	vmx_do_exit(e);
+	hv_core(vm)->inject = (struct hv_event){0};
+	hv_nested_follow(vm);
+	store_state(vm, true);
+	apply_rare_effects(vm);
+	hv_commit_paging(vm);
+	hv_nested_followed(vm);
+	if (e->shutdown) /* a VMX abort */
+		hv_shut_down(vm);
+	e->shutdown = false;
+	return HV_RESUME;
+}
+
+/* L2's instruction exits to L1: it is as if it had not been begun. */
+static enum hv_verdict emulated_exit(struct hv_vm *vm)
+{
+	boundary_restore(vm);
+	vm->emul->db_pending = hv_pending_traps(vm);
+	return hv_nested_reflect(vm);
+}
+
+/* An exception of L2's may be L1's business: its processor delivers it, or exits. */
+static enum hv_verdict deliver_fault(struct hv_vm *vm, const struct stop *s)
+{
+	struct event ev = {.vector = s->vector, .type = EVENT_HW_EXCEPTION, .has_error = s->has_error, .error = s->error,
+			   .payload = s->payload};
+
+	return hv_deliver(vm, &ev, vm->emul->vmx.nmi_unblocking_iret);
 }
 
 /* The emulator stopped at an exception: the state is as the manual has it for the fault. */
@@ -509,6 +569,8 @@ static enum hv_verdict emulated_exception(struct hv_vm *vm)
 	store_state(vm, false);
 	hv_core(vm)->cr3_written = false;
 	hv_commit_paging(vm); /* faults after a task switch are the new task's */
+	if (hv_nested_inside(vm))
+		return deliver_fault(vm, s);
 	if (s->vector == EXC_PF) {
 		hv_inject_page_fault(vm, s->payload, s->error);
 		return HV_RESUME;
@@ -549,12 +611,13 @@ static enum hv_verdict emulated_shutdown(struct hv_vm *vm)
 static enum hv_verdict emulate(struct hv_vm *vm)
 {
 	struct hv_core *core = hv_core(vm);
-	bool counted = false;
+	unsigned counted = 0;
 	enum cpu_emul_result r;
 
 	do
 		r = cpu_emulate_one(vm->emul, core->max_iterations, &counted);
 	while (r == EMUL_BUS && answered_by_lapic(vm, &vm->emul->bus.want));
+	vm->emul->behind_movss = false;
 
 	switch (r) {
 	case EMUL_DONE:
@@ -568,6 +631,8 @@ static enum hv_verdict emulate(struct hv_vm *vm)
 		store_state(vm, false);
 		return hv_ask(vm, &vm->emul->bus.want, CONTINUE_EMULATION);
 	case EMUL_NESTED:
+		if (vm->emul->stop.kind == STOP_VMEXIT && hv_nested_inside(vm))
+			return emulated_exit(vm);
 		break;
 	}
 	/* INT n that cannot be delivered, nor what comes of that. */
@@ -607,7 +672,7 @@ static void drop_pending_debug(struct hv_vm *vm, const struct event *ev, bool mo
 }
 
 /* @again: it was delivered before, and its effects on CR2 and DR6 came about then. */
-static enum hv_verdict deliver(struct hv_vm *vm, const struct event *ev, bool again)
+static enum hv_verdict deliver(struct hv_vm *vm, const struct event *ev, bool again, bool unblocked)
 {
 	struct hv_core *core = hv_core(vm);
 	uint64_t insns = vm->emul->insns;
@@ -618,15 +683,21 @@ static enum hv_verdict deliver(struct hv_vm *vm, const struct event *ev, bool ag
 	hv_load_state(vm);
 	cpu_emul_begin(vm->emul);
 	vm->emul->vmx.injecting = again;
+	vm->emul->vmx.nmi_unblocking_iret = unblocked;
 	movss = vm->emul->shadow_movss;
 	if (cpu_deliver_event(vm->emul, ev) == EXEC_NEXT) {
 		drop_pending_debug(vm, ev, movss);
-		store_state(vm, false);
+		store_state(vm, hv_nested_inside(vm));
 		vm->emulated_insns += vm->emul->insns - insns;
+		core->halted = false;
 		hv_commit_paging(vm);
 		return HV_RESUME;
 	}
-	vm->emul->vmx.injecting = false;
+	vm->emul->vmx.injecting = vm->emul->vmx.nmi_unblocking_iret = false;
+	if (vm->emul->stop.kind == STOP_VMEXIT && hv_nested_inside(vm)) {
+		vm->emul->db_pending = hv_pending_traps(vm);
+		return hv_nested_reflect(vm);
+	}
 	if (vm->emul->stop.kind != STOP_SHUTDOWN)
 		return hv_fail(vm, "event %u cannot be delivered by emulation", ev->vector);
 	return emulated_shutdown(vm);
@@ -643,7 +714,12 @@ enum hv_verdict hv_emulate_delivery(struct hv_vm *vm)
 		.insn_len = (uint8_t)v->insn_len,
 	};
 
-	return deliver(vm, &ev, true);
+	return deliver(vm, &ev, true, false);
+}
+
+enum hv_verdict hv_deliver(struct hv_vm *vm, const struct event *ev, bool unblocked)
+{
+	return deliver(vm, ev, false, unblocked);
 }
 
 /* ---- a guest that the processor cannot execute ---- */
@@ -687,7 +763,7 @@ static enum hv_verdict emulate_debug_trap(struct hv_vm *vm)
 			   .payload = hv_read(vm, VMCS_GUEST_PENDING_DEBUG) & (PENDING_DEBUG_B | PENDING_DEBUG_BS)};
 
 	hv_write(vm, VMCS_GUEST_PENDING_DEBUG, 0);
-	return deliver(vm, &ev, false);
+	return deliver(vm, &ev, false, false);
 }
 
 /* Linear address of the instruction that is to be emulated. */
@@ -721,7 +797,7 @@ static enum hv_verdict emulate_debug_fault(struct hv_vm *vm, uint64_t hit)
 {
 	struct event ev = {.vector = EXC_DB, .type = EVENT_HW_EXCEPTION, .payload = hit};
 
-	return deliver(vm, &ev, false);
+	return deliver(vm, &ev, false, false);
 }
 
 void hv_choose_emulation(struct hv_vm *vm)

@@ -80,6 +80,16 @@ uint64_t *ept_tables_find(struct hv_vm *vm, const struct ept_tables *t, uint64_t
  * says nothing about are filled so. -ENOMEM: also if a larger page is in the way.
  */
 int ept_tables_put(struct hv_vm *vm, struct ept_tables *t, uint64_t a, uint64_t to, unsigned level);
+/*
+ * Maps the page of @level at @a to the frames from @m on with @rights, whatever was there: tables that were made from others
+ * than the p2m alone. *stale: set if the TLB may hold what is no longer so. -ENOMEM.
+ */
+int ept_tables_set(struct hv_vm *vm, struct ept_tables *t, uint64_t a, mfn_t m, unsigned level, uint64_t rights, bool *stale);
+/* Every present leaf becomes what @change says, which may be 0. How many changed; the caller flushes. */
+typedef uint64_t ept_leaf_change(void *ctx, struct hv_vm *vm, uint64_t g, unsigned level, uint64_t e);
+uint64_t ept_tables_edit(struct hv_vm *vm, struct ept_tables *t, ept_leaf_change *change, void *ctx);
+/* Nothing is mapped any more; the root stays. */
+void ept_tables_clear(struct hv_vm *vm, struct ept_tables *t);
 /* Calls @seen for every present leaf: guest frame, level, entry; until it returns false, and then returns that. */
 typedef bool ept_leaf_seen(void *ctx, struct hv_vm *vm, uint64_t g, unsigned level, uint64_t e);
 bool ept_tables_each(struct hv_vm *vm, const struct ept_tables *t, ept_leaf_seen *seen, void *ctx);

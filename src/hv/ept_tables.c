@@ -354,16 +354,93 @@ static void free_below(struct hv_vm *vm, struct ept_tables *t, uint64_t e, unsig
 	table_free(vm, t, level - 1, g << PAGE_SHIFT, table);
 }
 
-void ept_tables_destroy(struct hv_vm *vm, struct ept_tables *t)
+static void free_all_below_root(struct hv_vm *vm, struct ept_tables *t)
 {
-	for (uint64_t i = 0; t->root && i < 512; i++)
+	for (uint64_t i = 0; i < 512; i++)
 		free_below(vm, t, *slot_of(vm, t, t->root, i << ept_shift(t->levels), t->levels), t->levels,
 			   i << ept_order(t->levels));
+}
+
+void ept_tables_clear(struct hv_vm *vm, struct ept_tables *t)
+{
+	free_all_below_root(vm, t);
+	memset(table_ptr(vm, t, t->root), 0, PAGE_SIZE);
+	hv_count_writes(vm, HV_TABLE_LINES);
+}
+
+void ept_tables_destroy(struct hv_vm *vm, struct ept_tables *t)
+{
+	if (t->root)
+		free_all_below_root(vm, t);
 	if (t->root)
 		free_frames(vm, t, t->root, 1);
 	for (unsigned i = 0; i < t->teas; i++)
 		free_frames(vm, t, t->tea[i].first, t->tea[i].frames);
 	*t = (struct ept_tables){.levels = 0};
+}
+
+/* ---- composed tables ---- */
+
+/* A larger page that is in the way of one of @level goes. */
+static bool make_way(struct hv_vm *vm, struct ept_tables *t, uint64_t a, unsigned level)
+{
+	unsigned at = 0;
+	uint64_t *e = ept_tables_find(vm, t, a, &at);
+
+	if (!e || at <= level)
+		return false;
+	hv_count_writes(vm, 1);
+	*e = 0;
+	return true;
+}
+
+int ept_tables_set(struct hv_vm *vm, struct ept_tables *t, uint64_t a, mfn_t m, unsigned level, uint64_t rights, bool *stale)
+{
+	uint64_t *e, old, new = leaf(m, level, rights);
+
+	*stale = make_way(vm, t, a, level);
+	e = walk_to(vm, t, a, level);
+	if (!e)
+		return -ENOMEM;
+	old = *e;
+	check_owner(vm, m, level);
+	hv_count_writes(vm, 1);
+	*e = new;
+	if (!(old & EPT_RWX))
+		return 0;
+	free_below(vm, t, old, level, a >> ept_shift(level) << ept_order(level));
+	*stale |= !ept_is_leaf(old, level) || (old ^ new) & EPT_ADDR_MASK || old & ~new & EPT_RWX;
+	return 0;
+}
+
+static uint64_t edit_table(struct hv_vm *vm, struct ept_tables *t, uint64_t table, unsigned level, uint64_t base,
+			   ept_leaf_change *change, void *ctx)
+{
+	uint64_t changed = 0;
+
+	for (uint64_t i = 0; i < 512; i++) {
+		uint64_t g = base + (i << ept_order(level)), *e = slot_of(vm, t, table, g << PAGE_SHIFT, level), new;
+
+		hv_count_reads(vm, 1);
+		if (!(*e & EPT_RWX))
+			continue;
+		if (!ept_is_leaf(*e, level)) {
+			changed += edit_table(vm, t, *e & EPT_ADDR_MASK, level - 1, g, change, ctx);
+			continue;
+		}
+		new = change(ctx, vm, g, level, *e);
+		if (new == *e)
+			continue;
+		hv_count_writes(vm, 1);
+		*e = new;
+		changed++;
+	}
+	return changed;
+}
+
+uint64_t ept_tables_edit(struct hv_vm *vm, struct ept_tables *t, ept_leaf_change *change, void *ctx)
+{
+	return edit_table(vm, t, t->root, t->levels, 0, change, ctx);
 }
 
 /* Is the region that the entry of @level is for a page of that size, and mapped in pieces all the same? */

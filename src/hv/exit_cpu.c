@@ -3,6 +3,7 @@
  * and TLB invalidation, what is undefined without VMX, what is best emulated.
  */
 #include "hv/core.h"
+#include "hv/nested.h"
 
 #include "cpu/cpuid.h"
 
@@ -38,7 +39,16 @@ enum hv_verdict exit_invd(struct hv_vm *vm)
 	return HV_RESUME;
 }
 
-/* VMX and SMX instructions: the guest's processor has neither. */
+/* VMX instructions are executed by the emulator's processor, whose VMX is the guest's. */
+enum hv_verdict exit_vmx(struct hv_vm *vm)
+{
+	if (!vm->nested)
+		return exit_undefined(vm);
+	vm->nested->count.l1_vmx++;
+	return HV_EMULATE;
+}
+
+/* SMX instructions, and those of VMX that the guest's processor has not. */
 enum hv_verdict exit_undefined(struct hv_vm *vm)
 {
 	hv_inject_ud(vm);

@@ -200,8 +200,7 @@ void hv_inject_page_fault(struct hv_vm *vm, uint64_t address, uint32_t error)
 	hv_inject_exception(vm, EXC_PF, true, error);
 }
 
-/* An IRET that unblocked NMIs faulted: it will be executed again, and NMIs are blocked until then. */
-static void reblock_nmi(struct hv_vm *vm, bool unblocked_by_iret)
+void hv_reblock_nmi(struct hv_vm *vm, bool unblocked_by_iret)
 {
 	if (unblocked_by_iret && !hv_core(vm)->vectoring.info)
 		set_nmi_blocking(vm, true);
@@ -213,7 +212,7 @@ enum hv_verdict exit_exception(struct hv_vm *vm)
 	uint32_t info = (uint32_t)hv_read(vm, VMCS_EXIT_INTR_INFO);
 	uint32_t error = info & INTR_INFO_ERROR ? (uint32_t)hv_read(vm, VMCS_EXIT_INTR_ERROR) : 0;
 
-	reblock_nmi(vm, info & INTR_INFO_NMI_UNBLOCK);
+	hv_reblock_nmi(vm, info & INTR_INFO_NMI_UNBLOCK);
 	if (event_type(info) == EVENT_NMI)
 		return HV_RESUME; /* the machine has nobody to send one */
 	if (event_type(info) == EVENT_HW_EXCEPTION && (info & INTR_INFO_VECTOR) == EXC_PF)
@@ -228,7 +227,7 @@ enum hv_verdict exit_ept_violation(struct hv_vm *vm)
 	struct hv_core *core = hv_core(vm);
 
 	vm->obs.faults.ept_violations++;
-	reblock_nmi(vm, core->qualification & EPT_VIOL_NMI_UNBLOCK);
+	hv_reblock_nmi(vm, core->qualification & EPT_VIOL_NMI_UNBLOCK);
 	return vm->mmu->ept_violation(vm, hv_read(vm, VMCS_GUEST_PHYSICAL), core->qualification);
 }
 
@@ -241,7 +240,7 @@ enum hv_verdict exit_ept_misconfig(struct hv_vm *vm)
 /* The log was emptied as at every exit; the access that found it full is made again. */
 enum hv_verdict exit_pml_full(struct hv_vm *vm)
 {
-	reblock_nmi(vm, hv_core(vm)->qualification & PML_QUAL_NMI_UNBLOCK);
+	hv_reblock_nmi(vm, hv_core(vm)->qualification & PML_QUAL_NMI_UNBLOCK);
 	return HV_RESUME;
 }
 
@@ -287,7 +286,7 @@ static bool wants_extint(const struct hv_vm *vm)
 	return core->extint_given || (core->extint && lapic_accepts_extint(&vm->emul->lapic));
 }
 
-static bool wants_nmi(struct hv_vm *vm)
+bool hv_wants_nmi(struct hv_vm *vm)
 {
 	struct hv_core *core = hv_core(vm);
 
@@ -327,7 +326,7 @@ static void inject_nmi(struct hv_vm *vm)
 
 bool hv_wakes(struct hv_vm *vm)
 {
-	if (wants_nmi(vm) && !(hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY) & INTERRUPTIBILITY_NMI))
+	if (hv_wants_nmi(vm) && !(hv_read(vm, VMCS_GUEST_INTERRUPTIBILITY) & INTERRUPTIBILITY_NMI))
 		return true;
 	return (wants_extint(vm) || lapic_pending(&vm->emul->lapic) >= 0) &&
 	       hv_read(vm, VMCS_GUEST_RFLAGS) & RF_IF;
@@ -368,7 +367,7 @@ static bool choose(struct hv_vm *vm, bool nmi, bool irq, bool available)
 bool hv_prepare_events(struct hv_vm *vm)
 {
 	struct hv_core *core = hv_core(vm);
-	bool nmi = wants_nmi(vm), irq = wants_extint(vm) || lapic_pending(&vm->emul->lapic) >= 0;
+	bool nmi = hv_wants_nmi(vm), irq = wants_extint(vm) || lapic_pending(&vm->emul->lapic) >= 0;
 	bool available = !core->inject.info;
 
 	if (!available) {

@@ -21,6 +21,8 @@ struct walking {
 	bool set_ad;
 	bool wide;          /* 8-byte entries */
 	bool lma;
+	/* Of the entry that was loaded last: its address, and what stage 2 allows */
+	uint64_t at, ept_rights;
 };
 
 /* Guest RAM for a table entry; NULL if no frame stands behind it. */
@@ -29,34 +31,60 @@ static uint8_t *entry_ptr(struct hv_vm *vm, uint64_t a)
 	return p2m_contents(vm, gfn(a >> PAGE_SHIFT)) ? p2m_ptr(vm, a) : NULL;
 }
 
-static uint64_t load_entry(const struct walking *k, uint64_t a)
+/* False: stage 2, if there is one, has an event. */
+static bool through_stage2(struct walking *k, uint64_t a, enum access_kind kind, bool table, uint64_t *out)
 {
-	const uint8_t *p = entry_ptr(k->vm, a);
+	*out = a;
+	if (likely(!k->vm->stage2))
+		return true;
+	k->w->event = k->vm->stage2(k->vm, a, kind, table, k->set_ad, out, &k->ept_rights, &k->w->ept);
+	return k->w->event == XLATE_OK;
+}
 
+static bool load_entry(struct walking *k, uint64_t a, uint64_t *e)
+{
+	const uint8_t *p;
+
+	if (!through_stage2(k, a, ACCESS_READ, true, &a))
+		return false;
+	k->at = a;
+	p = entry_ptr(k->vm, a);
 	hv_count_reads(k->vm, 1);
 	if (k->set_ad)
 		hv_note_accessed(k->vm, a);
 	if (!p)
-		return p2m_is_ram(k->vm, a) ? 0 : k->wide ? ~0ull : ~0u;
-	return k->wide ? get_u64(p) : get_u32(p);
+		*e = p2m_is_ram(k->vm, a) ? 0 : k->wide ? ~0ull : ~0u;
+	else
+		*e = k->wide ? get_u64(p) : get_u32(p);
+	return true;
 }
 
-static void set_flags(const struct walking *k, unsigned level, uint64_t flags)
+/* Sets flags in the entry that was loaded last. False: it cannot be written. */
+static bool set_flags(struct walking *k, unsigned level, uint64_t flags)
 {
-	uint64_t a = k->w->entry_gpa[level];
+	struct guest_walk *w = k->w;
 	uint8_t *p;
 
-	if (!k->set_ad || (k->w->entry[level] & flags) == flags)
-		return;
-	k->w->entry[level] |= flags;
-	p = entry_ptr(k->vm, a);
+	if (!k->set_ad || (w->entry[level] & flags) == flags)
+		return true;
+	if (!(k->ept_rights & EPT_W)) {
+		w->event = XLATE_EPT_VIOLATION;
+		w->ept.gpa = gpa(w->entry_gpa[level]);
+		w->ept.qualification = EPT_VIOL_WRITE | k->ept_rights << EPT_VIOL_RIGHTS_SHIFT;
+		return false;
+	}
+	w->entry[level] |= flags;
+	p = entry_ptr(k->vm, k->at);
 	if (!p)
-		return;
+		return true;
 	put_u16(p, (uint16_t)(get_u16(p) | flags));
 	hv_count_writes(k->vm, 1);
-	hv_note_written(k->vm, a);
-	hv_snoop(k->vm, a, 2);
+	hv_note_written(k->vm, k->at);
+	hv_snoop(k->vm, k->at, 2);
+	return true;
 }
+
+static void find_page(struct walking *k) { k->w->ok = through_stage2(k, k->w->gpa, k->kind, false, &k->w->gpa); }
 
 /* Faults: the error code is the cause with what the access was. */
 static void fault(const struct walking *k, uint32_t cause)
@@ -151,7 +179,7 @@ static bool data_denied(const struct walking *k)
 	return k->kind == ACCESS_WRITE && !k->w->writable && (mode_is_user(k->mode) || g->cr0 & CR0_WP);
 }
 
-static void at_leaf(const struct walking *k, unsigned level)
+static void at_leaf(struct walking *k, unsigned level)
 {
 	struct guest_walk *w = k->w;
 	uint64_t e = w->entry[level], offset = ~(~0ull << level_shift(k, level));
@@ -165,9 +193,10 @@ static void at_leaf(const struct walking *k, unsigned level)
 		fault(k, PF_P | (key_denies(k) ? PF_PK : 0));
 		return;
 	}
-	set_flags(k, level, PTE_A | (k->kind == ACCESS_WRITE ? PTE_D : 0));
+	if (!set_flags(k, level, PTE_A | (k->kind == ACCESS_WRITE ? PTE_D : 0)))
+		return;
 	w->dirty = w->entry[level] & PTE_D;
-	w->ok = true;
+	find_page(k);
 }
 
 /* The root: CR3, or under PAE one of the four registers. False: not present. */
@@ -189,7 +218,7 @@ static bool root(const struct walking *k, uint64_t *table, unsigned *level)
 	return g->pdpte[i] & PTE_P;
 }
 
-static void walk_tables(const struct walking *k)
+static void walk_tables(struct walking *k)
 {
 	struct guest_walk *w = k->w;
 	unsigned level, index_bits = k->wide ? 9 : 10;
@@ -206,7 +235,9 @@ static void walk_tables(const struct walking *k)
 		w->leaf_level = level;
 		w->table_gpa[level] = table;
 		w->entry_gpa[level] = table + index * (k->wide ? 8 : 4);
-		w->entry[level] = e = load_entry(k, w->entry_gpa[level]);
+		if (!load_entry(k, w->entry_gpa[level], &e))
+			return;
+		w->entry[level] = e;
 		if (!(e & PTE_P)) {
 			fault(k, 0);
 			return;
@@ -222,7 +253,8 @@ static void walk_tables(const struct walking *k)
 			at_leaf(k, level);
 			return;
 		}
-		set_flags(k, level, PTE_A);
+		if (!set_flags(k, level, PTE_A))
+			return;
 		table = e & (k->wide ? PTE_ADDR_MASK : 0xfffff000);
 	}
 }
@@ -232,12 +264,13 @@ void guest_walk(struct hv_vm *vm, uint64_t lin, enum access_kind kind, enum acce
 {
 	const struct hv_guest_regs *g = &vm->guest;
 	struct walking k = {.vm = vm, .w = w, .lin = lin, .kind = kind, .mode = mode, .set_ad = set_ad,
-			    .wide = g->cr4 & CR4_PAE, .lma = g->efer & EFER_LMA};
+			    .wide = g->cr4 & CR4_PAE, .lma = g->efer & EFER_LMA, .ept_rights = EPT_R | EPT_W | EPT_X};
 
 	*w = (struct guest_walk){.writable = true, .user = true};
 	if (!(g->cr0 & CR0_PG)) {
 		w->gpa = lin;
-		w->dirty = w->ok = true;
+		w->dirty = true;
+		find_page(&k);
 		return;
 	}
 	w->levels = k.lma ? (g->cr4 & CR4_LA57 ? 5 : 4) : k.wide ? 3 : 2;

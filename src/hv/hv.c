@@ -12,6 +12,7 @@
 
 #include "cpu/block.h"
 #include "hv/dirty.h"
+#include "hv/nested.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -64,7 +65,7 @@ void hv_write(struct hv_vm *vm, enum vmcs_field f, uint64_t v)
 void hv_update_proc(struct hv_vm *vm, uint32_t set, uint32_t clear)
 {
 	struct hv_core *core = hv_core(vm);
-	uint32_t proc = (core->proc | set) & ~clear;
+	uint32_t proc = ((core->proc | set) & ~clear) | hv_nested_windows(vm);
 
 	if (proc == core->proc)
 		return;
@@ -234,8 +235,8 @@ static int create_parts(struct hv_vm *vm, struct error *err)
 	vmx_read_capability(vm->cpu, MSR_VMX_MISC, &misc);
 	if (misc & 0x1f)
 		return error_set(err, -ENODEV, "hypervisor: the VMX-preemption timer is too coarse");
-	if ((r = p2m_init(vm, err)) || (r = hv_emulator_create(vm, err)) || (r = vm->mmu->init(vm, err)) ||
-	    (r = setup_vmcs(vm, err)))
+	if ((r = p2m_init(vm, err)) || (r = hv_emulator_create(vm, err)) || (r = hv_nested_create(vm, err)) ||
+	    (r = vm->mmu->init(vm, err)) || (r = setup_vmcs(vm, err)))
 		return r;
 	hv_put_state(vm); /* the emulator's processor was created in RESET state: that is the guest's */
 	return 0;
@@ -286,6 +287,7 @@ void hv_destroy(struct hv_vm *vm)
 	hv_dirty_disarm(vm);
 	if (vm->mmu_state)
 		vm->mmu->destroy(vm);
+	hv_nested_destroy(vm);
 	hv_emulator_destroy(vm);
 	p2m_destroy(vm);
 	if (vm->vmcs.v)
@@ -303,8 +305,14 @@ void hv_sync_guest(struct hv_vm *vm)
 	struct hv_core *core = hv_core(vm);
 	uint64_t mask0 = hv_read(vm, VMCS_CR0_MASK), mask4 = hv_read(vm, VMCS_CR4_MASK);
 
-	vm->guest.cr0 = (hv_read(vm, VMCS_GUEST_CR0) & ~mask0) | (hv_read(vm, VMCS_CR0_SHADOW) & mask0);
-	vm->guest.cr4 = (hv_read(vm, VMCS_GUEST_CR4) & ~mask4) | (hv_read(vm, VMCS_CR4_SHADOW) & mask4);
+	/* What L2 reads of masked bits is not what L1 has there; they only change where we see it. */
+	if (hv_nested_inside(vm)) {
+		vm->guest.cr0 = (hv_read(vm, VMCS_GUEST_CR0) & ~mask0) | (vm->guest.cr0 & mask0);
+		vm->guest.cr4 = (hv_read(vm, VMCS_GUEST_CR4) & ~mask4) | (vm->guest.cr4 & mask4);
+	} else {
+		vm->guest.cr0 = (hv_read(vm, VMCS_GUEST_CR0) & ~mask0) | (hv_read(vm, VMCS_CR0_SHADOW) & mask0);
+		vm->guest.cr4 = (hv_read(vm, VMCS_GUEST_CR4) & ~mask4) | (hv_read(vm, VMCS_CR4_SHADOW) & mask4);
+	}
 	if (core->sync_efer)
 		vm->guest.efer = hv_read(vm, VMCS_GUEST_EFER);
 	if (!core->sync_cr3)
@@ -373,6 +381,7 @@ static uint64_t ticks_left(struct hv_vm *vm, const struct engine_run *run)
 	uint64_t left = min_u64(run->deadline_ns - min_u64(now, run->deadline_ns),
 				run->insn_limit - min_u64(insns, run->insn_limit));
 
+	timer = min_u64(timer, hv_nested_deadline(vm));
 	if (timer != UINT64_MAX)
 		left = min_u64(left, timer > tsc ? timer - tsc : 0);
 	return min_u64(left, UINT32_MAX);
@@ -427,7 +436,7 @@ static void note_entry(struct hv_vm *vm)
 enum hv_verdict hv_enter(struct hv_vm *vm, const struct engine_run *run, bool *exited)
 {
 	struct hv_core *core = hv_core(vm);
-	uint64_t offset = vm->emulated_insns + (uint64_t)core->guest_tsc_base - core->away_tsc;
+	uint64_t offset = vm->emulated_insns + (uint64_t)core->guest_tsc_base - core->away_tsc + hv_nested_tsc_offset(vm);
 	enum vmx_result r;
 
 	if (offset != core->tsc_offset) {
@@ -504,6 +513,8 @@ static enum hv_verdict handle_exit(struct hv_vm *vm)
 	/* The processor keeps the "IA-32e mode guest" control equal to the guest's EFER.LMA. */
 	if (core->sync_efer)
 		core->entry_ctl = (uint32_t)hv_read(vm, VMCS_ENTRY_CTL);
+	if (hv_nested_inside(vm))
+		return hv_nested_handle(vm, basic);
 	hv_take_vectoring(vm);
 	if (basic >= OBS_EXIT_REASONS || !hv_exit_handlers[basic])
 		return hv_fail(vm, "unexpected VM exit %u", basic);
@@ -539,10 +550,13 @@ enum hv_verdict hv_settle(struct hv_vm *vm, enum hv_verdict v)
 
 enum hv_verdict hv_exited(struct hv_vm *vm)
 {
+	bool inside = hv_nested_inside(vm);
 	enum hv_verdict v;
 
 	hv_dirty_exited(vm);
 	v = hv_settle(vm, handle_exit(vm));
+	if (inside)
+		vm->nested->count.by_l0 += hv_nested_inside(vm);
 	return v == HV_RESUME ? audit(vm) : v;
 }
 
@@ -637,10 +651,17 @@ static bool stays_halted(struct hv_vm *vm, struct engine_run *run)
 		core->halted = false;
 		return false;
 	}
-	tick = lapic_next_deadline(&vm->emul->lapic);
+	tick = min_u64(lapic_next_deadline(&vm->emul->lapic), hv_nested_deadline(vm));
 	run->exit = ENGINE_EXIT_HLT;
 	run->hlt.wake_ns = tick == UINT64_MAX ? UINT64_MAX : hv_virtual_now(vm) + (tick > tsc ? tick - tsc : 0);
 	return true;
+}
+
+static bool failed(struct hv_vm *vm, struct engine_run *run)
+{
+	run->exit = ENGINE_EXIT_FAIL;
+	snprintf(run->fail.text, sizeof(run->fail.text), "%s", vm->fail_text);
+	return false;
 }
 
 /* One stretch. Returns false if the caller has to be told of run->exit. */
@@ -659,6 +680,15 @@ static bool step(struct hv_vm *vm, struct engine_run *run)
 		v = continue_instruction(vm);
 	} else {
 		lapic_advance(&vm->emul->lapic, hv_guest_tsc(vm));
+		switch (hv_nested_boundary(vm, &v)) {
+		case HV_BOUNDARY_EXITED:
+			return v != HV_FAIL || failed(vm, run);
+		case HV_BOUNDARY_VECTOR:
+			run->exit = ENGINE_EXIT_IRQ_WINDOW;
+			return false;
+		case HV_BOUNDARY_QUIET:
+			break;
+		}
 		if (stays_halted(vm, run))
 			return false;
 		if (core->by_emulation)
@@ -671,11 +701,8 @@ static bool step(struct hv_vm *vm, struct engine_run *run)
 	}
 	if (v != HV_FAIL && p2m_is_broken(vm))
 		v = hv_fail(vm, "contents of the guest's memory could not be had");
-	if (v == HV_FAIL) {
-		run->exit = ENGINE_EXIT_FAIL;
-		snprintf(run->fail.text, sizeof(run->fail.text), "%s", vm->fail_text);
-		return false;
-	}
+	if (v == HV_FAIL)
+		return failed(vm, run);
 	if (core->stopped) {
 		core->stopped = false;
 		core->stop_passed = hv_insns(vm);
@@ -748,7 +775,7 @@ void hv_get_between(struct hv_vm *vm, struct engine_between *b)
 	b->insns = hv_insns(vm);
 	b->now_ns = hv_virtual_now(vm);
 	b->tsc = hv_guest_tsc(vm);
-	b->db_pending = hv_read(vm, VMCS_GUEST_PENDING_DEBUG) & (PENDING_DEBUG_B | PENDING_DEBUG_BS);
+	b->db_pending = hv_pending_traps(vm);
 	b->nmi_pending = core->nmi_pending;
 	b->halted = core->halted;
 	b->extint_given = core->extint_given;
@@ -851,29 +878,29 @@ hv_exit_handler *const hv_exit_handlers[OBS_EXIT_REASONS] = {
 	[EXIT_REASON_INVD] = exit_invd,
 	[EXIT_REASON_INVLPG] = exit_invlpg,
 	[EXIT_REASON_RDPMC] = exit_emulated,
-	[EXIT_REASON_VMCALL] = exit_undefined,
-	[EXIT_REASON_VMCLEAR] = exit_undefined,
-	[EXIT_REASON_VMLAUNCH] = exit_undefined,
-	[EXIT_REASON_VMPTRLD] = exit_undefined,
-	[EXIT_REASON_VMPTRST] = exit_undefined,
-	[EXIT_REASON_VMREAD] = exit_undefined,
-	[EXIT_REASON_VMRESUME] = exit_undefined,
-	[EXIT_REASON_VMWRITE] = exit_undefined,
-	[EXIT_REASON_VMXOFF] = exit_undefined,
-	[EXIT_REASON_VMXON] = exit_undefined,
+	[EXIT_REASON_VMCALL] = exit_vmx,
+	[EXIT_REASON_VMCLEAR] = exit_vmx,
+	[EXIT_REASON_VMLAUNCH] = exit_vmx,
+	[EXIT_REASON_VMPTRLD] = exit_vmx,
+	[EXIT_REASON_VMPTRST] = exit_vmx,
+	[EXIT_REASON_VMREAD] = exit_vmx,
+	[EXIT_REASON_VMRESUME] = exit_vmx,
+	[EXIT_REASON_VMWRITE] = exit_vmx,
+	[EXIT_REASON_VMXOFF] = exit_vmx,
+	[EXIT_REASON_VMXON] = exit_vmx,
 	[EXIT_REASON_CR_ACCESS] = exit_cr,
 	[EXIT_REASON_IO] = exit_io,
 	[EXIT_REASON_RDMSR] = exit_rdmsr,
 	[EXIT_REASON_WRMSR] = exit_wrmsr,
 	[EXIT_REASON_EPT_VIOLATION] = exit_ept_violation,
 	[EXIT_REASON_EPT_MISCONFIG] = exit_ept_misconfig,
-	[EXIT_REASON_INVEPT] = exit_undefined,
+	[EXIT_REASON_INVEPT] = exit_vmx,
 	[EXIT_REASON_PREEMPTION_TIMER] = exit_preemption_timer,
-	[EXIT_REASON_INVVPID] = exit_undefined,
+	[EXIT_REASON_INVVPID] = exit_vmx,
 	[EXIT_REASON_WBINVD] = exit_invd,
 	[EXIT_REASON_XSETBV] = exit_emulated,
 	[EXIT_REASON_INVPCID] = exit_invpcid,
-	[EXIT_REASON_VMFUNC] = exit_undefined,
+	[EXIT_REASON_VMFUNC] = exit_vmx,
 	[EXIT_REASON_PML_FULL] = exit_pml_full,
 };
 

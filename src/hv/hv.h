@@ -16,6 +16,7 @@
 #include "engine/engine.h"
 
 struct hv_vm;
+struct hv_nested; /* hv/nested.h */
 
 /* What a backend decides about an exit. */
 enum hv_verdict {
@@ -57,6 +58,8 @@ struct hv_mmu_ops {
 	void (*emulated_access)(struct hv_vm *vm, uint64_t gpa, unsigned bytes, bool write);
 	/* gfn got, lost or changed its frame. */
 	void (*p2m_changed)(struct hv_vm *vm, gfn_t first, uint64_t frames);
+	/* Some that had frames have others now; after p2m_changed(). NULL: nothing. */
+	void (*p2m_moved)(struct hv_vm *vm);
 	/*
 	 * An exit begins that the guest's execution caused, with its basic reason; @before: what had been done at the door
 	 * when it came. NULL: nothing.
@@ -130,6 +133,13 @@ struct hv_vm {
 	struct p2m *p2m;
 	struct hv_guest_regs guest;
 	/*
+	 * What else is in force between the guest's physical addresses and RAM: the EPT that a hypervisor in the guest gave to
+	 * its own guest, as long as that is what runs. NULL: nothing. Says what @a is in RAM, and all that it allows (EPT_R |
+	 * ...), or gives an event. @table: for an entry of page tables; @set: accessed and dirty flags are set
+	 */
+	enum xlate_event (*stage2)(struct hv_vm *vm, uint64_t a, enum access_kind kind, bool table, bool set, uint64_t *out,
+				   uint64_t *rights, struct xlate *x);
+	/*
 	 * The emulator's processor. Between instructions it also holds what the
 	 * hypervisor keeps of the guest itself: its local APIC (emul->lapic) and
 	 * the MSRs that VMX does not switch.
@@ -141,6 +151,7 @@ struct hv_vm {
 	struct hv_dirty dirty;
 	const struct engine_log_watch *log_watch; /* of the page-modification log; NULL: nobody */
 	uint64_t emulated_insns;  /* guest instructions completed by the hypervisor */
+	struct hv_nested *nested; /* the guest may be a hypervisor; NULL: its processor has no VMX */
 	void *priv;               /* hv/hv.c's own */
 };
 
@@ -260,11 +271,14 @@ struct guest_walk {
 	uint64_t table_gpa[GUEST_LEVELS_MAX + 1]; /* [level]: gpa of the table at that level */
 	uint64_t entry_gpa[GUEST_LEVELS_MAX + 1];
 	uint64_t entry[GUEST_LEVELS_MAX + 1];
-	uint64_t gpa;                        /* translation of the address */
+	uint64_t gpa;                        /* translation of the address, through that EPT if there is one */
 	bool writable, user, nx, global, dirty; /* combined rights; dirty of the leaf */
 	uint8_t pkey;
 	bool ok;
-	uint32_t error;                      /* page-fault error code if not ok */
+	/* If not ok: an event of the EPT that the guest's own hypervisor gave it, or XLATE_OK and a page-fault error code. */
+	enum xlate_event event;
+	struct xlate ept;
+	uint32_t error;
 };
 /*
  * Walks the guest's tables for one access exactly as the processor would: same

@@ -74,7 +74,7 @@ static void leave_world(struct hv_vm *vm)
 static void enter_world(struct hv_vm *vm)
 {
 	struct hv_core *core = hv_core(vm);
-	enum vmx_result r = vmx_vmptrld(vm->cpu, vm->vmcs);
+	enum vmx_result r = vmx_vmptrld(vm->cpu, hv_current_vmcs(vm));
 
 	assert(r == VMX_SUCCEED);
 	(void)r;

@@ -6,6 +6,7 @@
  */
 #include "base/bitmap.h"
 #include "hv/core.h"
+#include "hv/nested.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,6 +96,19 @@ static unsigned find_root(struct hv_vm *vm, struct ownership *o, uint64_t *root)
 	return o->wide ? 3 : 2;
 }
 
+/* Tables made from an inner hypervisor's EPT: the current VMCS names one of them at most, the others are kept for later. */
+static bool check_composed(struct ownership *o)
+{
+	const struct hv_nested *n = o->vm->nested;
+
+	o->ept = o->wide = true;
+	for (unsigned i = 0; n && i < NESTED_EPTS; i++)
+		if (n->ept02[i].used && !check_table(o, n->ept02[i].tables.root, n->ept02[i].tables.levels,
+						      n->ept02[i].tables.levels))
+			return false;
+	return true;
+}
+
 bool hv_audit_owners(struct hv_vm *vm, char *buf, size_t bytes)
 {
 	struct ownership o = {.vm = vm, .buf = buf, .bytes = bytes};
@@ -102,14 +116,12 @@ bool hv_audit_owners(struct hv_vm *vm, char *buf, size_t bytes)
 	unsigned levels = find_root(vm, &o, &root);
 	bool ok;
 
-	if (!levels)
-		return true;
 	o.seen = calloc((vm->mem->span >> PAGE_SHIFT) / 64 + 1, sizeof(*o.seen));
 	if (!o.seen) {
 		snprintf(buf, bytes, "out of memory for the audit");
 		return false;
 	}
-	ok = check_table(&o, root, levels, levels);
+	ok = (!levels || check_table(&o, root, levels, levels)) && check_composed(&o);
 	free(o.seen);
 	return ok;
 }

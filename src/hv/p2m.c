@@ -280,6 +280,8 @@ static void replace_run(struct hv_vm *vm, uint32_t *w, uint64_t g, uint64_t fram
 	vm->obs.tables.guest_frames = vm->p2m->frames;
 	if (vm->mmu->p2m_changed)
 		vm->mmu->p2m_changed(vm, gfn(first), end - first);
+	if (vm->mmu->p2m_moved)
+		vm->mmu->p2m_moved(vm);
 	for (uint64_t i = 0; i < frames; i++)
 		if (vm->p2m->old[i] & P2M_VALID)
 			leave_frame(vm, g + i, mfn(vm->p2m->old[i] & P2M_MFN));

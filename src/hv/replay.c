@@ -28,12 +28,15 @@ int hv_populate(struct hv_vm *vm, struct error *err)
 int hv_forget(struct hv_vm *vm, struct error *err)
 {
 	struct hv_core *core = hv_core(vm);
+	bool inside;
 	int r;
 
 	if (vm->dirty.tracker)
 		return error_set(err, -EBUSY, "hypervisor: pages are being tracked");
 	hv_make_current(vm);
 	hv_load_paging(vm);
+	inside = hv_nested_outside(vm);
+	hv_nested_moved(vm);
 	vm->mmu->destroy(vm);
 	r = vm->mmu->init(vm, err);
 	if (!r)
@@ -42,6 +45,7 @@ int hv_forget(struct hv_vm *vm, struct error *err)
 		return r;
 	vm->mmu->setup_vmcs(vm);
 	core->proc = (uint32_t)hv_read(vm, VMCS_PROC_CTL);
+	hv_nested_inside_again(vm, inside);
 	core->paging_changed = true;
 	hv_commit_paging(vm);
 	return 0;
