@@ -45,7 +45,6 @@ static bool field_offered(const struct cpu *cpu, uint32_t f)
 	case VMCS_PROC_CTL2: return vmx_allowed_proc(cpu).may & PROC_SECONDARY;
 	case VMCS_MSR_BITMAP: return vmx_allowed_proc(cpu).may & PROC_MSR_BITMAPS;
 	case VMCS_TSC_OFFSET: return vmx_allowed_proc(cpu).may & PROC_TSC_OFFSETTING;
-	case VMCS_VIRTUAL_APIC_ADDR: case VMCS_TPR_THRESHOLD: return vmx_allowed_proc(cpu).may & PROC_TPR_SHADOW;
 	case VMCS_GUEST_PREEMPTION_TIMER: return vmx_allowed_pin(cpu).may & PIN_PREEMPTION_TIMER;
 	case VMCS_GUEST_PAT: return vmx_allowed_entry(cpu).may & ENTRY_LOAD_PAT;
 	case VMCS_GUEST_EFER: return vmx_allowed_entry(cpu).may & ENTRY_LOAD_EFER;
