@@ -291,6 +291,8 @@ static inline bool vmx_external_exits(const struct cpu *c)
  * the next for exits between instructions). After a VMX abort cpu->shutdown is set.
  */
 void vmx_do_exit(struct cpu *cpu);
+/* Could VM entry have accepted the controls in @x, which are from anywhere? Nothing but numbers is looked at. */
+bool vmx_controls_ok(const struct cpu *cpu, const struct vmx_state *x);
 /* Is control @bit of the primary / secondary processor-based controls in force (in non-root operation)? */
 static inline bool vmx_proc(const struct cpu *c, uint32_t bit)
 {

@@ -37,6 +37,7 @@ static void load_controls(struct vmx_state *x, const uint8_t *v)
 	x->tsc_offset = x->proc & PROC_TSC_OFFSETTING ? vmcs_get(v, VMCS_TSC_OFFSET) : 0;
 	x->vpid = x->proc2 & PROC2_VPID ? (uint16_t)vmcs_get(v, VMCS_VPID) : 0;
 	x->eptp = x->proc2 & PROC2_EPT ? vmcs_get(v, VMCS_EPTP) : 0;
+	x->pml_log = x->proc2 & PROC2_PML ? vmcs_get(v, VMCS_PML_ADDRESS) : 0;
 }
 
 /* ---- "Checks on VMX Controls" ---- */
@@ -49,10 +50,8 @@ static bool page_pointer_ok(const struct cpu *cpu, uint64_t a)
 }
 
 /* "VM-Execution Control Fields" */
-static bool execution_controls_ok(const struct cpu *cpu, const uint8_t *v)
+static bool execution_controls_ok(const struct cpu *cpu, const struct vmx_state *x)
 {
-	const struct vmx_state *x = &cpu->vmx;
-
 	if (!control_ok(vmx_allowed_pin(cpu), x->pin) || !control_ok(vmx_allowed_proc(cpu), x->proc) ||
 	    !control_ok(vmx_allowed_proc2(cpu), x->proc2))
 		return false;
@@ -67,11 +66,11 @@ static bool execution_controls_ok(const struct cpu *cpu, const uint8_t *v)
 		return false;
 	if (!(x->pin & PIN_VIRTUAL_NMI) && x->proc & PROC_NMI_WINDOW)
 		return false;
-	if (x->proc2 & PROC2_VPID && !vmcs_get(v, VMCS_VPID))
+	if (x->proc2 & PROC2_VPID && !x->vpid)
 		return false;
 	if (x->proc2 & PROC2_EPT && !vmx_eptp_ok(cpu, x->eptp))
 		return false;
-	if (x->proc2 & PROC2_PML && (!(x->proc2 & PROC2_EPT) || !page_pointer_ok(cpu, vmcs_get(v, VMCS_PML_ADDRESS))))
+	if (x->proc2 & PROC2_PML && (!(x->proc2 & PROC2_EPT) || !page_pointer_ok(cpu, x->pml_log)))
 		return false;
 	return !(x->proc2 & PROC2_UNRESTRICTED) || x->proc2 & PROC2_EPT;
 }
@@ -80,6 +79,13 @@ static bool msr_area_ok(const struct cpu *cpu, uint64_t area, uint32_t count)
 {
 	return !count || (!(area & 15) && vmx_physical_ok(cpu, area) &&
 			  vmx_physical_ok(cpu, area + 16ull * count - 1));
+}
+
+bool vmx_controls_ok(const struct cpu *cpu, const struct vmx_state *x)
+{
+	return execution_controls_ok(cpu, x) && control_ok(vmx_allowed_exit(cpu), x->exit_ctl) &&
+	       control_ok(vmx_allowed_entry(cpu), x->entry_ctl) && (x->proc2 & PROC2_EPT || !x->eptp) &&
+	       (x->proc2 & PROC2_VPID || !x->vpid) && (x->proc & PROC_SECONDARY || !x->proc2);
 }
 
 /* "VM-Exit Control Fields" */
@@ -154,7 +160,7 @@ static bool check_controls(struct cpu *cpu, const uint8_t *v)
 {
 	if (cpu->vmx.dirty & VMX_DIRTY_CONTROLS) {
 		load_controls(&cpu->vmx, v);
-		if (!execution_controls_ok(cpu, v) || !exit_controls_ok(cpu, v) || !entry_controls_ok(cpu, v))
+		if (!execution_controls_ok(cpu, &cpu->vmx) || !exit_controls_ok(cpu, v) || !entry_controls_ok(cpu, v))
 			return false;
 	}
 	return injection_ok(cpu, v);
@@ -632,7 +638,7 @@ static void load_guest_nonregister(struct cpu *cpu, const uint8_t *v, const stru
 
 	/* Without accessed and dirty flags for EPT nothing is ever logged; the index is not checked. */
 	cpu->mmu.pml = (struct mmu_pml){.on = x->proc2 & PROC2_PML && x->eptp & EPTP_AD,
-					.log = vmcs_get(v, VMCS_PML_ADDRESS),
+					.log = x->pml_log,
 					.index = (uint16_t)vmcs_get(v, VMCS_GUEST_PML_INDEX)};
 	x->pml_from = cpu->mmu.pml.index;
 	cpu->shadow_sti = g->interruptibility & INTERRUPTIBILITY_STI;

@@ -98,6 +98,7 @@ struct vmx_state {
 	uint32_t cr3_target_count;
 	uint64_t tsc_offset;    /* 0 if the control is off */
 	uint64_t eptp;
+	uint64_t pml_log;       /* 0 if the control is off */
 	uint16_t vpid;
 	uint64_t preemption_deadline; /* TSC value when the preemption timer expires; UINT64_MAX: it is off */
 	bool mtf_pending;

@@ -272,6 +272,12 @@ struct engine_msr_state {
 	uint64_t pat, tsc_aux, misc_enable, spec_ctrl, debugctl, mcg_status, tsc_adjust;
 	uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[8], mtrr_mask[8];
 };
+/* VMX operation of the vCPU's own: all of struct vmx_state that its future depends on. */
+struct engine_vmx {
+	uint64_t feature_control;
+	struct vmx_state state;
+	struct mmu_pml pml;
+};
 struct engine_between { /* what there is between two instructions beside registers */
 	uint64_t insns, now_ns;  /* completed so far; virtual time */
 	uint64_t tsc;            /* what RDTSC gives now */
@@ -301,6 +307,7 @@ struct engine_vcpu {
 	uint8_t ymm_hi[16][16];
 	struct engine_msr_state msr;
 	struct engine_dmt dmt;
+	struct engine_vmx vmx;   /* zeros without the feature */
 	uint64_t rng;            /* of RDRAND and RDSEED */
 	struct engine_between between;
 	struct lapic lapic;      /* has its own table, lapic_desc */

@@ -36,6 +36,26 @@ static void hash_dmt(struct engine_vm *vm, XXH3_state_t *h)
 		XXH3_128bits_update(h, &d, sizeof(d));
 }
 
+/*
+ * Of a guest with VMX: whether it may be used and is, and which VMCS is current. Controls and the rest of the VMCS are
+ * in memory.
+ */
+static void hash_vmx(struct engine_vm *vm, XXH3_state_t *h)
+{
+	struct engine_vmx x;
+	uint64_t v[4];
+
+	memset(&x, 0, sizeof(x));
+	vm->ops->get_vmx(vm, &x);
+	if (!x.feature_control)
+		return;
+	v[0] = x.feature_control;
+	v[1] = x.state.on | (uint64_t)x.state.nonroot << 1;
+	v[2] = x.state.on ? x.state.vmxon.v : 0;
+	v[3] = x.state.on ? x.state.current.v : 0;
+	XXH3_128bits_update(h, v, sizeof(v));
+}
+
 static void hash_registers(struct engine_vm *vm, XXH3_state_t *h)
 {
 	struct engine_regs r;
@@ -59,6 +79,7 @@ static void hash_registers(struct engine_vm *vm, XXH3_state_t *h)
 	XXH3_128bits_update(h, fpu.fx, FX_ARCHITECTURAL);
 	XXH3_128bits_update(h, fpu.ymm_hi, sizeof(fpu.ymm_hi));
 	hash_dmt(vm, h);
+	hash_vmx(vm, h);
 }
 
 struct memory_hashes {

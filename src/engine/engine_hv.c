@@ -103,6 +103,11 @@ static void hv_engine_get_dmt(struct engine_vm *vm, struct engine_dmt *d)
 	engine_cpu_get_dmt(hv_get_state(vm->hv), d);
 }
 
+static void hv_engine_get_vmx(struct engine_vm *vm, struct engine_vmx *x)
+{
+	engine_cpu_get_vmx(hv_get_state(vm->hv), x);
+}
+
 /* ---- the whole vCPU ---- */
 
 static bool hv_engine_at_rest(struct engine_vm *vm) { return hv_at_rest(vm->hv); }
@@ -168,6 +173,7 @@ const struct engine_ops engine_hv_ops = {
 	.get_fpu = hv_engine_get_fpu,
 	.get_msrs = hv_engine_get_msrs,
 	.get_dmt = hv_engine_get_dmt,
+	.get_vmx = hv_engine_get_vmx,
 	.at_rest = hv_engine_at_rest,
 	.get_vcpu = hv_engine_get_vcpu,
 	.set_vcpu = hv_engine_set_vcpu,

@@ -68,6 +68,7 @@ struct engine_ops {
 	void (*get_fpu)(struct engine_vm *vm, struct fpu *fpu);
 	void (*get_msrs)(struct engine_vm *vm, struct engine_msrs *m);
 	void (*get_dmt)(struct engine_vm *vm, struct engine_dmt *d); /* zeroed by the caller */
+	void (*get_vmx)(struct engine_vm *vm, struct engine_vmx *x); /* likewise */
 	bool (*at_rest)(struct engine_vm *vm);
 	void (*get_vcpu)(struct engine_vm *vm, struct engine_vcpu *v);
 	void (*set_vcpu)(struct engine_vm *vm, const struct engine_vcpu *v); /* which is possible */
@@ -118,6 +119,7 @@ void engine_cpu_set_sregs(struct cpu *c, const struct engine_sregs *s); /* PDPTE
 void engine_cpu_get_msrs(const struct cpu *c, struct engine_msrs *m);
 /* @d is zeroed by the caller. */
 void engine_cpu_get_dmt(const struct cpu *c, struct engine_dmt *d);
+void engine_cpu_get_vmx(const struct cpu *c, struct engine_vmx *x); /* likewise */
 /* All but engine_between, of which the processor has only what blocks events. Setting leaves the TLBs to the caller. */
 void engine_cpu_get_vcpu(const struct cpu *c, struct engine_vcpu *v);
 void engine_cpu_set_vcpu(struct cpu *c, const struct engine_vcpu *v);

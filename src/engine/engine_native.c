@@ -72,6 +72,8 @@ static void native_get_fpu(struct engine_vm *vm, struct fpu *fpu) { *fpu = vm->c
 static void native_get_msrs(struct engine_vm *vm, struct engine_msrs *m) { engine_cpu_get_msrs(vm->cpu, m); }
 static void native_get_dmt(struct engine_vm *vm, struct engine_dmt *d) { engine_cpu_get_dmt(vm->cpu, d); }
 
+static void native_get_vmx(struct engine_vm *vm, struct engine_vmx *x) { engine_cpu_get_vmx(vm->cpu, x); }
+
 static void native_set_sregs(struct engine_vm *vm, const struct engine_sregs *s)
 {
 	struct cpu *c = vm->cpu;
@@ -297,6 +299,7 @@ const struct engine_ops engine_native_ops = {
 	.get_fpu = native_get_fpu,
 	.get_msrs = native_get_msrs,
 	.get_dmt = native_get_dmt,
+	.get_vmx = native_get_vmx,
 	.at_rest = native_at_rest,
 	.get_vcpu = native_get_vcpu,
 	.set_vcpu = native_set_vcpu,

@@ -61,6 +61,29 @@ static const struct state_field dmt_fields[] = {
 };
 static const struct state_desc dmt_desc = STATE_DESC("dmt", 1, dmt_fields);
 
+#define VMX_FIELD(m) STATE_U(struct vmx_state, m)
+static const struct state_field vmx_state_fields[] = {
+	STATE_B(struct vmx_state, on), STATE_B(struct vmx_state, nonroot), VMX_FIELD(dirty), VMX_FIELD(vmxon), VMX_FIELD(current),
+	VMX_FIELD(pin), VMX_FIELD(proc), VMX_FIELD(proc2), VMX_FIELD(exit_ctl), VMX_FIELD(entry_ctl),
+	VMX_FIELD(exception_bitmap), VMX_FIELD(pf_mask), VMX_FIELD(pf_match), VMX_FIELD(io_bitmap_a),
+	VMX_FIELD(io_bitmap_b), VMX_FIELD(msr_bitmap), VMX_FIELD(cr0_mask), VMX_FIELD(cr0_shadow), VMX_FIELD(cr4_mask),
+	VMX_FIELD(cr4_shadow), STATE_UV(struct vmx_state, cr3_target), VMX_FIELD(cr3_target_count), VMX_FIELD(tsc_offset),
+	VMX_FIELD(eptp), VMX_FIELD(pml_log), VMX_FIELD(vpid), VMX_FIELD(preemption_deadline),
+	STATE_B(struct vmx_state, mtf_pending),
+};
+static const struct state_desc vmx_state_desc = STATE_DESC("vmx-operation", 1, vmx_state_fields);
+
+static const struct state_field pml_fields[] = {
+	STATE_B(struct mmu_pml, on), STATE_U(struct mmu_pml, index), STATE_U(struct mmu_pml, log),
+};
+static const struct state_desc pml_desc = STATE_DESC("pml", 1, pml_fields);
+
+static const struct state_field vmx_fields[] = {
+	STATE_U(struct engine_vmx, feature_control), STATE_S(struct engine_vmx, state, &vmx_state_desc),
+	STATE_S(struct engine_vmx, pml, &pml_desc),
+};
+static const struct state_desc vmx_desc = STATE_DESC("vmx", 1, vmx_fields);
+
 #define VCPU_FIELD(m) STATE_U(struct engine_vcpu, m)
 static const struct state_field vcpu_fields[] = {
 	STATE_UV(struct engine_vcpu, gpr), VCPU_FIELD(rip), VCPU_FIELD(rflags),
@@ -70,10 +93,10 @@ static const struct state_field vcpu_fields[] = {
 	VCPU_FIELD(cr4), VCPU_FIELD(xcr0), VCPU_FIELD(efer), VCPU_FIELD(pkru), STATE_UV(struct engine_vcpu, dr),
 	VCPU_FIELD(dr6), VCPU_FIELD(dr7), STATE_UV(struct engine_vcpu, pdpte), STATE_DATA(struct engine_vcpu, fx),
 	STATE_DATA(struct engine_vcpu, ymm_hi), STATE_S(struct engine_vcpu, msr, &msr_desc),
-	STATE_S(struct engine_vcpu, dmt, &dmt_desc), VCPU_FIELD(rng),
+	STATE_S(struct engine_vcpu, dmt, &dmt_desc), STATE_S(struct engine_vcpu, vmx, &vmx_desc), VCPU_FIELD(rng),
 	STATE_S(struct engine_vcpu, between, &between_desc),
 };
-const struct state_desc engine_vcpu_desc = STATE_DESC("vcpu", 2, vcpu_fields);
+const struct state_desc engine_vcpu_desc = STATE_DESC("vcpu", 3, vcpu_fields);
 
 /* ---- from a processor that holds the guest's registers, and to one ---- */
 
@@ -134,6 +157,40 @@ static void set_dmt(struct cpu *c, const struct engine_dmt *d)
 	memcpy(c->pv.state.huge, d->huge, d->huge_words * sizeof(d->huge[0]));
 }
 
+void engine_cpu_get_vmx(const struct cpu *c, struct engine_vmx *x)
+{
+	if (!cpu_has(c, CPUF_VMX))
+		return;
+	x->feature_control = c->msr.feature_control;
+	if (!c->vmx.on)
+		return;
+	x->state = c->vmx;
+	if (c->vmx.nonroot)
+		x->pml = c->mmu.pml;
+	else
+		x->state.preemption_deadline = 0;
+}
+
+/* What is no state, like counters and who is told, stays @c's. */
+static void set_vmx(struct cpu *c, const struct engine_vmx *x)
+{
+	struct vmx_state s = x->state;
+
+	s.outside = c->vmx.outside;
+	s.walk = c->vmx.walk;
+	s.counts = c->vmx.counts;
+	s.tally = c->vmx.tally;
+	s.debugctl = c->vmx.debugctl;
+	if (!s.on)
+		s.current.v = VMCS_NONE;
+	if (!s.nonroot)
+		s.preemption_deadline = UINT64_MAX;
+	s.pml_from = x->pml.index;
+	c->vmx = s;
+	c->msr.feature_control = x->feature_control;
+	c->mmu.pml = x->pml;
+}
+
 void engine_cpu_get_vcpu(const struct cpu *c, struct engine_vcpu *v)
 {
 	memset(v, 0, sizeof(*v));
@@ -161,6 +218,7 @@ void engine_cpu_get_vcpu(const struct cpu *c, struct engine_vcpu *v)
 	memcpy(v->ymm_hi, c->fpu.ymm_hi, sizeof(v->ymm_hi));
 	get_msrs(c, &v->msr);
 	engine_cpu_get_dmt(c, &v->dmt);
+	engine_cpu_get_vmx(c, &v->vmx);
 	v->rng = c->rng;
 	v->between.shadow_sti = c->shadow_sti;
 	v->between.shadow_movss = c->shadow_movss;
@@ -215,6 +273,8 @@ void engine_cpu_set_vcpu(struct cpu *c, const struct engine_vcpu *v)
 	memcpy(c->fpu.ymm_hi, v->ymm_hi, sizeof(v->ymm_hi));
 	set_msrs(c, &v->msr);
 	set_dmt(c, &v->dmt);
+	if (cpu_has(c, CPUF_VMX))
+		set_vmx(c, &v->vmx);
 	c->rng = v->rng;
 	c->shadow_sti = v->between.shadow_sti;
 	c->shadow_movss = v->between.shadow_movss;
@@ -238,7 +298,7 @@ static bool control_registers_ok(const struct cpu *c, const struct engine_vcpu *
 	if (v->cr0 & ~CR0_BITS || !(v->cr0 & CR0_ET) || (paging && !(v->cr0 & CR0_PE)) ||
 	    (v->cr0 & CR0_NW && !(v->cr0 & CR0_CD)))
 		return false;
-	if (v->cr4 & ~(vmx_cr4_bits(c) & ~CR4_VMXE) || v->efer & ~vmx_efer_bits(c))
+	if (v->cr4 & ~(vmx_cr4_bits(c) & ~(cpu_has(c, CPUF_VMX) ? 0 : CR4_VMXE)) || v->efer & ~vmx_efer_bits(c))
 		return false;
 	if (lma != (paging && v->efer & EFER_LME) || (lma && !(v->cr4 & CR4_PAE)) || (v->cr4 & CR4_PCIDE && !lma))
 		return false;
@@ -274,7 +334,8 @@ static bool segments_ok(const struct cpu *c, const struct engine_vcpu *v)
 {
 	for (unsigned i = 0; i < SEG_COUNT; i++)
 		if (v->seg[i].attr & SEG_AR_ZERO ||
-		    (i >= SEG_FS ? !cpu_canonical_base(c, v->seg[i].base) : v->seg[i].base >> 32 != 0))
+		    (i >= SEG_FS ? !cpu_canonical_base(c, v->seg[i].base)
+				 : v->seg[i].base >> 32 && !(v->seg[i].attr & SEG_AR_UNUSABLE)))
 			return false;
 	/* Privilege is where the hardware has it: none in real mode, 3 in virtual-8086 mode. */
 	if (!(v->cr0 & CR0_PE) && seg_dpl(&v->seg[SEG_SS]))
@@ -325,7 +386,7 @@ static bool msrs_ok(struct cpu *c, const struct engine_msr_state *m)
 	       msr_ok(c, MSR_SYSENTER_ESP, 0, m->sysenter_esp) && msr_ok(c, MSR_SYSENTER_EIP, 0, m->sysenter_eip) &&
 	       msr_ok(c, MSR_PAT, c->msr.pat, m->pat) && msr_ok(c, MSR_TSC_AUX, 0, m->tsc_aux) &&
 	       msr_ok(c, MSR_MISC_ENABLE, c->msr.misc_enable, m->misc_enable) &&
-	       msr_ok(c, MSR_SPEC_CTRL, 0, m->spec_ctrl) && msr_ok(c, MSR_DEBUGCTL, 0, m->debugctl) &&
+	       msr_ok(c, MSR_SPEC_CTRL, 0, m->spec_ctrl) && !(m->debugctl & ~DEBUGCTL_VALID) &&
 	       msr_ok(c, MSR_MCG_STATUS, 0, m->mcg_status) && (cpu_has(c, CPUF_TSC_ADJUST) || cpu_has(c, CPUF_TSC) ||
 	       !m->tsc_adjust) && mtrrs_ok(c, m);
 }
@@ -361,6 +422,32 @@ static bool dmt_ok(const struct engine_vm *vm, const struct cpu *c, const struct
 	return ranges_ok(vm, d->huge, d->huge_words, false);
 }
 
+static bool region_ok(const struct engine_vm *vm, hpa_t a)
+{
+	return !(a.v & ~PAGE_MASK) && machmem_holds(vm->ram, vm->rams, a.v, PAGE_SIZE);
+}
+
+/* Software in VMX operation, and a guest of its that VM entry can have let in. Addresses are looked at when used. */
+static bool vmx_ok(const struct engine_vm *vm, const struct cpu *c, const struct engine_vcpu *v)
+{
+	const uint64_t enabled = FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMXON;
+	const struct vmx_state *s = &v->vmx.state;
+
+	if (v->vmx.feature_control & ~enabled || (v->vmx.feature_control && !cpu_has(c, CPUF_VMX)))
+		return false;
+	if (!s->on)
+		return !s->nonroot && !v->vmx.pml.on;
+	if (v->vmx.feature_control != enabled || !(v->cr4 & CR4_VMXE) || !(v->cr0 & CR0_NE))
+		return false;
+	if (s->current.v != VMCS_NONE && !region_ok(vm, s->current))
+		return false;
+	if (!s->nonroot)
+		return v->cr0 & CR0_PE && v->cr0 & CR0_PG && !v->vmx.pml.on && !s->mtf_pending &&
+		       (s->dirty & VMX_DIRTY_CONTROLS || s->current.v == VMCS_NONE || vmx_controls_ok(c, s));
+	return s->current.v != VMCS_NONE && !s->dirty && vmx_controls_ok(c, s) &&
+	       (!v->vmx.pml.on || s->proc2 & PROC2_PML);
+}
+
 /* @c: the processor that is to have it */
 static int check(const struct engine_vm *vm, struct cpu *c, const struct engine_vcpu *v, struct error *err)
 {
@@ -376,6 +463,8 @@ static int check(const struct engine_vm *vm, struct cpu *c, const struct engine_
 		return impossible(err, "XCR0, MXCSR, debug registers, or the time");
 	if (!dmt_ok(vm, c, &v->dmt))
 		return impossible(err, "direct translation's registers, or requests");
+	if (!vmx_ok(vm, c, v))
+		return impossible(err, "VMX operation");
 	return msrs_ok(c, &v->msr) ? 0 : impossible(err, "an MSR");
 }
 
