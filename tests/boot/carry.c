@@ -3,10 +3,10 @@
  * loaded into a fresh VM under another scheme each time, and compares what came out. The loaded VM saved again has to
  * give the same bytes.
  *	carry SEED HOPS KERNEL INITRD APPEND SCHEME,... [disk=FILE]... [rng] [balloon] [console] [packed] [input] [from=N]
- *	      [tick] [lockstep] [wall] [trace] [dmt]
+ *	      [tick] [lockstep] [wall] [trace] [dmt] [vmx]
  * A disk's file is made anew for each run: FILE names its contents, "zeros:N" means N MiB of zeros. input: somebody
  * types into the console. tick: hops are also made from within accesses to the serial port. lockstep: at the same
- * counts the state of all schemes has the same bytes; no hops. dmt: the processor has that feature. wall: with the
+ * counts the state of all schemes has the same bytes; no hops. dmt, vmx: the processor has that feature. wall: with the
  * host's clock no two runs are equal; that the guest does its work and ends has to do.
  */
 #include "vm/vm_state.h"
@@ -436,8 +436,11 @@ static void take_option(struct plan *p, const char *word)
 		p->cfg.clock = VM_CLOCK_WALL;
 	} else if (!strcmp(word, "lockstep")) {
 		p->lockstep = true;
-	} else if (!strcmp(word, "dmt")) {
-		cpu_config_parse(&p->cfg.engine.cpu, "+dmt", NULL);
+	} else if (!strcmp(word, "dmt") || !strcmp(word, "vmx")) {
+		char feature[8];
+
+		snprintf(feature, sizeof(feature), "+%s", word);
+		cpu_config_parse(&p->cfg.engine.cpu, feature, NULL);
 	} else if (!strcmp(word, "trace")) {
 		p->trace = true;
 	} else {
