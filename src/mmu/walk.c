@@ -766,42 +766,59 @@ static bool repeats(struct walk *w, enum xlate_event ev, bool lin)
 /*
  * ---- the shortcut ----
  *
- * Most walks: split caches know the last table, in both stages, its entry leads to a page of 4 KiB, allows the access
- * and needs no flag set. All that is found out before anything changes; then what the walk above would have done
+ * Most walks: split caches know the table of the last entry, in both stages, that leads to a page of 4 KiB or 2 MiB, allows
+ * the access and needs no flag set. All that is found out before anything changes; then what the walk above would have done
  * is done at once. A walk of any other kind is left to it.
  */
 
-/* The entry of a last table that the caches know. */
+/* An entry that maps a page, in a table that the caches know. */
 struct last_entry {
-	uint32_t set, way; /* where they do */
+	struct walk_cache *cache; /* which knows it, and where */
+	uint32_t set, way;
+	unsigned level;           /* of the entry: 1 or 2 */
 	const struct walk_entry *known;
 	uint64_t at, entry;
 };
 
-static ALWAYS_INLINE bool last_entry(const struct mmu *m, struct walk_cache *c, struct walk_tags tags,
-				     uint64_t addr, struct last_entry *l)
+static ALWAYS_INLINE unsigned last_shift(const struct last_entry *l) { return l->level == 1 ? PAGE_SHIFT : 21; }
+
+/* The entry for @addr of the table of @level, if it is known. */
+static ALWAYS_INLINE bool entry_of_level(const struct mmu *m, struct walk_cache *c, unsigned level,
+					 struct walk_tags tags, uint64_t addr, struct last_entry *l)
 {
-	struct walk_entry want = {.tags = tags, .shift = 21, .prefix = addr >> 21};
+	unsigned shift = level == 1 ? 21 : 30;
+	struct walk_entry want = {.tags = tags, .shift = (uint8_t)shift, .prefix = addr >> shift};
 
 	if (!walk_cache_exists(c))
 		return false;
+	l->cache = c;
+	l->level = level;
 	l->set = assoc_set(&c->lru, want.prefix);
 	l->way = walk_cache_way(c, l->set, &want);
 	if (unlikely(l->way == ASSOC_NONE))
 		return false;
 	l->known = &c->entry[assoc_at(&c->lru, l->set, l->way)];
-	l->at = l->known->value | (addr >> PAGE_SHIFT & 511) * 8;
+	l->at = l->known->value | (addr >> (shift - 9) & 511) * 8;
 	if (!machmem_is_ram(m->mem, hpa(l->at)))
 		return false;
 	l->entry = get_u64(machmem_ptr(m->mem, hpa(l->at)));
 	return true;
 }
 
-static ALWAYS_INLINE void use_last_entry(struct mmu *m, struct walk_cache *c, enum walk_stage stage,
-					 const struct last_entry *l)
+/* @cache: of the stage, by level */
+static ALWAYS_INLINE bool last_entry(struct mmu *m, struct walk_cache cache[HW_LEVELS], struct walk_tags tags,
+				     uint64_t addr, struct last_entry *l)
 {
-	assoc_touch(&c->lru, l->set, l->way);
-	m->stats.walk_cache_hits[stage][2]++;
+	/* PTE_PS and EPT_PS are the same bit. */
+	return entry_of_level(m, &cache[2], 1, tags, addr, l) ||
+	       (entry_of_level(m, &cache[3], 2, tags, addr, l) && l->entry & PTE_PS);
+}
+static_assert(PTE_PS == EPT_PS, "one bit says that an entry maps a page");
+
+static ALWAYS_INLINE void use_last_entry(struct mmu *m, enum walk_stage stage, const struct last_entry *l)
+{
+	assoc_touch(&l->cache->lru, l->set, l->way);
+	m->stats.walk_cache_hits[stage][l->level + 1]++;
 	count_reference(m, stage, l->at);
 }
 
@@ -813,44 +830,60 @@ static ALWAYS_INLINE bool last_ept_entry(struct mmu *m, uint64_t gpa_v, enum acc
 	uint64_t need = ept_access_bits(kind, false, ad), left;
 	uint64_t flags = ad ? EPT_A | (kind == ACCESS_WRITE ? EPT_D : 0) : 0;
 
-	if (!last_entry(m, &m->host[2], m->host_tags, gpa_v, l))
+	if (!last_entry(m, m->host, m->host_tags, gpa_v, l))
 		return false;
 	left = l->known->rights & l->entry & 7;
 	if ((need & left) != need || (l->entry & flags) != flags ||
-	    ept_entry_misconfigured(m, l->entry, PAGE_SHIFT, true))
+	    ept_entry_misconfigured(m, l->entry, last_shift(l), true))
 		return false;
 	*rights = tlb_ept_rights(left) | (!ad || (l->entry & EPT_D) ? TLB_D : 0);
 	return true;
 }
 
-/* What entry_reserved() says of a last table's entry in long mode. */
-static uint64_t last_reserved(const struct mmu *m) { return phys_reserved(m) | (m->regs.efer & EFER_NXE ? 0 : PTE_NX); }
+/* What entry_reserved() says of an entry in long mode that maps a page. */
+static ALWAYS_INLINE uint64_t last_reserved(const struct mmu *m, const struct last_entry *l)
+{
+	uint64_t large = (((uint64_t)1 << 21) - 1) & ~0x1fffull;
+
+	return phys_reserved(m) | (m->regs.efer & EFER_NXE ? 0 : PTE_NX) | (l->level == 1 ? 0 : large);
+}
+
+/* The address of @addr's byte, by an entry that maps its page. @mask: of the entry's address */
+static ALWAYS_INLINE uint64_t last_address(const struct last_entry *l, uint64_t mask, uint64_t addr)
+{
+	uint64_t below = ((uint64_t)1 << last_shift(l)) - 1;
+
+	return (l->entry & mask & ~below) | (addr & below);
+}
 
 static ALWAYS_INLINE bool walk_shortly(struct mmu *m, uint64_t lin, enum access_kind kind, enum access_mode mode,
 				       struct tlb_entry *e, struct xlate *out)
 {
-	uint64_t flags = PTE_P | PTE_A | (kind == ACCESS_WRITE ? PTE_D : 0), page;
+	uint64_t flags = PTE_P | PTE_A | (kind == ACCESS_WRITE ? PTE_D : 0), at;
 	uint16_t rights, ept = TLB_EPT_RWX | TLB_D;
 	struct last_entry l, h = {0};
+	unsigned shift;
 	bool host;
 
-	if (!last_entry(m, &m->guest[2], m->guest_tags, lin, &l))
+	if (!last_entry(m, m->guest, m->guest_tags, lin, &l))
 		return false;
 	rights = combine_rights(l.known->rights, l.entry, true);
 	e->pkey = (uint8_t)(l.entry >> PTE_PKEY_SHIFT & 15);
-	page = l.entry & PTE_ADDR_MASK;
-	if ((l.entry & flags) != flags || (l.entry & last_reserved(m)) ||
+	if ((l.entry & flags) != flags || (l.entry & last_reserved(m, &l)) ||
 	    !rights_permit(m, rights, e->pkey, kind, mode))
 		return false;
+	at = last_address(&l, PTE_ADDR_MASK, lin);
+	e->guest_shift = (uint8_t)(shift = last_shift(&l));
 	host = m->regs.nested && l.known->part != PART_SHADOW;
 	if (host) {
-		if (!last_ept_entry(m, page | (lin & ~PAGE_MASK), kind, &h, &ept))
+		if (!last_ept_entry(m, at, kind, &h, &ept))
 			return false;
-		page = h.entry & EPT_ADDR_MASK;
+		at = last_address(&h, EPT_ADDR_MASK, at);
+		shift = last_shift(&h) < shift ? last_shift(&h) : shift;
 	}
-	use_last_entry(m, &m->guest[2], STAGE_GUEST, &l);
+	use_last_entry(m, STAGE_GUEST, &l);
 	if (host)
-		use_last_entry(m, &m->host[2], STAGE_HOST, &h);
+		use_last_entry(m, STAGE_HOST, &h);
 	if (m->regs.nested && unlikely(m->agile))
 		m->stats.agile[l.known->switched]++;
 	count_walk(m, host ? 2 : 1);
@@ -859,10 +892,10 @@ static ALWAYS_INLINE bool walk_shortly(struct mmu *m, uint64_t lin, enum access_
 	if ((l.entry & PTE_G) && (m->regs.cr4 & CR4_PGE))
 		rights |= TLB_G;
 	e->rights = rights | ept;
-	e->shift = e->guest_shift = PAGE_SHIFT;
-	e->tag = lin >> PAGE_SHIFT;
-	e->page = page;
-	out->page = hpa(page);
+	e->shift = (uint8_t)shift;
+	e->tag = lin >> shift;
+	e->page = at & ~(((uint64_t)1 << shift) - 1);
+	out->page = hpa(at & PAGE_MASK);
 	return true;
 }
 
