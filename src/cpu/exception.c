@@ -461,6 +461,8 @@ static void delivered(struct cpu *cpu, const struct event *ev)
 	cpu->vmx.nmi_unblocking_iret = false;
 	cpu->shadow_sti = cpu->shadow_movss = false;
 	cpu->halted = false;
+	if (vmx_proc(cpu, PROC_MTF))
+		cpu->vmx.mtf_pending = true; /* before the handler begins */
 	if (event_is_soft(ev))
 		cpu->insns++; /* the instruction is complete with this */
 	if (ev->type == EVENT_HW_EXCEPTION) {

@@ -693,7 +693,6 @@ static bool inject(struct cpu *cpu, const uint8_t *v, uint32_t info)
 		vmx_do_exit(cpu);
 		return true;
 	}
-	cpu->vmx.mtf_pending = cpu->vmx.proc & PROC_MTF;
 	return false;
 }
 

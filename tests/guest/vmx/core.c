@@ -26,6 +26,7 @@ u64 guest_pdpt_pae[4] PAGE_ALIGNED;
 struct guest_gate guest_idt[256] __attribute__((aligned(16)));
 static bool launched;
 static u64 host_cr0;
+static bool verbose; /* the word on the command line: each entry is announced */
 
 int vm_enter_asm(u64 *registers, int resume);
 
@@ -288,9 +289,12 @@ enum how vm_enter(void)
 
 bool vm_go(const char *what)
 {
-	enum how how = vm_enter();
+	enum how how;
 	u32 reason;
 
+	if (verbose)
+		print("%s\n", what);
+	how = vm_enter();
 	if (how != OK)
 		return check(false, "%s: VM entry failed (%d), error %ld", what, how,
 			     how == FAIL_VALID ? vm_get(F_INSN_ERROR) : 0);
@@ -347,7 +351,13 @@ bool expect_call(const char *what, const void *where)
 	return expect_reason(what, R_VMCALL) && expect_field(what, "RIP", F_GUEST_RIP, at(where));
 }
 
-const struct frame *vm_frame(void) { return (const struct frame *)(uintptr_t)vm_get(F_GUEST_RSP); }
+const struct frame *vm_frame(void)
+{
+	u64 rsp = vm_get(F_GUEST_RSP);
+
+	/* Of the guest's own pages the first is what is ever a stack. */
+	return (const struct frame *)(uintptr_t)(rsp >= TEST_LINEAR ? at(test_pages) + (rsp & 0xfff) : rsp);
+}
 
 bool expect_event(const char *what, unsigned vector, u64 error)
 {
@@ -459,6 +469,9 @@ int main(void)
 		{ "exceptions", group_exceptions },
 		{ "debug", group_debug },
 		{ "injection", group_injection },
+		{ "delivery", group_delivery },
+		{ "interrupts", group_interrupts },
+		{ "timers", group_timers },
 		{ "ept", group_ept },
 		{ "ept-misconfiguration", group_ept_misconfig },
 		{ "ept-flags", group_ept_flags },
@@ -473,6 +486,7 @@ int main(void)
 		finish("vmx");
 	}
 	host_cr0 = read_cr0();
+	verbose = option("verbose");
 	build_guest();
 	build_guest32();
 	build_low();
