@@ -4,13 +4,14 @@
  *
  *   PARAMETERS  three digits, of kvm_intel's parameters ept, vpid and pml: 110 is "ept=1 vpid=1 pml=0". The module is
  *               loaded with them, anew if it was there.
- *   GUEST       linux: the kernel and initramfs in /kvm; another name: /kvm/NAME.elf, a multiboot kernel;
+ *   GUEST       linux: the kernel and initramfs in /kvm; another name: NAME.elf there, a multiboot kernel;
  *               none: no guest, only the module
  *   MIB         its memory
  *
  * Words that the kernel does not know are the first program's environment, so the kernel command line can say more:
  *
  *   kvm_append="..."    the inner kernel's command line
+ *   kvm_module="..."    further parameters of kvm_intel
  *   kvm_options="..."   further options of gnomon-kvm (kvm/main.c), separated by blanks
  */
 #include <errno.h>
@@ -33,7 +34,8 @@ static int fail(const char *what)
 
 static int load_module(const char *digits)
 {
-	char text[64];
+	const char *more = getenv("kvm_module");
+	char text[256];
 	int fd = open(MODULE, O_RDONLY | O_CLOEXEC);
 	int ret;
 
@@ -43,7 +45,7 @@ static int load_module(const char *digits)
 		close(fd);
 		return fail("unloading kvm_intel");
 	}
-	snprintf(text, sizeof(text), "ept=%c vpid=%c pml=%c", digits[0], digits[1], digits[2]);
+	snprintf(text, sizeof(text), "ept=%c vpid=%c pml=%c %s", digits[0], digits[1], digits[2], more ? more : "");
 	ret = syscall(SYS_finit_module, fd, text, 0) ? fail("loading kvm_intel") : 0;
 	close(fd);
 	return ret;
@@ -105,19 +107,20 @@ static int run(char *argv[])
 
 static int run_guest(const char *guest, char *memory)
 {
-	char kernel[128], *append = getenv("kvm_append");
+	char kernel[64], *append = getenv("kvm_append");
 	char *argv[OPTIONS_MAX] = {"/bin/gnomon-kvm", "--memory", memory, "--kernel", kernel};
 	unsigned n = 5;
 
-	snprintf(kernel, sizeof(kernel), "/kvm/%s", guest);
+	/* A multiboot kernel is told its file's name: one without a folder can be the same elsewhere. */
+	if (chdir("/kvm"))
+		return fail("/kvm");
+	snprintf(kernel, sizeof(kernel), "%s.elf", guest);
 	if (!strcmp(guest, "linux")) {
-		snprintf(kernel, sizeof(kernel), "/kvm/vmlinux");
+		snprintf(kernel, sizeof(kernel), "vmlinux");
 		argv[n++] = "--initrd";
-		argv[n++] = "/kvm/initramfs.cpio";
+		argv[n++] = "initramfs.cpio";
 		argv[n++] = "--append";
 		argv[n++] = append ? append : "console=ttyS0 panic=-1 quiet cryptomgr.notests gnomon.work=none";
-	} else {
-		snprintf(kernel, sizeof(kernel), "/kvm/%s.elf", guest);
 	}
 	add_words(argv, n, getenv("kvm_options"));
 	return run(argv);
