@@ -12,7 +12,7 @@ shift 4
 outer=$kit/initramfs-kvm.cpio
 append="console=ttyS0 panic=-1 quiet cryptomgr.notests"
 inner=forkwait:5,gups:200000:8,forkwait:100,cow:2:16,memcpy:2:64
-memory=64 # of programs, in MiB
+memory=32 # of programs, in MiB
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
