@@ -405,7 +405,9 @@ static void build_guest32(void)
 	for (unsigned i = 0; i < 256; i++) {
 		u64 a = at(guest_vectors32) + 16 * i;
 
-		guest_idt32[i] = (a & 0xffff) | (u64)SEL_CODE32 << 16 | 0x8e00ull << 32 | (a & 0xffff0000) << 32;
+		u64 type = i == 0x40 ? 0xee00 : 0x8e00; /* one of them for all privilege levels */
+
+		guest_idt32[i] = (a & 0xffff) | (u64)SEL_CODE32 << 16 | type << 32 | (a & 0xffff0000) << 32;
 	}
 	memcpy(guest_tss32 + 4, &(u32){ (u32)at(guest_stack_top) }, 4);
 	memcpy(guest_tss32 + 8, &(u32){ SEL_DATA }, 4);
@@ -463,6 +465,10 @@ int main(void)
 		{ "entry-controls", group_entry_controls },
 		{ "entry-host", group_entry_host },
 		{ "entry-guest", group_entry_guest },
+		{ "entry-msrs", group_entry_msrs },
+		{ "host-state", group_host_state },
+		{ "guest-state", group_guest_state },
+		{ "modes", group_modes },
 		{ "exits", group_exits },
 		{ "registers", group_registers },
 		{ "bitmaps", group_bitmaps },

@@ -265,7 +265,7 @@ bool vm_can(enum mode m);
 /* Old code: 64 KiB of low memory, beginning with VMCALL; the handler of vector V at LOW_HANDLERS + 16 * V. */
 #define LOW_BASE 0x60000ull
 #define LOW_SELECTOR 0x6000
-enum { LOW_CODE = 0x100, LOW_STACK = 0xf000, LOW_HANDLERS = 0x2000, LOW_IVT = 0x8000 };
+enum { LOW_CODE = 0x300, LOW_STACK = 0xf000, LOW_HANDLERS = 0x2000, LOW_IVT = 0x8000 };
 /* Writes every field of the current VMCS: a guest that can be entered, under the fewest controls. */
 void vm_good(enum mode m);
 void vm_put(u32 field, u64 v);
