@@ -238,7 +238,7 @@ enum {
 };
 
 /* VMX-abort indicator (SDM "VMX Aborts") */
-enum { VMX_ABORT_SAVE_MSR = 1, VMX_ABORT_HOST_PDPTE = 2, VMX_ABORT_LOAD_MSR = 4 };
+enum { VMX_ABORT_SAVE_MSR = 1, VMX_ABORT_HOST_PDPTE = 2, VMX_ABORT_VMCS = 3, VMX_ABORT_LOAD_MSR = 4 };
 
 /* Pin-based controls */
 #define PIN_EXTERNAL_INTERRUPT (1u << 0)

@@ -216,17 +216,27 @@ static bool host_segments_ok(const struct cpu *cpu, const uint8_t *v)
 	return true;
 }
 
-/* "Checks Related to Address-Space Size". These depend on the processor's own mode: made at every entry. */
+/* "Checks Related to Address-Space Size": the host's */
+static bool host_address_space_ok(const struct cpu *cpu, const uint8_t *v)
+{
+	uint64_t cr4 = vmcs_get(v, VMCS_HOST_CR4), rip = vmcs_get(v, VMCS_HOST_RIP);
+
+	if (cpu->vmx.exit_ctl & EXIT_HOST_64)
+		return cr4 & CR4_PAE && vmx_canonical(cpu, rip);
+	return !(cr4 & CR4_PCIDE) && !(rip >> 32);
+}
+
+/* These depend on the processor's own mode, too: made at every entry. */
 static bool address_space_ok(const struct cpu *cpu, const uint8_t *v)
 {
 	bool host64 = cpu->vmx.exit_ctl & EXIT_HOST_64, guest64 = cpu->vmx.entry_ctl & ENTRY_IA32E;
-	uint64_t cr4 = vmcs_get(v, VMCS_HOST_CR4), rip = vmcs_get(v, VMCS_HOST_RIP);
 
-	if (host64 != !!(cpu->efer & EFER_LMA))
-		return false;
-	if (host64)
-		return cr4 & CR4_PAE && vmx_canonical(cpu, rip);
-	return !guest64 && !(cr4 & CR4_PCIDE) && !(rip >> 32);
+	return host64 == !!(cpu->efer & EFER_LMA) && (host64 || !guest64) && host_address_space_ok(cpu, v);
+}
+
+bool vmx_host_state_ok(const struct cpu *cpu, const uint8_t *v)
+{
+	return host_registers_ok(cpu, v) && host_segments_ok(cpu, v) && host_address_space_ok(cpu, v);
 }
 
 static bool check_host_state(struct cpu *cpu, const uint8_t *v)

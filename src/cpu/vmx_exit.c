@@ -17,6 +17,7 @@
 /* ---- MSR areas ---- */
 
 #define MSR_AREA_MAX 512 /* entries: IA32_VMX_MISC recommends no more; further ones are refused */
+#define MSR_AREA_MASK ~15ull
 #define MSR_SMM_MONITOR_CTL 0x9bu
 #define MSR_BIOS_UPDT_TRIG  0x79u
 #define MSR_SMBASE          0x9eu
@@ -32,6 +33,7 @@ static bool msr_loadable(uint32_t msr)
 
 uint32_t vmx_load_msrs(struct cpu *cpu, uint64_t area, uint32_t count)
 {
+	area &= MSR_AREA_MASK;
 	for (uint32_t i = 0; i < count; i++) {
 		uint64_t index = cpu_phys_read64(cpu, area + 16ull * i);
 		uint64_t value = cpu_phys_read64(cpu, area + 16ull * i + 8);
@@ -45,6 +47,7 @@ uint32_t vmx_load_msrs(struct cpu *cpu, uint64_t area, uint32_t count)
 
 uint32_t vmx_store_msrs(struct cpu *cpu, uint64_t area, uint32_t count)
 {
+	area &= MSR_AREA_MASK;
 	for (uint32_t i = 0; i < count; i++) {
 		uint64_t at = area + 16ull * i, index = cpu_phys_read64(cpu, at), value;
 
@@ -287,9 +290,13 @@ static void leave_nonroot(struct cpu *cpu)
 void vmx_load_host_state(struct cpu *cpu)
 {
 	uint8_t *v = vmcs_region(cpu);
-	bool host64 = cpu->vmx.exit_ctl & EXIT_HOST_64;
+	bool host64 = cpu->vmx.exit_ctl & EXIT_HOST_64, is_ok = cpu->vmx.outside || vmx_host_state_ok(cpu, v);
 
 	leave_nonroot(cpu);
+	if (!is_ok) { /* a VMCS is memory, and software may have written to it since the entry checked it */
+		vmx_abort(cpu, v, VMX_ABORT_VMCS);
+		return;
+	}
 	load_host_registers(cpu, v);
 	load_host_segments(cpu, v);
 	if (!cpu->vmx.vpid && !cpu->emul_ops)

@@ -96,11 +96,13 @@ bool vmx_pat_ok(uint64_t pat);
 bool vmx_read_pdptes(const struct cpu *cpu, uint64_t cr3, uint64_t pdpte[4]);
 bool vmx_pdptes_ok(const struct cpu *cpu, const uint64_t pdpte[4]);
 /*
- * MSR areas (16-byte entries). Return 0, or the number (from 1) of the entry
+ * MSR areas (16-byte entries; the low bits of an address that changed since it was checked do not count). Return 0, or the number (from 1) of the entry
  * that cannot be loaded or stored; those before it have been.
  */
 uint32_t vmx_load_msrs(struct cpu *cpu, uint64_t area, uint32_t count);
 uint32_t vmx_store_msrs(struct cpu *cpu, uint64_t area, uint32_t count);
+/* Would the host-state area of the VMCS @v pass the checks at VM entry, as far as controls in force decide? */
+bool vmx_host_state_ok(const struct cpu *cpu, const uint8_t *v);
 /* Loads host state, with everything an exit does after the guest state is saved; may end in a VMX abort. */
 void vmx_load_host_state(struct cpu *cpu);
 /* An entry that fails after its control and host checks: records the reason and loads host state. */

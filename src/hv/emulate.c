@@ -19,12 +19,21 @@
 
 /* ---- the emulator's memory ---- */
 
-/* A task switch goes on in the new task's address space. */
-static void follow_cr3(struct hv_vm *vm)
+static bool same_mode(const struct hv_guest_regs *g, const struct cpu *e)
 {
-	vm->guest.cr3 = vm->emul->cr3;
-	memcpy(vm->guest.pdpte, vm->emul->pdpte, sizeof(vm->guest.pdpte));
+	return g->cr0 == e->cr0 && g->cr4 == e->cr4 && g->efer == e->efer;
+}
+
+/* A task switch goes on in the new task's address space; a VM entry that injects an event in the inner guest's mode, too. */
+static void follow_paging(struct hv_vm *vm)
+{
+	struct hv_guest_regs *g = &vm->guest;
+	const struct cpu *e = vm->emul;
+
+	hv_core(vm)->paging_changed |= !same_mode(g, e);
 	hv_core(vm)->cr3_followed = true;
+	*g = (struct hv_guest_regs){.cr0 = e->cr0, .cr3 = e->cr3, .cr4 = e->cr4, .efer = e->efer};
+	memcpy(g->pdpte, e->pdpte, sizeof(g->pdpte));
 }
 
 static enum xlate_event translate(void *ctx, struct cpu *cpu, uint64_t lin, enum access_kind kind,
@@ -35,8 +44,8 @@ static enum xlate_event translate(void *ctx, struct cpu *cpu, uint64_t lin, enum
 	mfn_t m = mfn(0);
 	int r;
 
-	if (unlikely(cpu->cr3 != vm->guest.cr3))
-		follow_cr3(vm);
+	if (unlikely(cpu->cr3 != vm->guest.cr3 || !same_mode(&vm->guest, cpu)))
+		follow_paging(vm);
 	guest_walk(vm, lin, kind, mode, true, &w);
 	if (!w.ok && w.event) {
 		*out = w.ept;
@@ -436,7 +445,7 @@ void hv_commit_paging(struct hv_vm *vm)
 	struct hv_core *core = hv_core(vm);
 	struct hv_guest_regs *g = &vm->guest;
 	const struct cpu *e = vm->emul;
-	bool mode = core->paging_changed || g->cr0 != e->cr0 || g->cr4 != e->cr4 || g->efer != e->efer;
+	bool mode = core->paging_changed || !same_mode(g, e);
 	bool cr3 = core->cr3_written || core->cr3_followed || g->cr3 != e->cr3 || memcmp(g->pdpte, e->pdpte, sizeof(g->pdpte));
 	uint32_t entry = (core->entry_ctl & ~ENTRY_IA32E) | (e->efer & EFER_LMA ? ENTRY_IA32E : 0);
 

@@ -134,7 +134,7 @@ struct hv_vm {
 	struct hv_guest_regs guest;
 	/*
 	 * What else is in force between the guest's physical addresses and RAM: the EPT that a hypervisor in the guest gave to
-	 * its own guest, as long as that is what runs. NULL: nothing. Says what @a is in RAM, and all that it allows (EPT_R |
+	 * its own guest, as long as that is what runs. NULL: never anything. Says what @a is in RAM, and all that it allows (EPT_R |
 	 * ...), or gives an event. @table: for an entry of page tables; @set: accessed and dirty flags are set
 	 */
 	enum xlate_event (*stage2)(struct hv_vm *vm, uint64_t a, enum access_kind kind, bool table, bool set, uint64_t *out,

@@ -90,7 +90,10 @@ enum xlate_event nested_ept_walk(struct hv_vm *vm, uint64_t a, uint64_t need, bo
 				 struct nested_page *p, struct xlate *x);
 /* An EPT pointer of L1's other than the one in force; without effects. */
 enum xlate_event nested_ept_look(struct hv_vm *vm, uint64_t eptp, uint64_t a, struct nested_page *p);
-/* vm->stage2 of a VM whose L2 has an EPT of L1's. */
+/*
+ * vm->stage2 of a VM whose L1 is offered EPT: L1's EPT as long as L1's processor is in non-root operation with one. That begins
+ * within VM entry, which may inject an event.
+ */
 enum xlate_event nested_stage2(struct hv_vm *vm, uint64_t a, enum access_kind kind, bool table, bool set, uint64_t *out,
 			       uint64_t *rights, struct xlate *x);
 

@@ -165,12 +165,18 @@ enum xlate_event nested_stage2(struct hv_vm *vm, uint64_t a, enum access_kind ki
 {
 	static const uint64_t access[ACCESS_KINDS] = {
 		[ACCESS_READ] = EPT_VIOL_READ, [ACCESS_WRITE] = EPT_VIOL_WRITE, [ACCESS_FETCH] = EPT_VIOL_FETCH};
+	const struct vmx_state *v = &vm->emul->vmx;
 	uint64_t need = access[kind];
 	struct nested_page p;
 	enum xlate_event ev;
 
+	if (!v->nonroot || !(v->proc2 & PROC2_EPT)) {
+		*out = a;
+		*rights = EPT_RWX;
+		return XLATE_OK;
+	}
 	/* With accessed and dirty flags the walker's accesses to L2's tables are writes. */
-	if (table && vm->emul->vmx.eptp & EPTP_AD)
+	if (table && v->eptp & EPTP_AD)
 		need |= EPT_VIOL_WRITE;
 	ev = nested_ept_walk(vm, a, need, table, set, &p, x);
 	*out = p.l1;

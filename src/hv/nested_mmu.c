@@ -125,7 +125,6 @@ int nested_mmu_choose(struct hv_vm *vm)
 	struct nested_ept *e;
 
 	n->now = NULL;
-	vm->stage2 = NULL;
 	if (!n->ept || !(vm->emul->vmx.proc2 & PROC2_EPT))
 		return 0;
 	e = find(n, eptp);
@@ -144,7 +143,6 @@ int nested_mmu_choose(struct hv_vm *vm)
 	}
 	e->stamp = ++n->clock;
 	n->now = e;
-	vm->stage2 = nested_stage2;
 	return 0;
 }
 
@@ -261,7 +259,6 @@ void nested_mmu_leave(struct hv_vm *vm)
 	if (n->ept && !n->vpid[n->vpid_now])
 		invalidate(vm, INVVPID_SINGLE, vm->vpid, 0);
 	n->now = NULL;
-	vm->stage2 = NULL;
 }
 
 /* ---- the backend ---- */
@@ -388,6 +385,7 @@ void nested_mmu_init(struct hv_vm *vm)
 {
 	struct hv_nested *n = vm->nested;
 
+	vm->stage2 = n->ept ? nested_stage2 : NULL;
 	n->base = vm->mmu;
 	n->ops = *vm->mmu;
 	n->ops.setup_vmcs = setup_vmcs;
