@@ -183,6 +183,19 @@ static void add_exits(const struct stats_vm *v, char *buf, size_t bytes)
 	    *reasons ? ")" : "");
 }
 
+/* A guest that is a hypervisor: its own exits for VMX instructions, and its guest's, by who handles them. */
+static void add_levels(const struct stats_vm *v, const char *between, char *buf, size_t bytes)
+{
+	const struct obs_levels *was = &v->was.obs.levels, *now = &v->now.obs.levels;
+	char vmx[16], exits[16], reflected[16];
+
+	if (!now->entries)
+		return;
+	add(buf, bytes, "%sits VMX instructions %s exits/s, its guest %s exits/s, %s VM exits to it/s", between,
+	    short_number(rate(v, was->l1_vmx, now->l1_vmx), vmx), short_number(rate(v, was->exits, now->exits), exits),
+	    short_number(rate(v, was->reflected, now->reflected), reflected));
+}
+
 static void add_speed(const struct stats_vm *v, char *buf, size_t bytes)
 {
 	add(buf, bytes, "%6.1f s, virtual %.3f s, %.1f M instructions/s", v->now.host, (double)v->now.virtual_ns / 1e9,
@@ -196,6 +209,7 @@ static void format(const struct stats_vm *v, const char *between, char *buf, siz
 	if (!engine_mmu_is_bare(v->mmu)) {
 		add(buf, bytes, "%s", between);
 		add_exits(v, buf, bytes);
+		add_levels(v, between, buf, bytes);
 	}
 	add(buf, bytes, "%s", between);
 	add_walks(v, buf, bytes);

@@ -113,6 +113,8 @@ hpa_t hv_current_vmcs(const struct hv_vm *vm);
  */
 bool hv_nested_follow(struct hv_vm *vm);
 void hv_nested_followed(struct hv_vm *vm);
+/* vm->stage2 as the emulator's processor has it. */
+void hv_nested_choose_stage2(struct hv_vm *vm);
 /* For what concerns the VM whoever runs: VMCS01 is current. What it returns is for going back, with what changed there. */
 bool hv_nested_outside(struct hv_vm *vm);
 void hv_nested_inside_again(struct hv_vm *vm, bool inside);

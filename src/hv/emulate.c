@@ -46,6 +46,9 @@ static enum xlate_event translate(void *ctx, struct cpu *cpu, uint64_t lin, enum
 
 	if (unlikely(cpu->cr3 != vm->guest.cr3 || !same_mode(&vm->guest, cpu)))
 		follow_paging(vm);
+	/* A VM entry that is being executed delivers an event in L2's address space. */
+	if (unlikely(vm->nested != NULL) && cpu->vmx.nonroot != hv_nested_inside(vm))
+		hv_nested_choose_stage2(vm);
 	guest_walk(vm, lin, kind, mode, true, &w);
 	if (!w.ok && w.event) {
 		*out = w.ept;

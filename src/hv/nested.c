@@ -84,22 +84,23 @@ static const struct { enum vmcs_field field; } copied[] = {
 #undef X
 };
 
-static bool is_copied(enum vmcs_field f)
+/* False: it is not copied, or the processor has no such field. */
+static bool read_copied(struct hv_vm *vm, enum vmcs_field f, uint64_t *v)
 {
 	unsigned type = vmcs_field_type(f);
 
-	return (type == VMCS_TYPE_CONTROL || type == VMCS_TYPE_HOST) && f != VMCS_ENTRY_INTR_INFO;
+	return (type == VMCS_TYPE_CONTROL || type == VMCS_TYPE_HOST) && f != VMCS_ENTRY_INTR_INFO &&
+	       vmx_vmread(vm->cpu, f, v) == VMX_SUCCEED;
 }
 
 static void make_vmcs(struct hv_vm *vm)
 {
 	struct hv_nested *n = vm->nested;
 	uint64_t v[ARRAY_SIZE(copied)] = {0};
-	bool done;
+	bool has[ARRAY_SIZE(copied)], done;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(copied); i++)
-		if (is_copied(copied[i].field))
-			v[i] = hv_read(vm, copied[i].field);
+		has[i] = read_copied(vm, copied[i].field, &v[i]);
 	put_u32(machmem_ptr(vm->mem, n->vmcs), VMCS_REVISION);
 	done = vmx_vmclear(vm->cpu, n->vmcs) == VMX_SUCCEED;
 	assert(done);
@@ -107,7 +108,7 @@ static void make_vmcs(struct hv_vm *vm)
 	n->other = (struct nested_vmcs){.entry_ctl = hv_core(vm)->entry_ctl};
 	load_vmcs(vm, true);
 	for (unsigned i = 0; i < ARRAY_SIZE(copied); i++)
-		if (is_copied(copied[i].field))
+		if (has[i])
 			hv_write(vm, copied[i].field, v[i]);
 	hv_write(vm, VMCS_MSR_BITMAP, n->msr_bitmap.v);
 	hv_write(vm, VMCS_GUEST_VMCS_LINK, ~0ull);
@@ -266,6 +267,13 @@ static int change_ept(struct hv_vm *vm)
 	return r;
 }
 
+void hv_nested_choose_stage2(struct hv_vm *vm)
+{
+	const struct vmx_state *x = &vm->emul->vmx;
+
+	vm->stage2 = x->nonroot && x->proc2 & PROC2_EPT ? nested_stage2 : NULL;
+}
+
 bool hv_nested_follow(struct hv_vm *vm)
 {
 	struct hv_nested *n = vm->nested;
@@ -285,6 +293,7 @@ bool hv_nested_follow(struct hv_vm *vm)
 		r = change_ept(vm);
 	if (r)
 		n->no_memory = true;
+	hv_nested_choose_stage2(vm);
 	return n->crossing || nonroot;
 }
 

@@ -143,21 +143,50 @@ static json_t *build_host(const struct vm_result *r, const struct report_host *h
 	return o;
 }
 
-static json_t *build_exits(const struct obs *obs)
+/* Exits by the names of their reasons; those that did not occur are left out. */
+static json_t *build_reasons(const uint64_t by_reason[OBS_EXIT_REASONS])
 {
-	json_t *o = json_object(), *by = json_object();
+	json_t *by = json_object();
 
 	for (unsigned i = 0; i < OBS_EXIT_REASONS; i++) {
 		const char *name = report_exit_reason_name(i);
 		char number[32];
 
-		if (!obs->exits.by_reason[i])
+		if (!by_reason[i])
 			continue;
 		snprintf(number, sizeof(number), "reason %u", i);
-		put(by, name ? name : number, obs->exits.by_reason[i]);
+		put(by, name ? name : number, by_reason[i]);
 	}
+	return by;
+}
+
+static json_t *build_exits(const struct obs *obs)
+{
+	json_t *o = json_object();
+
 	put(o, "total", obs->exits.total);
-	json_object_set_new(o, "by_reason", by);
+	json_object_set_new(o, "by_reason", build_reasons(obs->exits.by_reason));
+	return o;
+}
+
+static json_t *build_levels(const struct obs *obs)
+{
+	const struct obs_levels *l = &obs->levels;
+	json_t *o = json_object();
+
+	put(o, "l1_vmx", l->l1_vmx);
+	put(o, "entries", l->entries);
+	put(o, "exits", l->exits);
+	json_object_set_new(o, "by_reason", build_reasons(l->by_reason));
+	put(o, "by_l0", l->by_l0);
+	put(o, "reflected", l->reflected);
+	json_object_set_new(o, "reflected_by_reason", build_reasons(l->reflected_by_reason));
+	put(o, "composed", l->composed);
+	put(o, "dropped_entries", l->dropped_entries);
+	put(o, "dropped", l->dropped);
+	put(o, "ept12_walks", l->ept12_walks);
+	put(o, "logged", l->logged);
+	put(o, "ept02_kib", l->ept02_bytes >> 10);
 	return o;
 }
 
@@ -474,6 +503,7 @@ json_t *report_build(const struct vm_config *cfg, const struct vm_result *r, con
 	json_object_set_new(o, "tracking", build_tracking(&r->obs));
 	json_object_set_new(o, "pv", build_pv(&r->obs));
 	json_object_set_new(o, "nested", build_nested(&r->obs));
+	json_object_set_new(o, "levels", build_levels(&r->obs));
 	json_object_set_new(o, "agile", build_agile_tables(&r->obs));
 	json_object_set_new(o, "cpu", build_cpu(&r->obs));
 	json_object_set_new(o, "devices", build_devices(&r->obs));
