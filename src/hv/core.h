@@ -113,8 +113,6 @@ hpa_t hv_current_vmcs(const struct hv_vm *vm);
  */
 bool hv_nested_follow(struct hv_vm *vm);
 void hv_nested_followed(struct hv_vm *vm);
-/* vm->stage2 as the emulator's processor has it. */
-void hv_nested_choose_stage2(struct hv_vm *vm);
 /* For what concerns the VM whoever runs: VMCS01 is current. What it returns is for going back, with what changed there. */
 bool hv_nested_outside(struct hv_vm *vm);
 void hv_nested_inside_again(struct hv_vm *vm, bool inside);
@@ -132,6 +130,8 @@ enum hv_boundary hv_nested_boundary(struct hv_vm *vm, enum hv_verdict *v);
 /* Windows that L1 asked for; what L1 adds to the TSC; TSC (L1's) at which its preemption timer expires. */
 uint32_t hv_nested_windows(const struct hv_vm *vm);
 uint64_t hv_nested_tsc_offset(const struct hv_vm *vm);
+/* Are NMIs L1's while L2 runs? */
+bool hv_nested_takes_nmis(const struct hv_vm *vm);
 uint64_t hv_nested_deadline(const struct hv_vm *vm);
 /* Guest frames have moved. */
 void hv_nested_moved(struct hv_vm *vm);

@@ -46,9 +46,6 @@ static enum xlate_event translate(void *ctx, struct cpu *cpu, uint64_t lin, enum
 
 	if (unlikely(cpu->cr3 != vm->guest.cr3 || !same_mode(&vm->guest, cpu)))
 		follow_paging(vm);
-	/* A VM entry that is being executed delivers an event in L2's address space. */
-	if (unlikely(vm->nested != NULL) && cpu->vmx.nonroot != hv_nested_inside(vm))
-		hv_nested_choose_stage2(vm);
 	guest_walk(vm, lin, kind, mode, true, &w);
 	if (!w.ok && w.event) {
 		*out = w.ept;
@@ -440,6 +437,8 @@ static void intercept_fpu_errors(struct hv_vm *vm)
 {
 	uint64_t exceptions = hv_read(vm, VMCS_EXCEPTION_BITMAP) & ~(uint64_t)(1u << EXC_MF);
 
+	if (hv_nested_inside(vm)) /* L2 has it set, too; the bit is L1's */
+		return;
 	hv_write(vm, VMCS_EXCEPTION_BITMAP, exceptions | (vm->guest.cr0 & CR0_NE ? 0 : 1u << EXC_MF));
 }
 

@@ -367,7 +367,7 @@ static bool choose(struct hv_vm *vm, bool nmi, bool irq, bool available)
 bool hv_prepare_events(struct hv_vm *vm)
 {
 	struct hv_core *core = hv_core(vm);
-	bool nmi = hv_wants_nmi(vm), irq = wants_extint(vm) || lapic_pending(&vm->emul->lapic) >= 0;
+	bool nmi = hv_wants_nmi(vm) && !hv_nested_takes_nmis(vm), irq = wants_extint(vm) || lapic_pending(&vm->emul->lapic) >= 0;
 	bool available = !core->inject.info;
 
 	if (!available) {

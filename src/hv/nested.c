@@ -125,6 +125,7 @@ static void note_l0(struct hv_vm *vm)
 	struct hv_nested *n = vm->nested;
 
 	n->l0.proc = hv_core(vm)->proc & ~(uint32_t)PROC_WINDOWS;
+	n->l0.pin = hv_read(vm, VMCS_PIN_CTL);
 	n->l0.proc2 = (uint32_t)hv_read(vm, VMCS_PROC_CTL2);
 	n->l0.exceptions = (uint32_t)hv_read(vm, VMCS_EXCEPTION_BITMAP);
 	n->l0.cr4_mask = hv_read(vm, VMCS_CR4_MASK);
@@ -189,6 +190,7 @@ void nested_write_controls(struct hv_vm *vm)
 	struct hv_nested *n = vm->nested;
 	struct hv_core *core = hv_core(vm);
 	const struct vmx_state *x = &vm->emul->vmx;
+	uint64_t pin = n->l0.pin;
 	uint32_t proc2 = (n->l0.proc2 & ~PROC2_PERMITS) | (n->l0.proc2 & x->proc2 & PROC2_PERMITS) |
 			 (x->proc2 & PROC2_INTERCEPTS);
 
@@ -196,9 +198,13 @@ void nested_write_controls(struct hv_vm *vm)
 	if (n->ept) /* L2's page tables are not L0's business */
 		core->proc &= ~(uint32_t)(PROC_CR3_LOAD | PROC_CR3_STORE | PROC_INVLPG);
 	core->proc |= x->proc & (PROC_INTERCEPTS | PROC_WINDOWS);
+	/* With NMI exiting alone IRET does not end blocking by NMI. L0 has no use for windows then: NMIs are L1's. */
+	if ((x->pin & (PIN_NMI | PIN_VIRTUAL_NMI)) == PIN_NMI)
+		pin &= ~(uint64_t)PIN_VIRTUAL_NMI;
 	core->sync_cr3 = n->ept;
 	core->sync_efer = n->l0.proc2 & PROC2_UNRESTRICTED;
 	merge_ept(vm, &proc2);
+	hv_write(vm, VMCS_PIN_CTL, pin);
 	hv_write(vm, VMCS_PROC_CTL, core->proc);
 	hv_write(vm, VMCS_PROC_CTL2, proc2);
 	merge_exceptions(vm);
@@ -212,6 +218,8 @@ uint32_t hv_nested_windows(const struct hv_vm *vm)
 }
 
 uint64_t hv_nested_tsc_offset(const struct hv_vm *vm) { return hv_nested_inside(vm) ? vm->emul->vmx.tsc_offset : 0; }
+
+bool hv_nested_takes_nmis(const struct hv_vm *vm) { return hv_nested_inside(vm) && vm->emul->vmx.pin & PIN_NMI; }
 
 uint64_t hv_nested_deadline(const struct hv_vm *vm)
 {
@@ -267,13 +275,6 @@ static int change_ept(struct hv_vm *vm)
 	return r;
 }
 
-void hv_nested_choose_stage2(struct hv_vm *vm)
-{
-	const struct vmx_state *x = &vm->emul->vmx;
-
-	vm->stage2 = x->nonroot && x->proc2 & PROC2_EPT ? nested_stage2 : NULL;
-}
-
 bool hv_nested_follow(struct hv_vm *vm)
 {
 	struct hv_nested *n = vm->nested;
@@ -293,7 +294,6 @@ bool hv_nested_follow(struct hv_vm *vm)
 		r = change_ept(vm);
 	if (r)
 		n->no_memory = true;
-	hv_nested_choose_stage2(vm);
 	return n->crossing || nonroot;
 }
 

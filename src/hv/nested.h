@@ -24,6 +24,7 @@
 struct nested_ept {
 	uint64_t eptp12; /* L1's pointer as VM entry had it */
 	bool used;       /* there is one, with tables */
+	bool suspect;    /* L1 executed INVEPT: what L2 finds when it is entered is what L1's tables say then */
 	uint64_t stamp;  /* larger: used more recently */
 	struct ept_tables tables;
 };
@@ -50,7 +51,7 @@ struct hv_nested {
 	/* What VMCS01 holds that VMCS02 is made from */
 	struct {
 		uint32_t proc, proc2, exceptions;
-		uint64_t cr0_mask, cr4_mask, eptp, pml;
+		uint64_t pin, cr0_mask, cr4_mask, eptp, pml;
 	} l0;
 	struct vmx_walk walk;          /* of L1, while L2 runs */
 	/* nested_mmu.c */

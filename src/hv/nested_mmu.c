@@ -5,9 +5,9 @@
  * L2 touches what L1's EPT and the p2m say together, rights ANDed, filled by violations. If not, L2's tables are L1's, with
  * L1's physical addresses, and the processor is given the EPT of L1 itself.
  *
- * EPT02 is kept as a TLB is: L1's changes of its EPT need not show in it before INVEPT. Then each of its entries is compared
- * with L1's tables. Where the p2m changes, and when a tracker looks for pages that are written, all of it goes; a page is
- * writable there only when it has been written through it since.
+ * EPT02 is kept as a TLB is: L1's changes of its EPT need not show in it before INVEPT. When L2 is entered after that, each
+ * of its entries is compared with L1's tables. Where the p2m changes, and when a tracker looks for pages that are written, all
+ * of it goes; while there is a tracker a page is writable there only when it has been written through it since.
  *
  * Without EPT the scheme's tables are made from L2's page tables, which are in L1's memory, as from any guest's.
  *
@@ -93,6 +93,7 @@ static void drop(struct hv_vm *vm, struct nested_ept *e)
 	vm->nested->count.dropped++;
 	ept_tables_clear(vm, &e->tables);
 	flush(vm, e);
+	e->suspect = false;
 }
 
 void nested_mmu_drop(struct hv_vm *vm)
@@ -118,6 +119,29 @@ static struct nested_ept *find(struct hv_nested *n, uint64_t eptp)
 	return oldest;
 }
 
+/* What an entry of EPT02 is to be, now that L1 says that its EPT may have changed. */
+static uint64_t compare(void *ctx, struct hv_vm *vm, uint64_t g, unsigned level, uint64_t e)
+{
+	const struct nested_ept *of = ctx;
+	uint64_t offset = ((1ull << ept_shift(level)) - 1) & PAGE_MASK, rights;
+	struct nested_page p;
+	mfn_t m;
+
+	if (nested_ept_look(vm, of->eptp12, g << PAGE_SHIFT, &p) || !p.settled || p.level < level)
+		return 0;
+	if (p2m_peek(vm, gfn(p.l1 >> PAGE_SHIFT), &m, NULL) || m.v << PAGE_SHIFT != (e & EPT_ADDR_MASK & ~offset))
+		return 0;
+	rights = e & EPT_RWX & (p.dirty ? p.rights : p.rights & ~EPT_W);
+	return rights ? (e & ~EPT_RWX) | rights : 0;
+}
+
+static void compare_all(struct hv_vm *vm, struct nested_ept *e)
+{
+	vm->nested->count.dropped_entries += ept_tables_edit(vm, &e->tables, compare, e);
+	flush(vm, e);
+	e->suspect = false;
+}
+
 int nested_mmu_choose(struct hv_vm *vm)
 {
 	struct hv_nested *n = vm->nested;
@@ -141,25 +165,11 @@ int nested_mmu_choose(struct hv_vm *vm)
 		drop(vm, e);
 		e->eptp12 = eptp;
 	}
+	if (e->suspect)
+		compare_all(vm, e);
 	e->stamp = ++n->clock;
 	n->now = e;
 	return 0;
-}
-
-/* What an entry of EPT02 is to be, now that L1 says that its EPT may have changed. */
-static uint64_t compare(void *ctx, struct hv_vm *vm, uint64_t g, unsigned level, uint64_t e)
-{
-	const struct nested_ept *of = ctx;
-	uint64_t offset = ((1ull << ept_shift(level)) - 1) & PAGE_MASK, rights;
-	struct nested_page p;
-	mfn_t m;
-
-	if (nested_ept_look(vm, of->eptp12, g << PAGE_SHIFT, &p) || !p.settled || p.level < level)
-		return 0;
-	if (p2m_peek(vm, gfn(p.l1 >> PAGE_SHIFT), &m, NULL) || m.v << PAGE_SHIFT != (e & EPT_ADDR_MASK & ~offset))
-		return 0;
-	rights = p.dirty ? p.rights : p.rights & ~EPT_W;
-	return e & EPT_RWX & ~rights ? (rights & e & EPT_RWX ? e & ~(EPT_RWX & ~rights) : 0) : e;
 }
 
 void nested_invept(void *ctx, uint64_t type, uint64_t eptp)
@@ -170,10 +180,8 @@ void nested_invept(void *ctx, uint64_t type, uint64_t eptp)
 	for (unsigned i = 0; i < NESTED_EPTS; i++) {
 		struct nested_ept *e = &n->ept02[i];
 
-		if (!e->used || (type == INVEPT_SINGLE && (e->eptp12 ^ eptp) & EPT_ADDR_MASK))
-			continue;
-		n->count.dropped_entries += ept_tables_edit(vm, &e->tables, compare, e);
-		flush(vm, e);
+		if (type == INVEPT_ALL || !((e->eptp12 ^ eptp) & EPT_ADDR_MASK))
+			e->suspect = true;
 	}
 }
 
