@@ -43,7 +43,11 @@
 	X(PML_ADDRESS, 0x200e, 1)               \
 	X(TSC_OFFSET, 0x2010, 1)                \
 	X(VIRTUAL_APIC_ADDR, 0x2012, 1)         \
+	X(VM_FUNCTION_CTL, 0x2018, 1)           \
 	X(EPTP, 0x201a, 1)                      \
+	X(EPTP_LIST, 0x2024, 1)                 \
+	X(VMREAD_BITMAP, 0x2026, 1)             \
+	X(VMWRITE_BITMAP, 0x2028, 1)            \
 	/* 64-bit read-only data */             \
 	X(GUEST_PHYSICAL, 0x2400, 0)            \
 	/* 64-bit guest state */                \
@@ -278,6 +282,8 @@ enum { VMX_ABORT_SAVE_MSR = 1, VMX_ABORT_HOST_PDPTE = 2, VMX_ABORT_VMCS = 3, VMX
 #define PROC2_UNRESTRICTED     (1u << 7)
 #define PROC2_RDRAND           (1u << 11)
 #define PROC2_INVPCID          (1u << 12)
+#define PROC2_VM_FUNCTIONS     (1u << 13)
+#define PROC2_SHADOW_VMCS      (1u << 14)
 #define PROC2_RDSEED           (1u << 16)
 #define PROC2_PML              (1u << 17)
 
@@ -420,6 +426,7 @@ enum { INVVPID_ADDRESS = 0, INVVPID_SINGLE = 1, INVVPID_ALL = 2, INVVPID_SINGLE_
 #define MSR_VMX_TRUE_PROCBASED_CTLS 0x48eu
 #define MSR_VMX_TRUE_EXIT_CTLS      0x48fu
 #define MSR_VMX_TRUE_ENTRY_CTLS     0x490u
+#define MSR_VMX_VMFUNC              0x491u
 
 /*
  * Control bits that must be 1 (the "default1 class"), as the TRUE MSRs report
@@ -443,6 +450,7 @@ enum { INVVPID_ADDRESS = 0, INVVPID_SINGLE = 1, INVVPID_ALL = 2, INVVPID_SINGLE_
 #define VMX_MISC_STORE_LMA        (1ull << 5)
 #define VMX_MISC_ACTIVITY_HLT     (1ull << 6)
 #define VMX_MISC_CR3_TARGET_SHIFT 16
+#define VMX_MISC_WRITE_ANY        (1ull << 29) /* VMWRITE writes read-only fields, too */
 #define VMX_MISC_ZERO_LEN         (1ull << 30) /* software events may be injected with length 0 */
 
 /* IA32_VMX_EPT_VPID_CAP */
@@ -470,5 +478,14 @@ enum { INVVPID_ADDRESS = 0, INVVPID_SINGLE = 1, INVVPID_ALL = 2, INVVPID_SINGLE_
 #define DEBUGCTL_VALID        0xdfc3ull
 
 #define VMCS_REVISION 0x474e4d31u /* arbitrary, bit 31 clear */
+#define VMCS_SHADOW   (1u << 31)  /* beside it: a shadow VMCS */
+
+/* VM functions */
+#define VM_FUNCTION_EPTP_SWITCHING 0u
+#define VM_FUNCTION_MAX            63u
+#define EPTP_LIST_ENTRIES          512u
+
+/* The virtual-APIC page: the task-priority register is all that is used of it. */
+#define VIRTUAL_APIC_TPR 0x80u
 
 #endif

@@ -183,7 +183,10 @@ static int set_cr8(struct cpu *cpu, uint64_t v)
 {
 	if (v >> 4)
 		return raise_gp0(cpu);
-	lapic_set_cr8(&cpu->lapic, (uint8_t)v);
+	if (vmx_proc(cpu, PROC_TPR_SHADOW))
+		vmx_set_virtual_cr8(cpu, (uint8_t)v);
+	else
+		lapic_set_cr8(&cpu->lapic, (uint8_t)v);
 	return 0;
 }
 
@@ -246,7 +249,7 @@ static int x_mov_from_cr(struct cpu *cpu, const struct uop *u)
 	case 2: v = cpu->cr2; break;
 	case 3: v = cpu->cr3; break;
 	case 4: v = vmx_cr_read_value(cpu, 4, cpu->cr4); break;
-	default: v = lapic_cr8(&cpu->lapic); break;
+	default: v = vmx_proc(cpu, PROC_TPR_SHADOW) ? vmx_virtual_cr8(cpu) : lapic_cr8(&cpu->lapic); break;
 	}
 	w64(cpu, u->dst, cpu->long_mode ? v : (uint32_t)v);
 	return EXEC_NEXT;

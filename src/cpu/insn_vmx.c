@@ -11,6 +11,12 @@
 
 /* ---- the exit in non-root operation ---- */
 
+/* Registers are as wide as the mode has them, whatever the prefixes. */
+static uint64_t register_operand(const struct cpu *cpu, uint8_t reg)
+{
+	return cpu->long_mode ? r64(cpu, reg) : r32(cpu, reg);
+}
+
 static uint32_t operand_info(const struct uop *u)
 {
 	if (u->flags & UOP_HAS_MEM)
@@ -43,6 +49,16 @@ static int exit_nonroot(struct cpu *cpu, const struct uop *u)
 	return vmx_intercept_insn_info(cpu, u, u->aux, displacement, info);
 }
 
+/* VMCS shadowing lets some VMREADs and VMWRITEs through. */
+static bool exits_nonroot(const struct cpu *cpu, const struct uop *u)
+{
+	uint8_t field = u->aux == EXIT_REASON_VMREAD ? u->src : u->dst;
+
+	if (u->aux != EXIT_REASON_VMREAD && u->aux != EXIT_REASON_VMWRITE)
+		return true;
+	return vmx_field_exits(cpu, u->aux == EXIT_REASON_VMWRITE, register_operand(cpu, field));
+}
+
 /* ---- what all have in common ---- */
 
 /* Modes that have no VMX instructions. */
@@ -51,26 +67,20 @@ static bool undefined_here(const struct cpu *cpu)
 	return cpu_real_or_v86(cpu) || (cpu_lma(cpu) && !cpu->long_mode);
 }
 
-/* #UD, the VM exit, then #GP by privilege. 0: the instruction is executed, in root operation. */
+/* #UD, the VM exit, then #GP by privilege. 0: the instruction is executed. */
 static int admit(struct cpu *cpu, const struct uop *u)
 {
 	bool modeless = u->aux == EXIT_REASON_VMCALL && cpu->vmx.nonroot;
 
 	if (!cpu->vmx.on || (!modeless && undefined_here(cpu)))
 		return raise_ud(cpu);
-	return cpu->vmx.nonroot ? exit_nonroot(cpu, u) : require_cpl0(cpu);
+	return cpu->vmx.nonroot && exits_nonroot(cpu, u) ? exit_nonroot(cpu, u) : require_cpl0(cpu);
 }
 
 /* RFLAGS as "Conventions" has them: VMsucceed, VMfailInvalid, VMfailValid. */
 static void report(struct cpu *cpu, enum vmx_result r)
 {
 	cpu->cc = r == VMX_FAIL_INVALID ? CC_CF : r == VMX_FAIL_VALID ? CC_ZF : 0;
-}
-
-/* Registers are as wide as the mode has them, whatever the prefixes. */
-static uint64_t register_operand(const struct cpu *cpu, uint8_t reg)
-{
-	return cpu->long_mode ? r64(cpu, reg) : r32(cpu, reg);
 }
 
 /* Pointers to regions have 64 bits in every mode. 0 or EXEC_STOP. */
@@ -181,7 +191,8 @@ static int x_vmread(struct cpu *cpu, const struct uop *u)
 
 	if (admit(cpu, u))
 		return EXEC_STOP;
-	r = vmx_vmread(cpu, field_operand(cpu, u->src), &v);
+	r = cpu->vmx.nonroot ? vmx_shadow_read(cpu, field_operand(cpu, u->src), &v)
+			     : vmx_vmread(cpu, field_operand(cpu, u->src), &v);
 	if (r == VMX_SUCCEED && store_field(cpu, u, v))
 		return EXEC_STOP;
 	report(cpu, r);
@@ -211,7 +222,8 @@ static int x_vmwrite(struct cpu *cpu, const struct uop *u)
 
 	if (admit(cpu, u) || load_value(cpu, u, &v))
 		return EXEC_STOP;
-	report(cpu, vmx_vmwrite(cpu, field_operand(cpu, u->dst), v));
+	report(cpu, cpu->vmx.nonroot ? vmx_shadow_write(cpu, field_operand(cpu, u->dst), v)
+				     : vmx_vmwrite(cpu, field_operand(cpu, u->dst), v));
 	return EXEC_NEXT;
 }
 
@@ -281,6 +293,19 @@ static int x_vmenter(struct cpu *cpu, const struct uop *u)
 	return EXEC_LEAVE;
 }
 
+/* ---- VM functions: in non-root operation only, at any privilege ---- */
+
+static int x_vmfunc(struct cpu *cpu, const struct uop *u)
+{
+	uint32_t function = (uint32_t)cpu->gpr[RAX];
+
+	if (!vmx_proc2(cpu, PROC2_VM_FUNCTIONS) || function > VM_FUNCTION_MAX)
+		return raise_ud(cpu);
+	if (!vmx_function(cpu, function, (uint32_t)cpu->gpr[RCX]))
+		return vmx_intercept(cpu, u, EXIT_REASON_VMFUNC, 0);
+	return EXEC_LEAVE;
+}
+
 static const struct sys_insn vmx_table[] = {
 	{ZYDIS_MNEMONIC_VMCALL, x_vmcall, SYS_ENDS, NO_FEATURE, EXIT_REASON_VMCALL},
 	{ZYDIS_MNEMONIC_VMLAUNCH, x_vmenter, SYS_RIP | SYS_ALONE, NO_FEATURE, EXIT_REASON_VMLAUNCH},
@@ -292,6 +317,7 @@ static const struct sys_insn vmx_table[] = {
 	{ZYDIS_MNEMONIC_VMPTRST, x_vmptrst, 0, NO_FEATURE, EXIT_REASON_VMPTRST},
 	{ZYDIS_MNEMONIC_VMREAD, x_vmread, 0, NO_FEATURE, EXIT_REASON_VMREAD},
 	{ZYDIS_MNEMONIC_VMWRITE, x_vmwrite, 0, NO_FEATURE, EXIT_REASON_VMWRITE},
+	{ZYDIS_MNEMONIC_VMFUNC, x_vmfunc, SYS_ENDS, NO_FEATURE, 0},
 	{ZYDIS_MNEMONIC_INVEPT, x_invept, SYS_ENDS, NO_FEATURE, EXIT_REASON_INVEPT},
 	{ZYDIS_MNEMONIC_INVVPID, x_invvpid, SYS_ENDS, NO_FEATURE, EXIT_REASON_INVVPID},
 };

@@ -442,7 +442,7 @@ bool cpu_boundary_quiet(struct cpu *cpu)
 	poll_lapic(cpu);
 	if (cpu->nmi_pending || lapic_has_eoi(&cpu->lapic) || next_deadline(cpu, cpu->until) != cpu->deadline)
 		return false;
-	if (cpu->vmx.nonroot && (cpu->init_pending || cpu->lapic.init || cpu->vmx.mtf_pending ||
+	if (cpu->vmx.nonroot && (cpu->init_pending || cpu->lapic.init || cpu->vmx.mtf_pending || cpu->vmx.tpr_below ||
 				 vmx_proc(cpu, PROC_INTERRUPT_WINDOW | PROC_NMI_WINDOW | PROC_MTF)))
 		return false;
 	if ((interrupts_open(cpu) || cpu->vmx.nonroot) && (cpu->extint || lapic_pending(&cpu->lapic) >= 0))

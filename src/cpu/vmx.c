@@ -2,7 +2,7 @@
  * VMX instructions other than VM entry: VMXON, VMXOFF, VMCLEAR, VMPTRLD, VMREAD,
  * VMWRITE, INVEPT, INVVPID; the capability MSRs, from which software learns what this
  * processor implements and from which VM entry takes the allowed settings of
- * controls. Left out: SMM and the dual-monitor treatment, VMCS shadowing, VM functions, TPR shadow.
+ * controls. Left out: SMM and the dual-monitor treatment.
  *
  * Source: SDM volume 3, "VMX Instruction Reference", "VMX Capability Reporting
  * Facility"; what each instruction checks before it gets here (CPL, mode, #UD) is the
@@ -11,6 +11,9 @@
 #include "cpu/vmx_vmcs.h"
 
 #include "cpu/dmt.h"
+
+/* What is allowed of @group beside what the processor itself allows. */
+#define LIMIT(cpu, group) ((cpu)->vmx_limits ? (cpu)->vmx_limits->group : ~(__typeof__((cpu)->vmx_limits->group))0)
 
 /* ---- field encodings ---- */
 
@@ -41,6 +44,9 @@ static bool field_offered(const struct cpu *cpu, uint32_t f)
 	case VMCS_EPTP: case VMCS_GUEST_PHYSICAL:
 	case VMCS_GUEST_PDPTE0: case VMCS_GUEST_PDPTE1: case VMCS_GUEST_PDPTE2: case VMCS_GUEST_PDPTE3:
 		return vmx_allowed_proc2(cpu).may & PROC2_EPT;
+	case VMCS_VIRTUAL_APIC_ADDR: case VMCS_TPR_THRESHOLD: return vmx_allowed_proc(cpu).may & PROC_TPR_SHADOW;
+	case VMCS_VM_FUNCTION_CTL: case VMCS_EPTP_LIST: return vmx_allowed_proc2(cpu).may & PROC2_VM_FUNCTIONS;
+	case VMCS_VMREAD_BITMAP: case VMCS_VMWRITE_BITMAP: return vmx_allowed_proc2(cpu).may & PROC2_SHADOW_VMCS;
 	case VMCS_PML_ADDRESS: case VMCS_GUEST_PML_INDEX: return vmx_allowed_proc2(cpu).may & PROC2_PML;
 	case VMCS_PROC_CTL2: return vmx_allowed_proc(cpu).may & PROC_SECONDARY;
 	case VMCS_MSR_BITMAP: return vmx_allowed_proc(cpu).may & PROC_MSR_BITMAPS;
@@ -52,6 +58,12 @@ static bool field_offered(const struct cpu *cpu, uint32_t f)
 	case VMCS_HOST_EFER: return vmx_allowed_exit(cpu).may & EXIT_LOAD_EFER;
 	default: return true;
 	}
+}
+
+static uint64_t misc_cap(const struct cpu *cpu)
+{
+	return (VMX_MISC_STORE_LMA | VMX_MISC_ACTIVITY_HLT | 4ull << VMX_MISC_CR3_TARGET_SHIFT | VMX_MISC_WRITE_ANY |
+		VMX_MISC_ZERO_LEN) & LIMIT(cpu, misc);
 }
 
 /* FIELD_* of an encoding as software gave it, 0 if there is no such field. */
@@ -134,8 +146,6 @@ static struct vmx_allowed allowed(uint32_t must, uint32_t may, uint32_t limit)
 {
 	return (struct vmx_allowed){must, must | (may & limit)};
 }
-/* What is allowed of @group beside what the processor itself allows. */
-#define LIMIT(cpu, group) ((cpu)->vmx_limits ? (cpu)->vmx_limits->group : ~(__typeof__((cpu)->vmx_limits->group))0)
 
 struct vmx_allowed vmx_allowed_pin(const struct cpu *cpu)
 {
@@ -148,7 +158,7 @@ struct vmx_allowed vmx_allowed_proc(const struct cpu *cpu)
 	const uint32_t may = PROC_INTERRUPT_WINDOW | PROC_TSC_OFFSETTING | PROC_HLT | PROC_INVLPG | PROC_MWAIT | PROC_RDPMC |
 			     PROC_RDTSC | PROC_CR3_LOAD | PROC_CR3_STORE | PROC_CR8_LOAD | PROC_CR8_STORE |
 			     PROC_NMI_WINDOW | PROC_MOV_DR | PROC_UNCOND_IO | PROC_IO_BITMAPS | PROC_MTF |
-			     PROC_MSR_BITMAPS | PROC_MONITOR | PROC_PAUSE | PROC_SECONDARY;
+			     PROC_MSR_BITMAPS | PROC_MONITOR | PROC_PAUSE | PROC_SECONDARY | PROC_TPR_SHADOW;
 	struct vmx_allowed a = allowed(PROC_DEFAULT1, may, LIMIT(cpu, proc));
 
 	a.may |= PROC_DEFAULT1_OLD;
@@ -158,7 +168,7 @@ struct vmx_allowed vmx_allowed_proc(const struct cpu *cpu)
 struct vmx_allowed vmx_allowed_proc2(const struct cpu *cpu)
 {
 	uint32_t may = PROC2_EPT | PROC2_DESCRIPTOR_TABLE | PROC2_VPID | PROC2_WBINVD | PROC2_UNRESTRICTED |
-		       PROC2_PML;
+		       PROC2_PML | PROC2_VM_FUNCTIONS | PROC2_SHADOW_VMCS;
 
 	may |= cpu_has(cpu, CPUF_RDTSCP) || cpu_has(cpu, CPUF_RDPID) ? PROC2_RDTSCP : 0;
 	may |= cpu_has(cpu, CPUF_RDRAND) ? PROC2_RDRAND : 0;
@@ -202,6 +212,11 @@ static uint64_t ept_vpid_cap(const struct cpu *cpu)
 	return cap & LIMIT(cpu, ept_vpid);
 }
 
+uint64_t vmx_function_bits(const struct cpu *cpu)
+{
+	return BIT64(VM_FUNCTION_EPTP_SWITCHING) & LIMIT(cpu, vmfunc);
+}
+
 int vmx_read_capability(const struct cpu *cpu, uint32_t msr, uint64_t *v)
 {
 	switch (msr) {
@@ -218,8 +233,7 @@ int vmx_read_capability(const struct cpu *cpu, uint32_t msr, uint64_t *v)
 	case MSR_VMX_ENTRY_CTLS: *v = allowed_msr(vmx_allowed_entry(cpu), ENTRY_DEFAULT1_OLD); return 0;
 	case MSR_VMX_TRUE_ENTRY_CTLS: *v = allowed_msr(vmx_allowed_entry(cpu), 0); return 0;
 	case MSR_VMX_MISC:
-		*v = (VMX_MISC_STORE_LMA | VMX_MISC_ACTIVITY_HLT | 4ull << VMX_MISC_CR3_TARGET_SHIFT |
-		      VMX_MISC_ZERO_LEN) & LIMIT(cpu, misc);
+		*v = misc_cap(cpu);
 		return 0;
 	case MSR_VMX_CR0_FIXED0: *v = CR0_FIXED0; return 0;
 	case MSR_VMX_CR0_FIXED1: *v = CR0_FIXED1; return 0;
@@ -228,6 +242,9 @@ int vmx_read_capability(const struct cpu *cpu, uint32_t msr, uint64_t *v)
 	case MSR_VMX_VMCS_ENUM: *v = VMCS_INDEX_MAX << 1; return 0;
 	case MSR_VMX_PROCBASED_CTLS2: *v = allowed_msr(vmx_allowed_proc2(cpu), 0); return 0;
 	case MSR_VMX_EPT_VPID_CAP: *v = ept_vpid_cap(cpu); return 0;
+	case MSR_VMX_VMFUNC:
+		*v = vmx_function_bits(cpu);
+		return vmx_allowed_proc2(cpu).may & PROC2_VM_FUNCTIONS ? 0 : -1;
 	default: return -1;
 	}
 }
@@ -285,10 +302,10 @@ static bool region_pointer_ok(const struct cpu *cpu, hpa_t region)
 	return !(region.v & ~PAGE_MASK) && vmx_physical_ok(cpu, region.v);
 }
 
-/* The revision identifier; bit 31 is the shadow-VMCS indicator, which must be 0 as well. */
-static bool region_revision_ok(const struct cpu *cpu, hpa_t region)
+/* The revision identifier; bit 31 is the shadow-VMCS indicator. @shadow: it may be set */
+static bool region_revision_ok(const struct cpu *cpu, hpa_t region, bool shadow)
 {
-	return cpu_phys_read32(cpu, region.v) == VMCS_REVISION;
+	return (cpu_phys_read32(cpu, region.v) & ~(shadow ? VMCS_SHADOW : 0)) == VMCS_REVISION;
 }
 
 enum vmx_result vmx_vmxon(struct cpu *cpu, hpa_t region)
@@ -297,7 +314,7 @@ enum vmx_result vmx_vmxon(struct cpu *cpu, hpa_t region)
 		return VMX_FAIL_INVALID;
 	if (cpu->vmx.on)
 		return vmx_fail(cpu, VMXERR_VMXON_IN_ROOT);
-	if (!region_pointer_ok(cpu, region) || !region_revision_ok(cpu, region))
+	if (!region_pointer_ok(cpu, region) || !region_revision_ok(cpu, region, false))
 		return VMX_FAIL_INVALID;
 	cpu->vmx = (struct vmx_state){.on = true, .outside = cpu->vmx.outside, .vmxon = region,
 				      .current = {VMCS_NONE}, .debugctl = cpu->vmx.debugctl,
@@ -348,9 +365,10 @@ enum vmx_result vmx_vmptrld(struct cpu *cpu, hpa_t region)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_ADDRESS);
 	if (region.v == cpu->vmx.vmxon.v)
 		return vmx_fail(cpu, VMXERR_VMPTRLD_VMXON);
-	if (!region_revision_ok(cpu, region))
+	if (!region_revision_ok(cpu, region, vmx_allowed_proc2(cpu).may & PROC2_SHADOW_VMCS))
 		return vmx_fail(cpu, VMXERR_VMPTRLD_REVISION);
 	cpu->vmx.current = region;
+	cpu->vmx.current_shadow = cpu_phys_read32(cpu, region.v) & VMCS_SHADOW;
 	cpu->vmx.dirty = VMX_DIRTY_CONTROLS | VMX_DIRTY_HOST;
 	vmx_tell(cpu, VMX_EVENT_PTRLD, region.v, 0);
 	return VMX_SUCCEED;
@@ -395,7 +413,7 @@ enum vmx_result vmx_vmwrite(struct cpu *cpu, uint32_t field, uint64_t v)
 		return VMX_FAIL_INVALID;
 	if (!flags)
 		return vmx_fail(cpu, VMXERR_VMREADWRITE_FIELD);
-	if (!(flags & FIELD_WRITABLE))
+	if (!(flags & FIELD_WRITABLE) && !(misc_cap(cpu) & VMX_MISC_WRITE_ANY))
 		return vmx_fail(cpu, VMXERR_VMWRITE_READONLY);
 	region = vmcs_region(cpu);
 	if (field & 1)
@@ -406,6 +424,96 @@ enum vmx_result vmx_vmwrite(struct cpu *cpu, uint32_t field, uint64_t v)
 	cpu->vmx.counts.vmwrites++;
 	vmx_tell(cpu, VMX_EVENT_WRITE, field, v);
 	return VMX_SUCCEED;
+}
+
+/* ---- in non-root operation: the shadow VMCS, VM functions ---- */
+
+/* VMfail there: the error number is the shadow VMCS's. */
+static enum vmx_result shadow_fail(struct cpu *cpu, uint8_t *region, uint32_t error)
+{
+	vmcs_put(region, VMCS_VM_INSTRUCTION_ERROR, error);
+	cpu_phys_wrote(cpu, cpu->vmx.link, PAGE_SIZE);
+	return VMX_FAIL_VALID;
+}
+
+static uint8_t *shadow_region(const struct cpu *cpu)
+{
+	return cpu->vmx.link == VMCS_NONE ? NULL : cpu_phys_ptr(cpu, cpu->vmx.link);
+}
+
+enum vmx_result vmx_shadow_read(struct cpu *cpu, uint32_t field, uint64_t *v)
+{
+	uint8_t *region = shadow_region(cpu);
+	uint64_t whole;
+
+	if (!region)
+		return VMX_FAIL_INVALID;
+	if (!field_lookup(cpu, field))
+		return shadow_fail(cpu, region, VMXERR_VMREADWRITE_FIELD);
+	whole = vmcs_get(region, field);
+	*v = field & 1 ? whole >> 32 : whole;
+	return VMX_SUCCEED;
+}
+
+enum vmx_result vmx_shadow_write(struct cpu *cpu, uint32_t field, uint64_t v)
+{
+	uint8_t *region = shadow_region(cpu);
+	unsigned flags = field_lookup(cpu, field);
+
+	if (!region)
+		return VMX_FAIL_INVALID;
+	if (!flags)
+		return shadow_fail(cpu, region, VMXERR_VMREADWRITE_FIELD);
+	if (!(flags & FIELD_WRITABLE) && !(misc_cap(cpu) & VMX_MISC_WRITE_ANY))
+		return shadow_fail(cpu, region, VMXERR_VMWRITE_READONLY);
+	if (field & 1)
+		v = v << 32 | (uint32_t)vmcs_get(region, field);
+	vmcs_put(region, field, v);
+	cpu_phys_wrote(cpu, cpu->vmx.link, PAGE_SIZE);
+	return VMX_SUCCEED;
+}
+
+static bool switch_eptp(struct cpu *cpu, uint32_t entry)
+{
+	struct vmx_state *x = &cpu->vmx;
+	uint64_t eptp;
+
+	if (entry >= EPTP_LIST_ENTRIES)
+		return false;
+	eptp = cpu_phys_read64(cpu, x->eptp_list + 8ull * entry);
+	if (!vmx_eptp_ok(cpu, eptp))
+		return false;
+	vmcs_put(vmcs_region(cpu), VMCS_EPTP, eptp);
+	vmcs_wrote(cpu);
+	x->eptp = eptp;
+	cpu->mmu.pml.on = x->proc2 & PROC2_PML && eptp & EPTP_AD;
+	cpu_update_mode(cpu);
+	return true;
+}
+
+bool vmx_function(struct cpu *cpu, uint32_t function, uint32_t argument)
+{
+	return function == VM_FUNCTION_EPTP_SWITCHING && cpu->vmx.vm_functions & BIT64(VM_FUNCTION_EPTP_SWITCHING) &&
+	       switch_eptp(cpu, argument);
+}
+
+/* ---- in non-root operation: the virtual task priority ---- */
+
+uint8_t vmx_virtual_cr8(const struct cpu *cpu)
+{
+	return (uint8_t)(cpu_phys_read32(cpu, cpu->vmx.virtual_apic + VIRTUAL_APIC_TPR) >> 4 & 15);
+}
+
+void vmx_set_virtual_cr8(struct cpu *cpu, uint8_t v)
+{
+	uint64_t at = cpu->vmx.virtual_apic + VIRTUAL_APIC_TPR;
+	uint8_t *p = cpu_phys_ptr(cpu, at);
+
+	if (p) {
+		put_u32(p, (uint32_t)v << 4);
+		cpu_phys_wrote(cpu, at, 4);
+	}
+	cpu->vmx.tpr_below = vmx_virtual_cr8(cpu) < (cpu->vmx.tpr_threshold & 15);
 }
 
 /* ---- direct translation, agile paging ---- */

@@ -181,7 +181,7 @@ static inline void vmx_load_counters(struct cpu *cpu, const struct vmx_counters 
 	cpu->vmx.counts = c->door;
 }
 
-/* RDMSR of a capability MSR 0x480-0x490. Returns 0, or -1: no such MSR. */
+/* RDMSR of a capability MSR 0x480-0x491. Returns 0, or -1: no such MSR. */
 int vmx_read_capability(const struct cpu *cpu, uint32_t msr, uint64_t *v);
 
 /* ---- for the processor itself ---- */
@@ -206,6 +206,16 @@ int vmx_intercept_lmsw(struct cpu *cpu, const struct uop *u, uint16_t source, bo
 int vmx_intercept_dr(struct cpu *cpu, const struct uop *u, unsigned dr, unsigned gpr, bool read);
 int vmx_intercept_io(struct cpu *cpu, const struct uop *u, uint16_t port, unsigned bytes, bool in,
 		     bool string, bool rep, bool imm, uint64_t lin);
+/* VMREAD, VMWRITE in non-root operation: do they exit, by the bitmaps for VMCS shadowing? @field: all of the operand */
+bool vmx_field_exits(const struct cpu *cpu, bool write, uint64_t field);
+/* If not: they are of the shadow VMCS that the VMCS link pointer names. */
+enum vmx_result vmx_shadow_read(struct cpu *cpu, uint32_t field, uint64_t *v);
+enum vmx_result vmx_shadow_write(struct cpu *cpu, uint32_t field, uint64_t v);
+/* VM function @function with its argument (ECX), in non-root operation. False: the VMFUNC exits, nothing is changed. */
+bool vmx_function(struct cpu *cpu, uint32_t function, uint32_t argument);
+/* CR8 with the TPR shadow. A write may be followed by a VM exit (vmx_check_windows()). */
+uint8_t vmx_virtual_cr8(const struct cpu *cpu);
+void vmx_set_virtual_cr8(struct cpu *cpu, uint8_t v);
 int vmx_intercept_rdmsr(struct cpu *cpu, const struct uop *u, uint32_t msr);
 int vmx_intercept_wrmsr(struct cpu *cpu, const struct uop *u, uint32_t msr);
 /*
@@ -247,8 +257,8 @@ int vmx_raise_page_fault(struct cpu *cpu, uint64_t lin, const struct xlate *x);
 int vmx_exit_ept(struct cpu *cpu, enum xlate_event ev, const struct xlate *x, uint64_t lin, bool lin_valid);
 /*
  * Exits that come between instructions. To be called in non-root operation at every boundary where
- * something may have changed or preemption_deadline is reached, when halted too. Order: INIT, monitor
- * trap, (pending debug trap: returns 0, deliver it), preemption timer, NMI window, NMI, interrupt
+ * something may have changed or preemption_deadline is reached, when halted too. Order: INIT, TPR below
+ * its threshold, monitor trap, (pending debug trap: returns 0, deliver it), preemption timer, NMI window, NMI, interrupt
  * window, external interrupt.
  * Returns 0 or EXEC_STOP.
  */

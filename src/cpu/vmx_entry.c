@@ -37,6 +37,12 @@ static void load_controls(struct vmx_state *x, const uint8_t *v)
 	x->tsc_offset = x->proc & PROC_TSC_OFFSETTING ? vmcs_get(v, VMCS_TSC_OFFSET) : 0;
 	x->vpid = x->proc2 & PROC2_VPID ? (uint16_t)vmcs_get(v, VMCS_VPID) : 0;
 	x->eptp = x->proc2 & PROC2_EPT ? vmcs_get(v, VMCS_EPTP) : 0;
+	x->virtual_apic = x->proc & PROC_TPR_SHADOW ? vmcs_get(v, VMCS_VIRTUAL_APIC_ADDR) : 0;
+	x->tpr_threshold = x->proc & PROC_TPR_SHADOW ? vmcs_get32(v, VMCS_TPR_THRESHOLD) : 0;
+	x->vm_functions = x->proc2 & PROC2_VM_FUNCTIONS ? vmcs_get(v, VMCS_VM_FUNCTION_CTL) : 0;
+	x->eptp_list = x->vm_functions ? vmcs_get(v, VMCS_EPTP_LIST) : 0;
+	x->vmread_bitmap = x->proc2 & PROC2_SHADOW_VMCS ? vmcs_get(v, VMCS_VMREAD_BITMAP) : 0;
+	x->vmwrite_bitmap = x->proc2 & PROC2_SHADOW_VMCS ? vmcs_get(v, VMCS_VMWRITE_BITMAP) : 0;
 	x->pml_log = x->proc2 & PROC2_PML ? vmcs_get(v, VMCS_PML_ADDRESS) : 0;
 }
 
@@ -47,6 +53,18 @@ static bool control_ok(struct vmx_allowed a, uint32_t v) { return (v & a.must) =
 static bool page_pointer_ok(const struct cpu *cpu, uint64_t a)
 {
 	return !(a & ~PAGE_MASK) && vmx_physical_ok(cpu, a);
+}
+
+/* ... of the TPR shadow, VM functions and VMCS shadowing; without them the addresses are 0 */
+static bool further_controls_ok(const struct cpu *cpu, const struct vmx_state *x)
+{
+	if (!page_pointer_ok(cpu, x->virtual_apic) || x->tpr_threshold >> 4)
+		return false;
+	if (!page_pointer_ok(cpu, x->vmread_bitmap) || !page_pointer_ok(cpu, x->vmwrite_bitmap))
+		return false;
+	if (x->vm_functions & ~vmx_function_bits(cpu) || (x->vm_functions && !(x->proc2 & PROC2_EPT)))
+		return false;
+	return page_pointer_ok(cpu, x->eptp_list);
 }
 
 /* "VM-Execution Control Fields" */
@@ -72,7 +90,7 @@ static bool execution_controls_ok(const struct cpu *cpu, const struct vmx_state 
 		return false;
 	if (x->proc2 & PROC2_PML && (!(x->proc2 & PROC2_EPT) || !page_pointer_ok(cpu, x->pml_log)))
 		return false;
-	return !(x->proc2 & PROC2_UNRESTRICTED) || x->proc2 & PROC2_EPT;
+	return (!(x->proc2 & PROC2_UNRESTRICTED) || x->proc2 & PROC2_EPT) && further_controls_ok(cpu, x);
 }
 
 static bool msr_area_ok(const struct cpu *cpu, uint64_t area, uint32_t count)
@@ -163,6 +181,9 @@ static bool check_controls(struct cpu *cpu, const uint8_t *v)
 		if (!execution_controls_ok(cpu, &cpu->vmx) || !exit_controls_ok(cpu, v) || !entry_controls_ok(cpu, v))
 			return false;
 	}
+	/* The virtual TPR is not in the VMCS: looked at each time. */
+	if (cpu->vmx.proc & PROC_TPR_SHADOW && vmx_virtual_cr8(cpu) < cpu->vmx.tpr_threshold)
+		return false;
 	return injection_ok(cpu, v);
 }
 
@@ -532,13 +553,14 @@ static bool guest_pending_debug_ok(const struct cpu *cpu, const struct guest *g)
 	return step == !!(g->pending_debug & PENDING_DEBUG_BS);
 }
 
-/* VMCS link pointer: no VMCS shadowing, so what it points to must be an ordinary VMCS. */
+/* VMCS link pointer: a shadow VMCS with VMCS shadowing, else an ordinary one. */
 static bool guest_link_ok(const struct cpu *cpu, const uint8_t *v, struct guest *g)
 {
+	uint32_t revision = VMCS_REVISION | (cpu->vmx.proc2 & PROC2_SHADOW_VMCS ? VMCS_SHADOW : 0);
 	uint64_t link = vmcs_get(v, VMCS_GUEST_VMCS_LINK);
 
 	if (link == VMCS_NONE || (page_pointer_ok(cpu, link) && link != cpu->vmx.current.v &&
-				  cpu_phys_read32(cpu, link) == VMCS_REVISION))
+				  cpu_phys_read32(cpu, link) == revision))
 		return true;
 	g->qualification = ENTRY_FAIL_LINK_POINTER;
 	return false;
@@ -651,6 +673,7 @@ static void load_guest_nonregister(struct cpu *cpu, const uint8_t *v, const stru
 					.log = x->pml_log,
 					.index = (uint16_t)vmcs_get(v, VMCS_GUEST_PML_INDEX)};
 	x->pml_from = cpu->mmu.pml.index;
+	x->link = x->proc2 & PROC2_SHADOW_VMCS ? vmcs_get(v, VMCS_GUEST_VMCS_LINK) : VMCS_NONE;
 	cpu->shadow_sti = g->interruptibility & INTERRUPTIBILITY_STI;
 	cpu->shadow_movss = g->interruptibility & INTERRUPTIBILITY_MOVSS;
 	cpu->nmi_blocked = g->interruptibility & INTERRUPTIBILITY_NMI;
@@ -667,7 +690,7 @@ static void load_guest_state(struct cpu *cpu, const uint8_t *v, const struct gue
 	struct vmx_state *x = &cpu->vmx;
 
 	x->nonroot = true;
-	x->mtf_pending = x->vectoring = x->injecting = x->nmi_unblocking_iret = false;
+	x->mtf_pending = x->tpr_below = x->vectoring = x->injecting = x->nmi_unblocking_iret = false;
 	load_guest_controls(cpu, v, g);
 	load_guest_registers(cpu, v, g);
 	load_guest_nonregister(cpu, v, g);
@@ -712,7 +735,7 @@ static enum vmx_result check_basics(struct cpu *cpu, bool launch)
 {
 	bool launched;
 
-	if (!cpu->vmx.on || cpu->vmx.nonroot || cpu->vmx.current.v == VMCS_NONE)
+	if (!cpu->vmx.on || cpu->vmx.nonroot || cpu->vmx.current.v == VMCS_NONE || cpu->vmx.current_shadow)
 		return VMX_FAIL_INVALID;
 	if (cpu->shadow_movss)
 		return vmx_fail(cpu, VMXERR_ENTRY_MOVSS);

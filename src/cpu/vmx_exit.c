@@ -278,7 +278,7 @@ static void leave_nonroot(struct cpu *cpu)
 		cpu->nmi_blocked = false;
 	x->nonroot = false;
 	cpu->mmu.pml.on = false;
-	x->mtf_pending = false;
+	x->mtf_pending = x->tpr_below = false;
 	x->vectoring = x->injecting = false;
 	x->nmi_unblocking_iret = false;
 	x->preemption_deadline = UINT64_MAX;

@@ -196,7 +196,7 @@ int vmx_intercept_dr(struct cpu *cpu, const struct uop *u, unsigned dr, unsigned
 			 dr | (read ? DR_QUAL_FROM : 0) | (uint64_t)gpr << DR_QUAL_GPR_SHIFT);
 }
 
-/* ---- ports and MSRs ---- */
+/* ---- bitmaps: ports, MSRs, fields ---- */
 
 static bool bitmap_bit(const struct cpu *cpu, uint64_t bitmap, unsigned bit)
 {
@@ -248,6 +248,14 @@ static bool msr_exits(const struct cpu *cpu, uint32_t msr, bool write)
 	if (msr - 0xc0000000u <= 0x1fff)
 		return bitmap_bit(cpu, at + 0x400, msr - 0xc0000000u);
 	return true;
+}
+
+bool vmx_field_exits(const struct cpu *cpu, bool write, uint64_t field)
+{
+	const struct vmx_state *x = &cpu->vmx;
+
+	return !(x->proc2 & PROC2_SHADOW_VMCS) || field >> 15 ||
+	       bitmap_bit(cpu, write ? x->vmwrite_bitmap : x->vmread_bitmap, (unsigned)field);
 }
 
 int vmx_intercept_rdmsr(struct cpu *cpu, const struct uop *u, uint32_t msr)
@@ -454,6 +462,8 @@ int vmx_check_windows(struct cpu *cpu)
 	/* It has been acknowledged: there is no way back. */
 	if (cpu->extint_ack && vmx_external_exits(cpu))
 		return vmx_intercept_external(cpu);
+	if (x->tpr_below)
+		return exit_between(cpu, EXIT_REASON_TPR_BELOW_THRESHOLD);
 	if (x->mtf_pending)
 		return exit_between(cpu, EXIT_REASON_MONITOR_TRAP);
 	if (cpu->db_pending && !cpu->shadow_movss)

@@ -85,6 +85,7 @@ struct vmx_state {
 	uint8_t dirty;          /* VMX_DIRTY_* */
 	hpa_t vmxon;            /* VMXON region */
 	hpa_t current;          /* current VMCS, or VMCS_NONE */
+	bool current_shadow;    /* ... was a shadow VMCS when it was loaded */
 	/*
 	 * Controls, loaded from the current VMCS by the first VM entry after they were
 	 * written. In force in non-root operation only, except that vpid and eptp
@@ -99,9 +100,13 @@ struct vmx_state {
 	uint64_t tsc_offset;    /* 0 if the control is off */
 	uint64_t eptp;
 	uint64_t pml_log;       /* 0 if the control is off */
+	uint64_t virtual_apic, vmread_bitmap, vmwrite_bitmap, vm_functions, eptp_list; /* likewise */
+	uint32_t tpr_threshold; /* likewise */
+	uint64_t link;          /* non-root operation with VMCS shadowing: the shadow VMCS, or VMCS_NONE */
 	uint16_t vpid;
 	uint64_t preemption_deadline; /* TSC value when the preemption timer expires; UINT64_MAX: it is off */
 	bool mtf_pending;
+	bool tpr_below;         /* a MOV to CR8 has made the virtual TPR less than its threshold: a VM exit is due */
 	uint64_t debugctl;      /* IA32_DEBUGCTL: loaded, saved and cleared; its functions are not modelled */
 	/*
 	 * Event being delivered, for IDT-vectoring information: set by

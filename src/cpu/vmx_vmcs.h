@@ -87,6 +87,8 @@ struct vmx_allowed vmx_allowed_entry(const struct cpu *cpu);
 uint64_t vmx_cr4_bits(const struct cpu *cpu);
 uint64_t vmx_efer_bits(const struct cpu *cpu);
 bool vmx_eptp_ok(const struct cpu *cpu, uint64_t eptp);
+/* VM functions that there are: IA32_VMX_VMFUNC. */
+uint64_t vmx_function_bits(const struct cpu *cpu);
 /* Canonical for the widest linear addresses the processor has, whatever CR4.LA57 says. */
 bool vmx_canonical(const struct cpu *cpu, uint64_t a);
 /* No bits at or above MAXPHYADDR. */

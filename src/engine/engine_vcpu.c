@@ -64,6 +64,9 @@ static const struct state_desc dmt_desc = STATE_DESC("dmt", 1, dmt_fields);
 #define VMX_FIELD(m) STATE_U(struct vmx_state, m)
 static const struct state_field vmx_state_fields[] = {
 	STATE_B(struct vmx_state, on), STATE_B(struct vmx_state, nonroot), VMX_FIELD(dirty), VMX_FIELD(vmxon), VMX_FIELD(current),
+	STATE_B(struct vmx_state, current_shadow), VMX_FIELD(virtual_apic), VMX_FIELD(tpr_threshold),
+	VMX_FIELD(vmread_bitmap), VMX_FIELD(vmwrite_bitmap), VMX_FIELD(vm_functions), VMX_FIELD(eptp_list),
+	VMX_FIELD(link), STATE_B(struct vmx_state, tpr_below),
 	VMX_FIELD(pin), VMX_FIELD(proc), VMX_FIELD(proc2), VMX_FIELD(exit_ctl), VMX_FIELD(entry_ctl),
 	VMX_FIELD(exception_bitmap), VMX_FIELD(pf_mask), VMX_FIELD(pf_match), VMX_FIELD(io_bitmap_a),
 	VMX_FIELD(io_bitmap_b), VMX_FIELD(msr_bitmap), VMX_FIELD(cr0_mask), VMX_FIELD(cr0_shadow), VMX_FIELD(cr4_mask),
@@ -444,6 +447,8 @@ static bool vmx_ok(const struct engine_vm *vm, const struct cpu *c, const struct
 	if (!s->nonroot)
 		return v->cr0 & CR0_PE && v->cr0 & CR0_PG && !v->vmx.pml.on && !s->mtf_pending &&
 		       (s->dirty & VMX_DIRTY_CONTROLS || s->current.v == VMCS_NONE || vmx_controls_ok(c, s));
+	if (s->link != VMCS_NONE && !region_ok(vm, hpa(s->link)))
+		return false;
 	return s->current.v != VMCS_NONE && !s->dirty && vmx_controls_ok(c, s) &&
 	       (!v->vmx.pml.on || s->proc2 & PROC2_PML);
 }

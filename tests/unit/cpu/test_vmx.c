@@ -25,6 +25,7 @@ enum {
 #define CODE32        0xc09bu
 #define DATA32        0xc093u
 #define NONCANONICAL  0x5555555555555555ull
+#define NO_CONTROL    (1u << 17) /* "activate tertiary controls" */
 #define INTR(type, vector) (INTR_INFO_VALID | (uint32_t)(type) << INTR_INFO_TYPE_SHIFT | (vector))
 
 struct fix {
@@ -247,6 +248,10 @@ static void test_vmxon_conditions(void **state)
 	assert_int_equal(vmx_vmxoff(c), VMX_FAIL_INVALID);
 }
 
+/* A processor without VMCS shadowing, whose read-only fields are. */
+static const struct vmx_limits older = {.pin = ~0u, .proc = ~0u, .proc2 = ~PROC2_SHADOW_VMCS, .exit = ~0u, .entry = ~0u,
+					.ept_vpid = ~0ull, .misc = ~VMX_MISC_WRITE_ANY, .vmfunc = ~0ull};
+
 static void test_vmptr_errors(void **state)
 {
 	struct fix *f = *state;
@@ -261,13 +266,25 @@ static void test_vmptr_errors(void **state)
 	expect_fail(f, vmx_vmptrld(c, hpa(VMXON_AT)), VMXERR_VMPTRLD_VMXON);
 	expect_fail(f, vmx_vmptrld(c, hpa(0x9000)), VMXERR_VMPTRLD_REVISION);
 	expect_fail(f, vmx_vmptrld(c, hpa(1ull << 30)), VMXERR_VMPTRLD_REVISION); /* no memory there */
-	put32(f, OTHER_VMCS, VMCS_REVISION | 1u << 31);
+	put32(f, OTHER_VMCS, VMCS_REVISION | VMCS_SHADOW);
+	c->vmx_limits = &older;
 	expect_fail(f, vmx_vmptrld(c, hpa(OTHER_VMCS)), VMXERR_VMPTRLD_REVISION);
+	c->vmx_limits = NULL;
 	assert_int_equal(vmx_vmptrst(c), VMCS_AT);
 	assert_int_equal(vmx_vmclear(c, hpa(1ull << 30)), VMX_SUCCEED);
 	assert_int_equal(vmx_vmclear(c, hpa(VMCS_AT)), VMX_SUCCEED);
 	assert_int_equal(vmx_vmptrst(c), VMCS_NONE);
 	assert_int_equal(vmx_vmclear(c, hpa(VMXON_AT)), VMX_FAIL_INVALID);
+}
+
+/* By IA32_VMX_MISC bit 29. */
+static void expect_readonly(struct fix *f, uint32_t field)
+{
+	f->cpu->vmx_limits = &older;
+	expect_fail(f, vmx_vmwrite(f->cpu, field, 0), VMXERR_VMWRITE_READONLY);
+	f->cpu->vmx_limits = NULL;
+	vw(f, field, 0x77);
+	assert_int_equal(vr(f, field), 0x77);
 }
 
 static void test_vmread_vmwrite(void **state)
@@ -291,7 +308,7 @@ static void test_vmread_vmwrite(void **state)
 			assert_int_equal(vr(f, all[i].field),
 					 (0x1111111111111111ull * (i % 15 + 1) + i) & mask);
 		else
-			expect_fail(f, vmx_vmwrite(f->cpu, all[i].field, 0), VMXERR_VMWRITE_READONLY);
+			expect_readonly(f, all[i].field);
 		if (width != 1)
 			expect_fail(f, vmx_vmread(f->cpu, all[i].field | 1, &v), VMXERR_VMREADWRITE_FIELD);
 	}
@@ -299,7 +316,7 @@ static void test_vmread_vmwrite(void **state)
 	assert_int_equal(vr(f, VMCS_TSC_OFFSET | 1), 0x11223344);
 	vw(f, VMCS_TSC_OFFSET | 1, 0xdeadbeefcafef00dull);
 	assert_int_equal(vr(f, VMCS_TSC_OFFSET), 0xcafef00d55667788ull);
-	expect_fail(f, vmx_vmwrite(f->cpu, VMCS_GUEST_PHYSICAL | 1, 0), VMXERR_VMWRITE_READONLY);
+	expect_readonly(f, VMCS_GUEST_PHYSICAL | 1);
 }
 
 static void test_unknown_fields(void **state)
@@ -344,9 +361,9 @@ static void test_capabilities(void **state)
 	struct fix *f = *state;
 	uint64_t v, t;
 
-	for (uint32_t msr = MSR_VMX_BASIC; msr <= MSR_VMX_TRUE_ENTRY_CTLS; msr++)
+	for (uint32_t msr = MSR_VMX_BASIC; msr <= MSR_VMX_VMFUNC; msr++)
 		assert_int_equal(vmx_read_capability(f->cpu, msr, &v), 0);
-	assert_int_equal(vmx_read_capability(f->cpu, 0x491, &v), -1);
+	assert_int_equal(vmx_read_capability(f->cpu, 0x492, &v), -1);
 	for (unsigned i = 0; i < 4; i++) { /* what must be 1 may be 1, and the TRUE MSRs demand less */
 		vmx_read_capability(f->cpu, MSR_VMX_PINBASED_CTLS + i, &v);
 		vmx_read_capability(f->cpu, MSR_VMX_TRUE_PINBASED_CTLS + i, &t);
@@ -411,7 +428,27 @@ static const struct check control_checks[] = {
 	{"pin unknown", CONTROLS, .set = {{VMCS_PIN_CTL, PIN_DEFAULT1 | 1u << 7}}},
 	{"proc must-be-1", CONTROLS, .set = {{VMCS_PROC_CTL, PROC_DEFAULT1 & ~(1u << 26)}}},
 	{"proc CR3 bits may be 0 or 1", .set = {{VMCS_PROC_CTL, PROC_DEFAULT1_OLD}}},
-	{"TPR shadow is not there", CONTROLS, .set = {{VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_TPR_SHADOW}}},
+	{"proc unknown", CONTROLS, .set = {{VMCS_PROC_CTL, PROC_DEFAULT1 | NO_CONTROL}}},
+	{"TPR shadow", .set = {{VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_TPR_SHADOW}, {VMCS_VIRTUAL_APIC_ADDR, 0x9000}}},
+	{"virtual-APIC page", CONTROLS,
+	 .set = {{VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_TPR_SHADOW}, {VMCS_VIRTUAL_APIC_ADDR, 0x9800}}},
+	{"virtual-APIC page", CONTROLS,
+	 .set = {{VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_TPR_SHADOW}, {VMCS_VIRTUAL_APIC_ADDR, 1ull << 46}}},
+	{"virtual-APIC page ignored", .set = {{VMCS_VIRTUAL_APIC_ADDR, 0x9800}}},
+	{"TPR threshold of 8 bits", CONTROLS,
+	 .set = {{VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_TPR_SHADOW}, {VMCS_TPR_THRESHOLD, 0x10}}},
+	{"TPR threshold above the TPR", CONTROLS,
+	 .set = {{VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_TPR_SHADOW}, {VMCS_VIRTUAL_APIC_ADDR, 0x9000},
+		 {VMCS_TPR_THRESHOLD, 1}}},
+	{"VM functions, none", .set = {PROC2(PROC2_VM_FUNCTIONS)}},
+	{"EPTP switching without EPT", CONTROLS, .set = {PROC2(PROC2_VM_FUNCTIONS), {VMCS_VM_FUNCTION_CTL, 1}}},
+	{"EPTP switching", .set = {PROC2(PROC2_VM_FUNCTIONS | PROC2_EPT), {VMCS_VM_FUNCTION_CTL, 1}}},
+	{"VM function unknown", CONTROLS, .set = {PROC2(PROC2_VM_FUNCTIONS | PROC2_EPT), {VMCS_VM_FUNCTION_CTL, 3}}},
+	{"EPTP list", CONTROLS,
+	 .set = {PROC2(PROC2_VM_FUNCTIONS | PROC2_EPT), {VMCS_VM_FUNCTION_CTL, 1}, {VMCS_EPTP_LIST, 8}}},
+	{"VMCS shadowing", .set = {PROC2(PROC2_SHADOW_VMCS)}},
+	{"VMREAD bitmap", CONTROLS, .set = {PROC2(PROC2_SHADOW_VMCS), {VMCS_VMREAD_BITMAP, 8}}},
+	{"VMWRITE bitmap", CONTROLS, .set = {PROC2(PROC2_SHADOW_VMCS), {VMCS_VMWRITE_BITMAP, 1ull << 46}}},
 	{"proc2 unknown", CONTROLS, .set = {PROC2(1u << 17)}},
 	{"proc2 ignored while off", .set = {{VMCS_PROC_CTL2, 1u << 17}}},
 	{"CR3 targets", CONTROLS, .set = {{VMCS_CR3_TARGET_COUNT, 5}}},
@@ -730,7 +767,7 @@ static void test_checks_are_repeated(void **state)
 	assert_true(vmx_proc(f->cpu, PROC_HLT));
 	vmx_exit_triple_fault(f->cpu);
 	leave(f);
-	vw(f, VMCS_PROC_CTL, PROC_DEFAULT1 | PROC_TPR_SHADOW);
+	vw(f, VMCS_PROC_CTL, PROC_DEFAULT1 | NO_CONTROL);
 	expect_fail(f, vmx_enter(f->cpu, false, &exited), VMXERR_ENTRY_CONTROLS);
 	/* Another VMCS has controls of its own. */
 	vw(f, VMCS_PROC_CTL, PROC_DEFAULT1);
