@@ -141,6 +141,8 @@ static void good_controls(enum mode m)
 		vm_put(F_VPID, 0);
 	if (can_proc2(P2_EPT))
 		vm_put(F_EPTP, eptp_of(ept_pml4, false));
+	if (can_proc2(P2_VMFUNC))
+		vm_put(F_VMFUNC_CTL, 0);
 	vm_put(F_GUEST_LINK, ~0ull);
 }
 
@@ -483,6 +485,9 @@ int main(void)
 		{ "ept-flags", group_ept_flags },
 		{ "pml", group_pml },
 		{ "tags", group_tags },
+		{ "tpr", group_tpr },
+		{ "shadowing", group_shadowing },
+		{ "vmfunc", group_vmfunc },
 	};
 	bool chosen = any_chosen(list, ARRAY_SIZE(list));
 
