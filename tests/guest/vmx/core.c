@@ -165,9 +165,11 @@ static void good_segments(enum mode m)
 
 	for (u32 f = F_GUEST_ES_SEL; f <= F_GUEST_GS_SEL; f += 2)
 		segment(f, old ? 0 : SEL_DATA, 0, limit, data);
-	segment(F_GUEST_CS_SEL, old ? LOW_SELECTOR : m == LONG ? SEL_CODE : SEL_CODE32, old ? LOW_BASE : 0, limit, code);
+	segment(F_GUEST_CS_SEL, old ? LOW_SELECTOR : m == LONG ? SEL_CODE : SEL_CODE32, old ? LOW_BASE : 0, limit,
+		code);
 	segment(F_GUEST_LDTR_SEL, 0, 0, 0, 0x10000);
-	segment(F_GUEST_TR_SEL, SEL_TSS, at(m == LONG || m == COMPAT ? guest_tss : guest_tss32), sizeof(guest_tss) - 1, 0x8b);
+	segment(F_GUEST_TR_SEL, SEL_TSS, at(m == LONG || m == COMPAT ? guest_tss : guest_tss32), sizeof(guest_tss) - 1,
+		0x8b);
 }
 
 static void good_idt(enum mode m)
@@ -368,7 +370,8 @@ bool expect_event(const char *what, unsigned vector, u64 error)
 	if (!expect_call(what, guest_event))
 		return false;
 	f = vm_frame();
-	return check(f->vector == vector && f->error == error, "%s: the guest got vector %ld error 0x%lx, expected %d, 0x%lx",
+	return check(f->vector == vector && f->error == error,
+		     "%s: the guest got vector %ld error 0x%lx, expected %d, 0x%lx",
 		     what, f->vector, f->error, vector, error);
 }
 

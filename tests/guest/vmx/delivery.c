@@ -21,7 +21,8 @@ struct delivery {
 static const struct delivery deliveries[] = {
 	{ "an injected interrupt", g_call, g_call, INFO(T_EXTERNAL, 0x50), 0, 0, INFO(T_EXTERNAL, 0x50), 0, 0 },
 	{ "an injected NMI", g_call, g_call, INFO(T_NMI, V_NMI), 0, 0, INFO(T_NMI, V_NMI), 0, 0 },
-	{ "an injected #GP", g_call, g_call, INFO(T_HARD, V_GP) | INFO_ERROR, 0x1238, 0, INFO(T_HARD, V_GP) | INFO_ERROR, 0x1238, 0 },
+	{ "an injected #GP", g_call, g_call, INFO(T_HARD, V_GP) | INFO_ERROR, 0x1238, 0,
+	  INFO(T_HARD, V_GP) | INFO_ERROR, 0x1238, 0 },
 	{ "an injected #UD", g_call, g_call, INFO(T_HARD, V_UD), 0, 0, INFO(T_HARD, V_UD), 0, 0 },
 	{ "an injected INT n", g_call, g_call, INFO(T_SOFT_INT, 0x50), 0, 7, INFO(T_SOFT_INT, 0x50), 0, 7 },
 	{ "an injected INT3", g_call, g_call, INFO(T_SOFT, V_BP), 0, 1, INFO(T_SOFT, V_BP), 0, 1 },
@@ -65,7 +66,8 @@ static void deliver_again(const struct delivery *d)
 	vm_put(F_EXCEPTIONS, 0);
 	if (!vm_go(d->what) || !expect_event(d->what, vector, d->vectoring & INFO_ERROR ? d->error : 0))
 		return;
-	check(vm_frame()->rip == at(d->at) + d->length, "%s, delivered again: RIP on the stack 0x%lx", d->what, vm_frame()->rip);
+	check(vm_frame()->rip == at(d->at) + d->length, "%s, delivered again: RIP on the stack 0x%lx", d->what,
+	      vm_frame()->rip);
 }
 
 /* The gate is not present: #NP, whose exit tells of the event. */
@@ -92,7 +94,8 @@ static void gate_not_present(const struct delivery *d)
 /* Which of its pushes the processor tries first is its own business. */
 static void on_page(const char *what, u32 field, u64 page)
 {
-	check(vm_get(field) >= page + 0xfd0 && vm_get(field) < page + PAGE, "%s: field 0x%x is 0x%lx, expected to be on 0x%lx",
+	check(vm_get(field) >= page + 0xfd0 && vm_get(field) < page + PAGE,
+	      "%s: field 0x%x is 0x%lx, expected to be on 0x%lx",
 	      what, field, vm_get(field), page);
 }
 
@@ -232,7 +235,8 @@ static void nmi_unblocking(void)
 	vm_put(F_EXCEPTIONS, 1 << V_PF);
 	vm_put(F_GUEST_RSP, TEST_LINEAR);
 	if (vm_run("IRET under NMI exiting", n_iret) && expect_reason("IRET under NMI exiting", R_EXCEPTION)) {
-		expect_field("IRET under NMI exiting", "exit information", F_EXIT_INFO, INFO(T_HARD, V_PF) | INFO_ERROR);
+		expect_field("IRET under NMI exiting", "exit information", F_EXIT_INFO,
+			     INFO(T_HARD, V_PF) | INFO_ERROR);
 		expect_field("IRET under NMI exiting", "interruptibility", F_INTERRUPTIBILITY, BLOCK_NMI);
 	}
 }

@@ -66,7 +66,8 @@ static void check_outcome(const char *what, unsigned expect, enum how how)
 	if (expect == BAD_CONTROLS || expect == BAD_HOST) {
 		u64 error = expect == BAD_CONTROLS ? E_CONTROLS : E_HOST;
 
-		check(how == FAIL_VALID && vm_get(F_INSN_ERROR) == error, "%s: outcome %d, error %ld reason 0x%lx; expected error %ld",
+		check(how == FAIL_VALID && vm_get(F_INSN_ERROR) == error,
+		      "%s: outcome %d, error %ld reason 0x%lx; expected error %ld",
 		      what, how, how == FAIL_VALID ? vm_get(F_INSN_ERROR) : 0, how == OK ? vm_get(F_REASON) : 0, error);
 		return;
 	}
@@ -133,9 +134,11 @@ static const struct row execution_rows[] = {
 	{ "I/O bitmap A not aligned", { { F_PROC, OR, PROC_IO_BITMAPS }, { F_IO_BITMAP_A, OR, 0x800 } }, BAD_CONTROLS },
 	{ "I/O bitmap B not aligned", { { F_PROC, OR, PROC_IO_BITMAPS }, { F_IO_BITMAP_B, OR, 1 } }, BAD_CONTROLS },
 	{ "I/O bitmap A too wide", { { F_PROC, OR, PROC_IO_BITMAPS }, { F_IO_BITMAP_A, WIDE, 0 } }, BAD_CONTROLS },
-	{ "I/O bitmap B too wide", { { F_PROC, OR, PROC_IO_BITMAPS }, { F_IO_BITMAP_B, OR, 1ull << 63 } }, BAD_CONTROLS },
+	{ "I/O bitmap B too wide", { { F_PROC, OR, PROC_IO_BITMAPS }, { F_IO_BITMAP_B, OR, 1ull << 63 } },
+	  BAD_CONTROLS },
 	{ "I/O bitmaps", { { F_PROC, OR, PROC_IO_BITMAPS } }, ENTERS },
-	{ "bad I/O bitmaps without their control", { { F_IO_BITMAP_A, SET, ~0ull }, { F_IO_BITMAP_B, SET, 5 } }, ENTERS },
+	{ "bad I/O bitmaps without their control", { { F_IO_BITMAP_A, SET, ~0ull }, { F_IO_BITMAP_B, SET, 5 } },
+	  ENTERS },
 	{ "MSR bitmap not aligned", { { F_PROC, OR, PROC_MSR_BITMAPS }, { F_MSR_BITMAP, OR, 0x400 } }, BAD_CONTROLS },
 	{ "MSR bitmap too wide", { { F_PROC, OR, PROC_MSR_BITMAPS }, { F_MSR_BITMAP, WIDE, 0 } }, BAD_CONTROLS },
 	{ "bad MSR bitmap without its control", { { F_MSR_BITMAP, SET, 1 } }, ENTERS },
@@ -154,7 +157,8 @@ static const struct row execution_rows[] = {
 	{ "TPR threshold without the shadow", { { F_TPR_THRESHOLD, SET, 0xff } }, ENTERS },
 	{ "x2APIC mode without the TPR shadow", { WITH_2ND(P2_X2APIC) }, BAD_CONTROLS },
 	{ "APIC registers without the TPR shadow", { WITH_2ND(P2_APIC_REGISTERS) }, BAD_CONTROLS },
-	{ "virtual-interrupt delivery without the TPR shadow", { { F_PIN, OR, PIN_EXTINT }, WITH_2ND(P2_VID) }, BAD_CONTROLS },
+	{ "virtual-interrupt delivery without the TPR shadow", { { F_PIN, OR, PIN_EXTINT }, WITH_2ND(P2_VID) },
+	  BAD_CONTROLS },
 	{ "virtual NMIs without NMI exiting", { { F_PIN, OR, PIN_VNMI } }, BAD_CONTROLS },
 	{ "virtual NMIs", { { F_PIN, OR, PIN_VNMI | PIN_NMI } }, ENTERS },
 	{ "NMI window without virtual NMIs", { { F_PIN, OR, PIN_NMI }, { F_PROC, OR, PROC_NMIWIN } }, BAD_CONTROLS },
@@ -181,7 +185,8 @@ static const struct row execution_rows[] = {
 	{ "VMWRITE bitmap not aligned", { WITH_2ND(P2_SHADOWING), { F_VMWRITE_BITMAP, SET, 0x800 } }, BAD_CONTROLS },
 	{ "VMWRITE bitmap too wide", { WITH_2ND(P2_SHADOWING), { F_VMWRITE_BITMAP, SET, 1ull << 63 } }, BAD_CONTROLS },
 	{ "bad VMREAD bitmap without its control", { { F_VMREAD_BITMAP, SET, 1 } }, ENTERS },
-	{ "VM functions that are none", { WITH_2ND(P2_VMFUNC | P2_EPT), { F_VMFUNC_CTL, SET, 1ull << 63 } }, BAD_CONTROLS },
+	{ "VM functions that are none", { WITH_2ND(P2_VMFUNC | P2_EPT), { F_VMFUNC_CTL, SET, 1ull << 63 } },
+	  BAD_CONTROLS },
 	{ "VM functions: none", { WITH_2ND(P2_VMFUNC), { F_VMFUNC_CTL, SET, 0 } }, ENTERS },
 	{ "EPTP switching without EPT",
 	  { WITH_2ND(P2_VMFUNC), { F_VMFUNC_CTL, SET, 1 }, { F_EPTP_LIST, SET, 0x1000 } }, BAD_CONTROLS },
@@ -249,13 +254,11 @@ static void msr_area(const char *what, u32 address, u32 count)
 	u64 end = 1ull << cap.physical;
 	const struct { u64 address, count; bool ok; } cases[] = {
 		{ at(test_pages) | 8, 1, false }, { at(test_pages) | 1, 1, false }, { end, 1, false },
-		{ 1ull << 63, 1, false }, { end - 16, 2, false }, { end - 32, 3, false }, { 15, 0, true }, { ~0ull, 0, true },
-		{ at(test_pages), 0x80000000, cap.physical > 36 },
+		{ 1ull << 63, 1, false }, { end - 16, 2, false }, { end - 32, 3, false }, { 15, 0, true },
+		  { ~0ull, 0, true },
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
-		if (cases[i].ok && cases[i].count)
-			continue; /* what is stored there does not matter here */
 		vm_good(LONG);
 		vm_put(address, cases[i].address);
 		vm_put(count, cases[i].count);
@@ -273,7 +276,8 @@ static const struct row exit_control_rows[] = {
 /* ---- event injection ---- */
 
 static const struct row injection_rows[] = {
-	{ "an event that is not valid", { { F_INJECT, SET, 0x7fffffff }, { F_INJECT_ERROR, SET, ~0u }, { F_INJECT_LEN, SET, ~0u } },
+	{ "an event that is not valid", { { F_INJECT, SET, 0x7fffffff }, { F_INJECT_ERROR, SET, ~0u },
+	  { F_INJECT_LEN, SET, ~0u } },
 	  ENTERS },
 	{ "injection of type 1", { { F_INJECT, SET, INFO(1, 3) } }, BAD_CONTROLS },
 	{ "injection of an NMI with vector 3", { { F_INJECT, SET, INFO(T_NMI, 3) } }, BAD_CONTROLS },
@@ -292,23 +296,31 @@ static const struct row injection_rows[] = {
 	{ "#GP without an error code", { { F_INJECT, SET, INFO(T_HARD, 13) } }, BAD_CONTROLS },
 	{ "#PF without an error code", { { F_INJECT, SET, INFO(T_HARD, 14) } }, BAD_CONTROLS },
 	{ "#AC without an error code", { { F_INJECT, SET, INFO(T_HARD, 17) } }, BAD_CONTROLS },
-	{ "external interrupt with an error code", { { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INJECT, SET, INFO(T_EXTERNAL, 14) | INFO_ERROR } },
+	{ "external interrupt with an error code",
+	  { { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INJECT, SET, INFO(T_EXTERNAL, 14) | INFO_ERROR } },
 	  BAD_CONTROLS },
 	{ "NMI with an error code", { { F_INJECT, SET, INFO(T_NMI, 2) | INFO_ERROR } }, BAD_CONTROLS },
 	{ "software interrupt with an error code",
 	  { { F_INJECT, SET, INFO(T_SOFT_INT, 14) | INFO_ERROR }, { F_INJECT_LEN, SET, 2 } }, BAD_CONTROLS },
 	{ "software exception with an error code",
 	  { { F_INJECT, SET, INFO(T_SOFT, 3) | INFO_ERROR }, { F_INJECT_LEN, SET, 1 } }, BAD_CONTROLS },
-	{ "error code of 17 bits", { { F_INJECT, SET, INFO(T_HARD, 13) | INFO_ERROR }, { F_INJECT_ERROR, SET, 0x10000 } },
+	{ "error code of 17 bits", { { F_INJECT, SET, INFO(T_HARD, 13) | INFO_ERROR },
+	  { F_INJECT_ERROR, SET, 0x10000 } },
 	  BAD_CONTROLS },
-	{ "error code of 32 bits", { { F_INJECT, SET, INFO(T_HARD, 13) | INFO_ERROR }, { F_INJECT_ERROR, SET, 0x80000000 } },
+	{ "error code of 32 bits", { { F_INJECT, SET, INFO(T_HARD, 13) | INFO_ERROR },
+	  { F_INJECT_ERROR, SET, 0x80000000 } },
 	  BAD_CONTROLS },
-	{ "an error code that is not delivered", { { F_INJECT, SET, INFO(T_HARD, 6) }, { F_INJECT_ERROR, SET, ~0u } }, ANY_EXIT },
-	{ "software interrupt of 16 bytes", { { F_INJECT, SET, INFO(T_SOFT_INT, 0x80) }, { F_INJECT_LEN, SET, 16 } }, BAD_CONTROLS },
-	{ "software interrupt of 15 bytes", { { F_INJECT, SET, INFO(T_SOFT_INT, 0x80) }, { F_INJECT_LEN, SET, 15 } }, ANY_EXIT },
-	{ "software exception of 2^31 bytes", { { F_INJECT, SET, INFO(T_SOFT, 3) }, { F_INJECT_LEN, SET, 1u << 31 } }, BAD_CONTROLS },
+	{ "an error code that is not delivered", { { F_INJECT, SET, INFO(T_HARD, 6) }, { F_INJECT_ERROR, SET, ~0u } },
+	  ANY_EXIT },
+	{ "software interrupt of 16 bytes", { { F_INJECT, SET, INFO(T_SOFT_INT, 0x80) }, { F_INJECT_LEN, SET, 16 } },
+	  BAD_CONTROLS },
+	{ "software interrupt of 15 bytes", { { F_INJECT, SET, INFO(T_SOFT_INT, 0x80) }, { F_INJECT_LEN, SET, 15 } },
+	  ANY_EXIT },
+	{ "software exception of 2^31 bytes", { { F_INJECT, SET, INFO(T_SOFT, 3) }, { F_INJECT_LEN, SET, 1u << 31 } },
+	  BAD_CONTROLS },
 	{ "INT1 of 16 bytes", { { F_INJECT, SET, INFO(T_PRIV, 1) }, { F_INJECT_LEN, SET, 16 } }, BAD_CONTROLS },
-	{ "length of an exception is ignored", { { F_INJECT, SET, INFO(T_HARD, 6) }, { F_INJECT_LEN, SET, 99 } }, ANY_EXIT },
+	{ "length of an exception is ignored", { { F_INJECT, SET, INFO(T_HARD, 6) }, { F_INJECT_LEN, SET, 99 } },
+	  ANY_EXIT },
 	{ "entry to SMM", { { F_ENTRY, OR, N_SMM } }, BAD_CONTROLS },
 	{ "deactivating the dual-monitor treatment", { { F_ENTRY, OR, N_DUAL } }, BAD_CONTROLS },
 };
@@ -451,8 +463,10 @@ static const struct row guest_register_rows[] = {
 	{ "guest DR7, bit 63", { { F_ENTRY, OR, N_LOAD_DEBUG }, { F_GUEST_DR7, OR, 1ull << 63 } }, BAD_GUEST },
 	{ "guest DR7, not loaded", { { F_ENTRY, CLEAR, N_LOAD_DEBUG }, { F_GUEST_DR7, OR, 1ull << 63 } }, ENTERS },
 	{ "guest DEBUGCTL, bit 2", { { F_ENTRY, OR, N_LOAD_DEBUG }, { F_GUEST_DEBUGCTL, SET, 4 } }, BAD_GUEST },
-	{ "guest DEBUGCTL, bit 63", { { F_ENTRY, OR, N_LOAD_DEBUG }, { F_GUEST_DEBUGCTL, SET, 1ull << 63 } }, BAD_GUEST },
-	{ "guest DEBUGCTL, not loaded", { { F_ENTRY, CLEAR, N_LOAD_DEBUG }, { F_GUEST_DEBUGCTL, SET, ~0ull } }, ENTERS },
+	{ "guest DEBUGCTL, bit 63", { { F_ENTRY, OR, N_LOAD_DEBUG }, { F_GUEST_DEBUGCTL, SET, 1ull << 63 } },
+	  BAD_GUEST },
+	{ "guest DEBUGCTL, not loaded", { { F_ENTRY, CLEAR, N_LOAD_DEBUG }, { F_GUEST_DEBUGCTL, SET, ~0ull } },
+	  ENTERS },
 	{ "guest SYSENTER_ESP", { { F_GUEST_SYSENTER_ESP, SET, NOT_CANONICAL } }, BAD_GUEST },
 	{ "guest SYSENTER_EIP", { { F_GUEST_SYSENTER_EIP, SET, NOT_CANONICAL } }, BAD_GUEST },
 	{ "guest PAT, type 2", { { F_ENTRY, OR, N_LOAD_PAT }, { F_GUEST_PAT, SET, 0x0606060606060206 } }, BAD_GUEST },
@@ -461,9 +475,11 @@ static const struct row guest_register_rows[] = {
 	{ "guest PAT, not loaded", { { F_GUEST_PAT, SET, ~0ull } }, ENTERS },
 	{ "guest EFER, bit 1", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, OR, 2 } }, BAD_GUEST },
 	{ "guest EFER, bit 63", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, OR, 1ull << 63 } }, BAD_GUEST },
-	{ "guest EFER.LMA clear in IA-32e mode", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, CLEAR, EFER_LMA } }, BAD_GUEST },
-	{ "guest EFER.LME clear in IA-32e mode", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, CLEAR, EFER_LME } }, BAD_GUEST },
-	{ "guest EFER.NXE and SCE", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, OR, EFER_NXE | EFER_SCE } }, ENTERS },
+	{ "guest EFER.LMA clear in IA-32e mode", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, CLEAR, EFER_LMA } },
+	  BAD_GUEST },
+	{ "guest EFER.LME clear in IA-32e mode", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, CLEAR, EFER_LME } },
+	  BAD_GUEST },
+	{ "guest EFER.SCE clear", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, CLEAR, EFER_SCE } }, ENTERS },
 	{ "guest EFER, not loaded", { { F_ENTRY, CLEAR, N_LOAD_EFER }, { F_GUEST_EFER, SET, ~0ull } }, ENTERS },
 	{ "guest TR: TI", { { F_GUEST_TR_SEL, OR, 4 } }, BAD_GUEST },
 	{ "guest LDTR: TI", { { F_GUEST_LDTR_SEL, SET, 4 }, { F_GUEST_LDTR_AR, SET, 0x82 } }, BAD_GUEST },
@@ -473,7 +489,8 @@ static const struct row guest_register_rows[] = {
 	{ "guest TR base", { { F_GUEST_TR_BASE, SET, NOT_CANONICAL } }, BAD_GUEST },
 	{ "guest FS base", { { F_GUEST_FS_BASE, SET, NOT_CANONICAL } }, BAD_GUEST },
 	{ "guest GS base", { { F_GUEST_GS_BASE, SET, NOT_CANONICAL } }, BAD_GUEST },
-	{ "guest FS base, unusable", { { F_GUEST_FS_BASE, SET, NOT_CANONICAL }, { F_GUEST_FS_AR, SET, 0x10000 } }, BAD_GUEST },
+	{ "guest FS base, unusable", { { F_GUEST_FS_BASE, SET, NOT_CANONICAL }, { F_GUEST_FS_AR, SET, 0x10000 } },
+	  BAD_GUEST },
 	{ "guest FS base of 64 bits", { { F_GUEST_FS_BASE, SET, 0xffff800000000000 } }, ENTERS },
 	{ "guest LDTR base", { { F_GUEST_LDTR_BASE, SET, NOT_CANONICAL }, { F_GUEST_LDTR_AR, SET, 0x82 } }, BAD_GUEST },
 	{ "guest LDTR base, unusable", { { F_GUEST_LDTR_BASE, SET, NOT_CANONICAL } }, ENTERS },
@@ -481,8 +498,10 @@ static const struct row guest_register_rows[] = {
 	{ "guest SS base of 33 bits", { { F_GUEST_SS_BASE, SET, 1ull << 32 } }, BAD_GUEST },
 	{ "guest DS base of 33 bits", { { F_GUEST_DS_BASE, SET, 1ull << 32 } }, BAD_GUEST },
 	{ "guest ES base of 33 bits", { { F_GUEST_ES_BASE, SET, 1ull << 63 } }, BAD_GUEST },
-	{ "guest ES base of 33 bits, unusable", { { F_GUEST_ES_BASE, SET, 1ull << 32 }, { F_GUEST_ES_AR, SET, 0x10000 } }, ENTERS },
-	{ "guest SS base of 33 bits, unusable", { { F_GUEST_SS_BASE, SET, 1ull << 32 }, { F_GUEST_SS_AR, SET, 0x10000 } }, ENTERS },
+	{ "guest ES base of 33 bits, unusable",
+	  { { F_GUEST_ES_BASE, SET, 1ull << 32 }, { F_GUEST_ES_AR, SET, 0x10000 } }, ENTERS },
+	{ "guest SS base of 33 bits, unusable",
+	  { { F_GUEST_SS_BASE, SET, 1ull << 32 }, { F_GUEST_SS_AR, SET, 0x10000 } }, ENTERS },
 	{ "guest GDTR base", { { F_GUEST_GDTR_BASE, SET, NOT_CANONICAL } }, BAD_GUEST },
 	{ "guest IDTR base", { { F_GUEST_IDTR_BASE, SET, NOT_CANONICAL } }, BAD_GUEST },
 	{ "guest GDTR limit", { { F_GUEST_GDTR_LIMIT, SET, 0x10000 } }, BAD_GUEST },
@@ -497,7 +516,8 @@ static const struct row guest_register_rows[] = {
 	{ "guest RFLAGS.VM in IA-32e mode", { { F_GUEST_RFLAGS, OR, 1 << 17 } }, BAD_GUEST },
 	{ "guest RFLAGS, ID, NT and the arithmetic flags", { { F_GUEST_RFLAGS, OR, 0x2048d5 } }, ENTERS },
 	{ "external interrupt with RFLAGS.IF clear", { { F_INJECT, SET, INFO(T_EXTERNAL, 0x40) } }, BAD_GUEST },
-	{ "external interrupt", { { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INJECT, SET, INFO(T_EXTERNAL, 0x40) } }, ANY_EXIT },
+	{ "external interrupt", { { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INJECT, SET, INFO(T_EXTERNAL, 0x40) } },
+	  ANY_EXIT },
 };
 
 /* CS.L and D/B, code of 32 bits in IA-32e mode, guests without IA-32e mode. */
@@ -511,8 +531,10 @@ static const struct row pae_rows[] = {
 	{ "CR4.PCIDE without IA-32e mode", { { F_GUEST_CR4, OR, CR4_PCIDE } }, BAD_GUEST },
 	{ "RIP of 33 bits", { { F_GUEST_RIP, SET, 1ull << 32 } }, BAD_GUEST },
 	{ "CS.L without IA-32e mode is ignored", { { F_GUEST_CS_AR, OR, 0x2000 } }, ANY_EXIT },
-	{ "EFER.LMA without IA-32e mode", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, SET, EFER_LMA | EFER_LME } }, BAD_GUEST },
-	{ "EFER.LME with paging, not in IA-32e mode", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, SET, EFER_LME } }, BAD_GUEST },
+	{ "EFER.LMA without IA-32e mode", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, SET, EFER_LMA | EFER_LME } },
+	  BAD_GUEST },
+	{ "EFER.LME with paging, not in IA-32e mode", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, SET, EFER_LME } },
+	  BAD_GUEST },
 	{ "TR of 16 bits", { { F_GUEST_TR_AR, SET, 0x83 } }, ENTERS },
 	{ "CR3 with low bits", { { F_GUEST_CR3, OR, 0x1f } }, ENTERS },
 };
@@ -520,8 +542,10 @@ static const struct row v86_rows[] = {
 	{ "virtual-8086 mode", { { F_GUEST_RFLAGS, OR, 1 } }, ENTERS },
 	{ "virtual-8086: CS base", { { F_GUEST_CS_BASE, SET, 0x10 } }, BAD_GUEST },
 	{ "virtual-8086: SS base", { { F_GUEST_SS_SEL, SET, 0x10 } }, BAD_GUEST },
-	{ "virtual-8086: SS base that fits", { { F_GUEST_SS_SEL, SET, 0x10 }, { F_GUEST_SS_BASE, SET, 0x100 } }, ENTERS },
-	{ "virtual-8086: selectors differ in RPL", { { F_GUEST_SS_SEL, SET, 0x13 }, { F_GUEST_SS_BASE, SET, 0x130 } }, ENTERS },
+	{ "virtual-8086: SS base that fits", { { F_GUEST_SS_SEL, SET, 0x10 }, { F_GUEST_SS_BASE, SET, 0x100 } },
+	  ENTERS },
+	{ "virtual-8086: selectors differ in RPL", { { F_GUEST_SS_SEL, SET, 0x13 }, { F_GUEST_SS_BASE, SET, 0x130 } },
+	  ENTERS },
 	{ "virtual-8086: DS limit", { { F_GUEST_DS_LIMIT, SET, 0xfffff } }, BAD_GUEST },
 	{ "virtual-8086: ES limit", { { F_GUEST_ES_LIMIT, SET, 0xfffe } }, BAD_GUEST },
 	{ "virtual-8086: FS rights", { { F_GUEST_FS_AR, SET, 0x93 } }, BAD_GUEST },
@@ -537,7 +561,8 @@ static const struct row real_rows[] = {
 	{ "real mode: SS.DPL", { { F_GUEST_SS_AR, OR, 0x60 } }, BAD_GUEST },
 	{ "real mode: RFLAGS.VM", { { F_GUEST_RFLAGS, OR, 1 << 17 } }, BAD_GUEST },
 	{ "real mode: EFER.LME", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, SET, EFER_LME } }, ENTERS },
-	{ "real mode: EFER.LMA", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, SET, EFER_LMA | EFER_LME } }, BAD_GUEST },
+	{ "real mode: EFER.LMA", { { F_ENTRY, OR, N_LOAD_EFER }, { F_GUEST_EFER, SET, EFER_LMA | EFER_LME } },
+	  BAD_GUEST },
 	{ "real mode: CS of type 3", { { F_GUEST_CS_AR, SET, 0x93 } }, ENTERS },
 	{ "real mode: CS of type 3, DPL 3", { { F_GUEST_CS_AR, SET, 0xf3 } }, BAD_GUEST },
 	{ "real mode: CS of type 7", { { F_GUEST_CS_AR, SET, 0x97 } }, BAD_GUEST },
@@ -605,8 +630,10 @@ static void segment_rights(const char *name, u32 sel_field, enum mode m, u32 goo
 static void granularity(void)
 {
 	static const struct { u32 limit; bool g, ok; } cases[] = {
-		{ 0xffffffff, true, true }, { 0xfff, true, true }, { 0xfffff, true, true }, { 0xffffffff, false, false },
-		{ 0xfffff, false, true }, { 0x100fff, false, false }, { 0xffffeffe, true, false }, { 0xfffff7ff, true, false },
+		{ 0xffffffff, true, true }, { 0xfff, true, true }, { 0xfffff, true, true },
+		  { 0xffffffff, false, false },
+		{ 0xfffff, false, true }, { 0x100fff, false, false }, { 0xffffeffe, true, false },
+		  { 0xfffff7ff, true, false },
 		{ 0, true, false }, { 0, false, true },
 	};
 	static const u32 fields[] = { F_GUEST_CS_SEL, F_GUEST_SS_SEL, F_GUEST_DS_SEL, F_GUEST_FS_SEL, F_GUEST_TR_SEL,
@@ -623,7 +650,8 @@ static void granularity(void)
 			vm_put(F_GUEST_ES_AR + field, (vm_get(F_GUEST_ES_AR + field) & ~0x8000ull) | cases[j].g << 15);
 			check_outcome("granularity and limit", cases[j].ok ? ANY_EXIT : BAD_GUEST, vm_enter());
 			if (failure_shown())
-				print("      (selector field 0x%x, limit 0x%x, G %d)\n", fields[i], cases[j].limit, cases[j].g);
+				print("      (selector field 0x%x, limit 0x%x, G %d)\n", fields[i], cases[j].limit,
+				      cases[j].g);
 		}
 }
 
@@ -693,25 +721,32 @@ static const struct row state_rows[] = {
 	{ "activity state 4", { { F_ACTIVITY, SET, 4 } }, BAD_GUEST },
 	{ "activity state 2^31", { { F_ACTIVITY, SET, 1u << 31 } }, BAD_GUEST },
 	{ "HLT with SS.DPL 3",
-	  { { F_ACTIVITY, SET, HALTED }, { F_GUEST_SS_SEL, OR, 3 }, { F_GUEST_CS_SEL, OR, 3 }, { F_GUEST_SS_AR, OR, 0x60 },
+	  { { F_ACTIVITY, SET, HALTED }, { F_GUEST_SS_SEL, OR, 3 }, { F_GUEST_CS_SEL, OR, 3 },
+	    { F_GUEST_SS_AR, OR, 0x60 },
 	    { F_GUEST_CS_AR, OR, 0x60 } }, BAD_GUEST },
 	{ "HLT with blocking by STI",
-	  { { F_ACTIVITY, SET, HALTED }, { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INTERRUPTIBILITY, SET, BLOCK_STI } }, BAD_GUEST },
-	{ "HLT with blocking by MOV SS", { { F_ACTIVITY, SET, HALTED }, { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS } }, BAD_GUEST },
+	  { { F_ACTIVITY, SET, HALTED }, { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INTERRUPTIBILITY, SET, BLOCK_STI } },
+	    BAD_GUEST },
+	{ "HLT with blocking by MOV SS", { { F_ACTIVITY, SET, HALTED }, { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS } },
+	  BAD_GUEST },
 	{ "HLT and an external interrupt",
-	  { { F_ACTIVITY, SET, HALTED }, { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INJECT, SET, INFO(T_EXTERNAL, 0x40) } }, ANY_EXIT },
+	  { { F_ACTIVITY, SET, HALTED }, { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INJECT, SET, INFO(T_EXTERNAL, 0x40) } },
+	    ANY_EXIT },
 	{ "HLT and an NMI", { { F_ACTIVITY, SET, HALTED }, { F_INJECT, SET, INFO(T_NMI, 2) } }, ANY_EXIT },
 	{ "HLT and #DB", { { F_ACTIVITY, SET, HALTED }, { F_INJECT, SET, INFO(T_HARD, 1) } }, ANY_EXIT },
 	{ "HLT and #MC", { { F_ACTIVITY, SET, HALTED }, { F_INJECT, SET, INFO(T_HARD, 18) } }, ANY_EXIT },
 	{ "HLT and #UD", { { F_ACTIVITY, SET, HALTED }, { F_INJECT, SET, INFO(T_HARD, 6) } }, BAD_GUEST },
 	{ "HLT and a software interrupt",
-	  { { F_ACTIVITY, SET, HALTED }, { F_INJECT, SET, INFO(T_SOFT_INT, 0x40) }, { F_INJECT_LEN, SET, 2 } }, BAD_GUEST },
+	  { { F_ACTIVITY, SET, HALTED }, { F_INJECT, SET, INFO(T_SOFT_INT, 0x40) }, { F_INJECT_LEN, SET, 2 } },
+	    BAD_GUEST },
 	{ "HLT and a software exception",
 	  { { F_ACTIVITY, SET, HALTED }, { F_INJECT, SET, INFO(T_SOFT, 3) }, { F_INJECT_LEN, SET, 1 } }, BAD_GUEST },
-	{ "HLT and INT1", { { F_ACTIVITY, SET, HALTED }, { F_INJECT, SET, INFO(T_PRIV, 1) }, { F_INJECT_LEN, SET, 1 } }, BAD_GUEST },
+	{ "HLT and INT1", { { F_ACTIVITY, SET, HALTED }, { F_INJECT, SET, INFO(T_PRIV, 1) }, { F_INJECT_LEN, SET, 1 } },
+	  BAD_GUEST },
 	{ "interruptibility, bit 5", { { F_INTERRUPTIBILITY, SET, 1 << 5 } }, BAD_GUEST },
 	{ "interruptibility, bit 31", { { F_INTERRUPTIBILITY, SET, 1u << 31 } }, BAD_GUEST },
-	{ "blocking by STI and MOV SS", { { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INTERRUPTIBILITY, SET, BLOCK_STI | BLOCK_MOVSS } },
+	{ "blocking by STI and MOV SS", { { F_GUEST_RFLAGS, OR, FLAG_IF },
+	  { F_INTERRUPTIBILITY, SET, BLOCK_STI | BLOCK_MOVSS } },
 	  BAD_GUEST },
 	{ "blocking by STI with RFLAGS.IF clear", { { F_INTERRUPTIBILITY, SET, BLOCK_STI } }, BAD_GUEST },
 	{ "blocking by STI", { { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INTERRUPTIBILITY, SET, BLOCK_STI } }, ENTERS },
@@ -719,15 +754,20 @@ static const struct row state_rows[] = {
 	{ "blocking by NMI", { { F_INTERRUPTIBILITY, SET, BLOCK_NMI } }, ENTERS },
 	{ "blocking by SMI", { { F_INTERRUPTIBILITY, SET, BLOCK_SMI } }, BAD_GUEST },
 	{ "external interrupt with blocking by STI",
-	  { { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INTERRUPTIBILITY, SET, BLOCK_STI }, { F_INJECT, SET, INFO(T_EXTERNAL, 0x40) } },
+	  { { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INTERRUPTIBILITY, SET, BLOCK_STI },
+	    { F_INJECT, SET, INFO(T_EXTERNAL, 0x40) } },
 	  BAD_GUEST },
 	{ "external interrupt with blocking by MOV SS",
-	  { { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS }, { F_INJECT, SET, INFO(T_EXTERNAL, 0x40) } },
+	  { { F_GUEST_RFLAGS, OR, FLAG_IF }, { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS },
+	    { F_INJECT, SET, INFO(T_EXTERNAL, 0x40) } },
 	  BAD_GUEST },
-	{ "NMI with blocking by MOV SS", { { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS }, { F_INJECT, SET, INFO(T_NMI, 2) } }, BAD_GUEST },
+	{ "NMI with blocking by MOV SS", { { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS },
+	  { F_INJECT, SET, INFO(T_NMI, 2) } }, BAD_GUEST },
 	{ "NMI with blocking by NMI, virtual NMIs",
-	  { { F_PIN, OR, PIN_NMI | PIN_VNMI }, { F_INTERRUPTIBILITY, SET, BLOCK_NMI }, { F_INJECT, SET, INFO(T_NMI, 2) } }, BAD_GUEST },
-	{ "NMI with blocking by NMI, real NMIs", { { F_INTERRUPTIBILITY, SET, BLOCK_NMI }, { F_INJECT, SET, INFO(T_NMI, 2) } }, ANY_EXIT },
+	  { { F_PIN, OR, PIN_NMI | PIN_VNMI }, { F_INTERRUPTIBILITY, SET, BLOCK_NMI },
+	    { F_INJECT, SET, INFO(T_NMI, 2) } }, BAD_GUEST },
+	{ "NMI with blocking by NMI, real NMIs",
+	  { { F_INTERRUPTIBILITY, SET, BLOCK_NMI }, { F_INJECT, SET, INFO(T_NMI, 2) } }, ANY_EXIT },
 	{ "pending debug exceptions, bit 4", { { F_PENDING_DEBUG, SET, 1 << 4 } }, BAD_GUEST },
 	{ "pending debug exceptions, bit 11", { { F_PENDING_DEBUG, SET, 1 << 11 } }, BAD_GUEST },
 	{ "pending debug exceptions, bit 13", { { F_PENDING_DEBUG, SET, 1 << 13 } }, BAD_GUEST },
@@ -738,14 +778,19 @@ static const struct row state_rows[] = {
 	{ "blocking by STI, TF, no BS",
 	  { { F_GUEST_RFLAGS, OR, FLAG_IF | FLAG_TF }, { F_INTERRUPTIBILITY, SET, BLOCK_STI } }, BAD_GUEST },
 	{ "blocking by STI, TF, BS",
-	  { { F_GUEST_RFLAGS, OR, FLAG_IF | FLAG_TF }, { F_INTERRUPTIBILITY, SET, BLOCK_STI }, { F_PENDING_DEBUG, SET, 1 << 14 } }, ANY_EXIT },
-	{ "blocking by MOV SS, TF, no BS", { { F_GUEST_RFLAGS, OR, FLAG_TF }, { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS } }, BAD_GUEST },
-	{ "blocking by MOV SS, no TF, BS", { { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS }, { F_PENDING_DEBUG, SET, 1 << 14 } }, BAD_GUEST },
+	  { { F_GUEST_RFLAGS, OR, FLAG_IF | FLAG_TF }, { F_INTERRUPTIBILITY, SET, BLOCK_STI },
+	    { F_PENDING_DEBUG, SET, 1 << 14 } }, ANY_EXIT },
+	{ "blocking by MOV SS, TF, no BS",
+	  { { F_GUEST_RFLAGS, OR, FLAG_TF }, { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS } }, BAD_GUEST },
+	{ "blocking by MOV SS, no TF, BS",
+	  { { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS }, { F_PENDING_DEBUG, SET, 1 << 14 } }, BAD_GUEST },
 	{ "blocking by MOV SS, TF and BTF, BS",
-	  { { F_ENTRY, OR, N_LOAD_DEBUG }, { F_GUEST_DEBUGCTL, SET, 2 }, { F_GUEST_RFLAGS, OR, FLAG_TF }, { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS },
+	  { { F_ENTRY, OR, N_LOAD_DEBUG }, { F_GUEST_DEBUGCTL, SET, 2 }, { F_GUEST_RFLAGS, OR, FLAG_TF },
+	    { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS },
 	    { F_PENDING_DEBUG, SET, 1 << 14 } }, BAD_GUEST },
 	{ "blocking by MOV SS, TF and BTF, no BS",
-	  { { F_ENTRY, OR, N_LOAD_DEBUG }, { F_GUEST_DEBUGCTL, SET, 2 }, { F_GUEST_RFLAGS, OR, FLAG_TF }, { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS } },
+	  { { F_ENTRY, OR, N_LOAD_DEBUG }, { F_GUEST_DEBUGCTL, SET, 2 }, { F_GUEST_RFLAGS, OR, FLAG_TF },
+	    { F_INTERRUPTIBILITY, SET, BLOCK_MOVSS } },
 	  ANY_EXIT },
 	{ "HLT, TF, no BS", { { F_ACTIVITY, SET, HALTED }, { F_GUEST_RFLAGS, OR, FLAG_TF } }, BAD_GUEST },
 	{ "link pointer not aligned", { { F_GUEST_LINK, SET, (u64)(test_pages + 0x10) } }, BAD_LINK },
@@ -788,8 +833,10 @@ static void activity_by_capability(void)
 static void pdptes(bool ept)
 {
 	static const struct { u64 v; bool ok; } cases[] = {
-		{ 0, true }, { 2, true }, { 0xfffffffffffffffe, true }, { 1 | 2, false }, { 1 | 4, false }, { 1 | 0x20, false },
-		{ 1 | 0x40, false }, { 1 | 0x80, false }, { 1 | 0x100, false }, { 1 | 1ull << 63, false }, { 1 | 8, true },
+		{ 0, true }, { 2, true }, { 0xfffffffffffffffe, true }, { 1 | 2, false }, { 1 | 4, false },
+		  { 1 | 0x20, false },
+		{ 1 | 0x40, false }, { 1 | 0x80, false }, { 1 | 0x100, false }, { 1 | 1ull << 63, false },
+		  { 1 | 8, true },
 		{ 1 | 0xe00, true },
 	};
 
@@ -807,7 +854,8 @@ static void pdptes(bool ept)
 			if (ept)
 				vm_put(F_GUEST_PDPTE0 + 2 * n, v);
 			/* The first gigabyte holds the program: without it the guest ends in a triple fault. */
-			check_outcome(ept ? "PDPTEs of the VMCS" : "PDPTEs", cases[i].ok ? ANY_EXIT : BAD_PDPTE, vm_enter());
+			check_outcome(ept ? "PDPTEs of the VMCS" : "PDPTEs", cases[i].ok ? ANY_EXIT : BAD_PDPTE,
+				      vm_enter());
 			if (failure_shown())
 				print("      (PDPTE %d, 0x%lx)\n", n, v);
 			guest_pdpt_pae[n] = old;

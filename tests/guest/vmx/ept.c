@@ -77,12 +77,14 @@ static void expect_violation(const char *what, u64 qualification, u64 gpa, u64 l
 {
 	if (!expect_reason(what, R_EPT_VIOLATION))
 		return;
-	check((vm_get(F_QUALIFICATION) & QUALIFICATION) == qualification, "%s: qualification 0x%lx, expected 0x%lx", what,
+	check((vm_get(F_QUALIFICATION) & QUALIFICATION) == qualification, "%s: qualification 0x%lx, expected 0x%lx",
+	      what,
 	      vm_get(F_QUALIFICATION), qualification);
 	expect_field(what, "guest-physical address", F_GUEST_PHYSICAL, gpa);
 	if (qualification & LINEAR_VALID)
 		expect_field(what, "guest-linear address", F_GUEST_LINEAR, linear);
 	expect_field(what, "IDT-vectoring information", F_VECTORING, 0);
+	check(vm_get(F_GUEST_RFLAGS) & FLAG_RF, "%s: RFLAGS.RF is saved as 0", what);
 }
 
 static const void *after(unsigned access)
@@ -104,17 +106,21 @@ static void rights_case(const char *what, unsigned leaf, unsigned level, u64 rig
 	if (!vm_run(what, access_code[access]))
 		return;
 	if (wrong) {
-		if (expect_reason(what, R_EPT_MISCONFIG))
+		if (expect_reason(what, R_EPT_MISCONFIG)) {
 			expect_field(what, "guest-physical address", F_GUEST_PHYSICAL, gpa_tried());
+			check(vm_get(F_GUEST_RFLAGS) & FLAG_RF, "%s: RFLAGS.RF is saved as 0", what);
+		}
 	} else if (!(rights >> access & 1)) {
-		expect_violation(what, 1u << access | rights << 3 | LINEAR_VALID | FINAL, gpa_tried(), TEST_LINEAR + OFFSET);
+		expect_violation(what, 1u << access | rights << 3 | LINEAR_VALID | FINAL, gpa_tried(),
+				 TEST_LINEAR + OFFSET);
 		if (access != FETCH)
 			expect_field(what, "RIP", F_GUEST_RIP, at(access_code[access]));
 	} else {
 		expect_call(what, after(access));
 	}
 	if (failure_shown())
-		print("      (page of %d levels, level %d, rights %ld, access %d, flags %d)\n", leaf, level, rights, access, ad);
+		print("      (page of %d levels, level %d, rights %ld, access %d, flags %d)\n", leaf, level, rights,
+		      access, ad);
 	if (wrong || rights >> access & 1)
 		return;
 	/* Granting the right needs no INVEPT: the violation has dropped what there was. */
@@ -133,7 +139,8 @@ static void all_rights(bool ad)
 		for (unsigned level = 1; level <= leaf; level++)
 			for (u64 rights = 0; rights < 8; rights++)
 				for (unsigned access = READ; access <= FETCH; access++)
-					rights_case(ad ? "EPT rights with A/D" : "EPT rights", leaf, level, rights, access, ad);
+					rights_case(ad ? "EPT rights with A/D" : "EPT rights", leaf, level, rights,
+						    access, ad);
 	}
 }
 
@@ -150,7 +157,8 @@ static void combined_rights(void)
 		*entry_at(4) = (*entry_at(4) & ~7ull) | list[i].lower;
 		if (vm_run("EPT rights of two levels", access_code[list[i].access]))
 			expect_violation("EPT rights of two levels",
-					 1u << list[i].access | (list[i].lower ? (list[i].upper & list[i].lower) << 3 : 0) |
+					 1u << list[i].access | (list[i].lower ? (list[i].upper & list[i].lower) << 3 :
+								 0) |
 						 LINEAR_VALID | FINAL, gpa_tried(), TEST_LINEAR + OFFSET);
 	}
 	/* Reading and writing at once. */
@@ -197,7 +205,8 @@ static void tables_case(const char *what, bool ad, u64 rights, u64 flags, unsign
 		/* Setting a flag without EPT's flags: whether it reads as well is the processor's business. */
 		if (!ad && expected & 2)
 			mask &= ~1ull;
-		check((got & mask) == (expected & mask), "%s: qualification 0x%lx, expected 0x%lx", what, got, expected);
+		check((got & mask) == (expected & mask), "%s: qualification 0x%lx, expected 0x%lx", what, got,
+		      expected);
 		expect_field(what, "guest-physical address", F_GUEST_PHYSICAL, pte_gpa);
 		expect_field(what, "guest-linear address", F_GUEST_LINEAR, TEST_LINEAR + OFFSET);
 	}
@@ -212,7 +221,8 @@ static void guest_tables(void)
 
 		tables_case("guest table not there", false, 0, set, access, 1 | LINEAR_VALID);
 		tables_case("guest table, read-only", false, 1, set, access, 0);
-		tables_case("guest table, read-only, accessed flag to set", false, 1, 0, access, 2 | 1 << 3 | LINEAR_VALID);
+		tables_case("guest table, read-only, accessed flag to set", false, 1, 0, access,
+			    2 | 1 << 3 | LINEAR_VALID);
 		tables_case("guest table, read-only, dirty flag to set", false, 1, PTE_A, access,
 			    access == WRITE ? 2 | 1 << 3 | LINEAR_VALID : 0);
 		if (cap.ept_vpid & CAP_EXEC_ONLY)
@@ -238,7 +248,8 @@ static void pdpte_load(void)
 	reg[G_RDX] = gpa;
 	if (!(vm_get(F_PROC) & PROC_CR3_LOAD) && vm_run("loading PDPTEs", a_cr3) &&
 	    expect_reason("loading PDPTEs", R_EPT_VIOLATION)) {
-		check((vm_get(F_QUALIFICATION) & 0xbf) == 1, "loading PDPTEs: qualification 0x%lx", vm_get(F_QUALIFICATION));
+		check((vm_get(F_QUALIFICATION) & 0xbf) == 1, "loading PDPTEs: qualification 0x%lx",
+		      vm_get(F_QUALIFICATION));
 		check((vm_get(F_GUEST_PHYSICAL) & ~0x1full) == gpa, "loading PDPTEs: guest-physical address 0x%lx",
 		      vm_get(F_GUEST_PHYSICAL));
 		expect_field("loading PDPTEs", "RIP", F_GUEST_RIP, at(a_cr3));
@@ -251,9 +262,11 @@ static void pdpte_load(void)
 	for (unsigned i = 0; i < 4; i++)
 		((volatile u64 *)(test_pages + 0x40))[i] = guest_pdpt_pae[i] | (i + 1) << 9;
 	reg[G_RDX] = at(test_pages) + 0x40;
-	if (!(vm_get(F_PROC) & PROC_CR3_LOAD) && vm_run("loading PDPTEs", a_cr3) && expect_call("loading PDPTEs", a_cr3_next))
+	if (!(vm_get(F_PROC) & PROC_CR3_LOAD) && vm_run("loading PDPTEs", a_cr3) &&
+	    expect_call("loading PDPTEs", a_cr3_next))
 		for (unsigned i = 0; i < 4; i++)
-			expect_field("loading PDPTEs", "PDPTE", F_GUEST_PDPTE0 + 2 * i, guest_pdpt_pae[i] | (i + 1) << 9);
+			expect_field("loading PDPTEs", "PDPTE", F_GUEST_PDPTE0 + 2 * i,
+				     guest_pdpt_pae[i] | (i + 1) << 9);
 }
 
 /* Addresses that the guest may not have: wider than EPT's walk. */
@@ -302,7 +315,8 @@ static void misconfig_case(const char *what, unsigned leaf, unsigned level, u64 
 			expect_call(what, after(access));
 		}
 		if (failure_shown())
-			print("      (page of %d levels, level %d, bits 0x%lx, access %d)\n", leaf, level, bits, access);
+			print("      (page of %d levels, level %d, bits 0x%lx, access %d)\n", leaf, level, bits,
+			      access);
 		/* An entry that is not present is none, whatever else it says. */
 		if (!misconfigured || access == WRITE)
 			continue;
@@ -371,7 +385,8 @@ static void flags_case(unsigned leaf, unsigned access, bool ad)
 	if (!vm_run("EPT flags", access_code[access]) || !expect_call("EPT flags", after(access)))
 		return;
 	for (unsigned level = 1; level <= leaf; level++) {
-		u64 expected = ad ? EPT_A | (level == leaf && access == WRITE ? EPT_D : 0) : 0, *entry = leaf_entry(leaf, level);
+		u64 expected = ad ? EPT_A | (level == leaf && access == WRITE ? EPT_D : 0) : 0,
+			*entry = leaf_entry(leaf, level);
 
 		check((*entry & (EPT_A | EPT_D)) == expected,
 		      "EPT flags: page of %d levels, access %d, level %d: 0x%lx, expected 0x%lx", leaf, access, level,
@@ -395,7 +410,8 @@ static void read_then_write(void)
 	vm_run("EPT flags, read", a_read);
 	check((*entry_at(4) & (EPT_A | EPT_D)) == EPT_A, "EPT flags, read: 0x%lx", *entry_at(4));
 	if (vm_run("EPT flags, then written", a_write))
-		check((*entry_at(4) & (EPT_A | EPT_D)) == (EPT_A | EPT_D), "EPT flags, then written: 0x%lx", *entry_at(4));
+		check((*entry_at(4) & (EPT_A | EPT_D)) == (EPT_A | EPT_D), "EPT flags, then written: 0x%lx",
+		      *entry_at(4));
 }
 
 /* Pages of the guest's tables: walking counts as writing. */
@@ -403,7 +419,8 @@ static void flags_of_tables(void)
 {
 	tables_begin(true, 7, PTE_A | PTE_D);
 	if (vm_run("EPT flags of a guest table", a_read) && expect_call("EPT flags of a guest table", a_read_next))
-		check((ept_test_pt[TABLE_PAGE] & (EPT_A | EPT_D)) == (EPT_A | EPT_D), "EPT flags of a guest table: 0x%lx",
+		check((ept_test_pt[TABLE_PAGE] & (EPT_A | EPT_D)) == (EPT_A | EPT_D),
+		      "EPT flags of a guest table: 0x%lx",
 		      ept_test_pt[TABLE_PAGE]);
 	check((*entry_at(4) & (EPT_A | EPT_D)) == EPT_A, "EPT flags of the page beside: 0x%lx", *entry_at(4));
 	test_pd[0] = at(test_pt) | PTE_P | PTE_W | PTE_U;

@@ -69,7 +69,8 @@ static void exception_exits(const struct exception *e)
 
 	if (!begin_exception(e, 1u << e->vector) || !expect_exit(e->what, R_EXCEPTION, 0))
 		return;
-	expect_field(e->what, "exit information", F_EXIT_INFO, INFO(e->type, e->vector) | (e->has_error ? INFO_ERROR : 0));
+	expect_field(e->what, "exit information", F_EXIT_INFO,
+		     INFO(e->type, e->vector) | (e->has_error ? INFO_ERROR : 0));
 	if (e->has_error)
 		expect_field(e->what, "error code", F_EXIT_ERROR, e->error);
 	expect_field(e->what, "RIP", F_GUEST_RIP, at(e->at) + base);
@@ -118,15 +119,18 @@ static void software_interrupts(void)
 static void page_faults(void)
 {
 	static const struct { const char *code; u64 pte; u32 error; } faults[] = {
-		{ e_pf_read, 0, 0 }, { e_pf_write, 0, 2 }, { e_pf_write, PTE_P, 3 }, { e_pf_read, PTE_P | 1ull << 62, 9 },
+		{ e_pf_read, 0, 0 }, { e_pf_write, 0, 2 }, { e_pf_write, PTE_P, 3 },
+		  { e_pf_read, PTE_P | 1ull << 62, 9 },
 	};
 	static const u32 masks[] = { 0, 1, 2, 3, ~0u }, matches[] = { 0, 1, 2, 3, 9 };
 	u64 address = TEST_LINEAR + 0x123;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(faults) * ARRAY_SIZE(masks) * ARRAY_SIZE(matches) * 2; i++) {
 		unsigned f = i % ARRAY_SIZE(faults), rest = i / ARRAY_SIZE(faults);
-		u32 mask = masks[rest % ARRAY_SIZE(masks)], match = matches[rest / ARRAY_SIZE(masks) % ARRAY_SIZE(matches)];
-		bool bit = rest / ARRAY_SIZE(masks) / ARRAY_SIZE(matches), exits = bit == ((faults[f].error & mask) == match);
+		u32 mask = masks[rest % ARRAY_SIZE(masks)],
+			match = matches[rest / ARRAY_SIZE(masks) % ARRAY_SIZE(matches)];
+		bool bit = rest / ARRAY_SIZE(masks) / ARRAY_SIZE(matches),
+			exits = bit == ((faults[f].error & mask) == match);
 
 		if (f == 3 && cap.physical == 52)
 			continue;
@@ -288,7 +292,8 @@ static void debug_held_back(void)
 static void debug_pending(void)
 {
 	static const struct { const char *what; u64 pending, qualification; u32 state; } list[] = {
-		{ "pending BS", BS, BS, 0 }, { "pending B0", ENABLED | 1, 1, 0 }, { "pending B3 and BS", ENABLED | BS | 8, BS | 8, 0 },
+		{ "pending BS", BS, BS, 0 }, { "pending B0", ENABLED | 1, 1, 0 },
+		  { "pending B3 and BS", ENABLED | BS | 8, BS | 8, 0 },
 		{ "pending B1, not enabled", 2, 0, 0 }, { "pending B0 in HLT", ENABLED | 1, 1, HALTED },
 	};
 
@@ -338,7 +343,8 @@ static void debug_controls(void)
 		vm_put(F_GUEST_DEBUGCTL, 2);
 		if (!vm_run("debug controls", b_dr7) || !expect_call("debug controls", b_dr7_next))
 			continue;
-		check((reg[G_RAX] & ~0x800ull) == (modes[i].load ? 0x501 : 0x400), "debug controls: the guest's DR7 is 0x%lx",
+		check((reg[G_RAX] & ~0x800ull) == (modes[i].load ? 0x501 : 0x400),
+		      "debug controls: the guest's DR7 is 0x%lx",
 		      reg[G_RAX]);
 		if (modes[i].save)
 			expect_field("debug controls", "DR7", F_GUEST_DR7, reg[G_RAX]);
@@ -393,7 +399,7 @@ static void expect_frame(const struct injection *i, u64 rip, u64 rflags)
 {
 	u32 vector = i->info & 0xff, type = i->info >> 8 & 7;
 	const volatile struct frame *f = vm_frame();
-	/* guest_vectors[] pushes no 0 for vectors that have error codes: then an injection without one leaves the frame short. */
+	/* guest_vectors[] pushes no 0 for vectors with error codes: an injection without one leaves the frame short. */
 	u32 own = 1u << V_DF | 1u << V_TS | 1u << V_NP | 1u << V_SS | 1u << V_GP | 1u << V_PF | 1u << V_AC | 1u << 21;
 	bool short_frame = vector < 32 && (own >> vector & 1) && !i->has_error;
 
@@ -427,7 +433,8 @@ static void inject(const struct injection *i)
 	expect_field(i->what, "the event to inject", F_INJECT, i->info & ~INFO_VALID);
 	expect_field(i->what, "IDT-vectoring information", F_VECTORING, 0);
 	check(!(vm_get(F_GUEST_RFLAGS) & FLAG_IF), "%s: RFLAGS.IF in the handler", i->what);
-	check(read_cr2() == 0x77777000 && read_dr6() == 0xffff0ff0, "%s: CR2 0x%lx DR6 0x%lx", i->what, read_cr2(), read_dr6());
+	check(read_cr2() == 0x77777000 && read_dr6() == 0xffff0ff0, "%s: CR2 0x%lx DR6 0x%lx", i->what, read_cr2(),
+	      read_dr6());
 	expect_field(i->what, "interruptibility", F_INTERRUPTIBILITY,
 		     type == T_NMI && !can_pin(PIN_NMI) ? BLOCK_NMI : type == T_NMI ? vm_get(F_INTERRUPTIBILITY) : 0);
 }
@@ -439,7 +446,8 @@ static void inject_flags(void)
 	vm_or(F_GUEST_RFLAGS, FLAG_RF);
 	vm_put(F_INJECT, INFO(T_HARD, V_UD));
 	if (vm_run("injection with RF", g_call) && expect_event("injection with RF", V_UD, 0))
-		check(vm_frame()->rflags == (2 | FLAG_RF), "injection with RF: RFLAGS on the stack 0x%lx", vm_frame()->rflags);
+		check(vm_frame()->rflags == (2 | FLAG_RF), "injection with RF: RFLAGS on the stack 0x%lx",
+		      vm_frame()->rflags);
 	vm_good(LONG);
 	vm_put(F_INJECT, INFO(T_HARD, V_UD));
 	if (vm_run("injection without RF", g_call) && expect_event("injection without RF", V_UD, 0))
@@ -481,11 +489,13 @@ static void inject_to_user(void)
 		vm_or(F_GUEST_RFLAGS, FLAG_IF);
 		vm_put(F_INJECT, list[i].info);
 		vm_put(F_INJECT_LEN, list[i].length);
-		if (!vm_run(list[i].what, g_call + USER_BASE) || !expect_event(list[i].what, (unsigned)list[i].vector, list[i].error))
+		if (!vm_run(list[i].what, g_call + USER_BASE) ||
+		    !expect_event(list[i].what, (unsigned)list[i].vector, list[i].error))
 			continue;
 		check(vm_frame()->ss == SEL_UDATA && vm_frame()->cs == SEL_UCODE, "%s: SS 0x%lx CS 0x%lx on the stack",
 		      list[i].what, vm_frame()->ss, vm_frame()->cs);
-		check((vm_get(F_GUEST_CS_SEL) & 3) == 0 && (vm_get(F_GUEST_SS_AR) >> 5 & 3) == 0, "%s: the handler's privilege",
+		check((vm_get(F_GUEST_CS_SEL) & 3) == 0 && (vm_get(F_GUEST_SS_AR) >> 5 & 3) == 0,
+		      "%s: the handler's privilege",
 		      list[i].what);
 	}
 }
@@ -500,7 +510,8 @@ static void inject_old(void)
 	vm_put(F_INJECT, INFO(T_EXTERNAL, 0x50));
 	if (vm_run("interrupt of a 32-bit guest", g_call) &&
 	    expect_call("interrupt of a 32-bit guest", guest_vectors32 + 16 * 0x50))
-		check(*(volatile u32 *)(uintptr_t)vm_get(F_GUEST_RSP) == (u32)at(g_call), "interrupt of a 32-bit guest: EIP");
+		check(*(volatile u32 *)(uintptr_t)vm_get(F_GUEST_RSP) == (u32)at(g_call),
+		      "interrupt of a 32-bit guest: EIP");
 	vm_good(V86);
 	vm_or(F_GUEST_RFLAGS, FLAG_IF);
 	vm_put(F_INJECT, INFO(T_EXTERNAL, 0x50));
@@ -521,7 +532,8 @@ static void inject_old(void)
 		vm_or(F_GUEST_RFLAGS, FLAG_IF);
 		vm_put(F_INJECT, info[i]);
 		vm_put(F_INJECT_LEN, 2);
-		if (!vm_go("event in real mode") || !expect_call("event in real mode", (void *)(uintptr_t)(LOW_HANDLERS + 16 * vector)))
+		if (!vm_go("event in real mode") ||
+		    !expect_call("event in real mode", (void *)(uintptr_t)(LOW_HANDLERS + 16 * vector)))
 			continue;
 		expect_field("event in real mode", "CS", F_GUEST_CS_SEL, LOW_SELECTOR);
 		expect_field("event in real mode", "RSP", F_GUEST_RSP, 0x1000 - 6);

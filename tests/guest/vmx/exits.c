@@ -94,11 +94,14 @@ static const struct exit_case cases[] = {
 	{ .what = "RDPMC", CODE_AT(x_rdpmc), .proc = PROC_RDPMC, .reason = R_RDPMC, .flags = ON_ONLY },
 	{ .what = "PAUSE", CODE(x_pause), .proc = PROC_PAUSE, .reason = R_PAUSE },
 	{ .what = "MONITOR", CODE_AT(x_monitor), .proc = PROC_MONITOR, .reason = R_MONITOR, .feature = HAS_MONITOR },
-	{ .what = "MWAIT", CODE_AT(x_mwait), .proc = PROC_MWAIT, .reason = R_MWAIT, .feature = HAS_MONITOR, .flags = ON_ONLY },
+	{ .what = "MWAIT", CODE_AT(x_mwait), .proc = PROC_MWAIT, .reason = R_MWAIT, .feature = HAS_MONITOR,
+	  .flags = ON_ONLY },
 	{ .what = "WBINVD", CODE(x_wbinvd), .proc2 = P2_WBINVD, .reason = R_WBINVD },
 	{ .what = "XSETBV", CODE_AT(x_xsetbv), .reason = R_XSETBV, .feature = HAS_OSXSAVE },
-	{ .what = "INVLPG", CODE(x_invlpg), .proc = PROC_INVLPG, .reason = R_INVLPG, .qualification = (u64)(scratch + 4) },
-	{ .what = "INVLPG with a segment", CODE(x_invlpg_fs), .proc = PROC_INVLPG, .reason = R_INVLPG, .qualification = 0x1000 },
+	{ .what = "INVLPG", CODE(x_invlpg), .proc = PROC_INVLPG, .reason = R_INVLPG,
+	  .qualification = (u64)(scratch + 4) },
+	{ .what = "INVLPG with a segment", CODE(x_invlpg_fs), .proc = PROC_INVLPG, .reason = R_INVLPG,
+	  .qualification = 0x1000 },
 	{ .what = "INVPCID", CODE_AT(x_invpcid), .proc = PROC_INVLPG, .always2 = P2_INVPCID, .reason = R_INVPCID,
 	  .qualification = 0x10, .form = MEMORY_FORM, .info = MEMORY_INFO | REG2(9), .info_mask = REG2(15) },
 	{ .what = "RDRAND", CODE(x_rdrand), .proc2 = P2_RDRAND, .reason = R_RDRAND, .form = REGISTER_FORM,
@@ -109,7 +112,8 @@ static const struct exit_case cases[] = {
 	  .info = REG1(7), .info_mask = REG1(15) | 3 << 11, .feature = HAS_RDRAND },
 	{ .what = "RDSEED", CODE(x_rdseed), .proc2 = P2_RDSEED, .reason = R_RDSEED, .form = REGISTER_FORM,
 	  .info = REG1(15) | 2 << 11, .info_mask = REG1(15) | 3 << 11, .feature = HAS_RDSEED },
-	{ .what = "SGDT", CODE(x_sgdt), .proc2 = P2_TABLES, .reason = R_GDTR_IDTR, .qualification = 0x10, .form = MEMORY_FORM,
+	{ .what = "SGDT", CODE(x_sgdt), .proc2 = P2_TABLES, .reason = R_GDTR_IDTR, .qualification = 0x10,
+	  .form = MEMORY_FORM,
 	  .info = MEMORY_INFO, .info_mask = ID(3) },
 	{ .what = "SIDT", CODE(x_sidt), .proc2 = P2_TABLES, .reason = R_GDTR_IDTR, .form = MEMORY_FORM,
 	  .info = MEM_INFO(0, NO_REG, G_RBX, 5) | ID(1), .info_mask = ID(3) },
@@ -119,7 +123,8 @@ static const struct exit_case cases[] = {
 	  .info = MEM_INFO(0, NO_REG, G_RBX, 3) | ID(3), .info_mask = ID(3), .flags = ON_ONLY },
 	{ .what = "SLDT to a register", CODE(x_sldt), .proc2 = P2_TABLES, .reason = R_LDTR_TR, .form = REGISTER_FORM,
 	  .info = 1 << 10 | REG1(12), .info_mask = 1 << 10 | REG1(15) | ID(3) },
-	{ .what = "SLDT to memory", CODE(x_sldt_memory), .proc2 = P2_TABLES, .reason = R_LDTR_TR, .qualification = -8ull,
+	{ .what = "SLDT to memory", CODE(x_sldt_memory), .proc2 = P2_TABLES, .reason = R_LDTR_TR,
+	  .qualification = -8ull,
 	  .form = MEMORY_FORM, .info = MEM_INFO(0, NO_REG, G_RBP, 2), .info_mask = ID(3) },
 	{ .what = "STR", CODE(x_str), .proc2 = P2_TABLES, .reason = R_LDTR_TR, .form = REGISTER_FORM,
 	  .info = 1 << 10 | REG1(6) | ID(1), .info_mask = 1 << 10 | REG1(15) | ID(3) },
@@ -129,8 +134,10 @@ static const struct exit_case cases[] = {
 	  .info = MEM_INFO(0, NO_REG, G_RBX, 3) | ID(2), .info_mask = ID(3) },
 	{ .what = "LTR", CODE(x_ltr), .proc2 = P2_TABLES, .reason = R_LDTR_TR, .form = REGISTER_FORM,
 	  .info = 1 << 10 | REG1(2) | ID(3), .info_mask = 1 << 10 | REG1(15) | ID(3), .flags = ON_ONLY },
-	{ .what = "VMCLEAR", CODE(x_vmclear), .reason = R_VMCLEAR, .qualification = 0x10, .form = MEMORY_FORM, .info = MEMORY_INFO },
-	{ .what = "VMCLEAR, RIP-relative", CODE(x_vmclear_rip), .reason = R_VMCLEAR, .qualification = (u64)(x_vmclear_rip_next + 0x1234),
+	{ .what = "VMCLEAR", CODE(x_vmclear), .reason = R_VMCLEAR, .qualification = 0x10, .form = MEMORY_FORM,
+	  .info = MEMORY_INFO },
+	{ .what = "VMCLEAR, RIP-relative", CODE(x_vmclear_rip), .reason = R_VMCLEAR,
+	  .qualification = (u64)(x_vmclear_rip_next + 0x1234),
 	  .form = MEMORY_FORM, .info = MEM_INFO(0, NO_REG, NO_REG, 3) },
 	{ .what = "VMCLEAR, on the stack", CODE(x_vmclear_sp), .reason = R_VMCLEAR, .qualification = -0x30ull,
 	  .form = MEMORY_FORM, .info = MEM_INFO(0, NO_REG, G_RSP, 2) },
@@ -142,19 +149,26 @@ static const struct exit_case cases[] = {
 	  .info = MEM_INFO(1, 12, 13, 3) },
 	{ .what = "VMCLEAR, index alone and a segment", CODE(x_vmclear_gs), .reason = R_VMCLEAR, .qualification = 0x40,
 	  .form = MEMORY_FORM, .info = MEM_INFO(2, G_RCX, NO_REG, 5) },
-	{ .what = "VMPTRLD", CODE(x_vmptrld), .reason = R_VMPTRLD, .qualification = 0x10, .form = MEMORY_FORM, .info = MEMORY_INFO },
-	{ .what = "VMPTRST", CODE(x_vmptrst), .reason = R_VMPTRST, .form = MEMORY_FORM, .info = MEM_INFO(0, NO_REG, G_RBX, 3) },
-	{ .what = "VMXON", CODE(x_vmxon), .reason = R_VMXON, .qualification = 0x10, .form = MEMORY_FORM, .info = MEMORY_INFO },
+	{ .what = "VMPTRLD", CODE(x_vmptrld), .reason = R_VMPTRLD, .qualification = 0x10, .form = MEMORY_FORM,
+	  .info = MEMORY_INFO },
+	{ .what = "VMPTRST", CODE(x_vmptrst), .reason = R_VMPTRST, .form = MEMORY_FORM,
+	  .info = MEM_INFO(0, NO_REG, G_RBX, 3) },
+	{ .what = "VMXON", CODE(x_vmxon), .reason = R_VMXON, .qualification = 0x10, .form = MEMORY_FORM,
+	  .info = MEMORY_INFO },
 	{ .what = "VMXOFF", CODE(x_vmxoff), .reason = R_VMXOFF },
 	{ .what = "VMLAUNCH", CODE(x_vmlaunch), .reason = R_VMLAUNCH },
 	{ .what = "VMRESUME", CODE(x_vmresume), .reason = R_VMRESUME },
-	{ .what = "VMREAD", CODE(x_vmread), .reason = R_VMREAD, .form = REGISTER_FORM, .info = 1 << 10 | REG1(7) | REG2(6),
+	{ .what = "VMREAD", CODE(x_vmread), .reason = R_VMREAD, .form = REGISTER_FORM,
+	  .info = 1 << 10 | REG1(7) | REG2(6),
 	  .info_mask = 1 << 10 | REG1(15) | REG2(15) },
-	{ .what = "VMREAD to memory", CODE(x_vmread_memory), .reason = R_VMREAD, .qualification = 0x10, .form = MEMORY_FORM,
+	{ .what = "VMREAD to memory", CODE(x_vmread_memory), .reason = R_VMREAD, .qualification = 0x10,
+	  .form = MEMORY_FORM,
 	  .info = MEMORY_INFO | REG2(14), .info_mask = REG2(15) },
-	{ .what = "VMWRITE", CODE(x_vmwrite), .reason = R_VMWRITE, .form = REGISTER_FORM, .info = 1 << 10 | REG1(8) | REG2(15),
+	{ .what = "VMWRITE", CODE(x_vmwrite), .reason = R_VMWRITE, .form = REGISTER_FORM,
+	  .info = 1 << 10 | REG1(8) | REG2(15),
 	  .info_mask = 1 << 10 | REG1(15) | REG2(15) },
-	{ .what = "VMWRITE from memory", CODE(x_vmwrite_memory), .reason = R_VMWRITE, .qualification = 0x10, .form = MEMORY_FORM,
+	{ .what = "VMWRITE from memory", CODE(x_vmwrite_memory), .reason = R_VMWRITE, .qualification = 0x10,
+	  .form = MEMORY_FORM,
 	  .info = MEMORY_INFO, .info_mask = REG2(15) },
 	{ .what = "INVEPT", CODE(x_invept), .reason = R_INVEPT, .qualification = 0x10, .form = MEMORY_FORM,
 	  .info = MEMORY_INFO | REG2(11), .info_mask = REG2(15), .feature = HAS_INVEPT },
@@ -185,6 +199,7 @@ static u32 memory_mask(u32 info)
 static void prepare(const struct exit_case *c)
 {
 	vm_good(LONG);
+	vm_or(F_GUEST_RFLAGS, FLAG_RF);
 	memset(scratch, 0, sizeof(scratch));
 	reg[G_RBX] = at(scratch);
 	reg[G_RCX] = 2;
@@ -202,6 +217,8 @@ static void expect_instruction(const struct exit_case *c)
 	expect_field(c->what, "RIP", F_GUEST_RIP, at(c->at));
 	expect_field(c->what, "instruction length", F_EXIT_LEN, (u64)(c->next - c->at));
 	expect_field(c->what, "IDT-vectoring information", F_VECTORING, 0);
+	check(!(vm_get(F_EXIT_INFO) & INFO_VALID), "%s: exit information 0x%lx", c->what, vm_get(F_EXIT_INFO));
+	check(!(vm_get(F_GUEST_RFLAGS) & FLAG_RF), "%s: RFLAGS.RF is saved as 1", c->what);
 	if (c->form == NO_INFO)
 		return;
 	if (c->form == MEMORY_FORM)
@@ -388,7 +405,8 @@ static void task_switches(void)
 	for (unsigned i = 0; i < ARRAY_SIZE(list); i++) {
 		bool iret = list[i].code == t_iret;
 
-		gdt_set(SEL_FREE, 0x67 | (tss & 0xffffff) << 16 | (iret ? 0x8bull : 0x89ull) << 40 | (tss >> 24 & 0xff) << 56);
+		gdt_set(SEL_FREE, 0x67 | (tss & 0xffffff) << 16 | (iret ? 0x8bull :
+								   0x89ull) << 40 | (tss >> 24 & 0xff) << 56);
 		*(volatile u16 *)(uintptr_t)tss = SEL_FREE;
 		vm_good(PAE);
 		vm_put(F_GUEST_IDTR_BASE, at(idt32));
@@ -406,7 +424,8 @@ static void task_switches(void)
 	vm_good(PAE);
 	vm_put(F_EXCEPTIONS, ~0u);
 	if (vm_run("task switch to nothing", t_jump) && expect_reason("task switch to nothing", R_EXCEPTION)) {
-		expect_field("task switch to nothing", "exit information", F_EXIT_INFO, INFO(T_HARD, V_GP) | INFO_ERROR);
+		expect_field("task switch to nothing", "exit information", F_EXIT_INFO,
+			     INFO(T_HARD, V_GP) | INFO_ERROR);
 		expect_field("task switch to nothing", "error code", F_EXIT_ERROR, SEL_FREE);
 	}
 }
@@ -426,7 +445,8 @@ static void triple_fault(void)
 	expect_field("triple fault", "RIP", F_GUEST_RIP, at(f_ud));
 }
 
-GUEST(s_tsc, "rdtsc; shl $32, %rdx; or %rdx, %rax; mov %rax, %rdi; mov $0x10, %ecx; rdmsr; shl $32, %rdx; or %rdx, %rax");
+GUEST(s_tsc, "rdtsc; shl $32, %rdx; or %rdx, %rax; mov %rax, %rdi;"
+	     "mov $0x10, %ecx; rdmsr; shl $32, %rdx; or %rdx, %rax");
 GUEST(s_tscp, "rdtscp; shl $32, %rdx; or %rdx, %rax");
 
 static u64 rdtsc(void)
@@ -438,7 +458,8 @@ static u64 rdtsc(void)
 
 static void tsc_between(const char *what, u64 v, u64 before, u64 after, u64 offset)
 {
-	check(v - offset - before <= after - before, "%s: TSC 0x%lx is not in 0x%lx-0x%lx plus 0x%lx", what, v, before, after,
+	check(v - offset - before <= after - before, "%s: TSC 0x%lx is not in 0x%lx-0x%lx plus 0x%lx", what, v, before,
+	      after,
 	      offset);
 }
 
@@ -476,6 +497,26 @@ static void tsc_offset(void)
 	}
 }
 
+GUEST_AT(s_sti, "sti", "cpuid");
+GUEST_AT(s_movss, "mov %ss, %eax; mov %eax, %ss", "cpuid");
+
+/* Blocking by STI and MOV SS lasts for the instruction that exits. */
+static void blocking(void)
+{
+	vm_good(LONG);
+	if (vm_run("exit behind STI", s_sti) && expect_exit("exit behind STI", R_CPUID, 0)) {
+		expect_field("exit behind STI", "interruptibility", F_INTERRUPTIBILITY, BLOCK_STI);
+		expect_field("exit behind STI", "RIP", F_GUEST_RIP, at(s_sti_at));
+	}
+	vm_good(LONG);
+	if (vm_run("exit behind MOV SS", s_movss) && expect_exit("exit behind MOV SS", R_CPUID, 0))
+		expect_field("exit behind MOV SS", "interruptibility", F_INTERRUPTIBILITY, BLOCK_MOVSS);
+	vm_good(LONG);
+	vm_put(F_INTERRUPTIBILITY, BLOCK_NMI);
+	if (vm_run("exit with NMIs blocked", x_cpuid) && expect_exit("exit with NMIs blocked", R_CPUID, 0))
+		expect_field("exit with NMIs blocked", "interruptibility", F_INTERRUPTIBILITY, BLOCK_NMI);
+}
+
 void group_exits(void)
 {
 	write_cr4(read_cr4() | (cpuid(1, 0).c >> 26 & 1 ? CR4_OSXSAVE : 0));
@@ -485,6 +526,7 @@ void group_exits(void)
 	undefined();
 	compatibility_mode();
 	task_switches();
+	blocking();
 	triple_fault();
 	tsc_offset();
 	expect_good("exits");

@@ -67,7 +67,8 @@ static void tpr_threshold(void)
 				expect_call("TPR threshold", k_to_cr8_next);
 			} else if (expect_exit("TPR threshold", R_TPR, 0)) {
 				expect_field("TPR threshold", "RIP", F_GUEST_RIP, at(k_to_cr8_next));
-				check(virtual_apic[TPR] == tpr << 4, "TPR threshold: the virtual TPR is 0x%x", virtual_apic[TPR]);
+				check(virtual_apic[TPR] == tpr << 4, "TPR threshold: the virtual TPR is 0x%x",
+				      virtual_apic[TPR]);
 			}
 		}
 	/* The control checks look at the virtual TPR of the moment. */
@@ -108,11 +109,13 @@ static void apic_access(void)
 		expect_exit("APIC access, writing", R_APIC_ACCESS, 0x80 | LINEAR_WRITE << 12);
 	if (can_proc(PROC_TPR)) {
 		apic_begin(true);
-		if (vm_run("APIC access, reading the shadow", k_read) && expect_call("APIC access, reading the shadow", k_read_next))
+		if (vm_run("APIC access, reading the shadow", k_read) &&
+		    expect_call("APIC access, reading the shadow", k_read_next))
 			check(reg[G_RAX] == 0x40, "APIC access: the TPR reads 0x%lx", reg[G_RAX]);
 		apic_begin(true);
 		reg[G_RAX] = 0x53;
-		if (vm_run("APIC access, writing the shadow", k_write) && expect_call("APIC access, writing the shadow", k_write_next))
+		if (vm_run("APIC access, writing the shadow", k_write) &&
+		    expect_call("APIC access, writing the shadow", k_write_next))
 			check(virtual_apic[TPR] == 0x53, "APIC access: the virtual TPR is 0x%x", virtual_apic[TPR]);
 		apic_begin(true);
 		reg[G_RBX] = TEST_LINEAR + 0x20;

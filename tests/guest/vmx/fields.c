@@ -11,12 +11,14 @@ static const struct { u32 field; u8 n, group; u32 bits; } conditional[] = {
 	{ 0x0006, 1, PROC2, 1u << 31 }, { 0x0810, 1, PROC2, P2_VID }, { F_GUEST_PML_INDEX, 1, PROC2, P2_PML },
 	{ 0x0814, 1, PROC2, 1u << 31 }, { F_MSR_BITMAP, 1, PROC, PROC_MSR_BITMAPS }, { 0x200c, 1, EITHER, 0 },
 	{ F_PML_ADDRESS, 1, PROC2, P2_PML }, { F_TSC_OFFSET, 1, PROC, PROC_TSC_OFFSET },
-	{ F_VIRTUAL_APIC, 1, PROC, PROC_TPR }, { F_APIC_ACCESS, 1, PROC2, P2_APIC_ACCESS }, { 0x2016, 1, PIN, PIN_POSTED },
+	{ F_VIRTUAL_APIC, 1, PROC, PROC_TPR }, { F_APIC_ACCESS, 1, PROC2, P2_APIC_ACCESS },
+	  { 0x2016, 1, PIN, PIN_POSTED },
 	{ F_VMFUNC_CTL, 1, PROC2, P2_VMFUNC }, { F_EPTP, 1, PROC2, P2_EPT }, { 0x201c, 4, PROC2, P2_VID },
 	{ F_EPTP_LIST, 1, FUNCTION, 1 }, { F_VMREAD_BITMAP, 2, PROC2, P2_SHADOWING }, { 0x202a, 1, PROC2, P2_VE },
 	{ 0x202c, 1, PROC2, P2_XSAVES }, { F_GUEST_PHYSICAL, 1, PROC2, P2_EPT },
 	{ F_GUEST_PAT, 1, ENTRY, N_LOAD_PAT }, { F_GUEST_EFER, 1, ENTRY, N_LOAD_EFER },
-	{ F_GUEST_PDPTE0, 4, PROC2, P2_EPT }, { F_HOST_PAT, 1, EXIT, X_LOAD_PAT }, { F_HOST_EFER, 1, EXIT, X_LOAD_EFER },
+	{ F_GUEST_PDPTE0, 4, PROC2, P2_EPT }, { F_HOST_PAT, 1, EXIT, X_LOAD_PAT },
+	  { F_HOST_EFER, 1, EXIT, X_LOAD_EFER },
 	{ F_TPR_THRESHOLD, 1, PROC, PROC_TPR }, { F_PROC2, 1, PROC, PROC_2ND }, { F_PLE_GAP, 2, PROC2, P2_PLE },
 	{ F_GUEST_TIMER, 1, PIN, PIN_TIMER },
 };
@@ -48,7 +50,8 @@ static int expected(u32 field)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(conditional); i++)
 		if (field >= conditional[i].field && field < conditional[i].field + 2u * conditional[i].n)
-			return conditional[i].group == EITHER ? -1 : supported(conditional[i].group, conditional[i].bits);
+			return conditional[i].group == EITHER ? -1 :
+				supported(conditional[i].group, conditional[i].bits);
 	for (unsigned i = 0; i < ARRAY_SIZE(unconditional); i++)
 		if (field >= unconditional[i].first && field <= unconditional[i].last)
 			return 1;
@@ -64,9 +67,11 @@ static void halves(u32 field)
 {
 	u64 high = 0;
 
-	check(vmread(field | 1, &high) == OK && high == 0x01234567, "field 0x%x: the high half reads 0x%lx", field, high);
+	check(vmread(field | 1, &high) == OK && high == 0x01234567, "field 0x%x: the high half reads 0x%lx", field,
+	      high);
 	check(vmwrite(field | 1, 0xffffffff89abcdef) == OK, "field 0x%x: writing the high half", field);
-	check(vm_get(field) == 0x89abcdef89abcdef, "field 0x%x: 0x%lx after writing the high half", field, vm_get(field));
+	check(vm_get(field) == 0x89abcdef89abcdef, "field 0x%x: 0x%lx after writing the high half", field,
+	      vm_get(field));
 }
 
 static void keeps(u32 field)
@@ -106,7 +111,8 @@ void group_fields(void)
 		if (how == OK && (field >> 1 & 0x1ff) > highest)
 			highest = field >> 1 & 0x1ff;
 		if (want >= 0)
-			check((how == OK) == want, "field 0x%x: VMREAD gives %d, expected to exist: %d", field, how, want);
+			check((how == OK) == want, "field 0x%x: VMREAD gives %d, expected to exist: %d", field, how,
+			      want);
 		if (how == OK)
 			keeps(field);
 		else

@@ -292,7 +292,8 @@ static void other_errors(void)
 		if (offered(&all[i]))
 			vector("in user mode of root operation", all[i].name,
 			       run_code(all[i].code, USER, all[i].rdi < GIB && all[i].rdi > 1 << 20 ?
-								   all[i].rdi + USER_BASE : all[i].rdi, all[i].rsi), V_GP);
+								   all[i].rdi + USER_BASE : all[i].rdi, all[i].rsi),
+								   	V_GP);
 	vector("in user mode of root operation", "VMXON", run_code(i_vmxon, USER, at(&pointer) + USER_BASE, 0), V_GP);
 	vector("in root operation", "VMFUNC", run_code(i_vmfunc, KERNEL, 0, 0), V_UD);
 	vector("in compatibility mode", "VMXON", run_code32(i_vmxon32, at(&pointer)), V_UD);

@@ -4,7 +4,8 @@
  */
 #include "vmx.h"
 
-enum { APIC_EOI = 0xb0, APIC_SPURIOUS = 0xf0, APIC_IRR = 0x200, APIC_ICR = 0x300, APIC_ICR_HIGH = 0x310, VECTOR = 0x60 };
+enum { APIC_EOI = 0xb0, APIC_SPURIOUS = 0xf0, APIC_IRR = 0x200, APIC_ICR = 0x300, APIC_ICR_HIGH = 0x310,
+       VECTOR = 0x60 };
 #define APIC_AT 0xfee00000ull
 
 static volatile u32 *apic(unsigned offset) { return (volatile u32 *)(uintptr_t)(APIC_AT + offset); }
@@ -49,7 +50,8 @@ static void at_rip(const char *what, u32 reason, const char *rip)
 
 /* ---- external interrupts ---- */
 
-static void external_case(const char *what, bool ack, u64 rflags, u32 blocking, u32 activity, const char *code, const char *rip)
+static void external_case(const char *what, bool ack, u64 rflags, u32 blocking, u32 activity, const char *code,
+			  const char *rip)
 {
 	vm_good(LONG);
 	vm_or(F_PIN, PIN_EXTINT);
@@ -64,6 +66,8 @@ static void external_case(const char *what, bool ack, u64 rflags, u32 blocking, 
 	at_rip(what, R_EXTINT, rip);
 	expect_field(what, "activity state", F_ACTIVITY, activity);
 	expect_field(what, "interruptibility", F_INTERRUPTIBILITY, 0);
+	check((vm_get(F_GUEST_RFLAGS) & FLAG_RF) == (rflags & FLAG_RF), "%s: RFLAGS 0x%lx", what,
+	      vm_get(F_GUEST_RFLAGS));
 	if (ack)
 		expect_field(what, "exit information", F_EXIT_INFO, INFO(T_EXTERNAL, VECTOR));
 	else
@@ -84,6 +88,7 @@ static void external_interrupts(void)
 	}
 	for (unsigned ack = 0; ack < 2; ack++) {
 		external_case("external interrupt", ack, FLAG_IF, 0, ACTIVE, w_nops, w_nops);
+		external_case("external interrupt, RF", ack, FLAG_IF | FLAG_RF, 0, ACTIVE, w_nops, w_nops);
 		external_case("external interrupt, IF clear", ack, 0, 0, ACTIVE, w_nops, w_nops);
 		external_case("external interrupt behind STI", ack, FLAG_IF, BLOCK_STI, ACTIVE, w_nops, w_nops_2);
 		external_case("external interrupt behind MOV SS", ack, FLAG_IF, BLOCK_MOVSS, ACTIVE, w_nops, w_nops_2);
@@ -94,7 +99,8 @@ static void external_interrupts(void)
 	vm_good(LONG);
 	vm_or(F_GUEST_RFLAGS, FLAG_IF);
 	self_interrupt();
-	if (vm_run("external interrupt of the guest", w_nops) && expect_event("external interrupt of the guest", VECTOR, 0))
+	if (vm_run("external interrupt of the guest", w_nops) &&
+	    expect_event("external interrupt of the guest", VECTOR, 0))
 		check(vm_frame()->rip == at(w_nops), "external interrupt of the guest: RIP 0x%lx", vm_frame()->rip);
 	*apic(APIC_EOI) = 0;
 	vm_good(LONG);
@@ -106,7 +112,8 @@ static void external_interrupts(void)
 	self_interrupt();
 	if (vm_run("external interrupt after STI of the guest", w_sti) &&
 	    expect_event("external interrupt after STI of the guest", VECTOR, 0))
-		check(vm_frame()->rip == at(w_sti_3), "external interrupt after STI of the guest: RIP 0x%lx", vm_frame()->rip);
+		check(vm_frame()->rip == at(w_sti_3), "external interrupt after STI of the guest: RIP 0x%lx",
+		      vm_frame()->rip);
 	*apic(APIC_EOI) = 0;
 	vm_good(LONG);
 	self_interrupt();
@@ -172,7 +179,8 @@ static void nmis(void)
 			;
 		check(last_vector == 0, "NMI exit: NMIs are blocked in the host");
 		run_code(w_nothing, KERNEL, 0, 0); /* begins with an IRET */
-		check(last_trap.vector == V_NMI, "NMI exit: IRET unblocks NMIs in the host: vector %ld", last_trap.vector);
+		check(last_trap.vector == V_NMI, "NMI exit: IRET unblocks NMIs in the host: vector %ld",
+		      last_trap.vector);
 		run_code(w_nothing, KERNEL, 0, 0);
 		check(last_trap.vector == V_DONE, "NMI exit: there was one NMI: vector %ld", last_trap.vector);
 	}
@@ -218,7 +226,8 @@ static void interrupt_window(void)
 	vm_or(F_PROC, PROC_INTWIN);
 	vm_or(F_GUEST_RFLAGS, FLAG_IF);
 	vm_put(F_INJECT, INFO(T_EXTERNAL, 0x50));
-	if (vm_run("interrupt window and injection", w_nops) && expect_event("interrupt window and injection", 0x50, 0)) {
+	if (vm_run("interrupt window and injection", w_nops) &&
+	    expect_event("interrupt window and injection", 0x50, 0)) {
 		vm_skip();
 		if (vm_go("interrupt window after IRET"))
 			at_rip("interrupt window after IRET", R_INTWIN, w_nops);
@@ -308,7 +317,8 @@ static void preemption_timer(void)
 	reg[G_RCX] = 10000;
 	if (vm_run("preemption timer that does not expire", w_spin) &&
 	    expect_call("preemption timer that does not expire", w_spin_next))
-		check(vm_get(F_GUEST_TIMER) < 0xffffffff && vm_get(F_GUEST_TIMER) > 0, "preemption timer: 0x%lx is left",
+		check(vm_get(F_GUEST_TIMER) < 0xffffffff && vm_get(F_GUEST_TIMER) > 0,
+		      "preemption timer: 0x%lx is left",
 		      vm_get(F_GUEST_TIMER));
 	timer_begin(100, true);
 	vm_put(F_ACTIVITY, HALTED);

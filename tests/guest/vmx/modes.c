@@ -5,9 +5,9 @@
 #include "vmx.h"
 
 /* Code of 16 bits, which is copied to LOW_CODE; NAME_next is where it does VMCALL. */
-#define CODE16(name, text)                                                                                            \
-	__asm__(".pushsection .text\n.code16\n" #name ":\n" text "\n" #name "_next: vmcall\n1: jmp 1b\n.code64\n" #name \
-		"_end:\n.popsection");                                                                                   \
+#define CODE16(name, text)                                                                     \
+	__asm__(".pushsection .text\n.code16\n" #name ":\n" text "\n" #name "_next: vmcall\n1: jmp 1b\n"  \
+		".code64\n" #name "_end:\n.popsection");                                             \
 	extern const char name[], name##_next[], name##_end[]
 
 CODE16(m_arithmetic, "mov $0x1234, %ax; mov %ax, %bx; shl $4, %bx; add %bx, %ax; push %ax; pop %cx; mov %sp, %dx");
@@ -18,7 +18,7 @@ CODE16(m_outs32, "addr32 outsb");
 CODE16(m_int, "int $0x40");
 CODE16(m_limit, "mov 0xffff, %ax");
 CODE16(m_far, "ljmp $0x6010, $0x0000");
-CODE16(m_protected, "lgdtl 0x5000; mov %cr0, %eax; or $1, %al; mov %eax, %cr0; m_protected_at: ljmpl *0x5008");
+CODE16(m_protected, "lgdtl 0x5000; mov %cr0, %eax; or $1, %al; mov %eax, %cr0; ljmpl *0x5008");
 CODE16(m_hlt, "hlt");
 CODE16(m_vmread, "vmread %eax, %ebx");
 CODE16(m_iopl, "pushf; cli");
@@ -27,11 +27,10 @@ GUEST(m_invlpg, ".code32; invlpg 0x10(%ebx,%ecx,4); .code64");
 GUEST(m_outs_flat, ".code32; outsl; .code64");
 GUEST(m_outs_flat16, ".code32; addr16 outsl %fs:(%si), (%dx); .code64");
 GUEST(m_landed, ".code32; mov %cs, %eax; mov $0x10, %ecx; mov %ecx, %ds; mov %ecx, %ss; .code64");
-GUEST(m_to_long, ".code32; mov %cr4, %eax; or $0x20, %eax; mov %eax, %cr4; mov %ebx, %cr3; mov $0xc0000080, %ecx; rdmsr;"
-		 "or $0x100, %eax; wrmsr; mov %cr0, %eax; or $0x80000000, %eax; mov %eax, %cr0; m_to_long_at: ljmp $8, $m_in_long;"
-		 ".code64; m_in_long: mov $1, %rax; shl $40, %rax");
+GUEST(m_to_long, ".code32; mov %cr4, %eax; or $0x20, %eax; mov %eax, %cr4; mov %ebx, %cr3;"
+		 "mov $0xc0000080, %ecx; rdmsr; or $0x100, %eax; wrmsr; mov %cr0, %eax; or $0x80000000, %eax;"
+		 "mov %eax, %cr0; ljmp $8, $m_in_long; .code64; m_in_long: mov $1, %rax; shl $40, %rax");
 GUEST(m_from_long, ".code32; mov %cr0, %eax; and $0x7fffffff, %eax; mov %eax, %cr0; .code64");
-extern const char m_protected_at[], m_to_long_at[];
 
 static u8 *low(unsigned offset) { return (u8 *)(uintptr_t)(LOW_BASE + offset); }
 
@@ -63,12 +62,14 @@ static void code16(enum mode m)
 	begin16(m);
 	if (vm_run(what, LOW(m_arithmetic)) && expect_call(what, LOW_NEXT(m_arithmetic)))
 		check((reg[G_RAX] & 0xffff) == (u16)(0x1234 + 0x12340) && reg[G_RCX] == (reg[G_RAX] & 0xffff) &&
-			      reg[G_RDX] == LOW_STACK, "%s: 0x%lx 0x%lx 0x%lx", what, reg[G_RAX], reg[G_RCX], reg[G_RDX]);
+			      reg[G_RDX] == LOW_STACK, "%s: 0x%lx 0x%lx 0x%lx", what, reg[G_RAX], reg[G_RCX],
+			      	reg[G_RDX]);
 	begin16(m);
 	memset(low(0x4000), 0, 0x200);
 	low(0x4100)[0] = 0x77;
 	if (vm_run(what, LOW(m_memory)) && expect_call(what, LOW_NEXT(m_memory)))
-		check(reg[G_RBX] == 0x77 && reg[G_RCX] == 0x55aa, "%s: 0x%lx 0x%lx from memory", what, reg[G_RBX], reg[G_RCX]);
+		check(reg[G_RBX] == 0x77 && reg[G_RCX] == 0x55aa, "%s: 0x%lx 0x%lx from memory", what, reg[G_RBX],
+		      reg[G_RCX]);
 	begin16(m);
 	if (vm_run(what, LOW(m_cpuid)) && expect_exit(what, R_CPUID, 0)) {
 		expect_field(what, "RIP", F_GUEST_RIP, LOW_CODE);
@@ -91,7 +92,8 @@ static void code16(enum mode m)
 static void strings16(void)
 {
 	static const struct { const char *code, *end; u32 info; u64 linear; } list[] = {
-		{ m_outs, m_outs_end, 0 << 7 | 3 << 15, LOW_BASE + 0x1234 }, { m_outs32, m_outs32_end, 1 << 7 | 3 << 15, LOW_BASE + 0x1234 },
+		{ m_outs, m_outs_end, 0 << 7 | 3 << 15, LOW_BASE + 0x1234 },
+		  { m_outs32, m_outs32_end, 1 << 7 | 3 << 15, LOW_BASE + 0x1234 },
 	};
 
 	for (unsigned i = 0; can_proc(PROC_IO) && i < ARRAY_SIZE(list); i++) {
@@ -103,7 +105,8 @@ static void strings16(void)
 		    !expect_exit("OUTS in real mode", R_IO, 0x80ull << 16 | 16))
 			continue;
 		expect_field("OUTS in real mode", "guest-linear address", F_GUEST_LINEAR, list[i].linear);
-		check((vm_get(F_INSN_INFO) & 0x38380) == list[i].info, "OUTS in real mode: instruction information 0x%lx",
+		check((vm_get(F_INSN_INFO) & 0x38380) == list[i].info,
+		      "OUTS in real mode: instruction information 0x%lx",
 		      vm_get(F_INSN_INFO));
 	}
 }
@@ -155,7 +158,8 @@ static void real_to_protected(void)
 	gdt.base = (u32)vm_get(F_HOST_GDTR_BASE);
 	memcpy(low(0x5000), &gdt, sizeof(gdt));
 	memcpy(low(0x5008), &target, sizeof(target));
-	if (!vm_run("real to protected mode", LOW(m_protected)) || !expect_call("real to protected mode", m_landed_next))
+	if (!vm_run("real to protected mode", LOW(m_protected)) ||
+	    !expect_call("real to protected mode", m_landed_next))
 		return;
 	check(vm_get(F_GUEST_CR0) & CR0_PE, "real to protected mode: CR0 0x%lx", vm_get(F_GUEST_CR0));
 	expect_field("real to protected mode", "CS", F_GUEST_CS_SEL, SEL_CODE32);
@@ -189,12 +193,15 @@ static void long_to_protected(void)
 {
 	vm_good_ept(COMPAT, false);
 	vm_or(F_PROC2, P2_UNRESTRICTED);
-	if (!vm_run("IA-32e to protected mode", m_from_long) || !expect_call("IA-32e to protected mode", m_from_long_next))
+	if (!vm_run("IA-32e to protected mode", m_from_long) ||
+	    !expect_call("IA-32e to protected mode", m_from_long_next))
 		return;
-	check(!(vm_get(F_ENTRY) & N_IA32E) && !(vm_get(F_GUEST_CR0) & CR0_PG), "IA-32e to protected mode: controls 0x%lx CR0 0x%lx",
+	check(!(vm_get(F_ENTRY) & N_IA32E) && !(vm_get(F_GUEST_CR0) & CR0_PG),
+	      "IA-32e to protected mode: controls 0x%lx CR0 0x%lx",
 	      vm_get(F_ENTRY), vm_get(F_GUEST_CR0));
 	if (can_exit(X_SAVE_EFER))
-		check((vm_get(F_GUEST_EFER) & (EFER_LMA | EFER_LME)) == EFER_LME, "IA-32e to protected mode: EFER 0x%lx",
+		check((vm_get(F_GUEST_EFER) & (EFER_LMA | EFER_LME)) == EFER_LME,
+		      "IA-32e to protected mode: EFER 0x%lx",
 		      vm_get(F_GUEST_EFER));
 }
 
@@ -224,7 +231,8 @@ static void code32(enum mode m, const char *what)
 		if (!vm_run(what, i ? m_outs_flat16 : m_outs_flat) || !expect_exit(what, R_IO, 16 | 3))
 			continue;
 		expect_field(what, "guest-linear address", F_GUEST_LINEAR, i ? 0x15678 : 0x12345678);
-		check((vm_get(F_INSN_INFO) & 0x38380) == (i ? 4 << 15 : 1 << 7 | 3 << 15), "%s: instruction information 0x%lx", what,
+		check((vm_get(F_INSN_INFO) & 0x38380) == (i ? 4 << 15 : 1 << 7 | 3 << 15),
+		      "%s: instruction information 0x%lx", what,
 		      vm_get(F_INSN_INFO));
 	}
 }
@@ -238,8 +246,10 @@ static void v86(void)
 		expect_call("HLT in virtual-8086 mode", guest_vectors32 + 16 * V_GP);
 	begin16(V86);
 	vm_put(F_EXCEPTIONS, 1 << V_GP);
-	if (vm_run("PUSHF in virtual-8086 mode", LOW(m_iopl)) && expect_exit("PUSHF in virtual-8086 mode", R_EXCEPTION, 0))
-		expect_field("PUSHF in virtual-8086 mode", "exit information", F_EXIT_INFO, INFO(T_HARD, V_GP) | INFO_ERROR);
+	if (vm_run("PUSHF in virtual-8086 mode", LOW(m_iopl)) &&
+	    expect_exit("PUSHF in virtual-8086 mode", R_EXCEPTION, 0))
+		expect_field("PUSHF in virtual-8086 mode", "exit information", F_EXIT_INFO,
+			     INFO(T_HARD, V_GP) | INFO_ERROR);
 	begin16(V86);
 	vm_or(F_GUEST_RFLAGS, 3 << 12);
 	if (vm_run("INT in virtual-8086 mode", LOW(m_int)))

@@ -320,7 +320,8 @@ static void expect_port(const struct port_case *c)
 		return;
 	expect_field(c->what, "guest-linear address", F_GUEST_LINEAR, at(in ? buffer + 4 : buffer));
 	if (cap.basic >> 54 & 1)
-		check((vm_get(F_INSN_INFO) & mask) == (c->info & mask), "%s: instruction information 0x%lx, expected 0x%x",
+		check((vm_get(F_INSN_INFO) & mask) == (c->info & mask),
+		      "%s: instruction information 0x%lx, expected 0x%x",
 		      c->what, vm_get(F_INSN_INFO), c->info);
 	check(reg[G_RCX] == 3, "%s: RCX is untouched", c->what);
 }

@@ -95,7 +95,8 @@ static void msr_lists(void)
 		check(area2[0].value == 0x777000 && area2[1].value == 0x444000, "MSR lists: stored 0x%lx 0x%lx",
 		      area2[0].value, area2[1].value);
 		check(area2[0].index == MSR_LSTAR && area[0].value == 0x333000, "MSR lists: the rest is as it was");
-		check(rdmsr(MSR_LSTAR) == 0x555000 && rdmsr(MSR_KERNEL_GS_BASE) == 0x666000, "MSR lists: loaded 0x%lx 0x%lx",
+		check(rdmsr(MSR_LSTAR) == 0x555000 && rdmsr(MSR_KERNEL_GS_BASE) == 0x666000,
+		      "MSR lists: loaded 0x%lx 0x%lx",
 		      rdmsr(MSR_LSTAR), rdmsr(MSR_KERNEL_GS_BASE));
 	}
 	wrmsr(MSR_LSTAR, lstar);
@@ -153,16 +154,20 @@ static void host_tables(void)
 
 	__asm__ volatile("sgdt %0; sidt %1; str %2; sldt %3" : "=m"(gdt), "=m"(idt), "=m"(tr), "=m"(ldtr));
 	__asm__ volatile("mov %%es, %0; mov %%cs, %1; mov %%ss, %2; mov %%ds, %3; mov %%fs, %4; mov %%gs, %5"
-			 : "=m"(selectors[0]), "=m"(selectors[1]), "=m"(selectors[2]), "=m"(selectors[3]), "=m"(selectors[4]),
+			 : "=m"(selectors[0]), "=m"(selectors[1]), "=m"(selectors[2]), "=m"(selectors[3]),
+			 	"=m"(selectors[4]),
 			   "=m"(selectors[5]));
-	check(gdt.base == vm_get(F_HOST_GDTR_BASE) && gdt.limit == 0xffff, "host state: GDTR 0x%lx, limit 0x%x", gdt.base,
+	check(gdt.base == vm_get(F_HOST_GDTR_BASE) && gdt.limit == 0xffff, "host state: GDTR 0x%lx, limit 0x%x",
+	      gdt.base,
 	      gdt.limit);
-	check(idt.base == vm_get(F_HOST_IDTR_BASE) && idt.limit == 0xffff, "host state: IDTR 0x%lx, limit 0x%x", idt.base,
+	check(idt.base == vm_get(F_HOST_IDTR_BASE) && idt.limit == 0xffff, "host state: IDTR 0x%lx, limit 0x%x",
+	      idt.base,
 	      idt.limit);
 	check(tr == SEL_TSS, "host state: TR 0x%x", tr);
 	check(ldtr == 0, "host state: LDTR 0x%x", ldtr);
 	for (u32 i = 0; i < 6; i++)
-		check(selectors[i] == vm_get(F_HOST_ES_SEL + 2 * i), "host state: selector %d is 0x%x", i, selectors[i]);
+		check(selectors[i] == vm_get(F_HOST_ES_SEL + 2 * i), "host state: selector %d is 0x%x", i,
+		      selectors[i]);
 }
 
 /* Limits and rights are fixed: by LSL and LAR they are the descriptors', so they are tried. */
@@ -173,7 +178,8 @@ static void host_segments_work(void)
 	__asm__ volatile("mov %1, %%es:(%0)" : : "r"(&value), "r"(0x77u) : "memory");
 	check(value == 0x77, "host state: ES of the host writes");
 	run_code(i_trap_to_user, USER, 0, 0);
-	check(last_trap.vector == V_DONE && last_trap.new_ss == 0, "host state: TR gives the stack: vector %ld", last_trap.vector);
+	check(last_trap.vector == V_DONE && last_trap.new_ss == 0, "host state: TR gives the stack: vector %ld",
+	      last_trap.vector);
 }
 
 static void expect_msr(const char *name, u32 msr, u64 v)
@@ -201,7 +207,8 @@ void group_host_state(void)
 	if (!vm_run("host state", g_call) || !expect_call("host state", g_call))
 		return;
 	check(host_rflags == 2, "host state: RFLAGS 0x%lx", host_rflags);
-	check(read_cr0() == cr0 && read_cr3() == cr3 && read_cr4() == (cr4 | CR4_DE), "host state: CR0 0x%lx CR3 0x%lx CR4 0x%lx",
+	check(read_cr0() == cr0 && read_cr3() == cr3 && read_cr4() == (cr4 | CR4_DE),
+	      "host state: CR0 0x%lx CR3 0x%lx CR4 0x%lx",
 	      read_cr0(), read_cr3(), read_cr4());
 	check(read_dr7() == 0x400, "host state: DR7 0x%lx", read_dr7());
 	expect_msr("DEBUGCTL", MSR_DEBUGCTL, 0);
@@ -234,11 +241,13 @@ static struct seen seen __attribute__((aligned(16)));
 GUEST(l_state, "pushf; pop %rax; mov %rax, 68(%rbx); sgdt (%rbx); sidt 10(%rbx); str %eax; mov %ax, 20(%rbx);"
 	       "sldt %eax; mov %ax, 22(%rbx); mov %es, %eax; mov %ax, 24(%rbx); mov %cs, %eax; mov %ax, 26(%rbx);"
 	       "mov %ss, %eax; mov %ax, 28(%rbx); mov %ds, %eax; mov %ax, 30(%rbx); mov %fs, %eax; mov %ax, 32(%rbx);"
-	       "mov %gs, %eax; mov %ax, 34(%rbx); mov %cr0, %rax; mov %rax, 36(%rbx); mov %cr3, %rax; mov %rax, 44(%rbx);"
+	       "mov %gs, %eax; mov %ax, 34(%rbx); mov %cr0, %rax; mov %rax, 36(%rbx);"
+	       "mov %cr3, %rax; mov %rax, 44(%rbx);"
 	       "mov %cr4, %rax; mov %rax, 52(%rbx); mov %dr7, %rax; mov %rax, 60(%rbx)");
 
 static const u32 saved[] = {
-	F_GUEST_ES_SEL, F_GUEST_CS_SEL, F_GUEST_SS_SEL, F_GUEST_DS_SEL, F_GUEST_FS_SEL, F_GUEST_GS_SEL, F_GUEST_LDTR_SEL,
+	F_GUEST_ES_SEL, F_GUEST_CS_SEL, F_GUEST_SS_SEL, F_GUEST_DS_SEL, F_GUEST_FS_SEL, F_GUEST_GS_SEL,
+		F_GUEST_LDTR_SEL,
 	F_GUEST_TR_SEL, F_GUEST_ES_LIMIT, F_GUEST_CS_LIMIT, F_GUEST_SS_LIMIT, F_GUEST_DS_LIMIT, F_GUEST_FS_LIMIT,
 	F_GUEST_GS_LIMIT, F_GUEST_LDTR_LIMIT, F_GUEST_TR_LIMIT, F_GUEST_GDTR_LIMIT, F_GUEST_IDTR_LIMIT, F_GUEST_ES_AR,
 	F_GUEST_CS_AR, F_GUEST_SS_AR, F_GUEST_FS_AR, F_GUEST_GS_AR, F_GUEST_LDTR_AR, F_GUEST_TR_AR,
@@ -257,7 +266,8 @@ static void saved_as_loaded(void)
 	if (!vm_run("guest state", g_call) || !expect_call("guest state", g_call))
 		return;
 	for (unsigned i = 0; i < ARRAY_SIZE(saved); i++)
-		check(vm_get(saved[i]) == before[i], "guest state: field 0x%x is 0x%lx, was 0x%lx", saved[i], vm_get(saved[i]),
+		check(vm_get(saved[i]) == before[i], "guest state: field 0x%x is 0x%lx, was 0x%lx", saved[i],
+		      vm_get(saved[i]),
 		      before[i]);
 	check(vm_get(F_GUEST_DS_AR) >> 16 & 1, "guest state: DS is unusable");
 }
@@ -272,8 +282,10 @@ static void loaded(void)
 	reg[G_RBX] = at(&seen);
 	if (!vm_run("guest state", l_state) || !expect_call("guest state", l_state_next))
 		return;
-	check(seen.gdt.base == 0x5000 && seen.gdt.limit == 0x17, "the guest sees GDTR 0x%lx, 0x%x", seen.gdt.base, seen.gdt.limit);
-	check(seen.idt.base == 0x6000 && seen.idt.limit == 0x7f, "the guest sees IDTR 0x%lx, 0x%x", seen.idt.base, seen.idt.limit);
+	check(seen.gdt.base == 0x5000 && seen.gdt.limit == 0x17, "the guest sees GDTR 0x%lx, 0x%x", seen.gdt.base,
+	      seen.gdt.limit);
+	check(seen.idt.base == 0x6000 && seen.idt.limit == 0x7f, "the guest sees IDTR 0x%lx, 0x%x", seen.idt.base,
+	      seen.idt.limit);
 	check(seen.tr == 0x28 && seen.ldtr == 0x48, "the guest sees TR 0x%x, LDTR 0x%x", seen.tr, seen.ldtr);
 	for (u32 i = 0; i < 6; i++)
 		check(seen.selectors[i] == vm_get(F_GUEST_ES_SEL + 2 * i), "the guest sees selector %d as 0x%x", i,

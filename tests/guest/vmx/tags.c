@@ -10,7 +10,8 @@ GUEST(g_cr3, "mov %cr3, %rax; mov %rax, %cr3; mov (%rbx), %rax");
 GUEST(g_store, "mov %rax, (%rbx)");
 
 #define VALUE(n) ((u64)0x1111111111111111 * (n))
-static u64 other_pml4[512] PAGE_ALIGNED, other_pdpt[512] PAGE_ALIGNED, other_pd[512] PAGE_ALIGNED, other_pt[512] PAGE_ALIGNED;
+static u64 other_pml4[512] PAGE_ALIGNED, other_pdpt[512] PAGE_ALIGNED, other_pd[512] PAGE_ALIGNED,
+	other_pt[512] PAGE_ALIGNED;
 
 /* A guest of VPID @vpid (0: none), with EPT if @eptp says so, about to read TEST_LINEAR. */
 static void tag_begin(u16 vpid, u64 eptp)
@@ -41,11 +42,13 @@ static u64 load(const char *what) { return run_load(what, g_load, g_load_next); 
 
 static void sees(const char *what, u64 v) { check(v >= VALUE(1) && v <= VALUE(8), "%s: 0x%lx", what, v); }
 
-static void is(const char *what, u64 v, unsigned n) { check(v == VALUE(n), "%s: sees 0x%lx, expected 0x%lx", what, v, VALUE(n)); }
+static void is(const char *what, u64 v, unsigned n) { check(v == VALUE(n), "%s: sees 0x%lx, expected 0x%lx", what, v,
+							    VALUE(n)); }
 
 static void old_or(const char *what, u64 v, unsigned old, unsigned new)
 {
-	check(v == VALUE(old) || v == VALUE(new), "%s: sees 0x%lx, expected 0x%lx or 0x%lx", what, v, VALUE(old), VALUE(new));
+	check(v == VALUE(old) || v == VALUE(new), "%s: sees 0x%lx, expected 0x%lx or 0x%lx", what, v, VALUE(old),
+	      VALUE(new));
 }
 
 static void map(unsigned n, u64 flags) { test_pt[0] = (at(test_pages) + n * PAGE) | PTE_P | PTE_W | PTE_U | flags; }
@@ -172,7 +175,8 @@ static void ept_contexts(void)
 static void ept_changes(u16 vpid)
 {
 	static const struct { const char *what; u64 capability, type; } types[] = {
-		{ "INVEPT of a context", CAP_INVEPT_ONE, INVEPT_ONE }, { "INVEPT of all contexts", CAP_INVEPT_ALL, INVEPT_ALL },
+		{ "INVEPT of a context", CAP_INVEPT_ONE, INVEPT_ONE },
+		  { "INVEPT of all contexts", CAP_INVEPT_ALL, INVEPT_ALL },
 	};
 	u64 first = eptp_of(ept_pml4, false), second = eptp_of(other_pml4, false);
 

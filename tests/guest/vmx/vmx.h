@@ -98,7 +98,8 @@ enum {
 /* ---- exits ---- */
 
 enum {
-	R_EXCEPTION = 0, R_EXTINT = 1, R_TRIPLE = 2, R_INTWIN = 7, R_NMIWIN = 8, R_TASK = 9, R_CPUID = 10, R_GETSEC = 11,
+	R_EXCEPTION = 0, R_EXTINT = 1, R_TRIPLE = 2, R_INTWIN = 7, R_NMIWIN = 8, R_TASK = 9, R_CPUID = 10,
+		R_GETSEC = 11,
 	R_HLT = 12, R_INVD = 13, R_INVLPG = 14, R_RDPMC = 15, R_RDTSC = 16, R_RSM = 17, R_VMCALL = 18, R_VMCLEAR = 19,
 	R_VMLAUNCH = 20, R_VMPTRLD = 21, R_VMPTRST = 22, R_VMREAD = 23, R_VMRESUME = 24, R_VMWRITE = 25, R_VMXOFF = 26,
 	R_VMXON = 27, R_CR = 28, R_DR = 29, R_IO = 30, R_RDMSR = 31, R_WRMSR = 32, R_BAD_GUEST = 33, R_BAD_MSR = 34,
@@ -110,7 +111,8 @@ enum {
 #define ENTRY_FAILED 0x80000000u
 
 enum { /* VM-instruction error numbers */
-	E_VMCALL_ROOT = 1, E_VMCLEAR_ADDRESS = 2, E_VMCLEAR_VMXON = 3, E_LAUNCH_NOT_CLEAR = 4, E_RESUME_NOT_LAUNCHED = 5,
+	E_VMCALL_ROOT = 1, E_VMCLEAR_ADDRESS = 2, E_VMCLEAR_VMXON = 3, E_LAUNCH_NOT_CLEAR = 4,
+		E_RESUME_NOT_LAUNCHED = 5,
 	E_CONTROLS = 7, E_HOST = 8, E_VMPTRLD_ADDRESS = 9, E_VMPTRLD_VMXON = 10, E_VMPTRLD_REVISION = 11, E_FIELD = 12,
 	E_READONLY = 13, E_VMXON_ROOT = 15, E_MOVSS = 26, E_INVALIDATE = 28,
 };
@@ -138,7 +140,8 @@ enum { ACTIVE = 0, HALTED = 1, SHUT_DOWN = 2, WAIT_SIPI = 3 };
 #define CR4_VMXE (1u << 13)
 enum {
 	VMX_BASIC = 0x480, VMX_PIN = 0x481, VMX_PROC = 0x482, VMX_EXIT = 0x483, VMX_ENTRY = 0x484, VMX_MISC = 0x485,
-	VMX_CR0_FIXED0 = 0x486, VMX_CR0_FIXED1 = 0x487, VMX_CR4_FIXED0 = 0x488, VMX_CR4_FIXED1 = 0x489, VMX_ENUM = 0x48a,
+	VMX_CR0_FIXED0 = 0x486, VMX_CR0_FIXED1 = 0x487, VMX_CR4_FIXED0 = 0x488, VMX_CR4_FIXED1 = 0x489,
+		VMX_ENUM = 0x48a,
 	VMX_PROC2 = 0x48b, VMX_EPT_VPID = 0x48c, VMX_TRUE_PIN = 0x48d, VMX_TRUE_PROC = 0x48e, VMX_TRUE_EXIT = 0x48f,
 	VMX_TRUE_ENTRY = 0x490, VMX_VMFUNC = 0x491,
 };
@@ -225,7 +228,8 @@ static inline enum how vmread(u64 field, u64 *v)
 static inline enum how vmwrite(u64 field, u64 v)
 {
 	u8 c, z;
-	__asm__ volatile("vmwrite %3, %2; setc %0; setz %1" : "=qm"(c), "=qm"(z) : "r"(field), "rm"(v) : "cc", "memory");
+	__asm__ volatile("vmwrite %3, %2; setc %0; setz %1" : "=qm"(c), "=qm"(z) : "r"(field), "rm"(v) : "cc",
+			 "memory");
 	return c ? FAIL_INVALID : z ? FAIL_VALID : OK;
 }
 struct descriptor128 { u64 first, second; };
