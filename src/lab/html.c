@@ -232,12 +232,23 @@ static int put_csv_link(const json_t *s, size_t n, FILE *out)
 
 /* ---- the table ---- */
 
+/* Sentences are set as such; words, and numbers with their units, like numbers. */
+static bool is_sentence(const json_t *v) { return json_is_string(v) && json_string_length(v) > 32; }
+
+static bool is_column_of_sentences(const json_t *rows, size_t column)
+{
+	for (size_t r = 0; r < json_array_size(rows); r++)
+		if (is_sentence(json_array_get(json_object_get(json_array_get(rows, r), "cells"), column)))
+			return true;
+	return false;
+}
+
 static void put_cell(const json_t *v, FILE *out)
 {
 	char text[40];
 
 	if (json_is_string(v)) {
-		fputs("<td class=\"text\">", out);
+		fputs(is_sentence(v) ? "<td class=\"text\">" : "<td>", out);
 		put_escaped(json_string_value(v), out);
 	} else if (json_is_number(v)) {
 		number_text(json_number_value(v), text);
@@ -254,7 +265,7 @@ static void put_table(const json_t *s, FILE *out)
 
 	fputs("<div class=\"scroll\"><table>\n<thead><tr><th></th>", out);
 	for (size_t c = 0; c < json_array_size(columns); c++) {
-		fputs("<th>", out);
+		fputs(is_column_of_sentences(rows, c) ? "<th class=\"text\">" : "<th>", out);
 		put_escaped(json_string_value(json_array_get(columns, c)), out);
 		fputs("</th>", out);
 	}
@@ -340,7 +351,7 @@ static void put_chart(const json_t *s, size_t n, FILE *out)
 {
 	json_t *config = build_config(s);
 
-	fprintf(out, "<div class=\"chart\" style=\"height:20rem\"><canvas id=\"chart%zu\" role=\"img\" aria-label=\"", n);
+	fprintf(out, "<div class=\"chart\" style=\"height:17rem\"><canvas id=\"chart%zu\" role=\"img\" aria-label=\"", n);
 	put_escaped(string(s, "title"), out);
 	fprintf(out, ": the numbers are in the table below\"></canvas></div>\n"
 		     "<script class=\"config\" type=\"application/json\" data-canvas=\"chart%zu\">", n);

@@ -336,7 +336,8 @@ static json_t *page_of_replays(const json_t *const *report, unsigned n)
 static void table_of_lab(json_t *page, const json_t *table)
 {
 	const json_t *heads = json_object_get(table, "columns"), *rows = json_object_get(table, "rows");
-	json_t *s = html_section(page, text(table, "title"), NULL, NULL);
+	const char *unit = text(table, "unit");
+	json_t *s = html_section(page, text(table, "title"), *unit ? unit : NULL, NULL);
 
 	for (size_t i = 0; i < json_array_size(heads); i++)
 		html_column(s, json_is_string(json_array_get(heads, i)) ? json_string_value(json_array_get(heads, i)) : "?");
@@ -347,6 +348,46 @@ static void table_of_lab(json_t *page, const json_t *table)
 		for (size_t i = 0; i < json_array_size(values); i++)
 			html_cell(s, json_incref(json_array_get(values, i)));
 	}
+}
+
+/* Is there something of @unit to set beside each other? */
+static bool is_pair(const json_t *line, const char *unit)
+{
+	return strcmp(text(line, "unit"), unit) == 0 && isfinite(number(line, "ours")) && isfinite(number(line, "paper"));
+}
+
+/* Ours and published figures of one unit, in one chart. */
+static void chart_lines(json_t *page, const json_t *lines, const char *unit)
+{
+	char title[128];
+	json_t *s = NULL;
+
+	snprintf(title, sizeof(title), "Beside the published: %.64s", unit);
+	for (size_t l = 0; l < json_array_size(lines); l++) {
+		const json_t *line = json_array_get(lines, l);
+
+		if (!is_pair(line, unit))
+			continue;
+		if (!s) {
+			s = html_section(page, title, unit, NULL);
+			html_column(s, "ours");
+			html_column(s, "paper");
+		}
+		html_row(s, text(line, "what"));
+		html_cell(s, value_of(line, "ours"));
+		html_cell(s, value_of(line, "paper"));
+	}
+}
+
+static void chart_comparison_of_lab(json_t *page, const json_t *lines)
+{
+	json_t *units = json_array();
+
+	for (size_t l = 0; l < json_array_size(lines); l++)
+		add_name(units, text(json_array_get(lines, l), "unit"));
+	for (size_t i = 0; i < json_array_size(units); i++)
+		chart_lines(page, lines, json_string_value(json_array_get(units, i)));
+	json_decref(units);
 }
 
 static json_t *page_of_lab(const json_t *lab)
@@ -369,6 +410,7 @@ static json_t *page_of_lab(const json_t *lab)
 		for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
 			html_cell(s, value_of(json_array_get(lines, l), keys[i]));
 	}
+	chart_comparison_of_lab(page, lines);
 	for (size_t i = 0; i < json_array_size(tables); i++)
 		table_of_lab(page, json_array_get(tables, i));
 	return page;

@@ -48,6 +48,8 @@ json_t *lab_table(json_t *result, const char *id, const char *title, const char 
 	return t;
 }
 
+void lab_table_unit(json_t *table, const char *unit) { put_string(table, "unit", unit); }
+
 void lab_row(json_t *table, const char *label, unsigned n, const double *value)
 {
 	json_t *row = json_object(), *values = json_array();

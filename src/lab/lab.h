@@ -61,6 +61,8 @@ void lab_print(const json_t *result, FILE *out);
 
 /* A table of what was measured. @columns: their heads, separated by '|' */
 json_t *lab_table(json_t *result, const char *id, const char *title, const char *columns);
+/* All its numbers are of one unit, and a page charts them. */
+void lab_table_unit(json_t *table, const char *unit);
 void lab_row(json_t *table, const char *label, unsigned n, const double *value);
 /* The last row's cell in column @column is a word instead. */
 void lab_row_word(json_t *table, unsigned column, const char *word);

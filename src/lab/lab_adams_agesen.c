@@ -168,6 +168,8 @@ static void show_nano(json_t *result, const struct figures figures[OPS])
 				   "Modelled cycles per operation (last column: the paper's translator, for reference)",
 				   "native|shadow, traced|shadow, lazy|brute|ept|paper's BT");
 
+	lab_table_unit(exits, "exits");
+	lab_table_unit(cycles, "modelled cycles");
 	for (unsigned i = 0; i < OPS; i++) {
 		double c[WAYS + 1];
 

@@ -182,6 +182,7 @@ void lab_designs_table(json_t *result, const struct lab_designs *d, enum lab_pag
 	snprintf(name, sizeof(name), "%s.%s", id, lab_pages_name[pages]);
 	snprintf(title, sizeof(title), "%s, %s pages", what, pages == LAB_LARGE ? "2M" : "4K");
 	table = lab_table(result, name, title, columns);
+	lab_table_unit(table, what);
 	for (unsigned w = 0; w < d->works; w++) {
 		for (unsigned i = 0; i < d->designs && i < ARRAY_SIZE(v); i++)
 			v[i] = figure(lab_designs_figures(d, pages, w, i));

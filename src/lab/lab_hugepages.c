@@ -155,6 +155,9 @@ static void show_reach(json_t *result, const struct space *s, unsigned spaces, c
 				       "Entries of either level smaller than the guest's page, per random read",
 				       regions > 2 ? "4 MiB|32 MiB|256 MiB" : "4 MiB|32 MiB");
 
+	lab_table_unit(walks, "walks a read");
+	lab_table_unit(l1, "misses a read");
+	lab_table_unit(splintered, "entries a read");
 	for (unsigned i = 0; i < spaces; i++) {
 		double w[REGIONS_MAX], m[REGIONS_MAX], p[REGIONS_MAX];
 

@@ -345,6 +345,7 @@ static void show_reasons(json_t *result, const struct guest *g, const struct row
 	snprintf(id, sizeof(id), "%s.reasons", g->name);
 	snprintf(title, sizeof(title), "%s: exits that tracking adds, by reason", g->name);
 	table = lab_table(result, id, title, "page fault|EPT violation|PML full|timer|others");
+	lab_table_unit(table, "exits");
 	for (unsigned i = 0; i < ROWS; i++) {
 		const struct obs *more = &task[i].count[MORE].obs;
 		double v[5] = {lab_number(more->exits.by_reason[EXIT_REASON_EXCEPTION_NMI]),

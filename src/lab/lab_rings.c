@@ -142,6 +142,7 @@ static void show_requests(json_t *result, const struct lab_task *task)
 				  "shadow|ept|ports|memory|turns|doorbells|instructions");
 	json_t *costs = lab_table(result, "cycles", "Modelled cycles of a request", "native|shadow|ept");
 
+	lab_table_unit(costs, "modelled cycles");
 	for (unsigned op = 0; op < OPS; op++) {
 		const struct lab_task *t = &task[index_of(op, APART, NATIVE)], *ept = t + EPT;
 		double v[] = {exits(t + SHADOW),
