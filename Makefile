@@ -57,9 +57,11 @@ guest-kvm: guest $(BUILD)/build.ninja
 	@$(NINJA) -C $(BUILD) guest/kvm/gnomon-kvm
 	@scripts/make-initramfs.sh $(GUEST) $(BUILD)/guest/kvm/gnomon-kvm
 
-# Debian's Xen and a domain 0 for it (docs/xen.md).
+# Debian's Xen, the same with shadow paging (built from source: minutes, once), and a domain 0 (docs/xen.md).
 guest-xen: guest-generic
+	@scripts/setup.sh xen
 	@scripts/fetch-xen.sh $(GUEST)
+	@scripts/make-xen.sh $(GUEST)
 
 # Debian's kernel with page tables for HugeGPT and DMT, from source (docs/guest-kernel.md): minutes, once.
 guest-kernel:

@@ -95,6 +95,8 @@ make_dom0() {
 	cp "$busybox" "$root/bin/busybox"
 	ln -s busybox "$root/bin/sh"
 	install -m 755 "$top/guest/xen/init" "$root/init"
+	${CC:-gcc} -std=gnu11 -D_GNU_SOURCE -O2 -march=x86-64 -static -s -Wall -Wextra -Wl,--build-id=none -fno-pie -no-pie \
+		-o "$root/bin/xen-stream" "$top/guest/xen/stream.c"
 	for tool in $tools; do
 		take "usr/lib/xen-$version/bin/$tool"
 		take_libraries "$root/usr/lib/xen-$version/bin/$tool"

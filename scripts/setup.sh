@@ -9,10 +9,11 @@ packages() {
 	build) echo gcc libc6-dev meson ninja-build pkg-config libzydis-dev libjansson-dev libxxhash-dev libconfig-dev libslirp-dev libgnutls28-dev zlib1g-dev libzstd-dev liblzma-dev libjs-chart.js python3 ;;
 	guest) echo gcc libc6-dev busybox-static cpio lz4 xz-utils ;;
 	kernel) echo gcc libc6-dev make flex bison bc libelf-dev xz-utils patch binutils ;;
+	xen) echo gcc libc6-dev make flex bison python3 binutils busybox-static cpio xz-utils ;;
 	rootfs) echo mmdebstrap e2fsprogs fakeroot fakechroot ;;
 	test) echo libcmocka-dev qemu-system-x86 qemu-utils e2fsprogs patch seabios ;;
 	bench) echo gcc libc6-dev qemu-system-x86 qemu-utils valgrind ;;
-	*) echo "setup: unknown group '$1' (build, guest, kernel, rootfs, test, bench)" >&2; exit 2 ;;
+	*) echo "setup: unknown group '$1' (build, guest, kernel, xen, rootfs, test, bench)" >&2; exit 2 ;;
 	esac
 }
 
@@ -20,7 +21,7 @@ installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = i
 
 check=false
 [ "${1-}" != --check ] || { check=true; shift; }
-[ $# -gt 0 ] || { echo "usage: setup.sh [--check] build|guest|kernel|rootfs|test|bench..." >&2; exit 2; }
+[ $# -gt 0 ] || { echo "usage: setup.sh [--check] build|guest|kernel|xen|rootfs|test|bench..." >&2; exit 2; }
 wanted=
 for group in "$@"; do
 	list=$(packages "$group")

@@ -11,7 +11,7 @@ struct lab_command {
 	struct lab_options o;
 	struct hw hw;
 	bool json;
-	const char *migrates; /* an option that only such a lab heeds; NULL: none was given */
+	const char *migrates, *explains; /* an option that only such a lab heeds; NULL: none was given */
 	char kit[PATH_MAX];
 };
 
@@ -114,7 +114,7 @@ static int set_explain(void *ctx, const char *v, struct error *err)
 {
 	(void)v, (void)err;
 	((struct lab_command *)ctx)->o.explain = true;
-	((struct lab_command *)ctx)->migrates = "--explain";
+	((struct lab_command *)ctx)->explains = "--explain";
 	return 0;
 }
 
@@ -122,10 +122,13 @@ static int set_limit(void *ctx, const char *v, struct error *err)
 {
 	struct lab_command *c = ctx;
 	uint64_t lines;
-	int ret = set_link(c, "--limit", v, 1000000, &lines, err);
+	int ret = parse_count("limit", v, &lines, err);
 
+	if (ret == 0 && (lines == 0 || lines > 1000000))
+		ret = error_set(err, -EINVAL, "--limit '%s': from 1 to 1000000", v);
 	if (ret == 0)
 		c->o.limit = (unsigned)lines;
+	c->explains = "--limit";
 	return ret;
 }
 
@@ -133,9 +136,13 @@ static const struct option_desc migration_options[] = {
 	{"bandwidth", "SIZE", "bytes that the link carries in a second of virtual time (default 1G)", set_bandwidth},
 	{"downtime-limit", "MS", "stop the VM when what is left takes no longer (default 4)", set_downtime},
 	{"rounds", "N", "of copying while it runs, at most (default 8)", set_rounds},
-	{"explain", NULL, "of page-modification logging: when the log was full or emptied, and what was in it",
+	{0},
+};
+
+static const struct option_desc explain_options[] = {
+	{"explain", NULL, "of page-modification logging: when the log was full or emptied, and what else happened",
 	 set_explain},
-	{"limit", "N", "lines of that, about (default 60)", set_limit},
+	{"limit", "N", "lines of that, about (default 60; xen-migration: 40 of each run)", set_limit},
 	{0},
 };
 
@@ -160,6 +167,7 @@ static void help(FILE *out)
 	const struct option_group groups[] = {
 		{.title = "Options", .table = lab_options},
 		{.title = "Of the lab 'migration'", .table = migration_options},
+		{.title = "Of the labs 'migration' and 'xen-migration'", .table = explain_options},
 		{0},
 	};
 
@@ -235,6 +243,7 @@ static int run_command(int argc, char **argv)
 	const struct option_group groups[] = {
 		{.title = "Options", .table = lab_options, .ctx = &c},
 		{.title = "Of the lab 'migration'", .table = migration_options, .ctx = &c},
+		{.title = "Of the labs 'migration' and 'xen-migration'", .table = explain_options, .ctx = &c},
 		{0},
 	};
 	const char *name = argc > 1 && argv[1][0] != '-' ? argv[1] : NULL;
@@ -258,6 +267,10 @@ static int run_command(int argc, char **argv)
 	}
 	if (lab && c.migrates && !lab->migrates) {
 		snprintf(text, sizeof(text), "%s: only the lab 'migration' has it", c.migrates);
+		return fail(CLI_USAGE, text);
+	}
+	if (lab && c.explains && !lab->explains) {
+		snprintf(text, sizeof(text), "%s: only the labs 'migration' and 'xen-migration' have it", c.explains);
 		return fail(CLI_USAGE, text);
 	}
 	if (lab)

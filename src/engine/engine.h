@@ -184,6 +184,14 @@ struct engine_log_watch {
 void engine_dirty_watch(struct engine_vm *vm, const struct engine_log_watch *watch);
 
 /*
+ * Follows what a hypervisor in the guest does with VMX, on the bare machine: @watch is told from within engine_run(), and
+ * may look at time and counters then. Between two runs; it lasts until another one, or NULL, is given. Costs the guest
+ * nothing. -ENOTSUP with another scheme than native.
+ */
+struct vmx_watch;
+int engine_watch_vmx(struct engine_vm *vm, const struct vmx_watch *watch);
+
+/*
  * Memory that is not there yet: the contents of some pages are elsewhere, in a file or at another host, and are brought
  * when the page is first looked at, by whomever. Pages have the numbers of engine_page_gpa().
  */

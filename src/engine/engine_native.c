@@ -10,6 +10,7 @@
 #include "cpu/record.h"
 #include "engine/engine_impl.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -277,6 +278,14 @@ static void native_observe(const struct engine_vm *vm, struct obs *obs)
 	obs->hypervisor.invepts = x->counts.invepts;
 	obs->hypervisor.invvpids = x->counts.invvpids;
 	obs->tracking.logged = x->tally.pml_logged;
+}
+
+int engine_watch_vmx(struct engine_vm *vm, const struct vmx_watch *watch)
+{
+	if (vm->hv)
+		return -ENOTSUP;
+	vm->cpu->vmx_watch = watch;
+	return 0;
 }
 
 static void native_describe(struct engine_vm *vm, char *buf, size_t bytes)

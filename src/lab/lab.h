@@ -42,12 +42,13 @@ struct lab {
 	const char *title; /* one line */
 	const char *source; /* the publication; NULL if there is none */
 	const char *hw;    /* description it uses if none is asked for */
-	bool migrates;     /* heeds link, explain, limit */
+	bool migrates;     /* heeds link */
+	bool explains;     /* heeds explain and limit */
 	/* Fills in @result, which has the head already. Errors: a guest was not made or did not do its work. */
 	int (*run)(const struct lab_options *o, const struct hw *hw, json_t *result, struct error *err);
 };
 extern const struct lab lab_adams_agesen, lab_bhargava, lab_vpid, lab_hugepages, lab_translation, lab_rings;
-extern const struct lab lab_migration, lab_dmt, lab_hugegpt, lab_agile;
+extern const struct lab lab_migration, lab_xen_migration, lab_dmt, lab_hugegpt, lab_agile;
 extern const struct lab *const lab_list[]; /* ends with NULL */
 const struct lab *lab_find(const char *name);
 

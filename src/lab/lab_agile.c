@@ -107,4 +107,4 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 
 const struct lab lab_agile = {
 	"agile", "agile paging: references of a walk, exits and cycles beside nested and shadow paging",
-	"Gandhi, Hill, Swift: Agile Paging: Exceeding the Best of Nested and Shadow Paging, ISCA 2016", "skylake", false, run};
+	"Gandhi, Hill, Swift: Agile Paging: Exceeding the Best of Nested and Shadow Paging, ISCA 2016", "skylake", false, false, run};

@@ -125,4 +125,4 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 
 const struct lab lab_dmt = {
 	"dmt", "direct translation: walks and programs with DMT and pvDMT, natively, virtualized, nested",
-	"Direct Memory Translation for Virtualized Clouds, ASPLOS 2024", "skylake", false, run};
+	"Direct Memory Translation for Virtualized Clouds, ASPLOS 2024", "skylake", false, false, run};

@@ -81,4 +81,4 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 
 const struct lab lab_hugegpt = {
 	"hugegpt", "guest page tables in pages that the host maps by 2 MiB: references and latency of nested walks",
-	"HugeGPT: guest page tables in huge host pages (artifact)", "skylake", false, run};
+	"HugeGPT: guest page tables in huge host pages (artifact)", "skylake", false, false, run};
