@@ -296,8 +296,8 @@ static int migrate(struct vm *vm, struct lab_task *t, struct error *err)
 	lab_count_subtract(&t->count[0], &before);
 	if (!r->rounds)
 		return error_set(err, -EIO, "domain 0 did not say what it sent");
-	/* It does its work to the end where it is now. */
-	return lab_run_to(vm, "XEN-LAB end finish", err);
+	/* It goes on with its work where it is now. */
+	return lab_run_to(vm, "XEN-LAB end works", err);
 }
 
 static void init_row(struct row *r, struct lab_task *t, const struct kind *k, const struct lab_options *o,
@@ -308,8 +308,8 @@ static void init_row(struct row *r, struct lab_task *t, const struct kind *k, co
 	r->trace.events = json_array();
 	snprintf(r->directory, sizeof(r->directory), "%s/", o->kit);
 	snprintf(r->initrd, sizeof(r->initrd),
-		 "vmlinux-generic console=hvc0 panic=-1 quiet cryptomgr.notests xen.do=start:GNOMON-READY+migrate+finish "
-		 "xen.hap=%s xen.work=gups:%s,xen/dom0.cpio", k->hap, o->quick ? "60000000:4" : "200000000:16");
+		 "vmlinux-generic console=hvc0 panic=-1 quiet cryptomgr.notests xen.do=start:GNOMON-READY+migrate+works+stop "
+		 "xen.hap=%s xen.work=gups:2000000:%s xen.times=60,xen/dom0.cpio", k->hap, o->quick ? "4" : "16");
 	*t = (struct lab_task){.measure = migrate, .ctx = r, .what = k->label};
 	vm_config_default(&t->cfg);
 	t->cfg.engine.mmu = ENGINE_NATIVE;
