@@ -380,6 +380,24 @@ static void test_capabilities(void **state)
 	assert_false(v >> 17 & 1);
 }
 
+/* As docs/vmx.md has them. */
+static void test_capability_values(void **state)
+{
+	static const uint64_t value[] = {
+		0x00d81000474e4d31, 0x0000007f00000016, 0xfff9fffe0401e172, 0x007fefff00036dff, 0x0000d3ff000011ff,
+		0x60040060, 0x80000021, 0xffffffff, 0x2000, 0, 0x2e, 0x000378ee00000000, 0x00000f0106334141,
+		0x0000007f00000016, 0xfff9fffe04006172, 0x007fefff00036dfb, 0x0000d3ff000011fb, 1,
+	};
+	struct fix *f = *state;
+	uint64_t v;
+
+	for (uint32_t i = 0; i < ARRAY_SIZE(value); i++) {
+		assert_int_equal(vmx_read_capability(f->cpu, MSR_VMX_BASIC + i, &v), 0);
+		if (MSR_VMX_BASIC + i != MSR_VMX_CR4_FIXED1) /* as many bits as features */
+			assert_true(v == value[i]);
+	}
+}
+
 /* ---- entry checks ---- */
 
 static void test_entry_basics(void **state)
@@ -2003,6 +2021,7 @@ int main(void)
 		T(test_unknown_fields),
 		T(test_invalidation),
 		T(test_capabilities),
+		T(test_capability_values),
 		T(test_entry_basics),
 		cmocka_unit_test(test_control_checks),
 		cmocka_unit_test(test_host_checks),
