@@ -28,6 +28,7 @@ static const char usage[] =
 	"  --stats           KVM's own counters at the end\n"
 	"  --no-hash         of memory, at the end\n"
 	"  --migrate TEXT    move the guest to a second VM, live, when its console shows this\n"
+	"  --after US        ... so many microseconds later (0)\n"
 	"  --rate MIBPS      ... MiB that are sent in a second (64)\n"
 	"  --rounds N        ... before it stops, at most (8)\n"
 	"  --left PAGES      ... it stops when no more are left (64)\n"
@@ -35,13 +36,13 @@ static const char usage[] =
 
 struct options {
 	const char *kernel, *initrd, *append, *prefix, *migrate;
-	uint64_t memory, seconds;
+	uint64_t memory, seconds, after_us;
 	bool stats, hash;
 	struct kvm_migration migration;
 };
 
 enum { OPT_KERNEL = 1, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_SECONDS, OPT_PREFIX, OPT_STATS, OPT_NO_HASH, OPT_MIGRATE,
-	OPT_RATE, OPT_ROUNDS, OPT_LEFT, OPT_HELP };
+	OPT_RATE, OPT_ROUNDS, OPT_LEFT, OPT_AFTER, OPT_HELP };
 
 static const struct option long_options[] = {
 	{"kernel", required_argument, NULL, OPT_KERNEL}, {"initrd", required_argument, NULL, OPT_INITRD},
@@ -50,6 +51,7 @@ static const struct option long_options[] = {
 	{"stats", no_argument, NULL, OPT_STATS}, {"no-hash", no_argument, NULL, OPT_NO_HASH},
 	{"migrate", required_argument, NULL, OPT_MIGRATE}, {"rate", required_argument, NULL, OPT_RATE},
 	{"rounds", required_argument, NULL, OPT_ROUNDS}, {"left", required_argument, NULL, OPT_LEFT},
+	{"after", required_argument, NULL, OPT_AFTER},
 	{"help", no_argument, NULL, OPT_HELP}, {NULL, 0, NULL, 0},
 };
 
@@ -83,6 +85,7 @@ static int take_option(struct options *o, int opt, struct error *err)
 		o->memory = v * MIB;
 		break;
 	case OPT_SECONDS: ret = number("seconds", optarg, 1, 1000000, &o->seconds, err); break;
+	case OPT_AFTER: ret = number("after", optarg, 0, 1000000000, &o->after_us, err); break;
 	case OPT_RATE:
 		ret = number("rate", optarg, 1, 1000000, &v, err);
 		o->migration.bytes_per_second = v * MIB;
@@ -231,7 +234,8 @@ static int run(struct kvm_machine *m, struct options *o, struct engine_vm vm[2],
 	if (*end == KVM_END_NONE && m->seen) {
 		m->watch = NULL;
 		m->seen = false;
-		ret = migrate(m, o, &vm[1], end, err);
+		*end = kvm_machine_run(m, kvm_machine_now(m) + o->after_us * 1000);
+		ret = *end == KVM_END_NONE ? migrate(m, o, &vm[1], end, err) : 0;
 		if (ret)
 			return ret;
 		if (*end == KVM_END_NONE)

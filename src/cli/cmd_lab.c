@@ -166,8 +166,8 @@ static void help(FILE *out)
 {
 	const struct option_group groups[] = {
 		{.title = "Options", .table = lab_options},
-		{.title = "Of the lab 'migration'", .table = migration_options},
-		{.title = "Of the labs 'migration' and 'xen-migration'", .table = explain_options},
+		{.title = "Of the labs 'migration' and 'kvm'", .table = migration_options},
+		{.title = "Of the labs 'migration', 'kvm' and 'xen-migration'", .table = explain_options},
 		{0},
 	};
 
@@ -242,8 +242,8 @@ static int run_command(int argc, char **argv)
 	static struct lab_command c;
 	const struct option_group groups[] = {
 		{.title = "Options", .table = lab_options, .ctx = &c},
-		{.title = "Of the lab 'migration'", .table = migration_options, .ctx = &c},
-		{.title = "Of the labs 'migration' and 'xen-migration'", .table = explain_options, .ctx = &c},
+		{.title = "Of the labs 'migration' and 'kvm'", .table = migration_options, .ctx = &c},
+		{.title = "Of the labs 'migration', 'kvm' and 'xen-migration'", .table = explain_options, .ctx = &c},
 		{0},
 	};
 	const char *name = argc > 1 && argv[1][0] != '-' ? argv[1] : NULL;
@@ -266,11 +266,11 @@ static int run_command(int argc, char **argv)
 		return fflush(stdout) ? CLI_HOST_FAILED : CLI_OK;
 	}
 	if (lab && c.migrates && !lab->migrates) {
-		snprintf(text, sizeof(text), "%s: only the lab 'migration' has it", c.migrates);
+		snprintf(text, sizeof(text), "%s: only the labs 'migration' and 'kvm' have it", c.migrates);
 		return fail(CLI_USAGE, text);
 	}
 	if (lab && c.explains && !lab->explains) {
-		snprintf(text, sizeof(text), "%s: only the labs 'migration' and 'xen-migration' have it", c.explains);
+		snprintf(text, sizeof(text), "%s: only the labs 'migration', 'kvm' and 'xen-migration' have it", c.explains);
 		return fail(CLI_USAGE, text);
 	}
 	if (lab)

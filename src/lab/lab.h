@@ -48,7 +48,7 @@ struct lab {
 	int (*run)(const struct lab_options *o, const struct hw *hw, json_t *result, struct error *err);
 };
 extern const struct lab lab_adams_agesen, lab_bhargava, lab_vpid, lab_hugepages, lab_translation, lab_rings;
-extern const struct lab lab_migration, lab_xen_migration, lab_dmt, lab_hugegpt, lab_agile;
+extern const struct lab lab_migration, lab_kvm, lab_xen_migration, lab_dmt, lab_hugegpt, lab_agile;
 extern const struct lab *const lab_list[]; /* ends with NULL */
 const struct lab *lab_find(const char *name);
 

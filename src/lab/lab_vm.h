@@ -32,7 +32,7 @@ void lab_count_subtract(struct lab_count *a, const struct lab_count *b);
 void lab_count_add(struct lab_count *a, const struct lab_count *b);
 
 #define LAB_COUNTS 8
-#define LAB_APPEND 192
+#define LAB_APPEND 512
 
 /* One guest to be measured. */
 struct lab_task {
