@@ -385,6 +385,7 @@ int vmx_exit_triple_fault(struct cpu *cpu)
 	if (!cpu->vmx.nonroot)
 		return 0;
 	forget_vectoring(cpu);
+	cpu->rflags &= ~RF_RF; /* as in shutdown, however the faults came about */
 	return exit_between(cpu, EXIT_REASON_TRIPLE_FAULT);
 }
 

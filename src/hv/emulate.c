@@ -515,6 +515,14 @@ static void apply_rare_effects(struct hv_vm *vm)
 	core->halted = e->halted && !hv_debug_trap_due(vm);
 }
 
+/* A VMX abort: L1's processor shuts down. */
+static void take_abort(struct hv_vm *vm)
+{
+	if (vm->emul->shutdown)
+		hv_shut_down(vm);
+	vm->emul->shutdown = false;
+}
+
 static enum hv_verdict emulated_completely(struct hv_vm *vm, bool complete, unsigned counted)
 {
 	struct hv_core *core = hv_core(vm);
@@ -532,6 +540,7 @@ static enum hv_verdict emulated_completely(struct hv_vm *vm, bool complete, unsi
 	vm->emulated_insns += counted;
 	hv_commit_paging(vm);
 	hv_nested_followed(vm);
+	take_abort(vm);
 	return HV_RESUME;
 }
 
@@ -547,9 +556,7 @@ enum hv_verdict hv_emulated_exit(struct hv_vm *vm)
 	apply_rare_effects(vm);
 	hv_commit_paging(vm);
 	hv_nested_followed(vm);
-	if (e->shutdown) /* a VMX abort */
-		hv_shut_down(vm);
-	e->shutdown = false;
+	take_abort(vm);
 	return HV_RESUME;
 }
 

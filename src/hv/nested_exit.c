@@ -167,6 +167,7 @@ enum hv_verdict hv_nested_handle(struct hv_vm *vm, uint32_t reason)
 {
 	struct obs_levels *count = &vm->nested->count;
 
+	hv_core(vm)->vectoring = (struct hv_event){0}; /* of an earlier exit; who cares for this one's takes it */
 	count->exits++;
 	if (reason < OBS_EXIT_REASONS)
 		count->by_reason[reason]++;
