@@ -164,6 +164,9 @@ void record_delivery(struct cpu *cpu, uint64_t pc)
 {
 	struct recorder *r = cpu->recorder;
 
+	/* An instruction that did nothing but raise it was fetched: a hypervisor that enters the guest there looks its code up. */
+	if (!r->used && r->pc == pc && !(r->first & TRACE_DELIVERY))
+		add_fetch(r, cpu, pc);
 	group_begin(r, pc, 0, TRACE_FIRST | TRACE_DELIVERY);
 	r->fetched = NO_PAGE;
 }
@@ -298,11 +301,13 @@ static void record_operand(struct cpu *cpu, uint64_t gpa_v, unsigned bytes)
 
 void record_wrmsr(struct cpu *cpu, uint32_t msr, uint64_t value)
 {
-	if (msr == MSR_DMT_LOAD && value & DMT_COUNT_MASK)
-		record_operand(cpu, value & ~63ull, (unsigned)(value & DMT_COUNT_MASK) * (unsigned)sizeof(struct dmt_entry));
+	unsigned registers = msr == MSR_DMT_LOAD ? (unsigned)(value & DMT_COUNT_MASK) : 0;
+
+	if (registers) /* a load of none reads nothing, and is a load all the same */
+		record_operand(cpu, value & ~63ull, registers * (unsigned)sizeof(struct dmt_entry));
 	else if (msr == MSR_PV_REQUEST)
 		record_operand(cpu, value, (unsigned)sizeof(struct pv_request));
-	else if (msr != MSR_EFER && !cpu_msr_is_mtrr(msr))
+	else if (msr != MSR_DMT_LOAD && msr != MSR_EFER && !cpu_msr_is_mtrr(msr))
 		return;
 	record_register(cpu, TRACE_WRMSR, msr, value);
 }
@@ -388,8 +393,71 @@ static void initial(struct recorder *r, uint8_t kind, uint64_t addr, uint64_t va
 	emit(r, &ev, 1);
 }
 
+/* ... of a register whose load reads memory: that comes as it was then, and behind it as it is now. */
+static void initial_load(struct recorder *r, struct cpu *cpu, uint32_t msr, uint64_t value, const void *read, unsigned bytes)
+{
+	uint64_t at = value & ~(uint64_t)(DMT_ALIGN - 1);
+
+	if (bytes) {
+		record_operand(cpu, at, bytes);
+		emit_stores(r, at, read, bytes);
+	}
+	initial(r, TRACE_WRMSR, msr, value);
+	if (bytes)
+		emit_stores(r, at, machmem_ptr(cpu->mmu.mem, hpa(at)), bytes);
+}
+
+static void initial_request(struct recorder *r, struct cpu *cpu, uint32_t op, const struct pv_range *range, uint64_t id)
+{
+	const struct pv_request q = {.op = op, .gpa = range->gpa, .pages = range->pages, .id = id};
+
+	initial_load(r, cpu, MSR_PV_REQUEST, cpu->pv.request, &q, sizeof(q));
+}
+
+/* The next page of RAM from *@at on that is in no gTEA, and *@at behind it. */
+static struct pv_range next_free_page(const struct cpu *cpu, uint64_t *at)
+{
+	struct pv_range page = {0, 1};
+	bool taken = true;
+
+	while (taken) {
+		page.gpa = *at;
+		*at += PAGE_SIZE;
+		taken = !machmem_is_ram(cpu->mmu.mem, hpa(page.gpa));
+		for (unsigned i = 0; i < PV_TEAS_MAX && !taken; i++)
+			taken = pv_overlap(&cpu->pv.state.tea[i], &page);
+	}
+	return page;
+}
+
+/*
+ * Requests by which a hypervisor comes to know what the guest has. Identifiers are given from the smallest on, so
+ * those that are free below others are taken by a page each, and given back.
+ */
+static void emit_requests(struct recorder *r, struct cpu *cpu)
+{
+	const struct pv_state *s = &cpu->pv.state;
+	unsigned last = PV_TEAS_MAX;
+	uint64_t at = 0;
+
+	for (unsigned i = 0; i < PV_HUGE_MAX && s->huge[i].pages; i++)
+		initial_request(r, cpu, PV_HUGE, &s->huge[i], 0);
+	while (last && !s->tea[last - 1].pages)
+		last--;
+	for (unsigned i = 0; i < last; i++) {
+		struct pv_range range = s->tea[i].pages ? s->tea[i] : next_free_page(cpu, &at);
+
+		initial_request(r, cpu, PV_TEA_ALLOC, &range, 0);
+	}
+	for (unsigned i = 0; i < last; i++)
+		if (!s->tea[i].pages)
+			initial_request(r, cpu, PV_TEA_FREE, &s->tea[i], i + 1);
+}
+
 static void emit_registers(struct recorder *r, struct cpu *cpu)
 {
+	unsigned registers = (unsigned)(cpu->pv.load & DMT_COUNT_MASK);
+
 	initial(r, TRACE_CR0, 0, cpu->cr0);
 	initial(r, TRACE_CR4, 0, cpu->cr4);
 	initial(r, TRACE_WRMSR, MSR_EFER, cpu->efer);
@@ -399,6 +467,10 @@ static void emit_registers(struct recorder *r, struct cpu *cpu)
 	if (mmu_paging(&cpu->mmu))
 		record_table(cpu, cpu->cr3 & PTE_ADDR_MASK);
 	initial(r, TRACE_CR3, 0, cpu->cr3);
+	emit_requests(r, cpu);
+	if (cpu->pv.load)
+		initial_load(r, cpu, MSR_DMT_LOAD, cpu->pv.load, cpu->mmu.dmt.loaded,
+			     registers * (unsigned)sizeof(struct dmt_entry));
 }
 
 static void set_fast_path(struct cpu *cpu, bool on)

@@ -160,7 +160,7 @@ enum hv_verdict hv_exited(struct hv_vm *vm);
 /* What is looked at for the user's sake is not the hypervisor's work: its counters are put back to what they were. */
 struct work {
 	struct vmx_counts door;
-	uint64_t table_reads, table_writes;
+	uint64_t table_reads, table_writes, l1_requests;
 };
 struct work hv_save_work(const struct hv_vm *vm);
 void hv_restore_work(struct hv_vm *vm, const struct work *w);

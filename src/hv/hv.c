@@ -464,7 +464,8 @@ static enum hv_verdict enter_guest(struct hv_vm *vm, const struct engine_run *ru
 
 struct work hv_save_work(const struct hv_vm *vm)
 {
-	return (struct work){*vmx_counts(vm->cpu), vm->obs.hypervisor.table_reads, vm->obs.hypervisor.table_writes};
+	return (struct work){*vmx_counts(vm->cpu), vm->obs.hypervisor.table_reads, vm->obs.hypervisor.table_writes,
+			     vm->obs.nested.l1_requests};
 }
 
 void hv_restore_work(struct hv_vm *vm, const struct work *w)
@@ -472,6 +473,7 @@ void hv_restore_work(struct hv_vm *vm, const struct work *w)
 	*vmx_counts(vm->cpu) = w->door;
 	vm->obs.hypervisor.table_reads = w->table_reads;
 	vm->obs.hypervisor.table_writes = w->table_writes;
+	vm->obs.nested.l1_requests = w->l1_requests;
 }
 
 static enum hv_verdict audit(struct hv_vm *vm)

@@ -202,6 +202,7 @@ static void observe(const struct hv_vm *vm, struct obs *obs)
 
 	settle_exit(&sum, vmx_counts(vm->cpu));
 	obs->nested = sum.count;
+	obs->nested.l1_requests = vm->obs.nested.l1_requests;
 	obs->nested.ept12_bytes = n->ept12.tables << PAGE_SHIFT;
 	obs->tables.ept_bytes = (n->ept.tables + n->ept12.tables + n->ept01.tables) << PAGE_SHIFT;
 	add_exits(obs, EXIT_REASON_VMREAD, sum.count.vmreads);
@@ -210,7 +211,7 @@ static void observe(const struct hv_vm *vm, struct obs *obs)
 	add_exits(obs, EXIT_REASON_INVEPT, sum.count.invepts);
 	add_exits(obs, EXIT_REASON_VMRESUME, sum.count.reflected);
 	add_exits(obs, EXIT_REASON_EPT_VIOLATION, sum.count.l1_violations);
-	add_exits(obs, EXIT_REASON_WRMSR, sum.count.l1_requests);
+	add_exits(obs, EXIT_REASON_WRMSR, vm->obs.nested.l1_requests);
 }
 
 /* ---- the p2m changed ---- */
@@ -285,7 +286,7 @@ static void track_direct(struct hv_vm *vm)
 /* L1 has L0 make the range contiguous: a request of its own, which exits. */
 static void pv_done(struct hv_vm *vm, const struct pv_request *r)
 {
-	nested_of(vm)->count.l1_requests += r->op == PV_TEA_ALLOC || r->op == PV_TEA_FREE;
+	vm->obs.nested.l1_requests += r->op == PV_TEA_ALLOC || r->op == PV_TEA_FREE;
 	gteas_request(vm, nested_of(vm)->gteas, r);
 }
 
@@ -413,6 +414,8 @@ static int create(struct hv_vm *vm, bool direct, struct error *err)
 	if ((r = make_l1(vm, n, err)) || (r = make_tables(vm, n, direct, err)) ||
 	    (direct && (r = gteas_create(&n->gteas, err))))
 		nested_destroy(vm);
+	else /* counts begin with the guest: what L1 touched for the tables that it begins with is not among them */
+		n->count = (struct obs_nested){0};
 	return r;
 }
 

@@ -43,6 +43,7 @@ int hv_forget(struct hv_vm *vm, struct error *err)
 		r = hv_populate(vm, err);
 	if (r)
 		return r;
+	hv_repeat_requests(vm); /* what the guest was promised, it still has */
 	vm->mmu->setup_vmcs(vm);
 	core->proc = (uint32_t)hv_read(vm, VMCS_PROC_CTL);
 	hv_nested_inside_again(vm, inside);

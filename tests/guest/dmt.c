@@ -311,6 +311,32 @@ static void test_identifiers(void)
 	shows("its identifier is stale", 0);
 }
 
+/*
+ * What is in force where the console says so: a gTEA with a free identifier below it, and registers that memory does not
+ * say any more. For those who count, or record, from there on.
+ */
+static void test_middle(void)
+{
+	answers("a page", DONE, ask(PV_TEA_ALLOC, big + 8 * MIB2, 1, 0), 1);
+	answers("the tables", DONE, ask(PV_TEA_ALLOC, address(pt[0]), AREAS, 0), 2);
+	answers("the page is given back", DONE, ask(PV_TEA_FREE, 0, 0, 1), 0);
+	registers[0][0] = covering(0, 0, AREAS, 2);
+	load(0, 1);
+	registers[0][0] = covering(0, 0, AREAS, 1);
+	write_cr3(address(root[0]));
+	print("dmt: in the middle\n");
+	shows("in the middle", 0);
+	answers("another page has the free identifier", DONE, ask(PV_TEA_ALLOC, big + 8 * MIB2, 1, 0), 1);
+	answers("the next one", DONE, ask(PV_TEA_ALLOC, big + 9 * MIB2, 1, 0), 3);
+	write_cr3(address(root[0]));
+	shows("after requests", 0);
+	load(0, 1); /* the identifier of that page: of no use */
+	write_cr3(address(root[0]));
+	shows("registers that say something else", 0);
+	for (unsigned id = 1; id <= 3; id++)
+		answers("given back", DONE, ask(PV_TEA_FREE, 0, 0, id), 0);
+}
+
 /* Entries change under registers that stay: unmapped and mapped again, at random. */
 static void test_changes(void)
 {
@@ -341,6 +367,7 @@ int main(void)
 	test_rights_and_flags();
 	test_large();
 	test_identifiers();
+	test_middle();
 	test_changes();
 	finish("dmt");
 }

@@ -13,10 +13,13 @@ import tempfile
 
 COUNTS = ['walks', 'refs', 'refs_max', 'guest_refs', 'host_refs', 'by_refs', 'walk_caches', 'nested_tlb', 'repeated',
           'splintered', 'l1d_misses', 'l1i_misses', 'l2d_hits', 'l2d_misses', 'l2i_hits', 'l2i_misses']
-EXITS = ['EPT violation', 'Exception or NMI', 'INVLPG', 'INVPCID']
+EXITS = ['EPT violation', 'Exception or NMI', 'INVLPG', 'INVPCID', 'WRMSR']
 FAULTS = ['true', 'hidden', 'traced_writes', 'ept_violations']
 SHADOW = ['fills', 'prefetched', 'zapped', 'recycled', 'unsynced', 'resynced', 'flooded', 'cr3_hits', 'cr3_misses']
-DESIGN = {'native': 'radix', 'ept': 'radix', 'shadow': 'shadow', 'brute': 'brute', 'hugegpt': 'hugegpt'}
+DMT = ['lookups', 'guest_hits', 'host_hits', 'second_host_hits', 'misses', 'translations', 'fallbacks', 'reloads',
+       'reload_refs', 'refused']
+DESIGN = {'native': 'radix', 'ept': 'radix', 'shadow': 'shadow', 'brute': 'brute', 'hugegpt': 'hugegpt', 'agile': 'agile',
+          'nested': 'radix', 'native-dmt': 'dmt', 'dmt': 'dmt', 'pvdmt': 'pvdmt', 'nested-pvdmt': 'pvdmt'}
 
 parser = argparse.ArgumentParser()
 parser.add_argument('--from', dest='begin')
@@ -70,7 +73,7 @@ schemes = args.schemes.split(',')
 live = {s: run(s, s, ['--count-interval'] + interval('--count-from', '--count-until'))['interval'] for s in schemes}
 compare('counted while recording', live['native']['translation'], recorded['interval']['translation'], COUNTS)
 designs = ','.join(sorted({DESIGN[s] for s in schemes}))
-out = subprocess.run([args.gnomon, 'replay', trace, '--designs', designs, '--setups', 'native,virt', '--populate', '--tables', 'trace',
+out = subprocess.run([args.gnomon, 'replay', trace, '--designs', designs, '--setups', 'native,virt,nested', '--populate', '--tables', 'trace',
                       '--pages', 'thp' if args.host_pages == '2m' else '4k', '--hw', args.hw, '--json', '-', '--quiet'],
                      stdout=subprocess.PIPE, text=True)
 if out.returncode:
@@ -83,6 +86,9 @@ for s in schemes:
     if b['faults_unexpected'] or b['error']:
         complain(f'{s}: {b["faults_unexpected"]} unexpected faults, error {b["error"]}')
     compare(s, a['translation'], b['translation'], COUNTS)
+    compare(s + ' dmt', a['translation'].get('dmt', {}), b['translation'].get('dmt', {}), DMT)
+    compare(s + ' agile', a['translation'].get('agile', {}), b['translation'].get('agile', {}),
+            ['shadow', 'pte', 'pde', 'pdpte', 'pml4e', 'pml5e'])
     compare(s + ' exits', a['exits']['by_reason'], b['exits']['by_reason'], [e for e in EXITS if e not in args.other])
     compare(s + ' faults', a['faults'], b['faults'], FAULTS)
     compare(s + ' shadow', a['shadow'], b['shadow'], SHADOW)
