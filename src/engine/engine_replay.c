@@ -57,6 +57,7 @@ int engine_replay_begin(struct engine_vm *vm, bool populate, struct error *err)
 		return ret ? ret : error_set(err, -ENOMEM, "replay: out of memory");
 	}
 	vm->replay = r;
+	machmem_use_small_pages(vm->hv ? vm->hv->mem : &vm->mem);
 	replay_attach(&r->processor, vm->cpu);
 	if (vm->hv)
 		replay_attach(&r->processor, vm->hv->emul);

@@ -29,6 +29,12 @@ static void want_huge_pages(void *p, uint64_t bytes)
 		madvise(p, bytes, MADV_HUGEPAGE);
 }
 
+void machmem_use_small_pages(struct machmem *mm)
+{
+	for (unsigned i = 0; i < mm->ranges; i++)
+		madvise(mm->host + mm->range[i].base, mm->range[i].bytes, MADV_NOHUGEPAGE);
+}
+
 bool machmem_is_large(const struct machmem *mm)
 {
 	uint64_t bytes = 0;

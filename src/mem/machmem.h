@@ -90,6 +90,11 @@ struct machmem {
  * Returns 0, or -EINVAL / -ENOMEM with @err set; nothing is left allocated on error.
  */
 int machmem_init(struct machmem *mm, const struct machmem_range *range, unsigned ranges, struct error *err);
+/*
+ * Only few pages will have contents, here and there: what is not touched yet comes from the host in small pages, as a
+ * large one for each of them would take as much memory as if all had.
+ */
+void machmem_use_small_pages(struct machmem *mm);
 void machmem_destroy(struct machmem *mm);
 
 static inline bool machmem_is_ram(const struct machmem *mm, hpa_t a)
