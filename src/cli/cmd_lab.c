@@ -1,10 +1,12 @@
 /* gnomon lab: runs a published experiment and prints our figures next to the paper's. */
 #include "cli/cli.h"
 #include "cli/jobs.h"
+#include "lab/footprint.h"
 #include "lab/lab.h"
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 struct lab_command {
@@ -12,6 +14,7 @@ struct lab_command {
 	struct hw hw;
 	bool json;
 	const char *migrates, *explains; /* an option that only such a lab heeds; NULL: none was given */
+	uint64_t began_ns;
 	char kit[PATH_MAX];
 };
 
@@ -132,6 +135,18 @@ static int set_limit(void *ctx, const char *v, struct error *err)
 	return ret;
 }
 
+static int set_footprint(void *ctx, const char *v, struct error *err)
+{
+	uint64_t bytes;
+	int ret = parse_size("footprint", v, &bytes, err);
+
+	if (ret == 0 && (bytes < FOOTPRINT_MIN || bytes > FOOTPRINT_MAX || bytes % (2u << 20)))
+		ret = error_set(err, -EINVAL, "--footprint '%s': a multiple of 2M from 64M to 256G", v);
+	if (ret == 0)
+		((struct lab_command *)ctx)->o.footprint = bytes;
+	return ret;
+}
+
 static const struct option_desc migration_options[] = {
 	{"bandwidth", "SIZE", "bytes that the link carries in a second of virtual time (default 1G)", set_bandwidth},
 	{"downtime-limit", "MS", "stop the VM when what is left takes no longer (default 4)", set_downtime},
@@ -152,6 +167,7 @@ static const struct option_desc lab_options[] = {
 	{"kit", "DIR",
 	 "kernel and initramfs of 'make guest' (default: the build's), for labs that boot Linux", set_kit},
 	{"quick", NULL, "small counts: seconds instead of minutes, coarser figures", set_quick},
+	{"footprint", "SIZE", "of the programs in 'dmt' and 'hugegpt' whose tables no cache holds (default 32G)", set_footprint},
 	{"jobs", "N", "guests that run at a time (default: one for each processor)", set_jobs},
 	{0},
 };
@@ -205,14 +221,30 @@ static const char *find_kit(char path[PATH_MAX])
 	return NULL;
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* A lab measures in one or more parts; each begins with the first guest that is done. */
 static void show_progress(void *ctx, const char *what, unsigned done, unsigned all)
 {
-	(void)ctx;
+	struct lab_command *c = ctx;
+	char left[64] = "";
+	uint64_t s = (now_ns() - c->began_ns) / 1000000000 * (all - done) / done;
+
+	if (s)
+		snprintf(left, sizeof(left), ", %llu:%02llu left", (unsigned long long)s / 60, (unsigned long long)s % 60);
 	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "\r\033[Kgnomon lab: %u of %u guests measured (%s)%s", done, all, what,
+		fprintf(stderr, "\r\033[Kgnomon lab: %u of %u guests measured (%s)%s%s", done, all, what, left,
 			done == all ? "\n" : "");
 	else if (done == all)
 		fprintf(stderr, "gnomon lab: %u guests measured\n", all);
+	if (done == all)
+		c->began_ns = now_ns();
 }
 
 static int run_lab(struct lab_command *c, const struct lab *lab)
@@ -221,6 +253,8 @@ static int run_lab(struct lab_command *c, const struct lab *lab)
 	json_t *result;
 
 	c->o.progress = show_progress;
+	c->o.ctx = c;
+	c->began_ns = now_ns();
 	if (!c->o.threads)
 		c->o.threads = jobs_processors();
 	if (!c->o.kit)
@@ -273,6 +307,8 @@ static int run_command(int argc, char **argv)
 		snprintf(text, sizeof(text), "%s: only the labs 'migration', 'kvm' and 'xen-migration' have it", c.explains);
 		return fail(CLI_USAGE, text);
 	}
+	if (lab && c.o.footprint && !lab->footprint)
+		return fail(CLI_USAGE, "--footprint: only the labs 'dmt' and 'hugegpt' have it");
 	if (lab)
 		return run_lab(&c, lab);
 	snprintf(text, sizeof(text), "no lab '%.64s' (see gnomon lab list)", name);

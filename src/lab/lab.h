@@ -29,6 +29,7 @@ struct lab_options {
 	const char *kit;       /* directory with vmlinux-cloud and initramfs.cpio; NULL: there is none */
 	bool quick;            /* small counts: for tests */
 	unsigned threads;      /* guests that run at a time */
+	uint64_t footprint;    /* bytes, as lab/footprint.h has them; 0: the lab's own */
 	struct lab_link link;  /* zeros: the lab's own */
 	bool explain;          /* one run step by step, */
 	unsigned limit;        /* ... in about so many lines; 0: the lab's own */
@@ -46,6 +47,7 @@ struct lab {
 	bool explains;     /* heeds explain and limit */
 	/* Fills in @result, which has the head already. Errors: a guest was not made or did not do its work. */
 	int (*run)(const struct lab_options *o, const struct hw *hw, json_t *result, struct error *err);
+	bool footprint;    /* heeds footprint */
 };
 extern const struct lab lab_adams_agesen, lab_bhargava, lab_vpid, lab_hugepages, lab_translation, lab_rings;
 extern const struct lab lab_migration, lab_kvm, lab_xen_migration, lab_dmt, lab_hugegpt, lab_agile;

@@ -425,4 +425,4 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 const struct lab lab_adams_agesen = {
 	"adams-agesen", "nanobenchmarks and forkwait, natively and under VT-x with shadow paging",
 	"Adams, Agesen: A Comparison of Software and Hardware Techniques for x86 Virtualization, ASPLOS 2006",
-	"p4", false, false, run};
+	"p4", false, false, run, false};

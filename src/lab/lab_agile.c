@@ -10,10 +10,10 @@
 
 enum { NATIVE, NESTED, SHADOW, AGILE, DESIGNS };
 static const struct lab_design designs[DESIGNS] = {
-	[NATIVE] = {"native", ENGINE_NATIVE, "plain"},
-	[NESTED] = {"nested", ENGINE_EPT, "plain"},
-	[SHADOW] = {"shadow", ENGINE_SHADOW, "plain"},
-	[AGILE] = {"agile", ENGINE_AGILE, "plain"},
+	[NATIVE] = {"native", ENGINE_NATIVE, "plain", OSM_PLAIN, false},
+	[NESTED] = {"nested", ENGINE_EPT, "plain", OSM_PLAIN, false},
+	[SHADOW] = {"shadow", ENGINE_SHADOW, "plain", OSM_PLAIN, false},
+	[AGILE] = {"agile", ENGINE_AGILE, "plain", OSM_PLAIN, false},
 };
 
 static double refs(const struct lab_figures *f) { return f->refs; }
@@ -107,4 +107,4 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 
 const struct lab lab_agile = {
 	"agile", "agile paging: references of a walk, exits and cycles beside nested and shadow paging",
-	"Gandhi, Hill, Swift: Agile Paging: Exceeding the Best of Nested and Shadow Paging, ISCA 2016", "skylake", false, false, run};
+	"Gandhi, Hill, Swift: Agile Paging: Exceeding the Best of Nested and Shadow Paging, ISCA 2016", "skylake", false, false, run, false};

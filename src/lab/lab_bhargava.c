@@ -275,4 +275,4 @@ const struct lab lab_bhargava = {
 	"bhargava", "two-dimensional walks: references and cost with walk cache, nested TLB, large nested pages",
 	"Bhargava, Serebrin, Spadini, Manne: Accelerating Two-Dimensional Page Walks for Virtualized Systems, "
 	"ASPLOS 2008",
-	"bhargava", false, false, run};
+	"bhargava", false, false, run, false};

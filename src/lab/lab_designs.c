@@ -1,11 +1,17 @@
-/* See lab_designs.h. Left out: workloads that need more memory than a test machine has; footprints are M MiB. */
+/* See lab_designs.h. */
 #include "lab/lab_designs.h"
 
 #include <errno.h>
+#include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #define MIB ((uint64_t)1 << 20)
+#define FOOTPRINT (32768 * MIB)
+static const uint64_t quick_footprint[LAB_PAGES] = {256 * MIB, 4096 * MIB};
+#define ACCESSES        1000000 /* of a pattern */
+#define ACCESSES_QUICK  100000
 
 const char *const lab_pages_name[LAB_PAGES] = {"4k", "thp"};
 
@@ -46,11 +52,12 @@ static int measure(struct vm *vm, struct lab_task *t, struct error *err)
 	return ret;
 }
 
-static int make_task(struct lab_task *t, const struct kit *k, const struct hw *hw, const struct lab_design *d,
-		     unsigned work, enum lab_pages pages, bool quick, struct error *err)
-{
-	unsigned n = quick ? works[work].quick_n : works[work].n, mib = quick ? works[work].quick_mib : works[work].mib;
+static unsigned work_n(unsigned work, bool quick) { return quick ? works[work].quick_n : works[work].n; }
+static unsigned work_mib(unsigned work, bool quick) { return quick ? works[work].quick_mib : works[work].mib; }
 
+static int make_task(struct lab_task *t, const struct kit *k, const struct hw *hw, const struct lab_design *d,
+		     unsigned work, enum lab_pages pages, unsigned n, unsigned mib, struct error *err)
+{
 	lab_task_init(t, "chase", d->mmu, hw);
 	t->cfg.kernel_image = NULL;
 	t->cfg.kernel = k->kernel;
@@ -66,29 +73,21 @@ static int make_task(struct lab_task *t, const struct kit *k, const struct hw *h
 	return cpu_config_parse(&t->cfg.engine.cpu, "+dmt", err);
 }
 
-static double sum(const uint64_t *v, unsigned n)
+static void read_figures(const struct hw *hw, const struct lab_count *count, struct lab_figures *f)
 {
-	double all = 0;
-
-	while (n)
-		all += lab_number(v[--n]);
-	return all;
-}
-
-static void read_figures(const struct lab_task *t, struct lab_figures *f)
-{
-	const struct obs *o = &t->count[0].obs;
+	const struct obs *o = &count->obs;
 	double walks = lab_number(o->translation.walks), all;
 	struct cost c;
 
-	lab_cost(t, 0, &c);
+	lab_cost_of(hw, count, &c);
 	all = c.walks + c.references + c.walk_caches + c.registers;
 	f->walks = walks;
 	f->refs = lab_number(o->translation.refs) / walks;
 	f->latency = all / walks;
 	f->cycles = c.total;
 	f->overhead = all / c.total;
-	f->near = sum(o->translation.ref_hits, HW_L2 + 1) / lab_number(o->translation.refs);
+	for (unsigned p = 0; p < HW_PLACES; p++)
+		f->place[p] = lab_number(o->translation.ref_hits[p]) / walks;
 	f->fallbacks = 1 - lab_number(o->translation.dmt.translations) / walks;
 	f->exits = lab_number(o->exits.total);
 	f->requests = lab_number(o->pv.requests);
@@ -104,16 +103,25 @@ static int run_tasks(struct lab_designs *out, const struct lab_options *o, const
 	for (unsigned p = 0; p < LAB_PAGES && ret == 0; p++)
 		for (unsigned w = 0; w < out->works && ret == 0; w++)
 			for (unsigned d = 0; d < out->designs && ret == 0; d++, i++) {
-				ret = make_task(&task[i], k, hw, &out->design[d], w, (enum lab_pages)p, o->quick, err);
+				ret = make_task(&task[i], k, hw, &out->design[d], w, (enum lab_pages)p,
+						work_n(w, o->quick), work_mib(w, o->quick), err);
 				task[i].cfg.engine.cpu.data_cache = data_cache;
 				task[i].ctx = (void *)(uintptr_t)from;
 			}
 	if (ret == 0)
 		ret = lab_run_tasks(o, task, n, err);
 	for (i = 0; ret == 0 && i < n; i++)
-		read_figures(&task[i], &out->run[i]);
+		read_figures(hw, &task[i].count[0], &out->run[i]);
 	free(task);
 	return ret;
+}
+
+static int begin(struct lab_designs *out, const struct lab_design *design, unsigned designs, struct error *err)
+{
+	out->design = design;
+	out->designs = designs;
+	out->run = calloc((size_t)LAB_PAGES * out->works * designs, sizeof(*out->run));
+	return out->run ? 0 : error_set(err, -ENOMEM, "out of memory");
 }
 
 int lab_designs_run(struct lab_designs *out, const struct lab_options *o, const struct hw *hw,
@@ -125,11 +133,132 @@ int lab_designs_run(struct lab_designs *out, const struct lab_options *o, const 
 
 	if (ret)
 		return ret;
-	*out = (struct lab_designs){.design = design, .designs = designs};
+	*out = (struct lab_designs){0};
 	for (unsigned w = 0; w < ARRAY_SIZE(works) && (!o->quick || works[w].quick_n); w++)
 		out->work[out->works++] = works[w].name;
-	out->run = calloc((size_t)LAB_PAGES * out->works * designs, sizeof(*out->run));
-	ret = out->run ? run_tasks(out, o, hw, &kit, from, data_cache, err) : error_set(err, -ENOMEM, "out of memory");
+	ret = begin(out, design, designs, err);
+	if (ret == 0)
+		ret = run_tasks(out, o, hw, &kit, from, data_cache, err);
+	if (ret)
+		lab_designs_free(out);
+	return ret;
+}
+
+/* ---- footprints ---- */
+
+uint64_t lab_designs_footprint(const struct lab_options *o, enum lab_pages pages)
+{
+	return o->footprint ? o->footprint : o->quick ? quick_footprint[pages] : FOOTPRINT;
+}
+
+void lab_designs_say_footprint(const struct lab_options *o, enum lab_pages pages, char *to, size_t bytes)
+{
+	uint64_t mib = lab_designs_footprint(o, pages) / MIB;
+	bool gib = mib % 1024 == 0;
+
+	snprintf(to, bytes, "%llu %s", (unsigned long long)(gib ? mib / 1024 : mib), gib ? "GiB" : "MiB");
+}
+
+struct footprints {
+	const struct lab_options *o;
+	struct lab_designs *out;
+	struct hw hw, no_host_caches;
+	const struct pattern *pattern[LAB_WORKS_MAX];
+	double insns[LAB_WORKS_MAX]; /* of a step */
+	struct error err;            /* of the job that failed first */
+	pthread_mutex_t lock;
+};
+
+/*
+ * Instructions of a step: the difference of a run of n and one of 2n, so that what comes before and after, and the
+ * check of the result, is not in it.
+ */
+static int count_insns(struct footprints *f, const struct kit *k, struct error *err)
+{
+	static const struct lab_design native = {"native", ENGINE_NATIVE, "plain", OSM_PLAIN, false};
+	struct lab_task *task = calloc(2 * LAB_WORKS_MAX, sizeof(*task));
+	bool quick = f->o->quick;
+	unsigned tasks = 0;
+	int ret = task ? 0 : error_set(err, -ENOMEM, "out of memory");
+
+	for (unsigned w = 0; w < ARRAY_SIZE(works) && ret == 0 && tasks < 2 * f->out->works; w++)
+		for (unsigned i = 1; i <= 2 && ret == 0 && pattern_find(works[w].name); i++, tasks++) {
+			ret = make_task(&task[tasks], k, &f->hw, &native, w, LAB_SMALL, i * work_n(w, quick),
+					work_mib(w, quick), err);
+			task[tasks].ctx = (void *)(uintptr_t)LAB_FROM_DATA;
+			task[tasks].what = works[w].name;
+		}
+	if (ret == 0)
+		ret = lab_run_tasks(f->o, task, tasks, err);
+	for (unsigned w = 0, i = 0; w < ARRAY_SIZE(works) && ret == 0 && i < f->out->works; w++)
+		if (pattern_find(works[w].name)) {
+			uint64_t more = task[2 * i + 1].count[0].insns - task[2 * i].count[0].insns;
+
+			f->insns[i] = (double)more /
+				      (double)f->pattern[i]->steps(work_n(w, quick), work_mib(w, quick));
+			i++;
+		}
+	free(task);
+	return ret;
+}
+
+/* One design with pages of one size; sizes change fastest, as the small ones take longest. */
+static int run_cell(void *ctx, unsigned i, const char **what)
+{
+	struct footprints *f = ctx;
+	const struct lab_design *d = &f->out->design[i / LAB_PAGES];
+	enum lab_pages pages = (enum lab_pages)(i % LAB_PAGES);
+	const struct footprint_config cfg = {
+		.hw = d->no_host_caches ? &f->no_host_caches : &f->hw, .mmu = d->mmu, .kind = d->kind,
+		.large = pages == LAB_LARGE, .data_cache = true, .bytes = lab_designs_footprint(f->o, pages),
+		.warm = (f->o->quick ? ACCESSES_QUICK : ACCESSES) / 2, .accesses = f->o->quick ? ACCESSES_QUICK : ACCESSES,
+	};
+	struct footprint_count *count = calloc(LAB_WORKS_MAX, sizeof(*count));
+	struct error err = {0};
+	int ret = count ? footprint_run(&cfg, f->pattern, f->out->works, count, &err) :
+			  error_set(&err, -ENOMEM, "out of memory");
+
+	*what = d->name;
+	for (unsigned w = 0; w < f->out->works && ret == 0; w++) {
+		struct lab_count c = {count[w].obs, (uint64_t)((double)count[w].steps * f->insns[w])};
+
+		read_figures(cfg.hw, &c, &f->out->run[(pages * f->out->works + w) * f->out->designs + i / LAB_PAGES]);
+	}
+	free(count);
+	if (ret) {
+		pthread_mutex_lock(&f->lock);
+		if (!f->err.code)
+			error_set(&f->err, ret, "%s: %.300s", d->name, err.text);
+		pthread_mutex_unlock(&f->lock);
+	}
+	return ret;
+}
+
+int lab_designs_run_footprint(struct lab_designs *out, const struct lab_options *o, const struct hw *hw,
+			      const struct lab_design *design, unsigned designs, struct error *err)
+{
+	struct footprints f = {.o = o, .out = out, .hw = *hw, .no_host_caches = *hw, .lock = PTHREAD_MUTEX_INITIALIZER};
+	struct kit kit;
+	int ret = find_kit(&kit, o->kit, err);
+
+	if (ret)
+		return ret;
+	for (unsigned l = 0; l < HW_LEVELS; l++)
+		f.no_host_caches.host[l].entries = 0;
+	*out = (struct lab_designs){0};
+	for (unsigned w = 0; w < ARRAY_SIZE(works) && (!o->quick || works[w].quick_n); w++) {
+		f.pattern[out->works] = pattern_find(works[w].name);
+		if (f.pattern[out->works])
+			out->work[out->works++] = works[w].name;
+	}
+	ret = begin(out, design, designs, err);
+	if (ret == 0)
+		ret = count_insns(&f, &kit, err);
+	if (ret == 0) {
+		lab_run_jobs(o, run_cell, &f, LAB_PAGES * designs);
+		if (f.err.code)
+			ret = error_set(err, f.err.code, "%.400s", f.err.text);
+	}
 	if (ret)
 		lab_designs_free(out);
 	return ret;
@@ -154,6 +283,24 @@ double lab_designs_mean(const struct lab_designs *d, enum lab_pages pages, unsig
 	for (unsigned w = 0; w < d->works; w++)
 		all += figure(lab_designs_figures(d, pages, w, design));
 	return all / d->works;
+}
+
+double lab_designs_least(const struct lab_designs *d, enum lab_pages pages, unsigned design, lab_figure figure)
+{
+	double least = INFINITY;
+
+	for (unsigned w = 0; w < d->works; w++)
+		least = fmin(least, figure(lab_designs_figures(d, pages, w, design)));
+	return least;
+}
+
+double lab_designs_most(const struct lab_designs *d, enum lab_pages pages, unsigned design, lab_figure figure)
+{
+	double most = -INFINITY;
+
+	for (unsigned w = 0; w < d->works; w++)
+		most = fmax(most, figure(lab_designs_figures(d, pages, w, design)));
+	return most;
 }
 
 double lab_designs_gain(const struct lab_designs *d, enum lab_pages pages, unsigned base, unsigned design,
@@ -191,4 +338,64 @@ void lab_designs_table(json_t *result, const struct lab_designs *d, enum lab_pag
 	for (unsigned i = 0; i < d->designs && i < ARRAY_SIZE(v); i++)
 		v[i] = lab_designs_mean(d, pages, i, figure);
 	lab_row(table, "mean", d->designs, v);
+}
+
+static double place(const struct lab_designs *d, enum lab_pages pages, unsigned design, unsigned p)
+{
+	double all = 0;
+
+	for (unsigned w = 0; w < d->works; w++)
+		all += lab_designs_figures(d, pages, w, design)->place[p];
+	return all / d->works;
+}
+
+void lab_designs_places(json_t *result, const struct lab_designs *d, enum lab_pages pages, const char *id,
+			const char *what)
+{
+	char name[64], title[160];
+	json_t *table;
+
+	snprintf(name, sizeof(name), "%s.%s", id, lab_pages_name[pages]);
+	snprintf(title, sizeof(title), "%s, %s pages", what, pages == LAB_LARGE ? "2M" : "4K");
+	table = lab_table(result, name, title, "L1|L2|last level|memory");
+	for (unsigned i = 0; i < d->designs; i++) {
+		double v[HW_PLACES];
+
+		for (unsigned p = 0; p < HW_PLACES; p++)
+			v[p] = place(d, pages, i, p);
+		lab_row(table, d->design[i].name, HW_PLACES, v);
+	}
+}
+
+void lab_designs_say_places(const struct lab_designs *d, enum lab_pages pages, unsigned design, char *to, size_t bytes)
+{
+	snprintf(to, bytes, "%.2f in L1, %.2f in L2, %.2f in the last level, %.2f in memory",
+		 place(d, pages, design, HW_L1), place(d, pages, design, HW_L2), place(d, pages, design, HW_LLC),
+		 place(d, pages, design, HW_MEMORY));
+}
+
+void lab_designs_gains(json_t *result, const struct lab_designs *d, enum lab_pages pages, const char *id, const char *what,
+		       const struct lab_pair *pair, unsigned pairs)
+{
+	char columns[256] = "", name[64], title[160];
+	double v[16];
+	json_t *table;
+
+	for (unsigned i = 0; i < pairs; i++) {
+		size_t at = strlen(columns);
+
+		snprintf(columns + at, sizeof(columns) - at, "%s%s", i ? "|" : "", pair[i].name);
+	}
+	snprintf(name, sizeof(name), "%s.%s", id, lab_pages_name[pages]);
+	snprintf(title, sizeof(title), "%s, %s pages", what, pages == LAB_LARGE ? "2M" : "4K");
+	table = lab_table(result, name, title, columns);
+	for (unsigned w = 0; w < d->works; w++) {
+		for (unsigned i = 0; i < pairs && i < ARRAY_SIZE(v); i++)
+			v[i] = pair[i].figure(lab_designs_figures(d, pages, w, pair[i].base)) /
+			       pair[i].figure(lab_designs_figures(d, pages, w, pair[i].design));
+		lab_row(table, d->work[w], pairs, v);
+	}
+	for (unsigned i = 0; i < pairs && i < ARRAY_SIZE(v); i++)
+		v[i] = lab_designs_gain(d, pages, pair[i].base, pair[i].design, pair[i].figure);
+	lab_row(table, "mean", pairs, v);
 }

@@ -228,4 +228,4 @@ const struct lab lab_hugepages = {
 	"hugepages", "4K, 2M and 1G pages on each side of nested paging: references and reach",
 	"Bhargava, Serebrin, Spadini, Manne: Accelerating Two-Dimensional Page Walks for Virtualized Systems, "
 	"ASPLOS 2008",
-	"textbook", false, false, run};
+	"textbook", false, false, run, false};

@@ -506,4 +506,4 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 }
 
 const struct lab lab_migration = {"migration", "live migration: rounds, downtime and what finding written pages costs",
-				  NULL, "skylake", true, true, run};
+				  NULL, "skylake", true, true, run, false};

@@ -257,4 +257,4 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 }
 
 const struct lab lab_rings = {"rings", "asking a device: ports, device memory, rings; exits and cache lines",
-			      NULL, "skylake", false, false, run};
+			      NULL, "skylake", false, false, run, false};

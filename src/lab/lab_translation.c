@@ -231,4 +231,4 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 const struct lab lab_translation = {
 	"translation", "a sensitive operation as a VM exit and as translated code",
 	"Adams, Agesen: A Comparison of Software and Hardware Techniques for x86 Virtualization, ASPLOS 2006",
-	"p4", false, false, run};
+	"p4", false, false, run, false};

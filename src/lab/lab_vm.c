@@ -19,20 +19,30 @@ static_assert(sizeof(struct obs) % sizeof(uint64_t) == 0, "counters are 64-bit w
 #define COST_PARTS (sizeof(struct cost) / sizeof(double))
 static_assert(sizeof(struct cost) % sizeof(double) == 0, "the parts of a cost are doubles, all of them");
 
-static void combine(struct lab_count *a, const struct lab_count *b, bool subtract)
+static void combine(struct obs *a, const struct obs *b, bool subtract)
 {
 	uint64_t x[OBS_WORDS], y[OBS_WORDS];
 
-	memcpy(x, &a->obs, sizeof(x));
-	memcpy(y, &b->obs, sizeof(y));
+	memcpy(x, a, sizeof(x));
+	memcpy(y, b, sizeof(y));
 	for (unsigned i = 0; i < OBS_WORDS; i++)
 		x[i] = subtract ? x[i] - y[i] : x[i] + y[i];
-	memcpy(&a->obs, x, sizeof(x));
-	a->insns = subtract ? a->insns - b->insns : a->insns + b->insns;
+	memcpy(a, x, sizeof(x));
 }
 
-void lab_count_subtract(struct lab_count *a, const struct lab_count *b) { combine(a, b, true); }
-void lab_count_add(struct lab_count *a, const struct lab_count *b) { combine(a, b, false); }
+void lab_obs_subtract(struct obs *a, const struct obs *b) { combine(a, b, true); }
+
+void lab_count_subtract(struct lab_count *a, const struct lab_count *b)
+{
+	combine(&a->obs, &b->obs, true);
+	a->insns -= b->insns;
+}
+
+void lab_count_add(struct lab_count *a, const struct lab_count *b)
+{
+	combine(&a->obs, &b->obs, false);
+	a->insns += b->insns;
+}
 
 void lab_count_look(struct vm *vm, struct lab_count *out)
 {
@@ -56,21 +66,26 @@ static void one_direction(const struct lab_count *c, bool down, struct lab_count
 }
 
 /* The account is linear: that of a difference is the difference of two. */
-void lab_cost(const struct lab_task *t, unsigned i, struct cost *out)
+void lab_cost_of(const struct hw *hw, const struct lab_count *c, struct cost *out)
 {
 	struct lab_count part;
 	struct cost minus;
 	double x[COST_PARTS], y[COST_PARTS];
 
-	one_direction(&t->count[i], false, &part);
-	cost_account(&t->cfg.engine.cpu.hw, &part.obs, part.insns, out);
-	one_direction(&t->count[i], true, &part);
-	cost_account(&t->cfg.engine.cpu.hw, &part.obs, part.insns, &minus);
+	one_direction(c, false, &part);
+	cost_account(hw, &part.obs, part.insns, out);
+	one_direction(c, true, &part);
+	cost_account(hw, &part.obs, part.insns, &minus);
 	memcpy(x, out, sizeof(x));
 	memcpy(y, &minus, sizeof(y));
 	for (unsigned k = 0; k < COST_PARTS; k++)
 		x[k] -= y[k];
 	memcpy(out, x, sizeof(x));
+}
+
+void lab_cost(const struct lab_task *t, unsigned i, struct cost *out)
+{
+	lab_cost_of(&t->cfg.engine.cpu.hw, &t->count[i], out);
 }
 
 /* ---- one guest ---- */
@@ -166,45 +181,49 @@ static int run_task(struct lab_task *t)
 
 struct pool {
 	const struct lab_options *o;
-	struct lab_task *task;
-	unsigned tasks, next, done;
+	lab_job *job;
+	void *ctx;
+	unsigned jobs, next, done;
 	bool failed;
 	pthread_mutex_t lock; /* of next, done, failed and the progress function */
 };
 
-static struct lab_task *take(struct pool *p)
+static bool take(struct pool *p, unsigned *i)
 {
-	struct lab_task *t = NULL;
+	bool more;
 
 	pthread_mutex_lock(&p->lock);
-	if (p->next < p->tasks && !p->failed)
-		t = &p->task[p->next++];
+	more = p->next < p->jobs && !p->failed;
+	if (more)
+		*i = p->next++;
 	pthread_mutex_unlock(&p->lock);
-	return t;
+	return more;
 }
 
 static void *work(void *arg)
 {
 	struct pool *p = arg;
+	unsigned i;
 
-	for (struct lab_task *t = take(p); t; t = take(p)) {
-		int ret = run_task(t);
+	while (take(p, &i)) {
+		const char *what = "";
+		int ret = p->job(p->ctx, i, &what);
 
 		pthread_mutex_lock(&p->lock);
 		p->done++;
 		p->failed |= ret != 0;
 		if (p->o->progress)
-			p->o->progress(p->o->ctx, t->what, p->done, p->tasks);
+			p->o->progress(p->o->ctx, what, p->done, p->jobs);
 		pthread_mutex_unlock(&p->lock);
 	}
 	return NULL;
 }
 
-int lab_run_tasks(const struct lab_options *o, struct lab_task *task, unsigned tasks, struct error *err)
+void lab_run_jobs(const struct lab_options *o, lab_job *job, void *ctx, unsigned jobs)
 {
-	struct pool p = {.o = o, .task = task, .tasks = tasks, .lock = PTHREAD_MUTEX_INITIALIZER};
+	struct pool p = {.o = o, .job = job, .ctx = ctx, .jobs = jobs, .lock = PTHREAD_MUTEX_INITIALIZER};
 	pthread_t thread[THREADS_MAX];
-	unsigned threads = 0, want = (unsigned)min_u64(min_u64(o->threads, tasks), THREADS_MAX);
+	unsigned threads = 0, want = (unsigned)min_u64(min_u64(o->threads, jobs), THREADS_MAX);
 
 	/* This thread works, too; if no others can be had it does everything. */
 	while (threads + 1 < want && pthread_create(&thread[threads], NULL, work, &p) == 0)
@@ -213,6 +232,19 @@ int lab_run_tasks(const struct lab_options *o, struct lab_task *task, unsigned t
 	while (threads)
 		pthread_join(thread[--threads], NULL);
 	pthread_mutex_destroy(&p.lock);
+}
+
+static int run_one(void *ctx, unsigned i, const char **what)
+{
+	struct lab_task *t = (struct lab_task *)ctx + i;
+
+	*what = t->what;
+	return run_task(t);
+}
+
+int lab_run_tasks(const struct lab_options *o, struct lab_task *task, unsigned tasks, struct error *err)
+{
+	lab_run_jobs(o, run_one, task, tasks);
 	for (unsigned i = 0; i < tasks; i++)
 		if (task[i].err.code)
 			return error_set(err, task[i].err.code, "%s (%s %s): %.300s", task[i].what,

@@ -28,6 +28,7 @@ struct lab_count {
 };
 void lab_count_look(struct vm *vm, struct lab_count *out);
 /* a - b */
+void lab_obs_subtract(struct obs *a, const struct obs *b);
 void lab_count_subtract(struct lab_count *a, const struct lab_count *b);
 void lab_count_add(struct lab_count *a, const struct lab_count *b);
 
@@ -61,9 +62,15 @@ void lab_task_init(struct lab_task *t, const char *guest, enum engine_mmu mmu, c
 int lab_measure_parts(struct vm *vm, struct lab_task *task, struct error *err);
 /* Runs until @text has come on the console. -EIO: the guest ended before; @err says how. */
 int lab_run_to(struct vm *vm, const char *text, struct error *err);
+/* Job number @i of several; *what: for progress. Not 0: the jobs that have not begun are left out. */
+typedef int lab_job(void *ctx, unsigned i, const char **what);
+/* Does all, o->threads at a time. */
+void lab_run_jobs(const struct lab_options *o, lab_job *job, void *ctx, unsigned jobs);
 /* Measures all, several at a time. The error of the first that failed. */
 int lab_run_tasks(const struct lab_options *o, struct lab_task *task, unsigned tasks, struct error *err);
 
+/* What was counted, in cycles of a hardware description. */
+void lab_cost_of(const struct hw *hw, const struct lab_count *c, struct cost *out);
 /* Cycles of count @i of a task by its hardware description, and any counter, each per turn. */
 void lab_cost(const struct lab_task *t, unsigned i, struct cost *out);
 static inline double lab_number(uint64_t count) { return (double)(int64_t)count; }

@@ -262,4 +262,4 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 }
 
 const struct lab lab_vpid = {"vpid", "two VMs, or two address spaces, taking turns: with tags and without",
-			     NULL, "skylake", false, false, run};
+			     NULL, "skylake", false, false, run, false};

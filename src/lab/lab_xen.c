@@ -484,4 +484,4 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 }
 
 const struct lab lab_xen_migration = {"xen-migration", "Xen migrates a guest with hap=0 and hap=1: when is PML used?", NULL,
-				      "skylake", false, true, run};
+				      "skylake", false, true, run, false};

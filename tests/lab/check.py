@@ -241,13 +241,23 @@ def dmt(result):
             check(rows['gups'][name] < 25, '%s: %s falls back' % (pages, name))
         row = table(result, 'refs.%s' % pages)['gups']
         check(row['native DMT'] <= row['native'] and row['virt pvDMT'] < row['virt DMT'], '%s: order of references' % pages)
-        check(ours(result, 'walk.pvdmt.%s' % pages) > ours(result, 'walk.dmt.%s' % pages), '%s: pvDMT before DMT' % pages)
+        check(ours(result, 'near.walk.pvdmt.%s' % pages) > ours(result, 'near.walk.dmt.%s' % pages), '%s: pvDMT before DMT' % pages)
+        # Over a footprint nothing is walked but the table, and all of it by registers.
+        far = table(result, 'far.refs.%s' % pages)['gups']
+        for name, refs in [('native DMT', 1), ('virt DMT', 3), ('virt pvDMT', 2), ('nested pvDMT', 3)]:
+            near(far[name], refs, 'far, %s: %s' % (pages, name))
+            near(table(result, 'far.fallbacks.%s' % pages)['gups'][name], 0, 'far, %s: %s falls back' % (pages, name))
+        check(far['virt pvDMT'] < far['virt radix'] < far['radix, bare host'] <= 24, 'far, %s: radix' % pages)
+        check(ours(result, 'walk.pvdmt.%s' % pages) > max(1, ours(result, 'walk.dmt.%s' % pages)), 'far, %s: order' % pages)
+        check(ours(result, 'app.pvdmt.%s' % pages) > 1, 'far, %s: programs gain' % pages)
 
 
 def hugegpt(result):
     row = table(result, 'textbook.4k')['gups']
     near(row['radix'], 24, 'references of radix', 0.2)
     near(row['HugeGPT'], 20, 'references of HugeGPT', 0.2)
+    far = table(result, 'far.refs.4k')['gups']
+    check(far['HugeGPT'] <= far['radix'], 'order of references over a footprint')
 
 
 def agile(result):
