@@ -321,4 +321,4 @@ static int run(const struct lab_options *o, const struct hw *hw, json_t *result,
 }
 
 const struct lab lab_kvm = {"kvm", "Debian's KVM on the machine: exits with EPT, PML and shadow paging, and a migration",
-			    NULL, "skylake", true, true, run};
+			    NULL, "skylake", true, true, run, false};
