@@ -205,7 +205,8 @@ static void nmi_unblocking(void)
 		vm_put(F_EXCEPTIONS, 1 << V_PF);
 		test_pt[0] = 0;
 		vm_put(F_GUEST_RSP, TEST_LINEAR);
-		if (vm_run("IRET that faults", n_iret) && expect_exit("IRET that faults", R_EXCEPTION, TEST_LINEAR)) {
+		if (vm_run("IRET that faults", n_iret) && expect_reason("IRET that faults", R_EXCEPTION)) {
+			check(vm_get(F_QUALIFICATION) - TEST_LINEAR < 40, "IRET that faults: at 0x%lx", vm_get(F_QUALIFICATION));
 			expect_field("IRET that faults", "exit information", F_EXIT_INFO,
 				     INFO(T_HARD, V_PF) | INFO_ERROR | INFO_NMI_UNBLOCKED);
 			expect_field("IRET that faults", "interruptibility", F_INTERRUPTIBILITY, 0);
@@ -241,6 +242,25 @@ static void nmi_unblocking(void)
 	}
 }
 
+/* An NMI that cannot be delivered blocks virtual NMIs nevertheless. */
+static void nmi_undelivered(void)
+{
+	struct guest_gate old = guest_idt[V_NMI];
+
+	if (!can_pin(PIN_NMI | PIN_VNMI))
+		return;
+	vm_good(LONG);
+	vm_or(F_PIN, PIN_NMI | PIN_VNMI);
+	vm_put(F_INJECT, INFO(T_NMI, V_NMI));
+	vm_put(F_EXCEPTIONS, 1 << V_NP);
+	guest_idt[V_NMI].low &= ~(1ull << 47);
+	if (vm_run("NMI without a handler", g_call) && expect_reason("NMI without a handler", R_EXCEPTION)) {
+		expect_field("NMI without a handler", "IDT-vectoring information", F_VECTORING, INFO(T_NMI, V_NMI));
+		expect_field("NMI without a handler", "interruptibility", F_INTERRUPTIBILITY, BLOCK_NMI);
+	}
+	guest_idt[V_NMI] = old;
+}
+
 void group_delivery(void)
 {
 	bool ept = ept_testable();
@@ -254,5 +274,6 @@ void group_delivery(void)
 	}
 	double_fault();
 	nmi_unblocking();
+	nmi_undelivered();
 	expect_good("delivery");
 }
