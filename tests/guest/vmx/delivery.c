@@ -206,7 +206,8 @@ static void nmi_unblocking(void)
 		test_pt[0] = 0;
 		vm_put(F_GUEST_RSP, TEST_LINEAR);
 		if (vm_run("IRET that faults", n_iret) && expect_reason("IRET that faults", R_EXCEPTION)) {
-			check(vm_get(F_QUALIFICATION) - TEST_LINEAR < 40, "IRET that faults: at 0x%lx", vm_get(F_QUALIFICATION));
+			check(vm_get(F_QUALIFICATION) - TEST_LINEAR < 40, "IRET that faults: at 0x%lx",
+			      vm_get(F_QUALIFICATION));
 			expect_field("IRET that faults", "exit information", F_EXIT_INFO,
 				     INFO(T_HARD, V_PF) | INFO_ERROR | INFO_NMI_UNBLOCKED);
 			expect_field("IRET that faults", "interruptibility", F_INTERRUPTIBILITY, 0);

@@ -269,6 +269,53 @@ static void pdpte_load(void)
 				     guest_pdpt_pae[i] | (i + 1) << 9);
 }
 
+GUEST(a_bare, ".code32; mov (%ebx), %al; .code64");
+
+/* Without paging linear addresses are guest-physical ones. */
+static void without_paging(void)
+{
+	if (!vm_can(BARE))
+		return;
+	vm_good(BARE);
+	ept_pd[GIB * 3 / MIB2] &= ~7ull;
+	reg[G_RBX] = 3 * GIB + 0x1234;
+	if (vm_run("EPT violation without paging", a_bare))
+		expect_violation("EPT violation without paging", 1 | LINEAR_VALID | FINAL, 3 * GIB + 0x1234,
+				 3 * GIB + 0x1234);
+	ept_good();
+}
+
+GUEST(a_string, "rep movsb");
+GUEST(a_across, "mov (%rbx), %rax");
+
+/* A string instruction goes as far as it can; an access across two pages is refused for the one that is missing. */
+static void in_the_midst(void)
+{
+	u64 second = ((OFFSET >> 12) + 1) * PAGE;
+
+	ept_begin(LEAF_4K, false);
+	ept_test_pt[second >> 12] = 0;
+	reg[G_RSI] = at(guest_idt);
+	reg[G_RDI] = TEST_LINEAR + second - 16;
+	reg[G_RCX] = 64;
+	if (vm_run("EPT violation in a string", a_string)) {
+		expect_violation("EPT violation in a string", 2 | LINEAR_VALID | FINAL, TEST_GPA + second,
+				 TEST_LINEAR + second);
+		check(reg[G_RCX] == 48 && reg[G_RDI] == TEST_LINEAR + second,
+		      "EPT violation in a string: RCX %ld RDI 0x%lx",
+		      reg[G_RCX], reg[G_RDI]);
+		ept_test_pt[second >> 12] = (at(test_pages) + second) | EPT_RWX | EPT_WB;
+		if (vm_go("the rest of the string") && expect_call("the rest of the string", a_string_next))
+			check(!memcmp(test_pages + second - 16, guest_idt, 64), "the string is copied");
+	}
+	ept_begin(LEAF_4K, false);
+	ept_test_pt[second >> 12] = 0;
+	reg[G_RBX] = TEST_LINEAR + second - 3;
+	if (vm_run("EPT violation across pages", a_across))
+		expect_violation("EPT violation across pages", 1 | LINEAR_VALID | FINAL, TEST_GPA + second,
+				 TEST_LINEAR + second);
+}
+
 /* Addresses that the guest may not have: wider than EPT's walk. */
 static void wide_addresses(void)
 {
@@ -290,6 +337,8 @@ void group_ept(void)
 	combined_rights();
 	guest_tables();
 	pdpte_load();
+	without_paging();
+	in_the_midst();
 	wide_addresses();
 	expect_good("EPT");
 }

@@ -276,7 +276,8 @@ static void debug_held_back(void)
 	    expect_call("exit behind MOV SS under TF", b_movss_call_next)) {
 		expect_field("exit behind MOV SS under TF", "interruptibility", F_INTERRUPTIBILITY, BLOCK_MOVSS);
 		/* Whether BS is set is the processor's business; the next entry demands it. */
-		check(!(vm_get(F_PENDING_DEBUG) & ~BS), "exit behind MOV SS under TF: pending 0x%lx", vm_get(F_PENDING_DEBUG));
+		check(!(vm_get(F_PENDING_DEBUG) & ~BS), "exit behind MOV SS under TF: pending 0x%lx",
+		      vm_get(F_PENDING_DEBUG));
 		vm_or(F_PENDING_DEBUG, BS);
 		/* In again, with blocking: the next instruction runs first. */
 		debug_exit("single step held back over an exit", b_nop, BS, b_nop_next, false);

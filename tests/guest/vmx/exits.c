@@ -328,6 +328,53 @@ static void faults_come_first(void)
 	}
 }
 
+GUEST(o_cr4, "mov %rdi, %cr4");
+GUEST(o_cr0, "mov %rdi, %cr0");
+GUEST(o_lmsw, "lmsw (%rbx)");
+
+/*
+ * Exits come before faults that are not about opcodes or privilege, but for those of operands that decide on the
+ * exit.
+ */
+static void exits_come_first(void)
+{
+	static const struct { const char *what, *code; u32 proc2, reason; } unmapped[] = {
+		{ "VMCLEAR of memory that is not there", x_vmclear, 0, R_VMCLEAR },
+		{ "VMXON of memory that is not there", x_vmxon, 0, R_VMXON },
+		{ "VMPTRST to memory that is not there", x_vmptrst, 0, R_VMPTRST },
+		{ "VMREAD to memory that is not there", x_vmread_memory, 0, R_VMREAD },
+		{ "LGDT of memory that is not there", x_lgdt, P2_TABLES, R_GDTR_IDTR },
+		{ "SIDT to memory that is not there", x_sidt, P2_TABLES, R_GDTR_IDTR },
+		{ "LLDT of memory that is not there", x_lldt_memory, P2_TABLES, R_LDTR_TR },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(unmapped); i++) {
+		if (!can_proc2(unmapped[i].proc2))
+			continue;
+		vm_good(LONG);
+		if (unmapped[i].proc2)
+			vm_or(F_PROC2, unmapped[i].proc2);
+		reg[G_RBX] = 0x60ull << 39;
+		if (vm_run(unmapped[i].what, unmapped[i].code))
+			expect_reason(unmapped[i].what, unmapped[i].reason);
+	}
+	vm_good(LONG);
+	vm_put(F_CR4_MASK, CR4_DE);
+	reg[G_RDI] = vm_get(F_GUEST_CR4) | CR4_DE | 1ull << 63;
+	if (vm_run("MOV to CR4, a masked and a reserved bit", o_cr4))
+		expect_exit("MOV to CR4, a masked and a reserved bit", R_CR, 4 | 7 << 8);
+	vm_good(LONG);
+	vm_put(F_CR0_MASK, CR0_TS);
+	reg[G_RDI] = vm_get(F_GUEST_CR0) | CR0_TS | 1ull << 32;
+	if (vm_run("MOV to CR0, a masked and a reserved bit", o_cr0))
+		expect_exit("MOV to CR0, a masked and a reserved bit", R_CR, 7 << 8);
+	vm_good(LONG);
+	vm_put(F_CR0_MASK, CR0_TS | CR0_MP | CR0_EM | CR0_PE);
+	reg[G_RBX] = 0x60ull << 39;
+	if (vm_run("LMSW of memory that is not there", o_lmsw))
+		expect_event("LMSW of memory that is not there", V_PF, 0);
+}
+
 /* Instructions that a control enables, without it; and VMX instructions in compatibility mode. */
 static void undefined(void)
 {
@@ -353,6 +400,12 @@ static void undefined(void)
 		vm_clear(F_GUEST_CR4, CR4_OSXSAVE);
 		if (vm_run("XSETBV without CR4.OSXSAVE", x_xsetbv_at))
 			expect_event("XSETBV without CR4.OSXSAVE", V_UD, 0);
+	}
+	if (has(HAS_OSXSAVE)) {
+		vm_good(LONG);
+		vm_user();
+		if (vm_run("XSETBV in user mode", x_xsetbv + USER_BASE))
+			expect_event("XSETBV in user mode", V_GP, 0);
 	}
 	vm_good(LONG);
 	vm_user();
@@ -523,6 +576,7 @@ void group_exits(void)
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++)
 		try_exit(&cases[i]);
 	faults_come_first();
+	exits_come_first();
 	undefined();
 	compatibility_mode();
 	task_switches();

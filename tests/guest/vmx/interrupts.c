@@ -4,7 +4,8 @@
  */
 #include "vmx.h"
 
-enum { APIC_EOI = 0xb0, APIC_SPURIOUS = 0xf0, APIC_IRR = 0x200, APIC_ICR = 0x300, APIC_ICR_HIGH = 0x310,
+enum { APIC_TPR = 0x80, APIC_EOI = 0xb0, APIC_SPURIOUS = 0xf0, APIC_IRR = 0x200, APIC_ICR = 0x300,
+       APIC_ICR_HIGH = 0x310,
        VECTOR = 0x60 };
 #define APIC_AT 0xfee00000ull
 
@@ -29,6 +30,7 @@ static u64 take(void)
 
 GUEST(w_nops, "nop; w_nops_2: nop; w_nops_3: nop");
 GUEST(w_sti, "sti; w_sti_2: nop; w_sti_3: nop; w_sti_4: nop");
+GUEST(w_popf, "pushf; orl $0x200, (%rsp); popf; w_popf_2: nop; nop");
 GUEST(w_hlt, "hlt; w_hlt_2: nop");
 GUEST(w_sti_hlt, "sti; w_sti_hlt_2: hlt; nop");
 GUEST(w_movss, "mov %eax, %ss; w_movss_2: nop; w_movss_3: nop");
@@ -40,7 +42,7 @@ GUEST(w_ud, "ud2");
 GUEST(w_int, "int $0x50");
 GUEST(w_cpuid, "cpuid");
 PIECE(w_nothing, "nop; nop");
-extern const char w_nops_2[], w_nops_3[], w_sti_2[], w_sti_3[], w_hlt_2[], w_sti_hlt_2[], w_movss_3[];
+extern const char w_nops_2[], w_nops_3[], w_sti_2[], w_sti_3[], w_hlt_2[], w_sti_hlt_2[], w_movss_3[], w_popf_2[];
 
 static void at_rip(const char *what, u32 reason, const char *rip)
 {
@@ -95,6 +97,38 @@ static void external_interrupts(void)
 		external_case("external interrupt in HLT", ack, FLAG_IF, 0, HALTED, w_nops, w_nops);
 		external_case("external interrupt in HLT, IF clear", ack, 0, 0, HALTED, w_nops, w_nops);
 	}
+	/* The APIC's priority holds it back as ever. */
+	vm_good(LONG);
+	vm_or(F_PIN, PIN_EXTINT);
+	vm_or(F_GUEST_RFLAGS, FLAG_IF);
+	*apic(APIC_TPR) = 0xf0;
+	self_interrupt();
+	if (vm_run("external interrupt below the TPR", w_nops))
+		expect_call("external interrupt below the TPR", w_nops_next);
+	*apic(APIC_TPR) = 0;
+	/* It waits for the event that is injected. */
+	vm_good(LONG);
+	vm_or(F_PIN, PIN_EXTINT);
+	vm_or(F_GUEST_RFLAGS, FLAG_IF);
+	vm_put(F_INJECT, INFO(T_EXTERNAL, 0x50));
+	if (vm_run("external interrupt and injection", w_nops))
+		at_rip("external interrupt and injection", R_EXTINT, guest_vectors + 16 * 0x50);
+	/* The windows come before it, that of NMIs first. */
+	vm_good(LONG);
+	vm_or(F_PIN, PIN_EXTINT);
+	vm_or(F_GUEST_RFLAGS, FLAG_IF);
+	if (can_proc(PROC_INTWIN)) {
+		vm_or(F_PROC, PROC_INTWIN);
+		if (vm_run("interrupt window and external interrupt", w_nops))
+			at_rip("interrupt window and external interrupt", R_INTWIN, w_nops);
+	}
+	if (can_proc(PROC_NMIWIN | PROC_INTWIN)) {
+		vm_or(F_PIN, PIN_NMI | PIN_VNMI);
+		vm_or(F_PROC, PROC_NMIWIN);
+		if (vm_run("both windows and external interrupt", w_nops))
+			at_rip("both windows and external interrupt", R_NMIWIN, w_nops);
+	}
+	check(take() == VECTOR, "it is still pending");
 	/* Without the control it is the guest's. */
 	vm_good(LONG);
 	vm_or(F_GUEST_RFLAGS, FLAG_IF);
@@ -196,6 +230,7 @@ static void interrupt_window(void)
 		{ "interrupt window behind MOV SS", FLAG_IF, BLOCK_MOVSS, ACTIVE, w_nops, w_nops_2 },
 		{ "interrupt window after STI", 0, 0, ACTIVE, w_sti, w_sti_3 },
 		{ "interrupt window in HLT", FLAG_IF, 0, HALTED, w_nops, w_nops },
+		{ "interrupt window after POPF", 0, 0, ACTIVE, w_popf, w_popf_2 },
 		{ "interrupt window, STI and HLT", 0, 0, ACTIVE, w_sti_hlt, w_sti_hlt_2 + 1 },
 	};
 
@@ -373,6 +408,7 @@ static void monitor_trap(void)
 	mtf_case("MTF, the next", w_nops_2, w_nops_3);
 	mtf_begin();
 	mtf_case("MTF at MOV SS", w_movss, w_movss + 2);
+	expect_field("MTF at MOV SS", "interruptibility", F_INTERRUPTIBILITY, BLOCK_MOVSS);
 	mtf_begin();
 	mtf_case("MTF at #UD", w_ud, guest_vectors + 16 * V_UD);
 	mtf_begin();

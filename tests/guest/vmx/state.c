@@ -325,11 +325,77 @@ static void bases_and_limits(void)
 	}
 }
 
+/* CR0.CD and NW are not switched; ET neither. */
+static void cr0_kept(void)
+{
+	u64 host = read_cr0(), keep = CR0_CD | CR0_NW;
+
+	vm_good(LONG);
+	vm_put(F_GUEST_CR0, vm_get(F_GUEST_CR0) ^ keep);
+	if (vm_run("CR0.CD and NW", g_call) && expect_call("CR0.CD and NW", g_call))
+		check((vm_get(F_GUEST_CR0) & keep) == (host & keep), "CR0.CD and NW: saved CR0 0x%lx",
+		      vm_get(F_GUEST_CR0));
+	vm_good(LONG);
+	vm_put(F_HOST_CR0, host ^ keep);
+	if (vm_run("CR0.CD and NW of the host", g_call))
+		check(read_cr0() == host, "CR0.CD and NW of the host: CR0 0x%lx", read_cr0());
+}
+
+GUEST(l_efer, "mov $0xc0000080, %ecx; rdmsr");
+GUEST(l_efer32, ".code32; mov $0xc0000080, %ecx; rdmsr; .code64");
+
+/* Without loading EFER entries and exits set LMA and LME by the mode, and nothing else. */
+static void efer_by_mode(void)
+{
+	static const enum mode modes[] = { LONG, COMPAT, PAE, FLAT };
+	u64 efer = rdmsr(MSR_EFER), both = EFER_LMA | EFER_LME;
+
+	for (unsigned i = 0; can_proc(PROC_MSR_BITMAPS) && i < ARRAY_SIZE(modes); i++) {
+		bool ia32e = modes[i] == LONG || modes[i] == COMPAT;
+
+		vm_good(modes[i]);
+		memset(msr_bitmap, 0, PAGE);
+		vm_or(F_PROC, PROC_MSR_BITMAPS);
+		vm_clear(F_ENTRY, N_LOAD_EFER);
+		vm_clear(F_EXIT, X_LOAD_EFER);
+		if (!vm_run("EFER by the mode", modes[i] == LONG ? l_efer : l_efer32) ||
+		    !expect_call("EFER by the mode", modes[i] == LONG ? l_efer_next : l_efer32_next))
+			continue;
+		check(reg[G_RAX] == (ia32e ? efer : efer & ~both), "EFER by the mode %d: 0x%lx", modes[i], reg[G_RAX]);
+		check(rdmsr(MSR_EFER) == efer, "EFER by the mode %d: 0x%lx in the host", modes[i], rdmsr(MSR_EFER));
+	}
+}
+
+GUEST(l_push, "push %rbx; pop %rcx; mov %fs:8, %rax");
+
+/* 64-bit mode needs no usable SS; the base of an unusable FS counts. */
+static void unusable(void)
+{
+	static u64 data[2] = { 0, 0x7878 };
+
+	vm_good(LONG);
+	vm_put(F_GUEST_SS_AR, 0x10000);
+	vm_put(F_GUEST_SS_SEL, 0);
+	vm_put(F_GUEST_FS_SEL, 0);
+	vm_put(F_GUEST_FS_AR, 0x10000);
+	vm_put(F_GUEST_FS_BASE, at(data));
+	reg[G_RBX] = 0x9191;
+	if (vm_run("unusable segments", l_push) && expect_call("unusable segments", l_push_next)) {
+		check(reg[G_RCX] == 0x9191 && reg[G_RAX] == 0x7878, "unusable segments: 0x%lx 0x%lx", reg[G_RCX],
+		      reg[G_RAX]);
+		check(vm_get(F_GUEST_SS_AR) >> 16 & vm_get(F_GUEST_FS_AR) >> 16 & 1,
+		      "unusable segments are saved as such");
+	}
+}
+
 void group_guest_state(void)
 {
 	saved_as_loaded();
 	loaded();
 	bases_and_limits();
+	cr0_kept();
+	efer_by_mode();
+	unusable();
 	msr_lists();
 	expect_good("guest state");
 }
