@@ -7,6 +7,7 @@
 #include "cpu/insn_system.h"
 
 #include "cpu/flags.h"
+#include "cpu/record.h"
 #include "cpu/vmx_vmcs.h"
 
 /* ---- the exit in non-root operation ---- */
@@ -109,6 +110,8 @@ static int x_vmxon(struct cpu *cpu, const struct uop *u)
 			return EXEC_STOP;
 	}
 	report(cpu, vmx_vmxon(cpu, hpa(region)));
+	if (unlikely(cpu->recorder))
+		record_vmxon(cpu);
 	return EXEC_LEAVE;
 }
 

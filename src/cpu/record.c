@@ -479,10 +479,23 @@ static void set_fast_path(struct cpu *cpu, bool on)
 	mmu_fast_flush(&cpu->mmu);
 }
 
+#define NO_VMX "recording: the guest is in VMX operation, and a trace has the tables of one machine only"
+
+void record_vmxon(struct cpu *cpu)
+{
+	struct recorder *r = cpu->recorder;
+
+	if (!r->failed)
+		r->failed = error_set(&r->err, -EINVAL, NO_VMX);
+}
+
 int recorder_begin(struct cpu *cpu, const struct trace_sink *sink, struct error *err)
 {
-	struct recorder *r = calloc(1, sizeof(*r));
+	struct recorder *r;
 
+	if (cpu->vmx.on)
+		return error_set(err, -EINVAL, NO_VMX);
+	r = calloc(1, sizeof(*r));
 	if (!r)
 		return error_set(err, -ENOMEM, "recording: out of memory");
 	r->frames = cpu->mmu.mem->span >> PAGE_SHIFT;

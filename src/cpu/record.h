@@ -18,8 +18,8 @@ struct recorder;
 
 /*
  * Begins to record: what the TLBs and the caches of walks hold is forgotten, and the registers go to @sink as
- * TRACE_INITIAL. The processor is outside VMX operation, between two instructions. -ENOMEM, errors of the sink;
- * nothing is recorded then.
+ * TRACE_INITIAL. The processor is between two instructions. -ENOMEM, -EINVAL: it is in VMX operation, errors of the
+ * sink; nothing is recorded then.
  */
 int recorder_begin(struct cpu *cpu, const struct trace_sink *sink, struct error *err);
 /* The rest goes to the sink, and nothing more is recorded. The first error that the sink had. Nothing if there is none. */
@@ -58,6 +58,8 @@ void record_wrmsr(struct cpu *cpu, uint32_t msr, uint64_t value);
 void record_invlpg(struct cpu *cpu, uint64_t lin);
 /* The last access was the load of the descriptor. */
 void record_invpcid(struct cpu *cpu, unsigned type, uint64_t pcid, uint64_t lin);
+/* VMX operation begins, which no trace has: the recorder fails. */
+void record_vmxon(struct cpu *cpu);
 /* Something reads paging structures at machine address @at. */
 void record_table(struct cpu *cpu, uint64_t at);
 /* Memory was written from outside; within one page. */

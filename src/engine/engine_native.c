@@ -290,7 +290,14 @@ int engine_watch_vmx(struct engine_vm *vm, const struct vmx_watch *watch)
 
 static void native_describe(struct engine_vm *vm, char *buf, size_t bytes)
 {
+	const struct vmx_state *x = &vm->cpu->vmx;
+	size_t used;
+
 	engine_describe_regs(vm, buf, bytes);
+	used = strlen(buf);
+	if (bytes && x->on)
+		snprintf(buf + used, bytes - used, "VMX %sroot operation, VMCS %llx, last exit %u\n", x->nonroot ? "non-" : "",
+			 (unsigned long long)x->current.v, x->exit.reason);
 }
 
 const struct engine_ops engine_native_ops = {

@@ -5,8 +5,10 @@
  */
 #include "cpu/block.h"
 #include "cpu/msr.h"
+#include "cpu/record.h"
 #include "cpu/vmx.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -289,6 +291,33 @@ static void test_invalidations(void **state)
 	expect_valid(f, RUN(f, p_invvpid, DATA_AT, INVVPID_SINGLE), VMXERR_INV_OPERAND);
 	put64(f, DATA_AT, 0);
 	expect_valid(f, RUN(f, p_invvpid, DATA_AT, INVVPID_SINGLE), VMXERR_INV_OPERAND);
+	destroy(f);
+}
+
+/* A trace has no VMX operation: a recorder refuses it, whichever comes first. */
+static int drop_events(void *ctx, const struct trace_event *ev, unsigned n, struct error *err)
+{
+	(void)ctx;
+	(void)ev;
+	(void)n;
+	(void)err;
+	return 0;
+}
+
+static void test_recorded(void **state)
+{
+	const struct trace_sink sink = {.put = drop_events};
+	struct fix *f = machine(16);
+	struct error err;
+
+	(void)state;
+	assert_int_equal(recorder_begin(f->cpu, &sink, &err), 0);
+	put64(f, DATA_AT, VMXON_AT);
+	expect_flags(f, RUN(f, p_vmxon, DATA_AT, 0), VM_SUCCEED);
+	assert_true(recorder_failed(f->cpu));
+	assert_int_equal(recorder_end(f->cpu, &err), -EINVAL);
+	assert_int_equal(recorder_begin(f->cpu, &sink, &err), -EINVAL);
+	assert_null(f->cpu->recorder);
 	destroy(f);
 }
 
@@ -812,6 +841,7 @@ int main(void)
 		cmocka_unit_test(test_vmxon),
 		cmocka_unit_test(test_vmcs_instructions),
 		cmocka_unit_test(test_invalidations),
+		cmocka_unit_test(test_recorded),
 		cmocka_unit_test(test_fixed_bits),
 		cmocka_unit_test(test_launch_and_exit),
 		cmocka_unit_test(test_behind_movss),
