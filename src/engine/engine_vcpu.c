@@ -445,12 +445,16 @@ static bool vmx_ok(const struct engine_vm *vm, const struct cpu *c, const struct
 	if (s->current.v != VMCS_NONE && !region_ok(vm, s->current))
 		return false;
 	if (!s->nonroot)
-		return v->cr0 & CR0_PE && v->cr0 & CR0_PG && !v->vmx.pml.on && !s->mtf_pending &&
-		       (s->dirty & VMX_DIRTY_CONTROLS || s->current.v == VMCS_NONE || vmx_controls_ok(c, s));
+		return v->cr0 & CR0_PE && v->cr0 & CR0_PG && !v->vmx.pml.on && !s->mtf_pending;
 	if (s->link != VMCS_NONE && !region_ok(vm, hpa(s->link)))
 		return false;
-	return s->current.v != VMCS_NONE && !s->dirty && vmx_controls_ok(c, s) &&
-	       (!v->vmx.pml.on || s->proc2 & PROC2_PML);
+	return s->current.v != VMCS_NONE && !s->dirty && (!v->vmx.pml.on || s->proc2 & PROC2_PML);
+}
+
+/* Controls that are in force, or will be without being checked again. */
+static bool vmx_controls_offered(const struct cpu *c, const struct vmx_state *s)
+{
+	return !s->on || s->current.v == VMCS_NONE || s->dirty & VMX_DIRTY_CONTROLS || vmx_controls_ok(c, s);
 }
 
 /* @c: the processor that is to have it */
@@ -470,6 +474,8 @@ static int check(const struct engine_vm *vm, struct cpu *c, const struct engine_
 		return impossible(err, "direct translation's registers, or requests");
 	if (!vmx_ok(vm, c, v))
 		return impossible(err, "VMX operation");
+	if (!vmx_controls_offered(c, &v->vmx.state))
+		return error_set(err, -EINVAL, "state of vcpu: VMX controls are set that this scheme does not offer its guests");
 	return msrs_ok(c, &v->msr) ? 0 : impossible(err, "an MSR");
 }
 
