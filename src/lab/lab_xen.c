@@ -171,16 +171,18 @@ static void saw_exit(struct row *r, unsigned reason)
 {
 	struct part *p = &r->trace.part;
 
-	if (reason >= VMX_TALLY_REASONS)
-		return;
-	if (!p->exits++) {
-		p->ns = engine_now(vm_engine(r->vm));
-		p->insns = vm_insns(r->vm);
-	}
-	p->by_reason[reason]++;
-	r->full += reason == EXIT_REASON_PML_FULL;
 	if (r->vmcs == r->first_vmcs)
 		r->left_ns = engine_now(vm_engine(r->vm));
+	if (reason == EXIT_REASON_PML_FULL) {
+		r->full++;
+		put_now(r, "full", "exit: the page-modification log is full");
+	} else if (reason < VMX_TALLY_REASONS) {
+		if (!p->exits++) {
+			p->ns = engine_now(vm_engine(r->vm));
+			p->insns = vm_insns(r->vm);
+		}
+		p->by_reason[reason]++;
+	}
 }
 
 static void saw_controls(struct row *r, bool pml)
@@ -442,7 +444,8 @@ static void show(json_t *result, const struct lab_options *o, const struct row *
 		show_trace(result, &rows[i]);
 	compare(result, rows, task);
 	lab_note(result, "Counts are of the whole machine, domain 0 and both ends of the migration included; stopped: from the "
-			 "guest's last exit where it was to its first entry where it is.");
+			 "guest's last exit where it was to its first entry where it is. Of the pages of round 0 most are "
+			 "holes in the guest's addresses.");
 	lab_note(result, "emptied: the log was not empty and Xen set its index back, at an exit for a full log or to read the "
 			 "log-dirty bitmap. Xen is Debian's, built with shadow paging, without which there is no hap=0.");
 }
