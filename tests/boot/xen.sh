@@ -21,7 +21,7 @@ done
 
 "$gnomon" run --mmu native --cpu-features +vmx --memory 1G --kernel "$kit/xen/$xen" \
 	--append "com1=115200,8n1 console=com1 no-real-mode noreboot dom0_mem=512M,max:512M" \
-	--initrd "${kit//,/,,}/vmlinux-generic console=hvc0 panic=-1 quiet cryptomgr.notests xen.do=$steps xen.hap=$hap xen.work=gups:1000000:4 xen.times=60,${kit//,/,,}/xen/dom0.cpio" \
+	--initrd "${kit//,/,,}/vmlinux-generic console=hvc0 panic=-1 quiet cryptomgr.notests xen.do=$steps xen.hap=$hap xen.work=gups:2000000:4 xen.times=90,${kit//,/,,}/xen/dom0.cpio" \
 	--limit-insns 40G --report "$dir/report" </dev/null >"$dir/log" 2>&1 || fail "the machine ended badly"
 for step in ${steps//+/ }; do
 	grep -q "XEN-LAB end ${step%%:*}" "$dir/log" || fail "domain 0 did not come to the end of '$step'"
