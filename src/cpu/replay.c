@@ -14,6 +14,7 @@
 void replay_attach(struct replay *r, struct cpu *cpu)
 {
 	cpu->replay = r;
+	cpu->mmu.no_data = true;
 	r->applied = REPLAY_NO_MODE;
 }
 

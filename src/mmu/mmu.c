@@ -397,7 +397,7 @@ static ALWAYS_INLINE enum xlate_event translate(struct mmu *m, uint64_t lin, boo
 
 	if (!mmu_paging(m) && !m->regs.nested)
 		return identity(m, fetch, lin, mode, out, rights);
-	if (!fetch)
+	if (!fetch && !m->no_data)
 		prefetch_guess(m, lin);
 	if (find(fetch ? &m->l1i.tlb : &m->l1d.tlb, lin, t, &f)) {
 		if (likely(entry_permits(m, f.entry, kind, mode))) {

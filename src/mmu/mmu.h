@@ -301,6 +301,7 @@ struct mmu {
 	 * nothing else.
 	 */
 	uint32_t guess[MMU_GUESSES];
+	bool no_data; /* nobody looks at what is accessed (traces): nothing is sent for */
 };
 
 /* All caches as @hw describes them, empty. -ENOMEM. */
