@@ -25,7 +25,7 @@ configure = echo "  SETUP   $(1)" && mkdir -p $(1) && \
 # A line for each file only where it takes the place of the one before.
 NINJA = ninja $$([ -t 1 ] || echo --quiet)
 
-.PHONY: all run shell debian test bench bench-moving bench-replay guest guest-generic guest-kvm guest-xen guest-kernel rootfs sanitize debug clean distclean help FORCE
+.PHONY: all run lab shell debian test bench bench-moving bench-replay guest guest-generic guest-kvm guest-xen guest-kernel rootfs sanitize debug clean distclean help FORCE
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/build.ninja
@@ -80,6 +80,18 @@ run:
 		--memory $(MEMORY) --append "$(APPEND)" --work "$(WORK)" $(ARGS)
 	@[ -z "$(BRANCHED)" ] || $(BUILD)/gnomon compare --mmu $(MMU) --kernel $(GUEST)/vmlinux-cloud --initrd $(GUEST)/initramfs.cpio \
 		--memory $(MEMORY) --append "$(APPEND)" --from GNOMON-INIT --work "$(BRANCHED)" $(ARGS)
+
+# A lab with the guests that it wants: make lab LAB=xen-migration ARGS=--explain
+LAB ?= list
+LAB_GUEST_kvm           := guest-kvm
+LAB_GUEST_xen-migration := guest-xen
+LAB_GUEST_dmt           := guest-kernel
+LAB_GUEST_hugegpt       := guest-kernel
+LAB_GUEST_agile         := guest-kernel
+lab:
+	@scripts/setup.sh build guest
+	@$(MAKE) --no-print-directory all guest $(LAB_GUEST_$(LAB))
+	@$(BUILD)/gnomon lab $(LAB) $(if $(filter list,$(LAB)),,--kit $(GUEST)) $(ARGS)
 
 # One guest with a shell on this terminal: make shell MMU=shadow
 shell: MMU := $(if $(filter command line environment,$(origin MMU)),$(MMU),ept)
@@ -142,6 +154,7 @@ help:
 	@echo "make run        boot the same Debian kernel under each scheme and print the comparison"
 	@echo "                WORK=$(WORK)  BRANCHED=$(BRANCHED)  MMU=$(MMU)"
 	@echo "                MEMORY=$(MEMORY)  APPEND='$(APPEND)'  ARGS='--json ...'"
+	@echo "make lab        repeat an experiment, with the guests that it wants: LAB=xen-migration, kvm, dmt ... (LAB=list)"
 	@echo "make shell      boot one guest to a shell on this terminal (MMU=ept)"
 	@echo "make debian     log in to a small Debian on a disk, with redis and sqlite3 (MMU=ept)"
 	@echo "make test       all tests"
@@ -155,4 +168,4 @@ help:
 	@echo "make rootfs     make that Debian's disk image in build/guest"
 	@echo "make sanitize   build build-asan with AddressSanitizer and UBSan (also: make debug)"
 	@echo "make clean      remove what was built; distclean: and what was downloaded"
-	@echo "As root on Debian 12, run, guest-kernel, debian, test and bench install the packages they need."
+	@echo "As root on Debian 12, run, lab, guest-kernel, debian, test and bench install the packages they need."
