@@ -530,14 +530,10 @@ static void add_work(struct compare *c, json_t *comparison, unsigned w)
 static int write_html(struct compare *c, const json_t *comparison)
 {
 	struct error err = {0};
-	json_t *page = NULL;
-	int ret = html_of_results(&comparison, 1, &page, &err);
+	int ret = html_commit_result(comparison, &c->html_file, &err);
 
-	if (ret == 0)
-		ret = html_commit(page, &c->html_file, &err);
 	if (ret)
 		cli_error("compare", err.text);
-	json_decref(page);
 	return ret;
 }
 

@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 #include "cli/jobs.h"
 #include "lab/footprint.h"
+#include "lab/html.h"
 #include "lab/lab.h"
 #include <errno.h>
 #include <limits.h>
@@ -13,6 +14,7 @@ struct lab_command {
 	struct lab_options o;
 	struct hw hw;
 	bool json;
+	const char *html; /* also write a page there; NULL: no */
 	const char *migrates, *explains; /* an option that only such a lab heeds; NULL: none was given */
 	uint64_t began_ns;
 	char kit[PATH_MAX];
@@ -40,6 +42,13 @@ static int set_json(void *ctx, const char *v, struct error *err)
 {
 	(void)v, (void)err;
 	((struct lab_command *)ctx)->json = true;
+	return 0;
+}
+
+static int set_html(void *ctx, const char *v, struct error *err)
+{
+	(void)err;
+	((struct lab_command *)ctx)->html = v;
 	return 0;
 }
 
@@ -163,6 +172,7 @@ static const struct option_desc explain_options[] = {
 
 static const struct option_desc lab_options[] = {
 	{"json", NULL, "print the result as JSON (docs/FORMATS.md)", set_json},
+	{"html", "FILE", "write a page of tables and charts, too, that needs nothing else to be shown or printed", set_html},
 	{"hw", "NAME|FILE", "another description of the hardware than the lab's own", set_hw},
 	{"kit", "DIR",
 	 "kernel and initramfs of 'make guest' (default: the build's), for labs that boot Linux", set_kit},
@@ -247,10 +257,23 @@ static void show_progress(void *ctx, const char *what, unsigned done, unsigned a
 		c->began_ns = now_ns();
 }
 
+static int print_result(const struct lab_command *c, const json_t *result)
+{
+	if (c->json) {
+		json_dumpf(result, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
+		putchar('\n');
+	} else {
+		lab_print(result, stdout);
+	}
+	return fflush(stdout) ? CLI_HOST_FAILED : CLI_OK;
+}
+
 static int run_lab(struct lab_command *c, const struct lab *lab)
 {
 	struct error err = {0};
+	struct report_file page;
 	json_t *result;
+	int status;
 
 	c->o.progress = show_progress;
 	c->o.ctx = c;
@@ -259,16 +282,18 @@ static int run_lab(struct lab_command *c, const struct lab *lab)
 		c->o.threads = jobs_processors();
 	if (!c->o.kit)
 		c->o.kit = find_kit(c->kit);
-	if (lab_run(lab, &c->o, &result, &err))
+	if (c->html && report_file_open(&page, c->html, &err))
+		return fail(CLI_USAGE, err.text);
+	if (lab_run(lab, &c->o, &result, &err)) {
+		if (c->html)
+			report_file_abandon(&page);
 		return fail(err.code == -EINVAL ? CLI_USAGE : CLI_HOST_FAILED, err.text);
-	if (c->json) {
-		json_dumpf(result, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
-		putchar('\n');
-	} else {
-		lab_print(result, stdout);
 	}
+	status = print_result(c, result);
+	if (c->html && html_commit_result(result, &page, &err))
+		status = fail(CLI_HOST_FAILED, err.text);
 	json_decref(result);
-	return fflush(stdout) ? CLI_HOST_FAILED : CLI_OK;
+	return status;
 }
 
 static int run_command(int argc, char **argv)

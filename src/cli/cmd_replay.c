@@ -369,18 +369,9 @@ static int write_file(const char *path, const json_t *report, void (*print)(cons
 static int write_page(const char *path, const json_t *report, struct error *err)
 {
 	struct report_file f;
-	json_t *page = NULL;
 	int ret = report_file_open(&f, path, err);
 
-	if (ret)
-		return ret;
-	ret = html_of_results(&report, 1, &page, err);
-	if (ret == 0)
-		ret = html_commit(page, &f, err);
-	else
-		report_file_abandon(&f);
-	json_decref(page);
-	return ret;
+	return ret ? ret : html_commit_result(report, &f, err);
 }
 
 static int write_results(const struct replay_command *c, const json_t *report, struct error *err)

@@ -48,5 +48,7 @@ void html_write_csv(const json_t *page, FILE *out);
  * are put side by side. Returns a new page in *@page; -EINVAL with @err if a result is none of these, *@page unchanged.
  */
 int html_of_results(const json_t *const *result, unsigned results, json_t **page, struct error *err);
+/* Writes the page of one result as @f, which is closed in any case. Errors: of html_of_results() and html_commit() */
+int html_commit_result(const json_t *result, struct report_file *f, struct error *err);
 
 #endif

@@ -433,3 +433,16 @@ int html_of_results(const json_t *const *result, unsigned results, json_t **page
 		return error_set(err, -EINVAL, "no result of compare, replay or lab: schema '%.64s'", schema);
 	return 0;
 }
+
+int html_commit_result(const json_t *result, struct report_file *f, struct error *err)
+{
+	json_t *page = NULL;
+	int ret = html_of_results(&result, 1, &page, err);
+
+	if (ret == 0)
+		ret = html_commit(page, f, err);
+	else
+		report_file_abandon(f);
+	json_decref(page);
+	return ret;
+}
