@@ -164,7 +164,7 @@ void record_delivery(struct cpu *cpu, uint64_t pc)
 {
 	struct recorder *r = cpu->recorder;
 
-	/* An instruction that did nothing but raise it was fetched: a hypervisor that enters the guest there looks its code up. */
+	/* An instruction that only raised it was fetched: who enters the guest there looks its code up. */
 	if (!r->used && r->pc == pc && !(r->first & TRACE_DELIVERY))
 		add_fetch(r, cpu, pc);
 	group_begin(r, pc, 0, TRACE_FIRST | TRACE_DELIVERY);

@@ -17,7 +17,7 @@ struct footprint_config {
 	enum osm_kind kind;    /* how the guest cooperates */
 	bool large;            /* pages of 2 MiB in guest and host */
 	bool data_cache;       /* data go through the modelled caches, too */
-	uint64_t bytes;        /* of the footprint, from FOOTPRINT_MIN to FOOTPRINT_MAX, a multiple of 1 GiB or a power of two */
+	uint64_t bytes;        /* from FOOTPRINT_MIN to FOOTPRINT_MAX, a multiple of 2 MiB */
 	uint64_t warm, accesses; /* of each pattern: those before it is counted, and those that are counted, at least */
 };
 #define FOOTPRINT_MIN ((uint64_t)64 << 20)

@@ -1,8 +1,8 @@
 /*
  * The accesses of the workloads (docs/workloads.md) over footprints that no memory has to hold: where the data
- * structure's parts would lie is computed, by the workload's own rules where these can be (the B-tree's nodes, an element's
- * neighbours), and by numbers of the same distribution where they follow from what was built before (which vertices a
- * vertex's edges lead to). So there are addresses without contents, as a replay needs them: a footprint takes only its tables.
+ * structure's parts would lie is computed, by the workload's own rules where these can be (the B-tree's nodes, an
+ * element's neighbours), and by numbers of the same distribution where they follow from what was built before (which
+ * vertices a vertex's edges lead to). So there are addresses without contents, as a replay needs them.
  */
 #ifndef GNOMON_LAB_PATTERN_H
 #define GNOMON_LAB_PATTERN_H
@@ -36,7 +36,7 @@ struct pattern_run {
 
 /* @bytes: of the footprint, at least PATTERN_BYTES_MIN */
 void pattern_begin(struct pattern_run *r, const struct pattern *p, uint64_t bytes);
-/* The next step's accesses: each an instruction of its own, but for those that read and write. Returns how many events there are in @ev. */
+/* The next step's accesses, in @ev: each an instruction of its own, but for those that read and write. How many. */
 unsigned pattern_step(struct pattern_run *r, struct trace_event ev[PATTERN_STEP_MAX]);
 /* An access of the program's code, in which all are. */
 struct trace_event pattern_access(enum trace_kind kind, uint64_t addr);
