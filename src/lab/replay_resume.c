@@ -46,14 +46,14 @@ static int check_trace(const struct resumption *s, struct error *err)
 	return 0;
 }
 
-static int sum_of(const struct resumption *s, int fd, XXH3_state_t *x, uint8_t *buf, struct error *err)
+static int sum_of(const struct resumption *s, const char *path, int fd, XXH3_state_t *x, uint8_t *buf, struct error *err)
 {
 	ssize_t n;
 
 	XXH3_64bits_reset(x);
 	while ((n = read(fd, buf, SUM_BYTES)) != 0) {
 		if (n < 0 && errno != EINTR)
-			return error_set(err, -errno, "%s: cannot be read: %m", s->how->trace);
+			return error_set(err, -errno, "%s: cannot be read: %m", path);
 		if (s->cfg->stop && s->cfg->stop(s->cfg->ctx))
 			return error_set(err, -EINTR, "interrupted");
 		if (n > 0)
@@ -62,17 +62,17 @@ static int sum_of(const struct resumption *s, int fd, XXH3_state_t *x, uint8_t *
 	return 0;
 }
 
-/* Of all of the trace: that takes little beside replaying it. */
-static int sum_trace(const struct resumption *s, uint64_t *sum, struct error *err)
+/* Of all of the trace, or the program: that takes little beside replaying. */
+static int sum_file_at(const struct resumption *s, const char *path, uint64_t *sum, struct error *err)
 {
 	XXH3_state_t *x = XXH3_createState();
 	uint8_t *buf = malloc(SUM_BYTES);
-	int fd = open(s->how->trace, O_RDONLY | O_CLOEXEC), ret;
+	int fd = open(path, O_RDONLY | O_CLOEXEC), ret;
 
 	if (fd < 0)
-		ret = error_set(err, -errno, "%s: cannot be opened: %m", s->how->trace);
+		ret = error_set(err, -errno, "%s: cannot be opened: %m", path);
 	else
-		ret = x && buf ? sum_of(s, fd, x, buf, err) : error_set(err, -ENOMEM, "replay: out of memory");
+		ret = x && buf ? sum_of(s, path, fd, x, buf, err) : error_set(err, -ENOMEM, "replay: out of memory");
 	if (ret == 0)
 		*sum = XXH3_64bits_digest(x);
 	if (fd >= 0)
@@ -103,12 +103,14 @@ static void put_features(json_t *o, const struct cpu_config *cpu)
 }
 
 /* Keys are what a message calls them. */
-static json_t *build_inputs(const struct resumption *s, uint64_t trace_sum)
+static json_t *build_inputs(const struct resumption *s, uint64_t trace_sum, uint64_t program_sum)
 {
 	const struct replay_config *cfg = s->cfg;
 	json_t *o = json_object();
 
 	json_object_set_new(o, "version of gnomon", json_string(s->how->version));
+	/* Two builds of a version may count differently. */
+	put_hex(o, "build of gnomon", program_sum);
 	json_object_set_new(o, "size of the trace", json_integer(s->trace.st_size));
 	put_hex(o, "checksum of the trace", trace_sum);
 	json_object_set_new(o, "hw", json_string(cfg->engine.cpu.hw.name));
@@ -410,7 +412,7 @@ static json_t *conclude(struct resumption *s, double seconds)
 static int begin(struct resumption *s, struct error *err)
 {
 	struct trace_reader *r;
-	uint64_t sum;
+	uint64_t sum, program;
 	int ret;
 
 	if (strcmp(s->how->trace, "-") == 0)
@@ -424,10 +426,12 @@ static int begin(struct resumption *s, struct error *err)
 		return ret;
 	replay_results_begin(&s->out, s->cfg, r);
 	trace_reader_close(r);
-	ret = sum_trace(s, &sum, err);
+	ret = sum_file_at(s, s->how->trace, &sum, err);
+	if (ret == 0)
+		ret = sum_file_at(s, "/proc/self/exe", &program, err);
 	if (ret)
 		return ret;
-	s->inputs = build_inputs(s, sum);
+	s->inputs = build_inputs(s, sum, program);
 	s->finished = json_array();
 	s->failed = json_array();
 	return read_file(s, err);

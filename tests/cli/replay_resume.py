@@ -3,6 +3,7 @@
 those of one pass; a file that is damaged, or of another replay, is refused."""
 import json
 import os
+import shutil
 import random
 import signal
 import subprocess
@@ -103,6 +104,13 @@ def refusals():
                    '--data-cache', '--limit-events 1000', '--tables model', '--tea-threshold 64K',
                    '--cpu-features -pcid'):
         ends(2, 'depend on something else', *RESUME, *option.split())
+    # Another build, though of the same version, may count differently.
+    shutil.copy(gnomon, 'other')
+    with open('other', 'ab') as f:
+        f.write(b'x')
+    p = subprocess.run(['./other', *command(*RESUME)[1:]], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100)
+    check(p.returncode == 2 and 'build of gnomon' in p.stderr, 'another build: %d %s' % (p.returncode, p.stderr))
+    os.unlink('other')
     ends(2, '--sim-log', *RESUME, '--sim-log', 'log.sim')
     p = subprocess.run([gnomon, 'replay', '-', *RESUME], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                        timeout=100)
