@@ -25,7 +25,7 @@ configure = echo "  SETUP   $(1)" && mkdir -p $(1) && \
 # A line for each file only where it takes the place of the one before.
 NINJA = ninja $$([ -t 1 ] || echo --quiet)
 
-.PHONY: all run lab shell debian test bench bench-moving bench-replay guest guest-generic guest-kvm guest-xen guest-kernel rootfs sanitize debug clean distclean help FORCE
+.PHONY: all run lab shell debian test bench bench-moving bench-replay bench-kvm guest guest-generic guest-kvm guest-xen guest-kernel rootfs sanitize debug clean distclean help FORCE
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/build.ninja
@@ -127,6 +127,12 @@ bench:
 	@bench/counting.sh $(BUILD)/gnomon $(GUEST)
 	@bench/disk.sh $(BUILD)/gnomon
 
+# A guest under KVM on the machine beside the same guest directly: a minute or two.
+bench-kvm:
+	@scripts/setup.sh build guest
+	@$(MAKE) --no-print-directory all guest-kvm
+	@python3 bench/kvm.py $(BUILD)/gnomon $(GUEST)
+
 # Trackers, saving and resuming 4 GiB, migration by itself and beside QEMU's: a while, and 12 GiB of room in /var/tmp.
 bench-moving:
 	@scripts/setup.sh build guest bench
@@ -161,6 +167,7 @@ help:
 	@echo "make bench      CPU time of workloads and a boot, beside QEMU's translator by hardware model; disk images"
 	@echo "make bench-moving   trackers, saving and resuming a large VM, migration beside a plain copy and QEMU"
 	@echo "make bench-replay   speed and memory of replaying traces, beside simulators under Valgrind"
+	@echo "make bench-kvm      a guest under Debian's KVM on the machine beside the same guest directly"
 	@echo "make guest      fetch the kernel and build the initramfs in build/guest"
 	@echo "make guest-kvm  ... and a guest that runs guests of its own under Debian's KVM"
 	@echo "make guest-xen  fetch Debian's Xen and make its domain 0"
