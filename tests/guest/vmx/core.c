@@ -215,7 +215,6 @@ static void good_registers(enum mode m)
 	vm_put(F_INTERRUPTIBILITY, 0);
 	vm_put(F_ACTIVITY, ACTIVE);
 	vm_put(F_PENDING_DEBUG, 0);
-	vm_put(F_GUEST_SMBASE, 0);
 	for (unsigned i = 0; can_proc2(P2_EPT) && i < 4; i++)
 		vm_put(F_GUEST_PDPTE0 + 2 * i, guest_pdpt_pae[i]);
 }
