@@ -531,7 +531,7 @@ static int replay_command(int argc, char **argv)
 	if (make_cells(&c, &err))
 		return fail(&err);
 	c.cfg.engine = c.vm.engine;
-	c.began = c.group_began = jobs_clock();
+	c.began = c.group_began = c.shown = jobs_clock(); /* what is over at once needs no progress */
 	ret = c.resume ? run_resumable(&c, path, &why, &err) : run(&c, path, &why, &err);
 	if (ret)
 		return fail(&err);

@@ -223,6 +223,7 @@ static json_t *info_json(const struct trace_reader *r)
 	put(o, "maxphyaddr", i->maxphyaddr);
 	json_object_set_new(o, "events", known ? json_integer((json_int_t)t.events) : json_null());
 	json_object_set_new(o, "instructions", known ? json_integer((json_int_t)t.insns) : json_null());
+	json_object_set_new(o, "partial", known ? json_boolean(trace_reader_is_partial(r)) : json_null());
 	json_object_set_new(o, "file_bytes", known ? json_integer((json_int_t)t.bytes) : json_null());
 	return o;
 }
@@ -248,6 +249,8 @@ static void print_info(const struct trace_reader *r)
 		puts("events         not known: a pipe, or cut off (gnomon trace stat counts them)");
 		return;
 	}
+	if (trace_reader_is_partial(r))
+		puts("partial        what it was made from ended badly: what should come behind the last event is missing");
 	human_bytes(t.bytes, size);
 	printf("events         %" PRIu64 "\ninstructions   %" PRIu64
 	       "\nfile           %s, %.2f bytes an event\n",
@@ -433,8 +436,10 @@ static int finish_cut(const struct trace_command *c, struct trace_writer *w, uin
 		trace_writer_drop(w);
 		return ret;
 	}
-	if (ret)
+	if (ret) {
+		trace_writer_is_partial(w);
 		fprintf(stderr, "%s has the %" PRIu64 " events before that\n", c->a.arg[1], given);
+	}
 	closed = trace_writer_close(w, ret ? NULL : err);
 	return ret ? ret : closed;
 }
@@ -523,6 +528,8 @@ static int finish_import(struct import *m, int ret, struct error *err)
 		trace_writer_drop(m->writer);
 		return fail(err);
 	}
+	if (ret)
+		trace_writer_is_partial(m->writer);
 	if (trace_writer_close(m->writer, &closed))
 		return fail(&closed);
 	if (ret)

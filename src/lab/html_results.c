@@ -296,6 +296,8 @@ static void table_of_replay(json_t *page, const json_t *report)
 		 text(report, "trace.path"), fmax(0, number(report, "trace.events")),
 		 fmax(0, number(report, "trace.instructions")), text(report, "hw"),
 		 json_is_true(json_object_get(report, "partial")) ? " Partial: " : "", text(report, "why"));
+	if (json_is_true(find(report, "trace.partial")))
+		html_note(page, "Partial: what the trace was made from ended badly; what came then is not in it.");
 	s = html_section(page, title, NULL, note);
 	for (size_t c = 0; c < ARRAY_SIZE(replay_columns); c++)
 		html_column(s, replay_columns[c].title);

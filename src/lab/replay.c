@@ -383,6 +383,7 @@ void replay_results_begin(struct replay_results *out, const struct replay_config
 	*out = (struct replay_results){.info = *trace_reader_info(r)};
 	strncpy(out->path, trace_reader_path(r), sizeof(out->path) - 1);
 	out->memory = cfg->memory ? cfg->memory : out->info.memory;
+	out->trace_partial = trace_reader_is_partial(r);
 }
 
 int replay_trace(struct replay_results *out, const struct replay_config *cfg, struct trace_reader *r, struct error *err)
@@ -399,6 +400,7 @@ int replay_trace(struct replay_results *out, const struct replay_config *cfg, st
 		crew_start(c, cfg->jobs);
 		feed(out, cfg, c, r);
 		crew_stop(c);
+		out->trace_partial = trace_reader_is_partial(r); /* of a pipe that is known now */
 		conclude_all(out, c);
 	}
 	for (unsigned i = 0; c && i < cfg->cells; i++) {

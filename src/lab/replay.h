@@ -79,6 +79,7 @@ struct replay_results {
 	uint64_t memory;             /* of machines with the trace's tables; 0: there are none */
 	uint64_t events, insns;      /* of the trace that were given out */
 	double seconds;              /* of the host */
+	bool trace_partial;          /* the trace says of itself that it lacks what came then */
 	bool partial;                /* it was stopped, the trace ended badly, or a machine gave up: */
 	struct error why;
 	bool whole;                  /* the trace, or what the limit permits of it, was given out to its end */

@@ -123,6 +123,7 @@ static json_t *build_trace(const struct replay_results *r)
 	put(o, "memory_kib", r->memory >> 10);
 	put(o, "events", r->events);
 	put(o, "instructions", r->insns);
+	json_object_set_new(o, "partial", json_boolean(r->trace_partial));
 	return o;
 }
 
@@ -249,6 +250,8 @@ void replay_print(const json_t *report, FILE *out)
 	}
 	if (json_is_true(json_object_get(report, "partial")))
 		fprintf(out, "\npartial: %s\n", text(report, "why"));
+	if (json_is_true(at(report, "trace.partial")))
+		fputs("\npartial: what the trace was made from ended badly; what came then is not in it\n", out);
 }
 
 static const struct { const char *title, *path; } csv[] = {

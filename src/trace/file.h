@@ -45,6 +45,8 @@ uint64_t trace_writer_events(const struct trace_writer *w);
 uint64_t trace_writer_insns(const struct trace_writer *w);
 uint64_t trace_writer_bytes(const struct trace_writer *w);
 
+/* What should come behind the last event is missing (its source was damaged): the trace says so. Before it is closed. */
+void trace_writer_is_partial(struct trace_writer *w);
 /*
  * Ends the trace, and the file gets its name. On an error (also one of trace_put() before) what was written stays as
  * PATH.part. @w is gone in any case; NULL is nothing.
@@ -85,6 +87,8 @@ struct trace_totals {
 	uint64_t events, insns, bytes;
 };
 bool trace_reader_totals(const struct trace_reader *r, struct trace_totals *t);
+/* Does the trace say that what should come behind its last event is missing? Known with the index, or at the end. */
+bool trace_reader_is_partial(const struct trace_reader *r);
 /* Bytes of the file up to the end of what was read so far: of progress. */
 uint64_t trace_reader_bytes(const struct trace_reader *r);
 

@@ -12,7 +12,8 @@
 #define FILE_END_MAGIC  "GNOMTEND"
 #define FILE_END_BYTES  16u /* offset of the index (8), magic */
 
-enum block_type { BLOCK_INFO = 1, BLOCK_EVENTS = 2, BLOCK_INDEX = 3 };
+/* BLOCK_INDEX_PARTIAL: the index of a trace that lacks what should come behind its last event. */
+enum block_type { BLOCK_INFO = 1, BLOCK_EVENTS = 2, BLOCK_INDEX = 3, BLOCK_INDEX_PARTIAL = 4 };
 
 #define BLOCK_HEAD_BYTES 48u
 #define BLOCK_RAW_MAX    FRAME_RAW_MAX

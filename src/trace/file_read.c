@@ -31,6 +31,7 @@ struct trace_reader {
 	uint64_t given_event, given_insns;   /* of what trace_next() gave out last */
 	struct trace_totals totals; /* if there is an index */
 	bool has_index;
+	bool partial;               /* an index said so */
 	struct index_entry *index;
 	unsigned entries;
 	struct error failed;        /* comes again */
@@ -41,6 +42,8 @@ static int bad(const struct trace_reader *r, uint64_t at, const char *why, struc
 {
 	return error_set(err, -EBADMSG, "%s: %llu: %s", r->path, (unsigned long long)at, why);
 }
+
+static bool is_index(const struct block *b) { return b->type == BLOCK_INDEX || b->type == BLOCK_INDEX_PARTIAL; }
 
 /* ---- bytes ---- */
 
@@ -173,10 +176,11 @@ static void find_index(struct trace_reader *r)
 	if (!read_all(r, end, sizeof(end), &ignored) && !memcmp(end + 8, FILE_END_MAGIC, 8) &&
 	    get_u64(end) >= r->first_at && get_u64(end) < r->size) {
 		r->at = get_u64(end);
-		if (!read_block_head(r, &b, &ignored) && b.type == BLOCK_INDEX && b.count <= INDEX_ENTRIES_MAX &&
+		if (!read_block_head(r, &b, &ignored) && is_index(&b) && b.count <= INDEX_ENTRIES_MAX &&
 		    r->at + b.stored + FILE_END_BYTES == r->size && !read_block(r, &b, &ignored) && take_index(r, &b)) {
 			r->totals = (struct trace_totals){b.events, b.insns, r->size};
 			r->has_index = true;
+			r->partial = b.type == BLOCK_INDEX_PARTIAL;
 		}
 	}
 	r->at = was;
@@ -196,6 +200,7 @@ static int finish(struct trace_reader *r, const struct block *b, struct error *e
 	if (got > FILE_END_BYTES || get_u64(end) != index_at || memcmp(end + 8, FILE_END_MAGIC, 8) != 0)
 		return bad(r, r->at - got, "the end of the trace is damaged", err);
 	r->over = true;
+	r->partial = b->type == BLOCK_INDEX_PARTIAL;
 	return 0;
 }
 
@@ -209,11 +214,11 @@ static int next_frame(struct trace_reader *r, struct error *err)
 
 	if (read_block_head(r, &b, err))
 		return err->code;
-	if ((b.type != BLOCK_EVENTS || !b.count) && b.type != BLOCK_INDEX)
+	if ((b.type != BLOCK_EVENTS || !b.count) && !is_index(&b))
 		return bad(r, r->block_at, "a block of unknown type", err);
 	if (b.events != r->events || b.insns != r->insns)
 		return bad(r, r->block_at, "a block says that other events are before it than there are", err);
-	if (b.type == BLOCK_INDEX)
+	if (is_index(&b))
 		return finish(r, &b, err);
 	if (read_block(r, &b, err))
 		return err->code;
@@ -353,6 +358,8 @@ const char *trace_reader_path(const struct trace_reader *r) { return r->path; }
 uint64_t trace_reader_event(const struct trace_reader *r) { return r->given_event; }
 uint64_t trace_reader_insns(const struct trace_reader *r) { return r->given_insns; }
 uint64_t trace_reader_bytes(const struct trace_reader *r) { return r->at; }
+
+bool trace_reader_is_partial(const struct trace_reader *r) { return r->partial; }
 
 bool trace_reader_totals(const struct trace_reader *r, struct trace_totals *t)
 {

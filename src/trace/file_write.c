@@ -22,6 +22,7 @@ struct trace_writer {
 	struct index_entry *index; /* [INDEX_ENTRIES_MAX] */
 	unsigned entries, step;    /* of so many frames each one is in the index */
 	uint64_t frames;
+	bool partial;
 	struct error failed; /* of the first error: nothing comes behind it */
 };
 
@@ -88,7 +89,7 @@ static void note_frame(struct trace_writer *w)
 
 static int write_index(struct trace_writer *w, struct error *err)
 {
-	struct block b = {.type = BLOCK_INDEX, .count = w->entries};
+	struct block b = {.type = w->partial ? BLOCK_INDEX_PARTIAL : BLOCK_INDEX, .count = w->entries};
 	uint8_t end[FILE_END_BYTES];
 
 	put_u64(end, w->at);
@@ -157,6 +158,8 @@ struct trace_sink trace_writer_sink(struct trace_writer *w) { return (struct tra
 uint64_t trace_writer_events(const struct trace_writer *w) { return w->events + encoder_events(&w->encoder); }
 uint64_t trace_writer_insns(const struct trace_writer *w) { return w->insns + w->encoder.insns; }
 uint64_t trace_writer_bytes(const struct trace_writer *w) { return w->at; }
+
+void trace_writer_is_partial(struct trace_writer *w) { w->partial = true; }
 
 /* ---- opening and closing ---- */
 

@@ -119,6 +119,7 @@ shows '"events": 60000'
 ends 16 'cut off' cut bad.trace kept.trace --events 3..
 ends 0 '' info --json kept.trace
 shows '"events": 59997'
+shows '"partial": true'
 head -c $((bytes - 200)) loop.trace >bad.trace # in the frame of events
 ends 16 "bad.trace: $((bytes - 200)): " head bad.trace
 printf '\377' | dd of=loop.trace bs=1 seek=$((bytes / 2)) conv=notrunc status=none

@@ -67,6 +67,12 @@ printf 'I  401000,3\n L 4020' >"$dir/cut"
 [ $? -eq 16 ] || fail "cut off: status"
 grep -q 'cut: offset 12: ends in the middle of a line' "$dir/err" || fail "cut off: $(cat "$dir/err")"
 has "$dir/c.trace" 'fetch 0x401000 3!'
+"$gnomon" trace info "$dir/c.trace" | grep -q '^partial ' || fail "cut off: the trace does not say so"
+"$gnomon" replay "$dir/c.trace" --setups native --quiet | grep -q '^partial: what the trace was made from' ||
+	fail "cut off: a replay does not say so"
+"$gnomon" replay - --setups native --quiet --json - <"$dir/c.trace" | grep -A9 '"trace": {' | grep -q '"partial": true' ||
+	fail "cut off: a replay of a pipe does not say so"
+"$gnomon" trace info --json "$dir/m.trace" | grep -q '"partial": false' || fail "a whole trace is called partial"
 printf '\2\0\0\0\0\0\0\300\0\0\0\0\0\0\0\40' >"$dir/raw"
 "$gnomon" trace import "$dir/raw" "$dir/x.trace" 2>"$dir/err" && fail "raw records were imported"
 grep -q 'needs the traced program' "$dir/err" || fail "raw records: $(cat "$dir/err")"
