@@ -83,25 +83,45 @@ static void reset_fpu(struct cpu *cpu)
 	put_u32(cpu->fpu.fx + FX_MXCSR, 0x1f80);
 }
 
-void cpu_reset(struct cpu *cpu)
+/* What RESET and INIT have in common: the state in which the first instruction of firmware is executed. */
+static void begin(struct cpu *cpu)
 {
 	memset(cpu->gpr, 0, sizeof(cpu->gpr));
 	cpu->gpr[RDX] = 0x00050654; /* the processor signature that CPUID gives */
 	cpu->gpr[REG_RIP] = 0xfff0;
 	cpu->cc = 0;
 	cpu->rflags = RF_ONE;
-	cpu->cr0 = CR0_CD | CR0_NW | CR0_ET;
+	cpu->cr0 = (cpu->cr0 & (CR0_CD | CR0_NW)) | CR0_ET;
 	cpu->cr2 = cpu->cr3 = cpu->cr4 = cpu->efer = 0;
-	cpu->xcr0 = XCR0_X87;
 	cpu->dr6 = DR6_FIXED;
 	cpu->dr7 = DR7_FIXED;
 	memset(cpu->dr, 0, sizeof(cpu->dr));
+	reset_segments(cpu);
+	cpu->fetch_page = FAST_INVALID;
+	cpu_update_mode(cpu);
+	mmu_flush_everything(&cpu->mmu);
+}
+
+void cpu_init(struct cpu *cpu)
+{
+	begin(cpu);
+	cpu->vmx.debugctl = 0;
+	cpu->db_pending = 0;
+	cpu->shadow_sti = cpu->shadow_movss = cpu->behind_movss = false;
+	cpu->nmi_pending = cpu->nmi_blocked = cpu->halted = false;
+	lapic_init_reset(&cpu->lapic);
+	cpu->lapic.init = false;
+}
+
+void cpu_reset(struct cpu *cpu)
+{
+	cpu->cr0 = CR0_CD | CR0_NW;
+	cpu->xcr0 = XCR0_X87;
 	memset(&cpu->msr, 0, sizeof(cpu->msr));
 	memset(&cpu->pv, 0, sizeof(cpu->pv));
 	mmu_dmt_load(&cpu->mmu, NULL, 0);
 	cpu->msr.pat = 0x0007040600070406ull;
 	cpu->msr.misc_enable = 1; /* fast strings */
-	reset_segments(cpu);
 	reset_fpu(cpu);
 	cpu->vmx = (struct vmx_state){.current = hpa(VMCS_NONE), .counts = cpu->vmx.counts, .tally = cpu->vmx.tally};
 	cpu->lapic.has_x2apic = cpu_has(cpu, CPUF_X2APIC);
@@ -109,9 +129,7 @@ void cpu_reset(struct cpu *cpu)
 	cpu->lapic.maxphyaddr = cpu->cfg.maxphyaddr;
 	lapic_reset(&cpu->lapic, cpu->cfg.apic_id);
 	cpu->rng = cpu->cfg.seed;
-	cpu->fetch_page = FAST_INVALID;
-	cpu_update_mode(cpu);
-	mmu_flush_everything(&cpu->mmu);
+	begin(cpu);
 }
 
 void cpu_skip_time(struct cpu *cpu, uint64_t tsc)

@@ -242,6 +242,11 @@ int cpu_config_parse(struct cpu_config *cfg, const char *spec, struct error *err
 int cpu_create(struct cpu **out, struct machmem *mem, const struct cpu_config *cfg, struct error *err);
 void cpu_destroy(struct cpu *cpu);
 void cpu_reset(struct cpu *cpu);
+/*
+ * INIT (SDM "Processor State After Reset"): the bootstrap processor begins where it does after RESET, and keeps what is in
+ * MSRs other than EFER, in the x87 and SSE registers, in CR0's CD and NW and of time. Outside VMX operation.
+ */
+void cpu_init(struct cpu *cpu);
 
 enum cpu_run_status {
 	CPU_RUN_DEADLINE,   /* @until instructions/ticks reached */

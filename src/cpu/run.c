@@ -350,9 +350,27 @@ static bool interrupts_open(const struct cpu *cpu)
  * Concurrent Events". Returns run_on to look again or go on, or the status to leave with;
  * *took says whether something was taken.
  */
+/* Held back in VMX root operation; in non-root operation it exits. */
+static bool init_due(const struct cpu *cpu) { return unlikely(cpu->lapic.init) && !cpu->vmx.on; }
+
+/* The processor is the bootstrap processor: it does not wait for a start-up IPI. */
+static int take_init(struct cpu *cpu)
+{
+	cpu_init(cpu);
+	if (unlikely(cpu->recorder)) {
+		record_register(cpu, TRACE_CR0, 0, cpu->cr0);
+		record_register(cpu, TRACE_CR4, 0, 0);
+		record_register(cpu, TRACE_WRMSR, MSR_EFER, 0);
+		record_register(cpu, TRACE_CR3, 0, 0);
+	}
+	return run_on;
+}
+
 static int take_events(struct cpu *cpu, bool *took)
 {
 	*took = true;
+	if (init_due(cpu))
+		return take_init(cpu);
 	if (vmx_check_windows(cpu))
 		return handle_stop(cpu);
 	if (cpu->db_pending && !cpu->shadow_movss)
@@ -440,7 +458,7 @@ bool cpu_boundary_quiet(struct cpu *cpu)
 	    cpu->insns >= cpu->deadline)
 		return false;
 	poll_lapic(cpu);
-	if (cpu->nmi_pending || lapic_has_eoi(&cpu->lapic) || next_deadline(cpu, cpu->until) != cpu->deadline)
+	if (cpu->nmi_pending || init_due(cpu) || lapic_has_eoi(&cpu->lapic) || next_deadline(cpu, cpu->until) != cpu->deadline)
 		return false;
 	if (cpu->vmx.nonroot && (cpu->init_pending || cpu->lapic.init || cpu->vmx.mtf_pending || cpu->vmx.tpr_below ||
 				 vmx_proc(cpu, PROC_INTERRUPT_WINDOW | PROC_NMI_WINDOW | PROC_MTF)))

@@ -245,6 +245,8 @@ void hv_emulator_destroy(struct hv_vm *vm);
 void hv_load_state(struct hv_vm *vm);
 /* All registers in vm->emul become the vCPU's, PDPTEs included; nothing is pending. */
 void hv_put_registers(struct hv_vm *vm);
+/* Between two instructions: an INIT that the guest's local APIC has accepted is taken, outside VMX operation. */
+void hv_take_init(struct hv_vm *vm);
 /* Iterations of a REP instruction that are emulated at a time. */
 #define HV_EMULATE_ITERATIONS 4096
 /* Continues after the platform's answer in core->want. */

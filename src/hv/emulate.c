@@ -416,6 +416,18 @@ void hv_put_registers(struct hv_vm *vm)
 	hv_nested_followed(vm);
 }
 
+void hv_take_init(struct hv_vm *vm)
+{
+	struct hv_core *core = hv_core(vm);
+
+	if (likely(!vm->emul->lapic.init) || vm->emul->vmx.on || core->inject.info)
+		return;
+	hv_load_state(vm);
+	cpu_init(vm->emul);
+	core->halted = core->nmi_pending = false;
+	hv_put_registers(vm);
+}
+
 void hv_put_state(struct hv_vm *vm)
 {
 	struct cpu *e = vm->emul;

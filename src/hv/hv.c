@@ -682,6 +682,7 @@ static bool step(struct hv_vm *vm, struct engine_run *run)
 		v = continue_instruction(vm);
 	} else {
 		lapic_advance(&vm->emul->lapic, hv_guest_tsc(vm));
+		hv_take_init(vm);
 		switch (hv_nested_boundary(vm, &v)) {
 		case HV_BOUNDARY_EXITED:
 			return v != HV_FAIL || failed(vm, run);

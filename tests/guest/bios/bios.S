@@ -225,6 +225,53 @@ back:	movw	$0x20, %ax
 	movl	$0x400ffc, %ebx
 	cmpl	$0x5a5a1234, %gs:(%ebx)
 	fail_unless e, 'v'
+	/*
+	 * An INIT leads to firmware, which goes on where CMOS and the word pair at 467 say. The processor sends it itself, through
+	 * the local APIC, which it then finds as after INIT.
+	 */
+	cli
+	movl	$0xfee000f0, %ebx
+	orl	$0x100, %gs:(%ebx)
+	movw	$after_init, 0x467
+	movw	$0, 0x469
+	movb	$0x8f, %al
+	outb	%al, $0x70
+	movb	$0x0a, %al
+	outb	%al, $0x71
+	movl	$0x1badcafe, %ebp
+	movl	$0xfee00020, %ebx
+	movl	%gs:(%ebx), %eax
+	movl	$0xfee00310, %ebx
+	movl	%eax, %gs:(%ebx)
+	movl	$0x4500, %gs:-0x10(%ebx)
+	movb	$'w', %bl
+	jmp	failed
+after_init:
+	cli
+	xorw	%ax, %ax
+	movw	%ax, %ds
+	movw	%ax, %es
+	movw	%ax, %ss
+	movw	$start, %sp
+	cmpl	$0x1badcafe, %ebp
+	fail_unless ne, 'x'
+	lgdt	gdt_pointer		/* 4 GiB for GS once more */
+	movl	%cr0, %eax
+	orb	$1, %al
+	movl	%eax, %cr0
+	movw	$0x10, %dx
+	movw	%dx, %gs
+	andb	$0xfe, %al
+	movl	%eax, %cr0
+	xorw	%dx, %dx
+	movw	%dx, %gs
+	movl	$0xfee000f0, %ebx
+	cmpl	$0xff, %gs:(%ebx)
+	fail_unless e, 'y'
+	movl	$0x10f, %gs:(%ebx)	/* and as firmware had it */
+	movl	$0xfee00350, %ebx
+	movl	$0x700, %gs:(%ebx)
+	sti
 	movw	$well, %si
 	call	print
 	call	tick			/* at which firmware sends what it holds back of a serial screen */

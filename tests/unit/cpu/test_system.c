@@ -803,6 +803,33 @@ static void test_config(void **state)
 	assert_false(c.feature[CPUF_SYSCALL] || c.feature[CPUF_LA57] || c.feature[CPUF_PCID]);
 }
 
+/* What INIT changes and what it leaves. */
+static void init_of_oneself(void **state)
+{
+	struct fix *f = *state;
+	struct cpu *c = f->cpu;
+
+	c->msr.lstar = 0x1234;
+	c->efer = EFER_NXE;
+	c->cr0 = CR0_ET | CR0_NW;
+	c->gpr[RBP] = 5;
+	c->fpu.fx[FX_XMM(3)] = 7;
+	c->nmi_blocked = c->halted = true;
+	c->lapic.svr = 0x1ff;
+	c->lapic.init = true;
+	cpu_init(c);
+	assert_int_equal(c->gpr[REG_RIP], 0xfff0);
+	assert_int_equal(c->seg[SEG_CS].sel, 0xf000);
+	assert_int_equal(c->seg[SEG_CS].base, 0xffff0000);
+	assert_int_equal(c->gpr[RBP], 0);
+	assert_int_equal(c->cr0, CR0_ET | CR0_NW);
+	assert_int_equal(c->efer, 0);
+	assert_int_equal(c->msr.lstar, 0x1234);
+	assert_int_equal(c->fpu.fx[FX_XMM(3)], 7);
+	assert_int_equal(c->lapic.svr, 0xff);
+	assert_false(c->nmi_blocked || c->halted || c->lapic.init);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -814,7 +841,7 @@ int main(void)
 		T(test_task_call_and_return), T(test_task_jump), T(test_task_gate), T(test_task_errors),
 		T(test_task_bad_segment), T(test_task_16), T(test_v86_fault), T(test_v86_int), T(test_real_int),
 		T(test_real_far_call), T(test_real_to_long), T(test_cr0), T(test_cr4), T(test_pdptes), T(test_msrs),
-		T(test_tsc_adjust), T(test_cpuid), T(test_config),
+		T(test_tsc_adjust), T(test_cpuid), T(test_config), T(init_of_oneself),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
