@@ -16,7 +16,7 @@ import tempfile
 WORKS = {  # name: turns, and what stands behind them
     'gups': (12000000, ':16'),
     'syscall': (6000000, ''),
-    'memcpy': (4000, ':16'),
+    'forkwait': (2000, ''),
 }
 APPEND = 'console=ttyS0 panic=-1 quiet cryptomgr.notests'
 INNER_MEMORY = '96'
