@@ -93,6 +93,17 @@ static int save_config(const struct vm *vm, const struct state_sink *sink, struc
 	return ret;
 }
 
+/*
+ * Left out: a guest of the hypervisor's in VMX operation. What of it is in the hypervisor's own tables and VMCS is not
+ * restored in all cases.
+ */
+static int check_vmx(const struct vm *vm, const struct engine_vcpu *vcpu, const char *what, struct error *err)
+{
+	if (engine_mmu_is_bare(vm->cfg.engine.mmu) || !vcpu->vmx.state.on)
+		return 0;
+	return error_set(err, -EOPNOTSUPP, "%s: the guest is in VMX operation, which is kept on the bare machine only", what);
+}
+
 int vm_save_state(struct vm *vm, const struct state_sink *sink, struct error *err)
 {
 	struct state_object section[SECTIONS_MAX];
@@ -105,6 +116,9 @@ int vm_save_state(struct vm *vm, const struct state_sink *sink, struct error *er
 		return error_set(err, -EBUSY, "the state cannot be saved: the guest %s",
 				 vm->end != VM_END_NONE ? "has ended" : "is within an instruction");
 	engine_get_vcpu(vm->engine, &vcpu);
+	ret = check_vmx(vm, &vcpu, "the state cannot be saved", err);
+	if (ret)
+		return ret;
 	get_run(vm, &run);
 	n = list_sections(vm, &vcpu, &run, section);
 	ret = save_config(vm, sink, err);
@@ -177,6 +191,8 @@ int vm_load_finish(struct vm *vm, struct error *err)
 
 	if (!ret)
 		ret = find_missing(vm, err);
+	if (!ret)
+		ret = check_vmx(vm, vm->vcpu, "the state cannot be loaded", err);
 	if (!ret)
 		ret = engine_set_vcpu(vm->engine, vm->vcpu, err);
 	if (ret)
