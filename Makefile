@@ -84,6 +84,7 @@ run:
 # A lab with the guests that it wants: make lab LAB=xen-migration ARGS=--explain
 LAB ?= list
 LAB_GUEST_kvm           := guest-kvm
+LAB_GUEST_nested        := guest-kvm
 LAB_GUEST_xen-migration := guest-xen
 LAB_GUEST_dmt           := guest-kernel
 LAB_GUEST_hugegpt       := guest-kernel

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 const struct lab *const lab_list[] = {&lab_adams_agesen, &lab_bhargava, &lab_vpid, &lab_hugepages,
-					&lab_translation, &lab_rings, &lab_migration, &lab_kvm, &lab_xen_migration, &lab_dmt,
+					&lab_translation, &lab_rings, &lab_migration, &lab_kvm, &lab_nested, &lab_xen_migration, &lab_dmt,
 					&lab_hugegpt, &lab_agile, NULL};
 
 const struct lab *lab_find(const char *name)

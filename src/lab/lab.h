@@ -50,7 +50,7 @@ struct lab {
 	bool footprint;    /* heeds footprint */
 };
 extern const struct lab lab_adams_agesen, lab_bhargava, lab_vpid, lab_hugepages, lab_translation, lab_rings;
-extern const struct lab lab_migration, lab_kvm, lab_xen_migration, lab_dmt, lab_hugegpt, lab_agile;
+extern const struct lab lab_migration, lab_kvm, lab_nested, lab_xen_migration, lab_dmt, lab_hugegpt, lab_agile;
 extern const struct lab *const lab_list[]; /* ends with NULL */
 const struct lab *lab_find(const char *name);
 

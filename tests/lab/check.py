@@ -312,11 +312,34 @@ def xen_migration(result):
     check(events.count('moved') == len(kinds), 'explained: each guest goes on')
 
 
+def nested(result):
+    for name in ['forkwait', 'gups']:
+        work, why = table(result, name), table(result, name + '.reflected')
+        bare, outer = work['bare machine'], [row for row in work if ' on ' in row]
+        for row in ['bare machine', 'EPT', 'shadow']:
+            check(work[row]['Minstructions'] == bare['Minstructions'], '%s, %s: the same instructions' % (name, row))
+            check(work[row]['of L2'] == work[row]["L1's VMX"] == 0, '%s, %s: one level' % (name, row))
+        check(bare['exits'] == 0 and len(outer) == 2, '%s: rows' % name)
+        for row, alone in [('EPT on EPT', 'KVM, EPT'), ('shadow on EPT', 'KVM, shadow')]:
+            of = work[row]
+            # What KVM is given under our hypervisor is what it gets on the bare machine, but for when timers come.
+            near(of['reflected'], work[alone]['exits'], '%s, %s: exits as on the bare machine' % (name, row),
+                 5 + 0.05 * work[alone]['exits'])
+            near(of['Minstructions'], work[alone]['Minstructions'], '%s, %s: instructions' % (name, row), 0.1)
+            check(of["L1's VMX"] > 5 * of['reflected'] and of['exits'] > of["L1's VMX"], '%s, %s: exits of L1' % (name, row))
+            check(sum(why[row].values()) == of['reflected'], '%s, %s: every exit has a reason' % (name, row))
+            check(of['slowdown'] > work[alone]['slowdown'] > 1, '%s, %s: two levels cost more' % (name, row))
+    check(table(result, 'forkwait')['shadow on EPT']['reflected'] > 5 * table(result, 'forkwait')['EPT on EPT']['reflected'],
+          'shadow on EPT: page tables exit')
+    tables = table(result, 'tables')
+    check(tables['EPT on EPT']['entries made'] > 0 == tables['shadow on EPT']['entries made'], 'combined tables')
+
+
 def main():
     if lab == 'xen-migration' and not os.path.exists(os.path.join(kit, 'xen', 'hypervisor-shadow')):
         print("no Xen; run 'make guest-xen'", file=sys.stderr)
         return 77
-    if lab == 'kvm' and not os.path.exists(os.path.join(kit, 'initramfs-kvm.cpio')):
+    if lab in ('kvm', 'nested') and not os.path.exists(os.path.join(kit, 'initramfs-kvm.cpio')):
         print("no guest with KVM; run 'make guest-kvm'", file=sys.stderr)
         return 77
     if lab in ('dmt', 'hugegpt', 'agile') and not os.path.exists(os.path.join(kit, 'vmlinux-gnomon')):
@@ -328,7 +351,7 @@ def main():
     result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     schema(result)
     {'adams-agesen': adams_agesen, 'bhargava': bhargava, 'hugepages': hugepages, 'vpid': vpid,
-     'translation': translation, 'rings': rings, 'migration': migration, 'kvm': kvm, 'xen-migration': xen_migration,
+     'translation': translation, 'rings': rings, 'migration': migration, 'kvm': kvm, 'nested': nested, 'xen-migration': xen_migration,
      'dmt': dmt, 'hugegpt': hugegpt, 'agile': agile}[lab](result)
     for line in failures:
         print('%s: %s' % (lab, line), file=sys.stderr)
