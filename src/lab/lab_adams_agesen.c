@@ -33,7 +33,7 @@ static const char why_instruction[] =
 	"leaves the operation alone. What the instruction itself takes in the pipeline is not modelled.";
 static const char why_cr8[] =
 	"Our hypervisor intercepts CR8; theirs lets the processor keep the task priority (a TPR shadow, "
-	"which our processor does not have), and hardly pays. This is a difference of the two monitors.";
+	"which our hypervisor does not use), and hardly pays. This is a difference of the two monitors.";
 static const char why_in[] =
 	"Natively the paper's IN waits for a device on a slow bus, which is no part of the account. Under "
 	"VT-x ours is exit, entry, the VMREADs and VMWRITEs that our hypervisor makes and a flat dispatch; "
