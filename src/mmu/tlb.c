@@ -55,8 +55,6 @@ void fast_drop_large(struct l1_tlb *l1, struct tlb_array *a, const struct tlb_en
 
 void tlb_count_unusual(struct tlb_array *a, const struct tlb_entry *e, int by)
 {
-	if (e->tag == TLB_INVALID)
-		return;
 	if (e->shift > PAGE_SHIFT)
 		a->large[tlb_size(e->shift)][e->tag % TLB_LARGE_SLOTS] += (uint32_t)by;
 	if (e->shift < e->guest_shift)
@@ -73,11 +71,12 @@ bool tlb_may_hold_pieces(const struct tlb_array *a, uint64_t lin)
 void tlb_drop(struct l1_tlb *l1, struct tlb_array *a, struct tlb_entry *e)
 {
 	uint32_t set = tlb_set_of(a, e->tag), way = (uint32_t)(e - &a->entry[(size_t)set * a->ways]);
+	struct ways_line *l = tlb_line(a, set, way);
 
 	if (l1)
 		fast_drop(l1, a, e);
-	tlb_count(a, e, -1);
-	tlb_line(a, set, way)->part[way % WAYS_LINE] = 0;
+	tlb_count_leaving(a, l, way % WAYS_LINE, e);
+	l->part[way % WAYS_LINE] = 0;
 	e->tag = TLB_INVALID;
 	e->stamp = 0;
 }

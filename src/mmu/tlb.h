@@ -85,10 +85,23 @@ static inline unsigned tlb_piece_slot(uint64_t lin, unsigned guest_shift)
  * about to leave.
  */
 void tlb_count_unusual(struct tlb_array *a, const struct tlb_entry *e, int by);
-static ALWAYS_INLINE void tlb_count(struct tlb_array *a, const struct tlb_entry *e, int by)
+/*
+ * The same of way @way of line @l, which holds @e. Such ways are marked in the line, so that an entry that leaves need not be
+ * looked at: the host would wait for it.
+ */
+static ALWAYS_INLINE void tlb_count_leaving(struct tlb_array *a, struct ways_line *l, uint32_t way, const struct tlb_entry *e)
 {
-	if (unlikely((e->shift ^ PAGE_SHIFT) | (e->guest_shift ^ PAGE_SHIFT)))
-		tlb_count_unusual(a, e, by);
+	if (unlikely(l->marked >> way & 1)) {
+		tlb_count_unusual(a, e, -1);
+		l->marked &= (uint16_t)~(1u << way);
+	}
+}
+static ALWAYS_INLINE void tlb_count_entering(struct tlb_array *a, struct ways_line *l, uint32_t way, const struct tlb_entry *e)
+{
+	if (unlikely((e->shift ^ PAGE_SHIFT) | (e->guest_shift ^ PAGE_SHIFT))) {
+		l->marked |= (uint16_t)(1u << way);
+		tlb_count_unusual(a, e, 1);
+	}
 }
 /* May @a hold an entry of @size, which is not 4 KiB, for @lin? */
 static ALWAYS_INLINE bool tlb_may_hold_large(const struct tlb_array *a, uint64_t lin, unsigned size)
@@ -160,9 +173,10 @@ static ALWAYS_INLINE struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb
 	else
 		way = ways_replace(l, a->ways);
 	to = &ways[way];
+	l += way / WAYS_LINE;
 	if (l1)
 		fast_drop(l1, a, to);
-	tlb_count(a, to, -1);
+	tlb_count_leaving(a, l, way % WAYS_LINE, to);
 	/* One by one: @e was just written so, and the host would wait for its stores if it read more at once. */
 	to->tag = tag;
 	to->page = page;
@@ -173,8 +187,8 @@ static ALWAYS_INLINE struct tlb_entry *tlb_insert(struct mmu *mmu, struct l1_tlb
 	to->guest_shift = e->guest_shift;
 	to->pkey = e->pkey;
 	to->modes = 0;
-	tlb_count(a, to, 1);
-	l[way / WAYS_LINE].part[way % WAYS_LINE] = ways_part(tag);
+	tlb_count_entering(a, l, way % WAYS_LINE, to);
+	l->part[way % WAYS_LINE] = ways_part(tag);
 	if (a->stamps)
 		to->stamp = ++mmu->clock;
 	a->holds |= (uint8_t)(1u << size);

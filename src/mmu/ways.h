@@ -21,7 +21,8 @@ struct ways_line {
 	uint16_t part[WAYS_LINE]; /* of each way's key: ways_part(); 0: the way is empty, or there is none */
 	/* Bits 4n+3:4n: the way used n-th last, as long as there are so many; kept so that all zero is the first order. */
 	uint64_t order;
-	uint64_t unused[3];
+	uint16_t marked;  /* bit n: the user's mark on way n */
+	uint16_t unused[11];
 };
 static_assert(sizeof(struct ways_line) == 64, "one line of the host's cache");
 
