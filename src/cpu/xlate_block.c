@@ -1020,10 +1020,16 @@ static void emit_check_canonical(struct tr *t, unsigned i)
 	to_slow(t, i, a_jcc(t->a, 7));
 }
 
+/*
+ * What is patched when the edge is tied stands behind the part's first bytes: a jump takes their place when the part is no
+ * longer valid, and the edge may be tied to something else after that.
+ */
 static struct edge *edge_new(struct tr *t)
 {
 	struct edge *e = &t->edge[t->edges++];
 
+	while (t->a->p < t->part_least)
+		a_byte(t->a, 0x90);
 	*e = (struct edge){.part = t->part, .mode = t->mode, .saved = t->f_mem, .in_host = t->f_host, .recipe = t->recipe,
 			   .ahead = t->ahead};
 	return e;
@@ -1592,7 +1598,7 @@ static void emit_part(struct tr *t)
 /* The part that the edge @e leads to: what it begins with, the edge's jump replaces when the block is no longer valid. */
 static void emit_next_part(struct tr *t, struct edge *e)
 {
-	while (t->a->p < t->part_least)
+	while (t->a->p < t->part_least) /* it may have no edge */
 		a_byte(t->a, 0x90);
 	t->part_least = t->a->p + 5;
 	e->laid = true;

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "cpu/block.h"
 #include "cpu/cpu.h"
 
 #define CODE   0x10000ull /* two pages */
@@ -182,6 +183,40 @@ static void block_that_changes_the_next(void **state)
 		assert_int_equal(cpu_run(r.cpu, LONG), CPU_RUN_HALTED);
 		assert_int_equal(r.cpu->gpr[RBX], 4 + 3 + 2 + 1);
 		assert_int_equal(r.cpu->insns, 4 + 4 * 6 + 1);
+	}
+}
+
+static void run_from(struct rig *r, uint64_t rip, uint64_t rcx)
+{
+	r->cpu->halted = false;
+	r->cpu->gpr[REG_RIP] = rip;
+	r->cpu->gpr[RCX] = rcx;
+	r->cpu->gpr[RAX] = 0;
+	assert_int_equal(cpu_run(r->cpu, cpu_tsc(r->cpu) + LONG), CPU_RUN_HALTED);
+}
+
+/* A short block laid behind another is changed, and then what its jump was tied to. */
+static void short_block_that_is_laid(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	EACH(r, CACHE) {
+		PUT(&r, CODE, 0xeb, 0x0e);                             /* jmp 10h */
+		PUT(&r, CODE + 0x10, 0x85, 0xc9, 0x74, 0x0c,          /* test ecx, ecx; jz 20h */
+		    0x29, 0xd2, 0xf4);                                 /* sub edx, edx: nobody needs the flags; hlt */
+		PUT(&r, CODE + 0x20, 0x29, 0xd2, 0xb0, 0x01, 0xf4);    /* sub edx, edx; mov al, 1; hlt */
+		run_from(&r, CODE + 0x10, 1);
+		run_from(&r, CODE, 1);
+		run_from(&r, CODE, 0);
+		assert_int_equal(r.cpu->gpr[RAX], 1);
+		blocks_note_write(r.cpu, CODE + 0x10, 1);
+		r.host[CODE + 0x23] = 2;
+		blocks_note_write(r.cpu, CODE + 0x23, 1);
+		run_from(&r, CODE, 0);
+		assert_int_equal(r.cpu->gpr[RAX], 2);
+		run_from(&r, CODE, 1);
+		assert_int_equal(r.cpu->gpr[RAX], 0);
 	}
 }
 
@@ -499,7 +534,7 @@ int main(void)
 		cmocka_unit_test(pops_and_flags),	  cmocka_unit_test(order_of_use),
 		cmocka_unit_test(far_targets),		  cmocka_unit_test(avx_moves),
 		cmocka_unit_test(avx_split_store),	  cmocka_unit_test(block_that_changes_the_next),
-		cmocka_unit_test(no_fetch_at_the_deadline),
+		cmocka_unit_test(no_fetch_at_the_deadline), cmocka_unit_test(short_block_that_is_laid),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

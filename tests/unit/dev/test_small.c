@@ -153,13 +153,17 @@ static void debug_exit(void **state)
 	assert_int_equal(e.code, 0x25);
 }
 
+/* The last eight of the first @bytes bytes. */
 static uint64_t item(const struct device *d, uint16_t key, unsigned bytes)
 {
 	uint64_t v = 0;
 
 	d->write(d->state, 0x510, 2, key, 0);
-	for (unsigned i = 0; i < bytes; i++)
-		v |= (uint64_t)in8(d, 0x511, 0) << 8 * i;
+	for (unsigned i = 0; i < bytes; i++) {
+		uint64_t byte = in8(d, 0x511, 0);
+
+		v = i < 8 ? v | byte << 8 * i : v >> 8 | byte << 56;
+	}
 	return v;
 }
 
